@@ -1,0 +1,26 @@
+//! piaas-bake: a golden-AMI factory for CI/CD fleets.
+//!
+//! A recipe is rendered into provisioning scripts, hashed, baked into an AMI through EC2 and SSM, and tested. What
+//! answers the AWS API is either AWS or the local cloud in this binary; nothing above [`aws`] knows which.
+//!
+//! The rooms, top to bottom; arrows point down this list only:
+//!
+//! - [`cli`]: one file per verb, and the readers of the event stream. Only this room prints.
+//! - [`bake`]: plan, steps, AMI. Knows EC2, SSM and tags.
+//! - [`recipe`], [`render`], [`digest`]: YAML to a merged recipe, to scripts, to a content hash. Pure.
+//! - [`journal`]: the write-ahead log of intents and outcomes.
+//! - [`aws`]: clients, errors, waiting, tags.
+//! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`].
+//! - [`image`]: canonical file trees, ext4, FAT, GPT, disks.
+//! - [`clock`]: time, passed in.
+
+pub mod aws;
+pub mod bake;
+pub mod cli;
+pub mod clock;
+pub mod digest;
+pub mod image;
+pub mod journal;
+pub mod localcloud;
+pub mod recipe;
+pub mod render;

@@ -1,0 +1,3 @@
+//! Recipes: schema, loading, inheritance, lint.
+
+pub mod model;

@@ -1,0 +1,141 @@
+//! What a recipe says once it is loaded, checked and merged along its line: plain data for the rooms below.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// A recipe line, merged: what to bake, on what, in which order.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// Name of the recipe asked for (the last of the line).
+    pub name: String,
+    /// Its version.
+    pub version: semver::Version,
+    /// Its description, one line.
+    pub description: String,
+    /// Where the line ends: an image that is not ours.
+    pub base: BaseRef,
+    /// The recipes of the line, root first.
+    pub line: Vec<LineRecipe>,
+    /// Effective parameter values after defaults, overrides of children and `--set`.
+    pub parameters: BTreeMap<String, Value>,
+    /// Disk and boot settings, merged.
+    pub image: ImageSpec,
+    /// Builder settings, merged.
+    pub build: BuildSpec,
+}
+
+/// One recipe of a line: its own part, before rendering.
+#[derive(Debug, Clone)]
+pub struct LineRecipe {
+    pub name: String,
+    pub version: semver::Version,
+    /// Directory of the recipe; paths in it are relative to this.
+    pub dir: PathBuf,
+    pub packages: Vec<String>,
+    pub files: Vec<FileSpec>,
+    pub steps: Vec<StepSpec>,
+    pub validate: Vec<StepSpec>,
+    pub test: Vec<StepSpec>,
+}
+
+/// A typed parameter value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    Boolean(bool),
+    Integer(i64),
+    String(String),
+    /// A list of strings.
+    List(Vec<String>),
+}
+
+/// The image at the root of a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum BaseRef {
+    /// An AMI id.
+    Ami { id: String },
+    /// An SSM parameter whose value is an AMI id, such as the public `/aws/service/debian/release/12/latest/amd64`.
+    Ssm { parameter: String },
+    /// The newest image that matches (`DescribeImages` filters; values may hold `*` and `?`).
+    Filter { owners: Vec<String>, filters: BTreeMap<String, Vec<String>> },
+    /// An EC2 Image Builder image version ARN.
+    ImageBuilder { arn: String },
+}
+
+/// Where a thing stands in a recipe file; lines and columns count from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    pub file: PathBuf,
+    pub line: usize,
+    pub column: usize,
+}
+
+/// A file to install.
+#[derive(Debug, Clone)]
+pub struct FileSpec {
+    /// Absolute path on the machine.
+    pub path: String,
+    pub source: Source,
+    pub owner: String,
+    pub group: String,
+    /// Permission bits, such as `0o644`.
+    pub mode: u32,
+    pub at: Location,
+}
+
+/// Where a text comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Text in the recipe itself; rendered.
+    Inline(String),
+    /// A file beside the recipe, byte for byte (absolute path here).
+    Raw(PathBuf),
+    /// A tera template beside the recipe (absolute path here).
+    Template(PathBuf),
+}
+
+/// A step, a validation or a test.
+#[derive(Debug, Clone)]
+pub struct StepSpec {
+    pub name: String,
+    pub source: Source,
+    /// Environment; values are rendered as plain text, never as shell.
+    pub env: BTreeMap<String, String>,
+    pub timeout: Duration,
+    /// How often to try again after a failure.
+    pub retries: u32,
+    /// Reboot the machine after this step.
+    pub reboot: bool,
+    pub at: Location,
+}
+
+/// Disk and boot settings of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageSpec {
+    /// Size of the root volume in GiB.
+    pub size_gib: u32,
+    /// `ext4`.
+    pub filesystem: String,
+    /// `x86_64` or `arm64`.
+    pub architecture: String,
+    /// `uefi` or `uefi-preferred`.
+    pub boot_mode: String,
+}
+
+/// Settings of the builder instance. Not an input of the digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BuildSpec {
+    pub instance_type: String,
+    pub subnet: Option<String>,
+    /// Empty: a group without inbound rules is made for the run and removed after it.
+    pub security_groups: Vec<String>,
+    /// Instance profile name for the SSM agent; `None` where Default Host Management Configuration is on.
+    pub instance_profile: Option<String>,
+    /// Limit on the whole bake.
+    #[serde(skip)]
+    pub timeout: Duration,
+}

@@ -1,0 +1,3 @@
+//! Templates to scripts.
+
+pub mod script;

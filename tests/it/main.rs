@@ -1,0 +1,1 @@
+//! The integration tests, one binary: each more would link the AWS SDK once more.
