@@ -1,1 +1,5 @@
 //! The integration tests, one binary: each more would link the AWS SDK once more.
+
+mod bake_real;
+mod cli;
+mod support;
