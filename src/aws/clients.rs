@@ -6,7 +6,9 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_ec2::config::{Credentials, IdentityCache, SharedCredentialsProvider, SharedHttpClient};
+use aws_sdk_ec2::config::{
+    Credentials, IdentityCache, SharedCredentialsProvider, SharedHttpClient,
+};
 use aws_smithy_async::rt::sleep::{AsyncSleep, Sleep};
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_http_client::tls;
@@ -29,9 +31,15 @@ const ATTEMPTS: u32 = 12;
 #[derive(Debug, Clone)]
 pub enum Connection {
     /// AWS, with credentials, profile and region as `aws_config` finds them; the arguments come first.
-    Aws { region: Option<String>, profile: Option<String> },
+    Aws {
+        region: Option<String>,
+        profile: Option<String>,
+    },
     /// The local cloud behind this HTTP client.
-    Local { http_client: SharedHttpClient, region: Option<String> },
+    Local {
+        http_client: SharedHttpClient,
+        region: Option<String>,
+    },
 }
 
 /// There is nothing to talk to.
@@ -73,7 +81,10 @@ impl Clients {
     pub async fn connect(connection: Connection, clock: SharedClock) -> Result<Self, ConnectError> {
         let (cloud, config) = match connection {
             Connection::Aws { region, profile } => ("aws", aws(region, profile, &clock).await?),
-            Connection::Local { http_client, region } => ("local", local(http_client, region, &clock)),
+            Connection::Local {
+                http_client,
+                region,
+            } => ("local", local(http_client, region, &clock)),
         };
         let region = config.region().ok_or(ConnectError::NoRegion)?.to_string();
         Ok(Self {
@@ -92,7 +103,12 @@ impl Clients {
     /// # Errors
     /// [`Error`] of `GetCallerIdentity`.
     pub async fn account(&self) -> Result<Account, Error> {
-        let identity = self.sts.get_caller_identity().send().await.call("sts", "GetCallerIdentity")?;
+        let identity = self
+            .sts
+            .get_caller_identity()
+            .send()
+            .await
+            .call("sts", "GetCallerIdentity")?;
         Ok(Account {
             id: identity
                 .account
@@ -107,9 +123,13 @@ async fn aws(
     profile: Option<String>,
     clock: &SharedClock,
 ) -> Result<SdkConfig, ConnectError> {
-    let context = tls::TlsContext::builder().build().map_err(|error| ConnectError::Tls(error.to_string()))?;
+    let context = tls::TlsContext::builder()
+        .build()
+        .map_err(|error| ConnectError::Tls(error.to_string()))?;
     let http_client = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+        .tls_provider(tls::Provider::Rustls(
+            tls::rustls_provider::CryptoMode::Ring,
+        ))
         .tls_context(context)
         .build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
@@ -128,10 +148,18 @@ async fn aws(
 
 /// Nothing of the caller's AWS environment is looked at: no profile, no endpoint, no credentials can leak in.
 fn local(http_client: SharedHttpClient, region: Option<String>, clock: &SharedClock) -> SdkConfig {
-    let credentials = Credentials::new(LOCAL_ACCESS_KEY, LOCAL_SECRET_KEY, None, None, "local-cloud");
+    let credentials = Credentials::new(
+        LOCAL_ACCESS_KEY,
+        LOCAL_SECRET_KEY,
+        None,
+        None,
+        "local-cloud",
+    );
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
-        .region(Region::new(region.unwrap_or_else(|| LOCAL_REGION.to_owned())))
+        .region(Region::new(
+            region.unwrap_or_else(|| LOCAL_REGION.to_owned()),
+        ))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .identity_cache(IdentityCache::no_cache())
         .http_client(http_client)
@@ -173,8 +201,13 @@ mod tests {
     async fn the_sdk_sleeps_and_reads_time_on_the_given_clock() {
         let start: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let clock: SharedClock = JumpingClock::starting_at(start);
-        ClockSleep(clock.clone()).sleep(Duration::from_secs(3600)).await;
-        let passed = ClockTime(clock).now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        ClockSleep(clock.clone())
+            .sleep(Duration::from_secs(3600))
+            .await;
+        let passed = ClockTime(clock)
+            .now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
         assert_eq!(passed.as_secs(), start.as_second().unsigned_abs() + 3600);
     }
 }

@@ -44,14 +44,21 @@ pub struct Error {
 
 impl Error {
     /// Reads the error of an SDK call.
-    pub fn new<E>(service: &'static str, operation: &'static str, error: &SdkError<E, HttpResponse>) -> Self
+    pub fn new<E>(
+        service: &'static str,
+        operation: &'static str,
+        error: &SdkError<E, HttpResponse>,
+    ) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         let code = error.code().map(str::to_owned);
-        let status = error.raw_response().map(|response| response.status().as_u16());
-        let message =
-            error.message().map_or_else(|| DisplayErrorContext(error).to_string(), str::to_owned);
+        let status = error
+            .raw_response()
+            .map(|response| response.status().as_u16());
+        let message = error
+            .message()
+            .map_or_else(|| DisplayErrorContext(error).to_string(), str::to_owned);
         let no_credentials = message.contains("CredentialsNotLoaded");
         let kind = match (&code, error) {
             (Some(code), _) => classify(code, status),
@@ -59,9 +66,19 @@ impl Error {
             (None, SdkError::TimeoutError(_) | SdkError::DispatchFailure(_)) => Kind::Transport,
             (None, _) => Kind::Other,
         };
-        let request_id =
-            error.meta().request_id().or_else(|| error.request_id()).map(str::to_owned);
-        Self { service, operation, kind, code, message, request_id }
+        let request_id = error
+            .meta()
+            .request_id()
+            .or_else(|| error.request_id())
+            .map(str::to_owned);
+        Self {
+            service,
+            operation,
+            kind,
+            code,
+            message,
+            request_id,
+        }
     }
 
     /// An answer that arrived but lacks what the API promises.
@@ -96,12 +113,29 @@ impl Error {
     }
 
     fn describe(&self) -> String {
-        let Self { service, operation, message, .. } = self;
-        let code = self.code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default();
-        let request = self.request_id.as_ref().map(|id| format!(" [request {id}]")).unwrap_or_default();
+        let Self {
+            service,
+            operation,
+            message,
+            ..
+        } = self;
+        let code = self
+            .code
+            .as_ref()
+            .map(|code| format!(" ({code})"))
+            .unwrap_or_default();
+        let request = self
+            .request_id
+            .as_ref()
+            .map(|id| format!(" [request {id}]"))
+            .unwrap_or_default();
         let way_out = match self.kind {
-            Kind::Unauthorized => format!("; the caller needs valid credentials with {service}:{operation}"),
-            Kind::Quota => "; ask for a higher quota, or choose another instance type or zone".to_owned(),
+            Kind::Unauthorized => {
+                format!("; the caller needs valid credentials with {service}:{operation}")
+            }
+            Kind::Quota => {
+                "; ask for a higher quota, or choose another instance type or zone".to_owned()
+            }
             Kind::Throttled => "; other callers of this account use up its request rate".to_owned(),
             Kind::Transport => "; check the network and the region's name".to_owned(),
             _ => String::new(),
@@ -113,23 +147,57 @@ impl Error {
 /// What an error code means. Codes: EC2 API Reference "Error codes", SSM API Reference "Common errors".
 fn classify(code: &str, status: Option<u16>) -> Kind {
     match code {
-        "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "TooManyUpdates"
-        | "EC2ThrottledException" | "RequestThrottled" | "ThrottledException" => Kind::Throttled,
-        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthFailure" | "OptInRequired"
-        | "Blocked" | "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch"
-        | "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" | "IncompleteSignature"
-        | "MissingAuthenticationToken" | "PendingVerification" => Kind::Unauthorized,
-        "InstanceLimitExceeded" | "VcpuLimitExceeded" | "InsufficientInstanceCapacity"
-        | "MaxSpotInstanceCountExceeded" | "VolumeLimitExceeded" | "SnapshotLimitExceeded"
-        | "ConcurrentSnapshotLimitExceeded" | "SecurityGroupLimitExceeded" | "AMIQuotaExceeded"
-        | "ParameterLimitExceeded" | "ResourceLimitExceeded" => Kind::Quota,
-        "ParameterNotFound" | "InvalidInstanceId" | "InvocationDoesNotExist" | "ResourceNotFoundException"
-        | "InvalidSnapshot.NotFound" | "InvalidAMIID.Unavailable" => Kind::NotFound,
-        "DependencyViolation" | "InvalidSnapshot.InUse" | "IncorrectState" | "IncorrectInstanceState" => Kind::InUse,
+        "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyUpdates"
+        | "EC2ThrottledException"
+        | "RequestThrottled"
+        | "ThrottledException" => Kind::Throttled,
+        "UnauthorizedOperation"
+        | "AccessDenied"
+        | "AccessDeniedException"
+        | "AuthFailure"
+        | "OptInRequired"
+        | "Blocked"
+        | "InvalidClientTokenId"
+        | "UnrecognizedClientException"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "RequestExpired"
+        | "IncompleteSignature"
+        | "MissingAuthenticationToken"
+        | "PendingVerification" => Kind::Unauthorized,
+        "InstanceLimitExceeded"
+        | "VcpuLimitExceeded"
+        | "InsufficientInstanceCapacity"
+        | "MaxSpotInstanceCountExceeded"
+        | "VolumeLimitExceeded"
+        | "SnapshotLimitExceeded"
+        | "ConcurrentSnapshotLimitExceeded"
+        | "SecurityGroupLimitExceeded"
+        | "AMIQuotaExceeded"
+        | "ParameterLimitExceeded"
+        | "ResourceLimitExceeded" => Kind::Quota,
+        "ParameterNotFound"
+        | "InvalidInstanceId"
+        | "InvocationDoesNotExist"
+        | "ResourceNotFoundException"
+        | "InvalidSnapshot.NotFound"
+        | "InvalidAMIID.Unavailable" => Kind::NotFound,
+        "DependencyViolation"
+        | "InvalidSnapshot.InUse"
+        | "IncorrectState"
+        | "IncorrectInstanceState" => Kind::InUse,
         "ParameterAlreadyExists" => Kind::AlreadyExists,
         _ if code.ends_with(".NotFound") => Kind::NotFound,
         _ if code.ends_with(".Duplicate") || code.ends_with("AlreadyExists") => Kind::AlreadyExists,
-        "InternalError" | "InternalFailure" | "InternalServerError" | "ServiceUnavailable" | "Unavailable" => Kind::Server,
+        "InternalError"
+        | "InternalFailure"
+        | "InternalServerError"
+        | "ServiceUnavailable"
+        | "Unavailable" => Kind::Server,
         _ => match status {
             Some(500..) => Kind::Server,
             Some(400..) => Kind::Invalid,

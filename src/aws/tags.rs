@@ -38,14 +38,26 @@ pub fn put(tags: &mut Tags, key: &str, value: &str) {
 /// The tags as EC2 takes them.
 #[must_use]
 pub fn to_ec2(tags: &Tags) -> Vec<aws_sdk_ec2::types::Tag> {
-    tags.iter().map(|(key, value)| aws_sdk_ec2::types::Tag::builder().key(key).value(value).build()).collect()
+    tags.iter()
+        .map(|(key, value)| {
+            aws_sdk_ec2::types::Tag::builder()
+                .key(key)
+                .value(value)
+                .build()
+        })
+        .collect()
 }
 
 /// The tags as EC2 gives them.
 #[must_use]
 pub fn from_ec2(tags: &[aws_sdk_ec2::types::Tag]) -> Tags {
     tags.iter()
-        .map(|tag| (tag.key().unwrap_or_default().to_owned(), tag.value().unwrap_or_default().to_owned()))
+        .map(|tag| {
+            (
+                tag.key().unwrap_or_default().to_owned(),
+                tag.value().unwrap_or_default().to_owned(),
+            )
+        })
         .collect()
 }
 
@@ -74,7 +86,10 @@ mod tests {
 
     #[test]
     fn tags_come_back_from_ec2() {
-        let tags = Tags::from([(RUN.to_owned(), "r".to_owned()), (NAME.to_owned(), "n".to_owned())]);
+        let tags = Tags::from([
+            (RUN.to_owned(), "r".to_owned()),
+            (NAME.to_owned(), "n".to_owned()),
+        ]);
         assert_eq!(from_ec2(&to_ec2(&tags)), tags);
     }
 }

@@ -40,7 +40,12 @@ impl Pace {
     /// A wait that has not looked yet. `seed` spreads the pauses of waits that run at the same time.
     #[must_use]
     pub fn new(patience: Patience, seed: u64) -> Self {
-        Self { patience, seed, looks: 0, last: None }
+        Self {
+            patience,
+            seed,
+            looks: 0,
+            last: None,
+        }
     }
 
     /// How long to pause after having seen `state` at `now`.
@@ -50,7 +55,8 @@ impl Pace {
     pub fn after(&mut self, now: Timestamp, state: &str) -> Result<Duration, Stalled> {
         match &self.last {
             Some((last, since)) if last == state => {
-                let limit = SignedDuration::try_from(self.patience.stall).unwrap_or(SignedDuration::MAX);
+                let limit =
+                    SignedDuration::try_from(self.patience.stall).unwrap_or(SignedDuration::MAX);
                 if now.duration_since(*since) >= limit {
                     return Err(Stalled {
                         what: self.patience.what,
@@ -74,13 +80,20 @@ impl Pace {
 
 /// Doubling pauses from `first` to `longest`, each shortened by up to a quarter.
 fn backoff(patience: &Patience, looks: u32, seed: u64) -> Duration {
-    let full = patience.first.saturating_mul(1 << looks.min(16)).min(patience.longest);
+    let full = patience
+        .first
+        .saturating_mul(1 << looks.min(16))
+        .min(patience.longest);
     full.mul_f64(1.0 - f64::from(noise(seed, looks)) / 1024.0)
 }
 
 /// A number below 256 that looks random: splitmix64's mixing of seed and position.
 fn noise(seed: u64, position: u32) -> u8 {
-    let mut z = seed.wrapping_add(u64::from(position).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut z = seed.wrapping_add(
+        u64::from(position)
+            .wrapping_add(1)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15),
+    );
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     (z ^ (z >> 31)).to_le_bytes()[0]

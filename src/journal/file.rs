@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 
+use super::Error;
 use super::ledger::{Entry, Ledger};
 use super::record::{Facts, IntentId, Record, RunHeader, decode, encode};
-use super::Error;
 
 const EXTENSION: &str = "jsonl";
 
@@ -35,14 +35,23 @@ impl Journal {
     pub fn create(dir: &Path, header: RunHeader) -> Result<Self, Error> {
         let path = path_of(dir, &header.run);
         std::fs::create_dir_all(dir).map_err(io("make the directory of", &path))?;
-        let file =
-            OpenOptions::new().append(true).create_new(true).open(&path).map_err(io("create", &path))?;
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(io("create", &path))?;
         // A reader that probes the lock holds it for an instant: wait for it.
         flock(&file, FlockOperation::LockExclusive).map_err(|e| io("lock", &path)(e.into()))?;
-        let mut journal = Self { file, path, ledger: Ledger::default() };
+        let mut journal = Self {
+            file,
+            path,
+            ledger: Ledger::default(),
+        };
         journal.append(Record::Run(header))?;
         // The name of the file must outlast a power cut as well.
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync the directory of", &journal.path))?;
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io("sync the directory of", &journal.path))?;
         Ok(journal)
     }
 
@@ -51,14 +60,23 @@ impl Journal {
     /// # Errors
     /// [`Error::Alive`] if another process holds it; otherwise as [`read`].
     pub fn adopt(path: &Path) -> Result<Self, Error> {
-        let file =
-            OpenOptions::new().read(true).append(true).open(path).map_err(io("open", path))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .open(path)
+            .map_err(io("open", path))?;
         if !try_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io("lock", path))? {
-            return Err(Error::Alive { path: path.to_owned() });
+            return Err(Error::Alive {
+                path: path.to_owned(),
+            });
         }
         let (ledger, length) = load(path)?;
         file.set_len(length).map_err(io("trim", path))?;
-        Ok(Self { file, path: path.to_owned(), ledger })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            ledger,
+        })
     }
 
     /// Where the journal lies.
@@ -77,9 +95,21 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Io`] if it could not be written: then do not act.
-    pub fn intent(&mut self, kind: &str, token: &str, facts: Facts, at: Timestamp) -> Result<IntentId, Error> {
+    pub fn intent(
+        &mut self,
+        kind: &str,
+        token: &str,
+        facts: Facts,
+        at: Timestamp,
+    ) -> Result<IntentId, Error> {
         let id = self.ledger.next_id();
-        self.append(Record::Intent { id, kind: kind.to_owned(), token: token.to_owned(), facts, at })?;
+        self.append(Record::Intent {
+            id,
+            kind: kind.to_owned(),
+            token: token.to_owned(),
+            facts,
+            at,
+        })?;
         Ok(id)
     }
 
@@ -96,7 +126,11 @@ impl Journal {
     /// # Errors
     /// As [`Journal::outcome`].
     pub fn failed(&mut self, id: IntentId, error: &str, at: Timestamp) -> Result<(), Error> {
-        self.append(Record::Failed { id, error: error.to_owned(), at })
+        self.append(Record::Failed {
+            id,
+            error: error.to_owned(),
+            at,
+        })
     }
 
     /// Writes down that these stay, in one record: all of them or none.
@@ -128,7 +162,11 @@ impl Journal {
     /// # Errors
     /// As [`Journal::outcome`].
     pub fn undo_failed(&mut self, id: IntentId, error: &str, at: Timestamp) -> Result<(), Error> {
-        self.append(Record::UndoFailed { id, error: error.to_owned(), at })
+        self.append(Record::UndoFailed {
+            id,
+            error: error.to_owned(),
+            at,
+        })
     }
 
     /// Writes down that nothing is left to do.
@@ -136,7 +174,10 @@ impl Journal {
     /// # Errors
     /// As [`Journal::outcome`]; illegal while something is left to undo.
     pub fn end(&mut self, result: &str, at: Timestamp) -> Result<(), Error> {
-        self.append(Record::End { result: result.to_owned(), at })
+        self.append(Record::End {
+            result: result.to_owned(),
+            at,
+        })
     }
 
     /// One intent of this run.
@@ -147,8 +188,13 @@ impl Journal {
 
     fn append(&mut self, record: Record) -> Result<(), Error> {
         let mut next = self.ledger.clone();
-        next.apply(&record).map_err(|source| Error::Illegal { path: self.path.clone(), source })?;
-        self.file.write_all(encode(&record).as_bytes()).map_err(io("write", &self.path))?;
+        next.apply(&record).map_err(|source| Error::Illegal {
+            path: self.path.clone(),
+            source,
+        })?;
+        self.file
+            .write_all(encode(&record).as_bytes())
+            .map_err(io("write", &self.path))?;
         self.file.sync_data().map_err(io("sync", &self.path))?;
         self.ledger = next;
         Ok(())
@@ -168,18 +214,30 @@ fn load(path: &Path) -> Result<(Ledger, u64), Error> {
     let bytes = std::fs::read(path).map_err(io("read", path))?;
     let mut ledger = Ledger::default();
     let mut good = 0;
-    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').enumerate().peekable();
+    let mut lines = bytes
+        .split_inclusive(|byte| *byte == b'\n')
+        .enumerate()
+        .peekable();
     while let Some((index, line)) = lines.next() {
-        let record = line.strip_suffix(b"\n").and_then(|line| std::str::from_utf8(line).ok()).and_then(decode);
+        let record = line
+            .strip_suffix(b"\n")
+            .and_then(|line| std::str::from_utf8(line).ok())
+            .and_then(decode);
         match record {
             Some(record) => {
-                ledger
-                    .apply(&record)
-                    .map_err(|source| Error::Illegal { path: path.to_owned(), source })?;
+                ledger.apply(&record).map_err(|source| Error::Illegal {
+                    path: path.to_owned(),
+                    source,
+                })?;
                 good += line.len() as u64;
             }
             None if lines.peek().is_none() => break,
-            None => return Err(Error::Damaged { path: path.to_owned(), line: index + 1 }),
+            None => {
+                return Err(Error::Damaged {
+                    path: path.to_owned(),
+                    line: index + 1,
+                });
+            }
         }
     }
     Ok((ledger, good))
@@ -216,7 +274,10 @@ pub fn runs(dir: &Path) -> Result<Vec<RunFile>, Error> {
     let mut paths = Vec::new();
     for entry in listing {
         let path = entry.map_err(io("list", dir))?.path();
-        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == EXTENSION)
+        {
             paths.push(path);
         }
     }
@@ -234,7 +295,11 @@ fn inspect(path: PathBuf) -> Result<RunFile, Error> {
         (false, None) => RunState::Alive,
         (true, None) => RunState::Dead,
     };
-    Ok(RunFile { path, state, ledger })
+    Ok(RunFile {
+        path,
+        state,
+        ledger,
+    })
 }
 
 fn try_lock(file: &File, operation: FlockOperation) -> std::io::Result<bool> {
@@ -247,7 +312,11 @@ fn try_lock(file: &File, operation: FlockOperation) -> std::io::Result<bool> {
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { action, path, source }
+    move |source| Error::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -260,7 +329,9 @@ mod tests {
 
     fn with_one_instance(dir: &Path) -> Journal {
         let mut journal = Journal::create(dir, header()).unwrap();
-        let id = journal.intent("instance", "token", Facts::new(), AT).unwrap();
+        let id = journal
+            .intent("instance", "token", Facts::new(), AT)
+            .unwrap();
         journal.outcome(id, vec!["i-1".into()], AT).unwrap();
         journal
     }
@@ -277,10 +348,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = with_one_instance(dir.path()).path().to_owned();
         let whole = std::fs::read(&path).unwrap();
-        let last = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+        let last = whole[..whole.len() - 1]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .unwrap()
+            + 1;
         for cut in last..whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            let states: Vec<_> = read(&path).unwrap().entries().map(|entry| entry.state.clone()).collect();
+            let states: Vec<_> = read(&path)
+                .unwrap()
+                .entries()
+                .map(|entry| entry.state.clone())
+                .collect();
             assert_eq!(states, [State::Intended], "cut at {cut}");
         }
     }
@@ -289,7 +368,9 @@ mod tests {
     fn a_damaged_record_in_the_middle_is_not_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = with_one_instance(dir.path()).path().to_owned();
-        let text = std::fs::read_to_string(&path).unwrap().replacen("instance", "imstance", 1);
+        let text = std::fs::read_to_string(&path)
+            .unwrap()
+            .replacen("instance", "imstance", 1);
         std::fs::write(&path, text).unwrap();
         assert!(matches!(read(&path), Err(Error::Damaged { line: 2, .. })));
     }
@@ -306,7 +387,12 @@ mod tests {
         assert_eq!(state(), RunState::Dead);
 
         let torn = std::fs::read(&path).unwrap().len() as u64 - 3;
-        OpenOptions::new().write(true).open(&path).unwrap().set_len(torn).unwrap();
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(torn)
+            .unwrap();
         let mut journal = Journal::adopt(&path).unwrap();
         journal.undo(IntentId(1), AT).unwrap();
         journal.undone(IntentId(1), AT).unwrap();
@@ -325,7 +411,10 @@ mod tests {
     fn an_illegal_record_is_not_written() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = with_one_instance(dir.path());
-        assert!(matches!(journal.end("baked", AT), Err(Error::Illegal { .. })));
+        assert!(matches!(
+            journal.end("baked", AT),
+            Err(Error::Illegal { .. })
+        ));
         assert_eq!(read(journal.path()).unwrap().result(), None);
     }
 }

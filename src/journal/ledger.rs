@@ -27,7 +27,10 @@ impl State {
     /// Whether an undo still has something to look for.
     #[must_use]
     pub fn needs_undo(&self) -> bool {
-        matches!(self, Self::Intended | Self::Done | Self::Undoing | Self::UndoFailed(_))
+        matches!(
+            self,
+            Self::Intended | Self::Done | Self::Undoing | Self::UndoFailed(_)
+        )
     }
 }
 
@@ -56,7 +59,11 @@ pub enum Illegal {
     #[error("a record names intent {}, which was never announced", .0.0)]
     Unknown(IntentId),
     #[error("intent {} is {from:?} and cannot take a record `{record}`", .id.0)]
-    Transition { id: IntentId, from: State, record: &'static str },
+    Transition {
+        id: IntentId,
+        from: State,
+        record: &'static str,
+    },
     #[error("the run ends although intent {} is still {state:?}", .id.0)]
     Unfinished { id: IntentId, state: State },
 }
@@ -96,7 +103,11 @@ impl Ledger {
     /// What an undo has to walk through, newest first.
     #[must_use]
     pub fn to_undo(&self) -> Vec<Entry> {
-        self.entries().rev().filter(|entry| entry.state.needs_undo()).cloned().collect()
+        self.entries()
+            .rev()
+            .filter(|entry| entry.state.needs_undo())
+            .cloned()
+            .collect()
     }
 
     /// The number that the next intent gets.
@@ -118,7 +129,13 @@ impl Ledger {
         }
         match record {
             Record::Run(header) => self.header = Some(header.clone()),
-            Record::Intent { id, kind, token, facts, .. } => {
+            Record::Intent {
+                id,
+                kind,
+                token,
+                facts,
+                ..
+            } => {
                 if self.entries.contains_key(id) {
                     return Err(Illegal::Repeated(*id));
                 }
@@ -138,7 +155,8 @@ impl Ledger {
                 entry.state = State::Done;
             }
             Record::Failed { id, .. } => {
-                self.step(*id, "failed", |state| *state == State::Intended)?.state = State::Failed;
+                self.step(*id, "failed", |state| *state == State::Intended)?
+                    .state = State::Failed;
             }
             Record::Kept { ids, .. } => {
                 for id in ids {
@@ -148,17 +166,23 @@ impl Ledger {
                     self.step(*id, "kept", |_| true)?.state = State::Kept;
                 }
             }
-            Record::Undo { id, .. } => self.step(*id, "undo", State::needs_undo)?.state = State::Undoing,
+            Record::Undo { id, .. } => {
+                self.step(*id, "undo", State::needs_undo)?.state = State::Undoing
+            }
             Record::Undone { id, .. } => {
-                self.step(*id, "undone", |state| *state == State::Undoing)?.state = State::Undone;
+                self.step(*id, "undone", |state| *state == State::Undoing)?
+                    .state = State::Undone;
             }
             Record::UndoFailed { id, error, .. } => {
-                self.step(*id, "undo-failed", |state| *state == State::Undoing)?.state =
-                    State::UndoFailed(error.clone());
+                self.step(*id, "undo-failed", |state| *state == State::Undoing)?
+                    .state = State::UndoFailed(error.clone());
             }
             Record::End { result, .. } => {
                 if let Some(open) = self.entries.values().find(|entry| entry.state.needs_undo()) {
-                    return Err(Illegal::Unfinished { id: open.id, state: open.state.clone() });
+                    return Err(Illegal::Unfinished {
+                        id: open.id,
+                        state: open.state.clone(),
+                    });
                 }
                 self.result = Some(result.clone());
             }
@@ -176,7 +200,11 @@ impl Ledger {
         if legal(&entry.state) {
             Ok(entry)
         } else {
-            Err(Illegal::Transition { id, from: entry.state.clone(), record })
+            Err(Illegal::Transition {
+                id,
+                from: entry.state.clone(),
+                record,
+            })
         }
     }
 }
@@ -212,7 +240,11 @@ pub(super) mod tests {
     }
 
     fn outcome(id: u32) -> Record {
-        Record::Outcome { id: IntentId(id), ids: vec![format!("i-{id}")], at: AT }
+        Record::Outcome {
+            id: IntentId(id),
+            ids: vec![format!("i-{id}")],
+            at: AT,
+        }
     }
 
     fn ledger(records: &[Record]) -> Result<Ledger, Illegal> {
@@ -230,7 +262,11 @@ pub(super) mod tests {
             intent(1),
             outcome(1),
             intent(2),
-            Record::Failed { id: IntentId(2), error: "no".into(), at: AT },
+            Record::Failed {
+                id: IntentId(2),
+                error: "no".into(),
+                at: AT,
+            },
             intent(3),
             outcome(3),
             intent(4),
@@ -243,22 +279,46 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_kept_is_never_undone() {
-        let kept = Record::Kept { ids: vec![IntentId(1)], at: AT };
+        let kept = Record::Kept {
+            ids: vec![IntentId(1)],
+            at: AT,
+        };
         let mut ledger = ledger(&[intent(1), outcome(1), kept]).unwrap();
         assert_eq!(ledger.to_undo(), []);
         assert!(matches!(
-            ledger.apply(&Record::Undo { id: IntentId(1), at: AT }),
-            Err(Illegal::Transition { from: State::Kept, .. })
+            ledger.apply(&Record::Undo {
+                id: IntentId(1),
+                at: AT
+            }),
+            Err(Illegal::Transition {
+                from: State::Kept,
+                ..
+            })
         ));
-        ledger.apply(&Record::End { result: "baked".into(), at: AT }).unwrap();
+        ledger
+            .apply(&Record::End {
+                result: "baked".into(),
+                at: AT,
+            })
+            .unwrap();
         assert_eq!(ledger.apply(&intent(2)), Err(Illegal::AfterEnd));
     }
 
     #[test]
     fn a_failed_undo_is_tried_again() {
-        let undo = Record::Undo { id: IntentId(1), at: AT };
-        let failed = Record::UndoFailed { id: IntentId(1), error: "busy".into(), at: AT };
-        let undone = Record::Undone { id: IntentId(1), at: AT };
+        let undo = Record::Undo {
+            id: IntentId(1),
+            at: AT,
+        };
+        let failed = Record::UndoFailed {
+            id: IntentId(1),
+            error: "busy".into(),
+            at: AT,
+        };
+        let undone = Record::Undone {
+            id: IntentId(1),
+            at: AT,
+        };
         let mut ledger = ledger(&[intent(1), outcome(1), undo.clone(), failed]).unwrap();
         assert_eq!(ledger.to_undo().len(), 1);
         ledger.apply(&undo).unwrap();
@@ -268,15 +328,36 @@ pub(super) mod tests {
 
     #[test]
     fn illegal_sequences_are_refused() {
-        let end = Record::End { result: "baked".into(), at: AT };
+        let end = Record::End {
+            result: "baked".into(),
+            at: AT,
+        };
         assert_eq!(Ledger::default().apply(&intent(1)), Err(Illegal::Header));
         assert_eq!(ledger(&[Record::Run(header())]), Err(Illegal::Header));
         assert_eq!(ledger(&[outcome(1)]), Err(Illegal::Unknown(IntentId(1))));
-        assert_eq!(ledger(&[intent(1), intent(1)]), Err(Illegal::Repeated(IntentId(1))));
-        assert!(matches!(ledger(&[intent(1), outcome(1), outcome(1)]), Err(Illegal::Transition { .. })));
-        assert!(matches!(ledger(&[intent(1), end.clone()]), Err(Illegal::Unfinished { .. })));
-        assert!(matches!(ledger(&[intent(1), outcome(1), end]), Err(Illegal::Unfinished { .. })));
-        let undone = Record::Undone { id: IntentId(1), at: AT };
-        assert!(matches!(ledger(&[intent(1), outcome(1), undone]), Err(Illegal::Transition { .. })));
+        assert_eq!(
+            ledger(&[intent(1), intent(1)]),
+            Err(Illegal::Repeated(IntentId(1)))
+        );
+        assert!(matches!(
+            ledger(&[intent(1), outcome(1), outcome(1)]),
+            Err(Illegal::Transition { .. })
+        ));
+        assert!(matches!(
+            ledger(&[intent(1), end.clone()]),
+            Err(Illegal::Unfinished { .. })
+        ));
+        assert!(matches!(
+            ledger(&[intent(1), outcome(1), end]),
+            Err(Illegal::Unfinished { .. })
+        ));
+        let undone = Record::Undone {
+            id: IntentId(1),
+            at: AT,
+        };
+        assert!(matches!(
+            ledger(&[intent(1), outcome(1), undone]),
+            Err(Illegal::Transition { .. })
+        ));
     }
 }

@@ -19,16 +19,26 @@ pub use record::{Facts, IntentId, Record, RunHeader};
 pub enum Error {
     /// The file system refused.
     #[error("cannot {action} the journal {path}: {source}")]
-    Io { action: &'static str, path: std::path::PathBuf, source: std::io::Error },
+    Io {
+        action: &'static str,
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
     /// A record before the last one does not match its checksum, or is not a record.
     #[error(
         "the journal {path} is damaged at line {line}; look at what the run left with \
          `piaas-bake images` and your cloud's console, then move the file away"
     )]
-    Damaged { path: std::path::PathBuf, line: usize },
+    Damaged {
+        path: std::path::PathBuf,
+        line: usize,
+    },
     /// The records do not follow from each other.
     #[error("the journal {path} does not add up: {source}")]
-    Illegal { path: std::path::PathBuf, source: Illegal },
+    Illegal {
+        path: std::path::PathBuf,
+        source: Illegal,
+    },
     /// Another process holds the run.
     #[error("the run in {path} is alive: another process holds its lock")]
     Alive { path: std::path::PathBuf },

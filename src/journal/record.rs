@@ -37,11 +37,25 @@ pub enum Record {
     /// The run begins.
     Run(RunHeader),
     /// Something is about to be created or changed.
-    Intent { id: IntentId, kind: String, token: String, facts: Facts, at: Timestamp },
+    Intent {
+        id: IntentId,
+        kind: String,
+        token: String,
+        facts: Facts,
+        at: Timestamp,
+    },
     /// It exists; its ids as the cloud gave them.
-    Outcome { id: IntentId, ids: Vec<String>, at: Timestamp },
+    Outcome {
+        id: IntentId,
+        ids: Vec<String>,
+        at: Timestamp,
+    },
     /// It was refused: nothing came of it.
-    Failed { id: IntentId, error: String, at: Timestamp },
+    Failed {
+        id: IntentId,
+        error: String,
+        at: Timestamp,
+    },
     /// These stay: from here on no undo may touch them.
     Kept { ids: Vec<IntentId>, at: Timestamp },
     /// It is about to be removed.
@@ -49,7 +63,11 @@ pub enum Record {
     /// It is gone.
     Undone { id: IntentId, at: Timestamp },
     /// It could not be removed.
-    UndoFailed { id: IntentId, error: String, at: Timestamp },
+    UndoFailed {
+        id: IntentId,
+        error: String,
+        at: Timestamp,
+    },
     /// Nothing is left to do for this run.
     End { result: String, at: Timestamp },
 }
@@ -59,8 +77,12 @@ const MIDDLE: &str = r#"","record":"#;
 
 /// One line: a JSON object of the record and the CRC-32C of the record's bytes. Ends with a newline.
 pub(super) fn encode(record: &Record) -> String {
-    let body = serde_json::to_string(record).expect("a record is plain data, which always serialises");
-    format!("{OPEN}{:08x}{MIDDLE}{body}}}\n", crc32c::crc32c(body.as_bytes()))
+    let body =
+        serde_json::to_string(record).expect("a record is plain data, which always serialises");
+    format!(
+        "{OPEN}{:08x}{MIDDLE}{body}}}\n",
+        crc32c::crc32c(body.as_bytes())
+    )
 }
 
 /// The record of a line without its newline; `None` if it is torn, damaged or not ours.
@@ -78,7 +100,11 @@ mod tests {
     use super::*;
 
     fn sample() -> Record {
-        Record::Outcome { id: IntentId(3), ids: vec!["i-1".into(), "vol-2".into()], at: Timestamp::UNIX_EPOCH }
+        Record::Outcome {
+            id: IntentId(3),
+            ids: vec!["i-1".into(), "vol-2".into()],
+            at: Timestamp::UNIX_EPOCH,
+        }
     }
 
     #[test]
@@ -101,6 +127,9 @@ mod tests {
     #[test]
     fn a_changed_byte_is_refused() {
         let line = encode(&sample());
-        assert_eq!(decode(line.trim_end().replace("vol-2", "vol-3").as_str()), None);
+        assert_eq!(
+            decode(line.trim_end().replace("vol-2", "vol-3").as_str()),
+            None
+        );
     }
 }
