@@ -27,8 +27,8 @@ each() {
 }
 
 # Logs that are a piece of the past: rotated, compressed, or the journal's.
-old_log() {
-    find "$1" -path "$root$agent_log" -prune -o \
+old_logs() {
+    find "$1" ! -path "$root$agent_log/*" \
         \( -name '*.gz' -o -name '*.xz' -o -name '*.old' -o -name '*.[0-9]' -o -name '*-[0-9]*' \
         -o -path "$root/var/log/journal/*" \) ! -type d "$2"
 }
@@ -45,9 +45,9 @@ clean() {
             ;;
         tree) find "$2" -xdev ! -type d -delete ;;
         logs)
-            old_log "$2" -delete
+            old_logs "$2" -delete
             if [ -d "$root/var/log/journal" ]; then find "$root/var/log/journal" -mindepth 1 -delete; fi
-            find "$2" -path "$root$agent_log" -prune -o -type f -size +0 -exec truncate -s 0 -- {} +
+            find "$2" ! -path "$root$agent_log/*" -type f -size +0 -exec truncate -s 0 -- {} +
             ;;
         *) echo "sealed-paths: unknown action $1" >&2 && exit 2 ;;
     esac
@@ -65,8 +65,8 @@ remains() {
             ;;
         tree) find "$2" -xdev ! -type d ;;
         logs)
-            old_log "$2" -print
-            find "$2" -path "$root$agent_log" -prune -o -type f -size +0 -print
+            old_logs "$2" -print
+            find "$2" ! -path "$root$agent_log/*" -type f -size +0 -print
             ;;
         *) echo "sealed-paths: unknown action $1" ;;
     esac
