@@ -2,4 +2,5 @@
 
 mod bake_real;
 mod cli;
+mod runner;
 mod support;
