@@ -162,36 +162,26 @@ fn kept(name: &[u8]) -> bool {
 
 /// The attributes to keep; none where the host's file system has no such thing.
 fn xattrs(host: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let mut list = Vec::new();
-    match grown(&mut list, |buffer| rustix::fs::llistxattr(host, buffer)) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::NOTSUP) => return Ok(BTreeMap::new()),
-        Err(error) => return Err(ImageError::io("read the attributes of", host)(error.into())),
-    }
+    use rustix::fs::{lgetxattr, lgetxattr_query, llistxattr, llistxattr_query};
+    let failed = |error: rustix::io::Errno| {
+        ImageError::io("read the extended attributes of", host)(error.into())
+    };
+    let length = match llistxattr_query(host) {
+        Ok(0) | Err(rustix::io::Errno::NOTSUP) => return Ok(BTreeMap::new()),
+        Ok(length) => length,
+        Err(error) => return Err(failed(error)),
+    };
+    let mut list = vec![0; length];
+    let filled = llistxattr(host, &mut list).map_err(failed)?;
+    list.truncate(filled);
     let mut attributes = BTreeMap::new();
     for name in list.split(|byte| *byte == 0).filter(|name| kept(name)) {
-        let mut value = Vec::new();
-        grown(&mut value, |buffer| {
-            rustix::fs::lgetxattr(host, name, buffer)
-        })
-        .map_err(|error| ImageError::io("read the attributes of", host)(error.into()))?;
+        let mut value = vec![0; lgetxattr_query(host, name).map_err(failed)?];
+        let filled = lgetxattr(host, name, &mut value).map_err(failed)?;
+        value.truncate(filled);
         attributes.insert(name.to_vec(), value);
     }
     Ok(attributes)
-}
-
-/// Asks for the length first (an empty buffer, xattr(7)), then for the bytes.
-fn grown(
-    buffer: &mut Vec<u8>,
-    call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
-) -> rustix::io::Result<()> {
-    let length = call(&mut [])?;
-    buffer.resize(length, 0);
-    if length > 0 {
-        let filled = call(buffer)?;
-        buffer.truncate(filled);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -238,6 +228,24 @@ mod tests {
                 target: b"../nowhere".to_vec()
             }
         );
+    }
+
+    #[test]
+    fn extended_attributes_are_read_where_the_file_system_has_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        if rustix::fs::setxattr(&file, "user.test", b"value", flags).is_err() {
+            eprintln!(
+                "left out: {} has no user attributes",
+                directory.path().display()
+            );
+            return;
+        }
+        let tree = Tree::scan(directory.path(), 0).unwrap();
+        let expected = BTreeMap::from([(b"user.test".to_vec(), b"value".to_vec())]);
+        assert_eq!(tree.node(tree.find(b"file").unwrap()).xattrs, expected);
     }
 
     #[test]
