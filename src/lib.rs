@@ -16,7 +16,7 @@
 
 pub mod aws;
 pub mod bake;
-//cli
+pub mod cli;
 pub mod clock;
 pub mod digest;
 pub mod image;

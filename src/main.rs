@@ -1,5 +1,5 @@
 //! Parse, dispatch, exit code; nothing else.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    piaas_bake::cli::main()
 }

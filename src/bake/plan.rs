@@ -330,6 +330,8 @@ pub(super) mod tests {
             digest: digest.to_string().repeat(64),
             manifest_json: "{}".into(),
             layer: Layer {
+                packages: Vec::new(),
+                files: BTreeMap::new(),
                 recipe: recipe.into(),
                 version,
                 provision: vec![script(&format!("{recipe}/step-001-a"))],

@@ -12,6 +12,9 @@ use super::exit;
 /// Name of the project's config file.
 pub const FILE_NAME: &str = "piaas-bake.yaml";
 
+/// The mirror network that Debian itself recommends.
+const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
+
 /// What a config file may say; every key is optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +33,8 @@ pub struct Settings {
     pub cloud: CloudName,
     pub recipes: PathBuf,
     pub state_dir: PathBuf,
+    /// For what can be made again.
+    pub cache_dir: PathBuf,
     pub region: Option<String>,
     pub profile: Option<String>,
     /// Debian mirror for the base of the local cloud.
@@ -56,6 +61,11 @@ impl Settings {
                     .hint("pass --state-dir DIR or set PIAAS_STATE_DIR")
             })?,
         };
+        let cache_dir = std::env::var_os("PIAAS_CACHE_DIR")
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+            .or_else(|| xdg_dir("XDG_CACHE_HOME", ".cache"))
+            .unwrap_or_else(|| state_dir.join("cache"));
         Ok(Self {
             cloud: args.cloud.or_else(|| files.iter().find_map(|file| file.cloud)).unwrap_or(CloudName::Local),
             recipes: args
@@ -64,6 +74,7 @@ impl Settings {
                 .or_else(|| first(|file| file.recipes.clone()))
                 .unwrap_or_else(|| PathBuf::from("recipes")),
             state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
+            cache_dir: std::path::absolute(&cache_dir).unwrap_or(cache_dir),
             region: args.region.clone().or_else(|| text(|file| file.region.clone())),
             profile: args.profile.clone().or_else(|| text(|file| file.profile.clone())),
             mirror: std::env::var("PIAAS_MIRROR")
@@ -71,6 +82,20 @@ impl Settings {
                 .filter(|value| !value.is_empty())
                 .or_else(|| text(|file| file.mirror.clone())),
         })
+    }
+
+    /// The root of the local cloud's base image: a cache, shared by all state directories.
+    #[must_use]
+    pub fn base_dir(&self) -> PathBuf {
+        self.cache_dir.join("base").join("bookworm-amd64")
+    }
+
+    /// The Debian mirror that the base is made from.
+    #[must_use]
+    pub fn mirror(&self) -> String {
+        self.mirror
+            .clone()
+            .unwrap_or_else(|| DEFAULT_MIRROR.to_owned())
     }
 
     /// Where the local cloud lives.

@@ -13,6 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::image::SOURCE_DATE;
 use crate::recipe::model::{BaseRef, Resolved};
 use crate::render::script::{Layer, Script};
 
@@ -20,10 +21,6 @@ pub use explain::explain;
 
 /// The format of manifests; a change in what is hashed, or how, needs a new one.
 pub const FORMAT: &str = "piaas-bake/manifest/1";
-
-/// Time stamp of everything in an image that needs one, in seconds since the epoch, until a lock file pins another:
-/// 2023-06-10, the release of Debian 12. FAT knows no time before 1980.
-pub const SOURCE_DATE: i64 = 1_686_355_200;
 
 /// A sha256 in lower case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -18,5 +18,9 @@ pub mod tree;
 pub use error::ImageError;
 pub use region::Region;
 
+/// Time stamp of everything in an image that needs one, in seconds since the epoch, until a lock file pins another:
+/// 2023-06-10, the release of Debian 12. FAT knows no time before 1980.
+pub const SOURCE_DATE: i64 = 1_686_355_200;
+
 /// The result of everything in this room.
 pub type Result<T> = std::result::Result<T, ImageError>;

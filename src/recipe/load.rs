@@ -49,9 +49,27 @@ pub fn load(
     name: &str,
     sets: &[(String, String)],
 ) -> Result<Resolved, Diagnostics> {
+    resolve(recipes, name, sets, false)
+}
+
+/// Loads a recipe as [`load`] does, with a stand-in for each parameter that has no value: for looking at a recipe
+/// that is not about to be baked.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for_lint(recipes: &Path, name: &str) -> Result<Resolved, Diagnostics> {
+    resolve(recipes, name, &[], true)
+}
+
+fn resolve(
+    recipes: &Path,
+    name: &str,
+    sets: &[(String, String)],
+    stand_ins: bool,
+) -> Result<Resolved, Diagnostics> {
     let (line, base) = read_line(recipes, name)?;
     let mut found = Vec::new();
-    let parameters = merge_parameters(&line, sets, &mut found);
+    let parameters = merge_parameters(&line, sets, stand_ins, &mut found);
     let Some(leaf) = line.last() else {
         return Err(Diagnostic::general(None, "the line is empty").into());
     };
@@ -171,6 +189,7 @@ pub(crate) fn placed(at: &Location, message: impl Into<String>) -> Diagnostic {
 fn merge_parameters(
     line: &[Raw],
     sets: &[(String, String)],
+    stand_ins: bool,
     found: &mut Vec<Diagnostic>,
 ) -> BTreeMap<String, Value> {
     let mut declared: BTreeMap<&str, (Type, &Parameter)> = BTreeMap::new();
@@ -232,9 +251,14 @@ fn merge_parameters(
             },
         }
     }
-    for (name, (_, parameter)) in &declared {
+    for (name, (kind, parameter)) in &declared {
         let set = sets.iter().any(|(set, _)| set == name);
-        if !values.contains_key(*name) && !set {
+        if values.contains_key(*name) || set {
+            continue;
+        }
+        if stand_ins {
+            values.insert((*name).to_owned(), kind.stand_in());
+        } else {
             let finding = placed(
                 &parameter.at,
                 format!("the parameter `{name}` has no value"),

@@ -13,6 +13,6 @@ mod span;
 
 pub use diagnostic::{Diagnostic, Diagnostics, nearest};
 pub use init::init;
-pub use load::{load, names};
+pub use load::{load, load_for_lint, names};
 
 pub(crate) use load::placed;

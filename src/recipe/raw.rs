@@ -86,6 +86,17 @@ impl Type {
         )
     }
 
+    /// A value of this type, for looking at a recipe without one.
+    #[must_use]
+    pub fn stand_in(self) -> Value {
+        match self {
+            Self::String => Value::String("VALUE".to_owned()),
+            Self::Integer => Value::Integer(1),
+            Self::Boolean => Value::Boolean(true),
+            Self::List => Value::List(vec!["VALUE".to_owned()]),
+        }
+    }
+
     /// Reads a value given as text, as `--set` does; a list is split at commas.
     #[must_use]
     pub fn parse(self, text: &str) -> Option<Value> {

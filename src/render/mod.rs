@@ -156,6 +156,9 @@ impl Rendering<'_> {
                     None
                 }
             },
+            Source::Template(path) if is_shell(path) => self
+                .text(&file.source, &file.at, Kind::Shell)
+                .map(String::into_bytes),
             source => self
                 .text(source, &file.at, Kind::Text)
                 .map(String::into_bytes),
@@ -238,7 +241,10 @@ impl Rendering<'_> {
 
 /// Whether a template's name says that it makes a shell script, whose values are quoted.
 fn is_shell(template: &Path) -> bool {
-    template.to_string_lossy().trim_end_matches(".tera").ends_with(".sh")
+    template
+        .to_string_lossy()
+        .trim_end_matches(".tera")
+        .ends_with(".sh")
 }
 
 fn generated(

@@ -111,7 +111,8 @@ fn here_document(line: &str) -> Option<String> {
         .filter(|char| !"'\"\\".contains(*char))
         .collect();
     // A digit is an arithmetic shift, as in `$((1<<2))`.
-    word.starts_with(|first: char| first.is_alphabetic() || first == '_').then_some(word)
+    word.starts_with(|first: char| first.is_alphabetic() || first == '_')
+        .then_some(word)
 }
 
 #[cfg(test)]

@@ -61,6 +61,19 @@ impl Progress {
         }
     }
 
+    /// A step of the running phase ended well; its output makes room for the next one's.
+    pub fn step(&mut self, title: &str, seconds: u64) {
+        let took = elapsed(Duration::from_secs(seconds));
+        let line = format!("    {title} {}", self.style.dim(&format!("({took})")));
+        match &mut self.screen {
+            Some(screen) => {
+                screen.forget_output();
+                screen.keep(&line);
+            }
+            None => self.plain(&line),
+        }
+    }
+
     /// A phase ended well.
     pub fn done(&mut self, title: &str, took: Duration) {
         let line = format!("{} {title} {}", self.style.tick(), self.style.dim(&format!("({})", elapsed(took))));
@@ -144,6 +157,14 @@ impl Screen {
     /// A closed terminal is nobody's to tell.
     fn keep(&mut self, line: &str) {
         let _ = self.bars.println(line);
+    }
+
+    fn forget_output(&mut self) {
+        for bar in self.lines.drain(..) {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
+        self.tail.clear();
     }
 
     fn clear(&mut self) {
