@@ -38,7 +38,6 @@ pub fn write(
 ) -> Result<ContentHashes> {
     let geometry = Geometry::new(region.length(), tree.nodes().len() as u64)?;
     let allocator = Allocator::new(&geometry);
-    let room = allocator.free();
     let directories =
         vec![0; usize::try_from(geometry.groups).expect("as many as bitmaps in memory")];
     let seed = filesystem_seed(options.uuid);
@@ -51,7 +50,9 @@ pub fn write(
         directories,
         next_inode: FIRST_FREE_INODE + 1,
     };
-    writer.run(tree, copied).map_err(|error| match error {
+    let totals = writer.own_files()?;
+    let room = writer.allocator.free();
+    let contents = writer.contents(tree, copied).map_err(|error| match error {
         ImageError::Full { what, .. } => {
             let missing = blocks_needed(tree).saturating_sub(room) * BLOCK_BYTES;
             ImageError::Full {
@@ -60,7 +61,9 @@ pub fn write(
             }
         }
         error => error,
-    })
+    })?;
+    writer.tables(totals)?;
+    Ok(contents)
 }
 
 /// Blocks of a tree's contents, holes counted in full.
@@ -98,11 +101,16 @@ struct Plan<'a> {
 }
 
 impl Writer<'_> {
-    fn run(&mut self, tree: &Tree, copied: &mut dyn FnMut(u64)) -> Result<ContentHashes> {
+    /// What the file system keeps for itself.
+    fn own_files(&mut self) -> Result<Totals> {
         let totals = self.journal()?;
         self.resize_inode()?;
         self.lost_and_found()?;
+        Ok(totals)
+    }
 
+    /// The tree: each node's blocks, then its inode.
+    fn contents(&mut self, tree: &Tree, copied: &mut dyn FnMut(u64)) -> Result<ContentHashes> {
         let plan = self.plan(tree)?;
         let mut hashes = vec![[0; 32]; tree.nodes().len()];
         let mut copier = Copier::new(self.region);
@@ -135,7 +143,6 @@ impl Writer<'_> {
             self.attributes(node, path, &mut inode)?;
             self.store(number, &inode)?;
         }
-        self.tables(totals)?;
         Ok(hashes)
     }
 
