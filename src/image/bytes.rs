@@ -15,6 +15,11 @@ pub(crate) fn put64(buffer: &mut [u8], offset: usize, value: u64) {
     buffer[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
 }
 
+/// The low 8 bits.
+pub(crate) fn low8(value: u64) -> u8 {
+    value.to_le_bytes()[0]
+}
+
 /// The low 16 bits; many fields are split in halves.
 pub(crate) fn low16(value: u32) -> u16 {
     (value & 0xffff) as u16

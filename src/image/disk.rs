@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::bytes::{low8, low32};
 use super::gpt::{self, Partition, SECTOR};
 use super::tree::Tree;
 use super::{ImageError, Region, Result, ext4, fat, loader};
@@ -32,7 +33,7 @@ const COPY_PERCENT: u64 = 60;
 /// What a disk is told beside its tree.
 #[derive(Debug, Clone)]
 pub struct DiskSpec {
-    /// Size of the disk; a whole number of MiB.
+    /// Size of the disk; what is beyond a whole MiB is cut off.
     pub size_bytes: u64,
     /// All identifiers come from this: give it what identifies the image, such as the recipe's digest.
     pub seed: [u8; 32],
@@ -85,29 +86,25 @@ pub fn write(
     out: &Path,
     progress: &dyn Fn(u8),
 ) -> Result<DiskReport> {
-    if spec.size_bytes < LEAST_BYTES || !spec.size_bytes.is_multiple_of(MIB) {
+    let size_bytes = spec.size_bytes / MIB * MIB;
+    if size_bytes < LEAST_BYTES {
         return Err(ImageError::DiskTooSmall {
-            size_bytes: spec.size_bytes,
+            size_bytes,
             least_bytes: LEAST_BYTES,
         });
     }
     let disk_guid = identifier(&spec.seed, "disk");
-    let partitions = layout(spec);
+    let partitions = layout(&spec.seed, size_bytes);
     let root_guid = partitions[1].guid;
     let loader = loader::files(tree, root_guid, ESP_BYTES - ESP_SLACK)?;
 
-    let directory = out
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let partial = tempfile::NamedTempFile::new_in(directory)
-        .map_err(ImageError::io("create a file in", directory))?;
-    let file = partial.as_file();
-    file.set_len(spec.size_bytes)
+    let (partial, file) = create_beside(out)?;
+    let file = &file;
+    file.set_len(size_bytes)
         .map_err(ImageError::io("extend", out))?;
 
     gpt::write(
-        &Region::new(file, out, 0, spec.size_bytes),
+        &Region::new(file, out, 0, size_bytes),
         disk_guid,
         &partitions,
     )?;
@@ -119,7 +116,7 @@ pub fn write(
         serial: identifier(&spec.seed, "esp serial").as_fields().0,
         label: "ESP",
         source_date: spec.source_date,
-        hidden_sectors: (ESP_START / SECTOR) as u32,
+        hidden_sectors: low32(ESP_START / SECTOR),
     };
     fat::write(&loader.files, &region(0), &esp)?;
 
@@ -133,16 +130,16 @@ pub fn write(
     let mut done = 0;
     let contents = ext4::write(tree, region(1), &root, &mut |bytes| {
         done += bytes;
-        progress((done * COPY_PERCENT / total).min(COPY_PERCENT) as u8);
+        progress(low8((done * COPY_PERCENT / total).min(COPY_PERCENT)));
     })?;
     let tree_digest = tree.digest_with(&contents);
-    let (disk_sha256, data_bytes) = hash(file, out, spec.size_bytes, progress)?;
+    let (disk_sha256, data_bytes) = hash(file, out, size_bytes, progress)?;
     partial
         .persist(out)
         .map_err(|error| ImageError::io("create", out)(error.error))?;
     progress(100);
     Ok(DiskReport {
-        size_bytes: spec.size_bytes,
+        size_bytes,
         disk_sha256: hex::encode(disk_sha256),
         tree_digest: hex::encode(tree_digest),
         data_bytes,
@@ -154,12 +151,29 @@ pub fn write(
     })
 }
 
+/// A new file next to `out` that vanishes unless it is moved there. Its name is fixed, so a writer that was killed
+/// leaves one file, which the next one takes over.
+fn create_beside(out: &Path) -> Result<(tempfile::TempPath, File)> {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".partial");
+    let path = std::path::absolute(&name).map_err(ImageError::io("create", out))?;
+    let created = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path);
+    let file = created.map_err(ImageError::io("create", &path))?;
+    let partial = tempfile::TempPath::try_from_path(path).map_err(ImageError::io("create", out))?;
+    Ok((partial, file))
+}
+
 /// The root comes last and takes the rest, so that it can grow with the disk.
-fn layout(spec: &DiskSpec) -> [Partition; 2] {
-    let end = (spec.size_bytes - gpt::TABLE_SECTORS * SECTOR) / ALIGNMENT * ALIGNMENT;
+fn layout(seed: &[u8; 32], size_bytes: u64) -> [Partition; 2] {
+    let end = (size_bytes - gpt::TABLE_SECTORS * SECTOR) / ALIGNMENT * ALIGNMENT;
     let partition = |kind, name, start, bytes| Partition {
         kind,
-        guid: identifier(&spec.seed, name),
+        guid: identifier(seed, name),
         first: start / SECTOR,
         sectors: bytes / SECTOR,
         name,
@@ -195,7 +209,7 @@ fn hash(file: &File, path: &Path, size: u64, progress: &dyn Fn(u8)) -> Result<([
     let (mut hash, mut buffer, zeros) = (Sha256::new(), vec![0; CHUNK], vec![0; CHUNK]);
     let (mut position, mut data) = (0, 0);
     let tell = |position: u64| {
-        progress((COPY_PERCENT + position * (99 - COPY_PERCENT) / size) as u8);
+        progress(low8(COPY_PERCENT + position * (99 - COPY_PERCENT) / size));
     };
     while position < size {
         let start = match rustix::fs::seek(file, SeekFrom::Data(position)) {

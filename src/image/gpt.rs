@@ -99,7 +99,7 @@ fn header(
     let mut raw = [0; 512];
     raw[..8].copy_from_slice(b"EFI PART");
     put32(&mut raw, 8, 0x0001_0000);
-    put32(&mut raw, 12, HEADER as u32);
+    put32(&mut raw, 12, low32(HEADER as u64));
     put64(&mut raw, 24, own);
     put64(&mut raw, 32, other);
     put64(&mut raw, 40, TABLE_SECTORS);

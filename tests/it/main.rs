@@ -2,5 +2,6 @@
 
 mod bake_real;
 mod cli;
+mod image;
 mod runner;
 mod support;

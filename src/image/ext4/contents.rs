@@ -77,11 +77,14 @@ pub(super) fn write_run(
     Ok(())
 }
 
+/// A block as it reads where nothing was written.
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
+
 /// Byte ranges of `bytes`, cut at block borders, that are not all zeros.
 fn runs(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
     for (index, block) in bytes.chunks(BLOCK).enumerate() {
-        if block.iter().all(|byte| *byte == 0) {
+        if *block == ZEROS[..block.len()] {
             continue;
         }
         let start = index * BLOCK;

@@ -6,7 +6,7 @@
 use super::BLOCK;
 use super::checksum::crc;
 use super::dir::{Name, TAIL, entry_bytes, leaf};
-use crate::image::bytes::{put16, put32};
+use crate::image::bytes::{low32, put16, put32};
 
 /// Bytes before the index entries of the root: `.`, `..` and eight bytes of description.
 const ROOT_HEAD: usize = 32;
@@ -19,6 +19,10 @@ const INDEX_TAIL: usize = 8;
 const ROOT_ENTRIES: usize = (BLOCK - ROOT_HEAD - INDEX_TAIL) / ENTRY;
 const NODE_ENTRIES: usize = (BLOCK - NODE_HEAD - INDEX_TAIL) / ENTRY;
 const HALF_MD4: u8 = 1;
+/// The length of an unused entry that fills a block.
+const BLOCK_LENGTH: u16 = 4096;
+/// The length of `..` in the root: it covers the index.
+const ROOT_PARENT_BYTES: u16 = BLOCK_LENGTH - 12;
 
 /// The blocks of an indexed directory: root, index nodes if one level does not do, leaves.
 ///
@@ -66,7 +70,7 @@ pub(super) fn blocks(
         let mut child = first_leaf;
         for chunk in starts.chunks(NODE_ENTRIES) {
             let mut block = vec![0; BLOCK];
-            put16(&mut block, 4, BLOCK as u16);
+            put16(&mut block, 4, BLOCK_LENGTH);
             index(&mut block, NODE_HEAD, NODE_ENTRIES, chunk, child, seed);
             child += block_number(chunk.len());
             out.extend_from_slice(&block);
@@ -104,7 +108,7 @@ fn root(own: u32, parent: u32, starts: &[u32], first_child: u32, levels: u8, see
     put16(&mut block, 4, 12);
     block[6..9].copy_from_slice(&[1, 2, b'.']);
     put32(&mut block, 12, parent);
-    put16(&mut block, 16, (BLOCK - 12) as u16);
+    put16(&mut block, 16, ROOT_PARENT_BYTES);
     block[18..22].copy_from_slice(&[2, 2, b'.', b'.']);
     block[28] = HALF_MD4;
     block[29] = 8; // bytes of this description
@@ -166,13 +170,13 @@ pub(super) fn hash(name: &[u8], seed: [u32; 4]) -> u32 {
 
 /// Up to 32 bytes of a name as eight words, padded with the length of what is left of it.
 fn words(rest: &[u8]) -> [u32; 8] {
-    let length = rest.len() as u32;
+    let length = low32(rest.len() as u64);
     let mut pad = length | length << 8;
     pad |= pad << 16;
     let mut words = [pad; 8];
     for (word, chunk) in words.iter_mut().zip(rest.chunks(4)) {
         for byte in chunk {
-            *word = (*word << 8).wrapping_add(i32::from(*byte as i8) as u32);
+            *word = (*word << 8).wrapping_add(i32::from(byte.cast_signed()).cast_unsigned());
         }
     }
     words
@@ -214,5 +218,25 @@ fn half_md4(state: &mut [u32; 4], input: &[u32; 8]) {
     }
     for (word, value) in state.iter_mut().zip([a, b, c, d]) {
         *word = word.wrapping_add(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Known answers from `debugfs -R "dx_hash -h half_md4 [-s seed] name"` (e2fsprogs 1.47.0).
+    #[test]
+    fn hashes_are_those_of_e2fsprogs() {
+        let uuid = uuid::uuid!("01234567-89ab-cdef-0123-456789abcdef");
+        let mut seed = [0; 4];
+        for (word, bytes) in seed.iter_mut().zip(uuid.as_bytes().chunks_exact(4)) {
+            *word = u32::from_le_bytes(bytes.try_into().unwrap());
+        }
+        let long = b"a-name-of-some-length-0000001-and-then-some-more-to-pass-32";
+        assert_eq!(hash(b"hello", seed), 0xa26e_4a80);
+        assert_eq!(hash(long, seed), 0xa09e_cfb2);
+        assert_eq!(hash(b"\xfc\xe9x", seed), 0x6300_b310);
+        assert_eq!(hash(b"hello", [0; 4]), 0x1746_da32);
     }
 }

@@ -102,7 +102,7 @@ impl Inode {
         put16(&mut raw, 0x76, low16(high32(self.attribute_block)));
         put16(&mut raw, 0x78, high16(self.uid));
         put16(&mut raw, 0x7a, high16(self.gid));
-        put16(&mut raw, 0x80, EXTRA_BYTES as u16);
+        put16(&mut raw, 0x80, low16(low32(EXTRA_BYTES as u64)));
         if let Some(attributes) = &self.attributes {
             raw[ATTRIBUTES..].copy_from_slice(attributes);
         }
@@ -113,11 +113,16 @@ impl Inode {
     }
 }
 
+/// What an inode's times can say: 1901 to 2446.
+const FIRST_TIME: i64 = -0x8000_0000;
+const LAST_TIME: i64 = 0x3_7fff_ffff;
+
 /// Seconds as ext4 keeps them: the low 32 bits, signed, and two more bits in the extra field.
 fn time(seconds: i64) -> (u32, u32) {
-    let low = seconds as i32;
-    let epoch = (seconds - i64::from(low)) >> 32;
-    (low as u32, (epoch & 3) as u32)
+    let seconds = seconds.clamp(FIRST_TIME, LAST_TIME);
+    let low = low32(seconds.cast_unsigned());
+    let epoch = (seconds - i64::from(low.cast_signed())) >> 32;
+    (low, low32(epoch.cast_unsigned()))
 }
 
 /// A device number in an inode's body: the old form where it fits, else the new one in the second word.
@@ -146,6 +151,8 @@ mod tests {
         assert_eq!(time(0x7fff_ffff), (0x7fff_ffff, 0));
         assert_eq!(time(0x8000_0000), (0x8000_0000, 1));
         assert_eq!(time(0x3_7fff_ffff), (0x7fff_ffff, 3));
+        assert_eq!(time(i64::MIN), time(-0x8000_0000));
+        assert_eq!(time(i64::MAX), time(0x3_7fff_ffff));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Source: <https://docs.kernel.org/filesystems/ext4/journal.html>.
 
-use super::BLOCK;
+use super::{BLOCK, BLOCK_BYTES};
+use crate::image::bytes::low32;
 
 /// Blocks of the journal, by blocks of the file system: the table of `mke2fs` (`ext2fs_default_journal_size`).
 pub(super) fn blocks(filesystem_blocks: u64) -> u64 {
@@ -26,7 +27,7 @@ pub(super) fn superblock(blocks: u64, uuid: uuid::Uuid) -> Vec<u8> {
     let fields: [(usize, u32); 7] = [
         (0x00, 0xc03b_3998),
         (0x04, VERSION_2),
-        (0x0c, BLOCK as u32),
+        (0x0c, low32(BLOCK_BYTES)),
         (0x10, length),
         (0x14, 1), // first block of the log
         (0x18, 1), // first commit expected

@@ -18,6 +18,7 @@ mod geometry;
 mod htree;
 mod inode;
 mod journal;
+mod plan;
 mod resize;
 mod superblock;
 mod writer;

@@ -8,7 +8,7 @@ use super::geometry::{DESCRIPTOR_BYTES, GROUPS_PER_FLEX, Geometry};
 use super::{
     BLOCKS_PER_GROUP, FIRST_FREE_INODE, INODE_BYTES, JOURNAL_INODE, LOST_AND_FOUND_INODE, Options,
 };
-use crate::image::bytes::{high16, high32, low16, low32, put16, put32};
+use crate::image::bytes::{high16, high32, low8, low16, low32, put16, put32};
 
 /// Where the first superblock lies, and its length.
 pub(super) const OFFSET: u64 = 1024;
@@ -46,7 +46,7 @@ pub(super) fn encode(
 ) -> [u8; BYTES] {
     let mut raw = [0; BYTES];
     let inodes = low32(geometry.inodes());
-    let time = options.source_date;
+    let time = options.source_date.cast_unsigned();
     put32(&mut raw, 0x00, inodes);
     put32(&mut raw, 0x04, low32(geometry.blocks));
     put32(&mut raw, 0x0c, low32(totals.free_blocks));
@@ -56,15 +56,15 @@ pub(super) fn encode(
     put32(&mut raw, 0x20, low32(BLOCKS_PER_GROUP));
     put32(&mut raw, 0x24, low32(BLOCKS_PER_GROUP));
     put32(&mut raw, 0x28, low32(geometry.inodes_per_group));
-    put32(&mut raw, 0x30, time as u32); // last write
+    put32(&mut raw, 0x30, low32(time)); // last write
     put16(&mut raw, 0x36, u16::MAX); // no check after a number of mounts
     put16(&mut raw, 0x38, 0xef53);
     put16(&mut raw, 0x3a, 1); // clean
     put16(&mut raw, 0x3c, 1); // on errors: go on
-    put32(&mut raw, 0x40, time as u32); // last check
+    put32(&mut raw, 0x40, low32(time)); // last check
     put32(&mut raw, 0x4c, 1); // dynamic inode sizes
     put32(&mut raw, 0x54, FIRST_FREE_INODE);
-    put16(&mut raw, 0x58, INODE_BYTES as u16);
+    put16(&mut raw, 0x58, low16(low32(INODE_BYTES as u64)));
     put16(&mut raw, 0x5a, low16(low32(group)));
     put32(&mut raw, 0x5c, COMPATIBLE);
     put32(&mut raw, 0x60, INCOMPATIBLE);
@@ -81,9 +81,9 @@ pub(super) fn encode(
     raw[0xec..0xfc].copy_from_slice(options.hash_seed.as_bytes());
     raw[0xfc] = HASH_HALF_MD4;
     raw[0xfd] = 1; // the journal's blocks are kept below
-    put16(&mut raw, 0xfe, DESCRIPTOR_BYTES as u16);
+    put16(&mut raw, 0xfe, low16(low32(DESCRIPTOR_BYTES)));
     put32(&mut raw, 0x100, MOUNT_OPTIONS);
-    put32(&mut raw, 0x108, time as u32); // made
+    put32(&mut raw, 0x108, low32(time)); // made
     raw[0x10c..0x148].copy_from_slice(&totals.journal_body);
     put32(&mut raw, 0x148, high32(totals.journal_size));
     put32(&mut raw, 0x14c, low32(totals.journal_size));
@@ -92,10 +92,10 @@ pub(super) fn encode(
     put16(&mut raw, 0x15c, 32); // least extra inode bytes
     put16(&mut raw, 0x15e, 32); // wanted extra inode bytes
     put32(&mut raw, 0x160, SIGNED_HASH);
-    raw[0x174] = low16(GROUPS_PER_FLEX.trailing_zeros()) as u8;
+    raw[0x174] = low8(GROUPS_PER_FLEX.ilog2().into());
     raw[0x175] = CRC32C;
     put32(&mut raw, 0x268, LOST_AND_FOUND_INODE);
-    let high_time = (time >> 32) as u8;
+    let high_time = low8(time >> 32);
     for offset in [0x274, 0x276, 0x277] {
         raw[offset] = high_time; // written, made, checked
     }
@@ -108,10 +108,9 @@ pub(super) fn encode(
 pub(super) struct Group {
     pub number: u64,
     pub free_blocks: u32,
+    /// Free inodes; all of them lie at the end of the table and were never used.
     pub free_inodes: u32,
     pub directories: u32,
-    /// Inodes at the end of the table that were never used.
-    pub unused_inodes: u32,
     /// The group's bitmap, or nothing when it follows from the layout and is not stored.
     pub block_bitmap: Option<Vec<u8>>,
     /// As `block_bitmap`.
@@ -124,7 +123,7 @@ pub(super) fn descriptor(geometry: &Geometry, options: &Options, group: &Group) 
     const BLOCK_UNINIT: u16 = 2;
     const TABLE_ZEROED: u16 = 4;
     let seed = filesystem_seed(options.uuid);
-    let mut raw = [0; DESCRIPTOR_BYTES as usize];
+    let mut raw = [0; 64];
     let places = [
         geometry.block_bitmap(group.number),
         geometry.inode_bitmap(group.number),
@@ -138,7 +137,7 @@ pub(super) fn descriptor(geometry: &Geometry, options: &Options, group: &Group) 
         (0x0c, 0x2c, group.free_blocks),
         (0x0e, 0x2e, group.free_inodes),
         (0x10, 0x30, group.directories),
-        (0x1c, 0x32, group.unused_inodes),
+        (0x1c, 0x32, group.free_inodes),
     ];
     for (low, high, count) in counts {
         put16(&mut raw, low, low16(count));

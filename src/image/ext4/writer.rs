@@ -3,21 +3,20 @@
 use super::alloc::Allocator;
 use super::checksum::{filesystem_seed, inode_seed};
 use super::contents::{Copier, write_run};
-use super::dir::{self, Name};
+use super::dir;
 use super::extent::Extents;
 use super::geometry::Geometry;
 use super::inode::{DIRECTORY, Inode, REGULAR, device};
+use super::plan::{Listing, Plan};
 use super::superblock::{self, Group, Totals};
 use super::xattr::{self, Attributes};
 use super::{
-    BLOCK, BLOCK_BYTES, FIRST_FREE_INODE, JOURNAL_INODE, LOST_AND_FOUND_INODE, Options,
-    RESIZE_INODE, ROOT_INODE, journal, resize,
+    BLOCK, BLOCK_BYTES, JOURNAL_INODE, LOST_AND_FOUND_INODE, Options, RESIZE_INODE, ROOT_INODE,
+    journal, resize,
 };
-use crate::image::tree::{ContentHashes, Kind, Node, NodeId, Tree, split};
+use crate::image::tree::{ContentHashes, Kind, Node, Tree};
 use crate::image::{ImageError, Region, Result};
 
-/// Most links an inode can have; a directory with more subdirectories has a count of 1 (`dir_nlink`).
-const MOST_LINKS: usize = 65_000;
 /// `mke2fs` gives `lost+found` 16 KiB, so that `e2fsck` can use it on a full disk.
 const LOST_AND_FOUND_BLOCKS: usize = 4;
 /// The file system counts a file's blocks in 32 bits.
@@ -36,9 +35,9 @@ pub fn write(
     options: &Options,
     copied: &mut dyn FnMut(u64),
 ) -> Result<ContentHashes> {
+    let plan = Plan::new(tree)?;
     let geometry = Geometry::new(region.length(), tree.nodes().len() as u64)?;
     let allocator = Allocator::new(&geometry);
-    let room = allocator.free();
     let directories =
         vec![0; usize::try_from(geometry.groups).expect("as many as bitmaps in memory")];
     let seed = filesystem_seed(options.uuid);
@@ -49,18 +48,24 @@ pub fn write(
         allocator,
         seed,
         directories,
-        next_inode: FIRST_FREE_INODE + 1,
+        next_inode: plan.next_inode,
     };
-    writer.run(tree, copied).map_err(|error| match error {
-        ImageError::Full { what, .. } => {
-            let missing = blocks_needed(tree).saturating_sub(room) * BLOCK_BYTES;
-            ImageError::Full {
-                what,
-                missing_mib: missing.div_ceil(1 << 20).max(1),
+    let totals = writer.own_files()?;
+    let room = writer.allocator.free();
+    let contents = writer
+        .contents(tree, &plan, copied)
+        .map_err(|error| match error {
+            ImageError::Full { what, .. } => {
+                let missing = blocks_needed(tree).saturating_sub(room) * BLOCK_BYTES;
+                ImageError::Full {
+                    what,
+                    missing_mib: missing.div_ceil(1 << 20).max(1),
+                }
             }
-        }
-        error => error,
-    })
+            error => error,
+        })?;
+    writer.tables(totals)?;
+    Ok(contents)
 }
 
 /// Blocks of a tree's contents, holes counted in full.
@@ -77,45 +82,35 @@ struct Writer<'a> {
     seed: u32,
     /// Directories in each group.
     directories: Vec<u32>,
+    /// All inodes before this are taken.
     next_inode: u32,
 }
 
-/// What a directory's blocks are made of.
-#[derive(Default)]
-struct Listing<'a> {
-    parent: u32,
-    names: Vec<Name<'a>>,
-    subdirectories: usize,
-}
-
-/// A tree as inodes: numbers, link counts and listings, by node.
-struct Plan<'a> {
-    /// Nodes in the order of their first names.
-    order: Vec<(NodeId, &'a [u8])>,
-    inodes: Vec<u32>,
-    links: Vec<usize>,
-    listings: Vec<Option<Listing<'a>>>,
-}
-
 impl Writer<'_> {
-    fn run(&mut self, tree: &Tree, copied: &mut dyn FnMut(u64)) -> Result<ContentHashes> {
+    /// What the file system keeps for itself.
+    fn own_files(&mut self) -> Result<Totals> {
         let totals = self.journal()?;
         self.resize_inode()?;
         self.lost_and_found()?;
+        Ok(totals)
+    }
 
-        let plan = self.plan(tree)?;
+    /// The tree: each node's blocks, then its inode.
+    fn contents(
+        &mut self,
+        tree: &Tree,
+        plan: &Plan<'_>,
+        copied: &mut dyn FnMut(u64),
+    ) -> Result<ContentHashes> {
         let mut hashes = vec![[0; 32]; tree.nodes().len()];
         let mut copier = Copier::new(self.region);
         for (id, path) in &plan.order {
             let node = tree.node(*id);
             let number = plan.inodes[id.0];
-            let mut inode = Inode::new(node, link_count(node, &plan, *id));
+            let mut inode = Inode::new(node, plan.link_count(*id));
             match &node.kind {
                 Kind::Directory => {
-                    let listing = plan.listings[id.0]
-                        .as_ref()
-                        .expect("a directory has a listing");
-                    self.directory(number, listing, &mut inode)?;
+                    self.directory(number, plan.listing(*id), &mut inode)?;
                 }
                 Kind::File { size, content } => {
                     if *size > MOST_FILE_BYTES {
@@ -135,80 +130,7 @@ impl Writer<'_> {
             self.attributes(node, path, &mut inode)?;
             self.store(number, &inode)?;
         }
-        self.tables(totals)?;
         Ok(hashes)
-    }
-
-    fn plan<'t>(&mut self, tree: &'t Tree) -> Result<Plan<'t>> {
-        let count = tree.nodes().len();
-        let mut plan = Plan {
-            order: Vec::with_capacity(count),
-            inodes: vec![0; count],
-            links: vec![0; count],
-            listings: std::iter::repeat_with(|| None).take(count).collect(),
-        };
-        for (path, id) in tree.names() {
-            let node = tree.node(id);
-            if plan.links[id.0] == 0 {
-                plan.order.push((id, path));
-                plan.inodes[id.0] = if path.is_empty() {
-                    ROOT_INODE
-                } else {
-                    self.take_inode()
-                };
-            }
-            plan.links[id.0] += 1;
-            if plan.links[id.0] > MOST_LINKS {
-                return Err(ImageError::unsupported(
-                    path,
-                    "ext4 allows 65,000 links to a file",
-                ));
-            }
-            let number = plan.inodes[id.0];
-            let (directory, name) = split(path);
-            let parent = tree
-                .find(directory)
-                .expect("every name lies in a directory of the tree");
-            if node.is_directory() {
-                let parent = plan.inodes[parent.0];
-                plan.listings[id.0] = Some(Listing {
-                    parent,
-                    ..Listing::default()
-                });
-            }
-            if path.is_empty() {
-                continue;
-            }
-            if name.len() > 255 {
-                return Err(ImageError::unsupported(path, "ext4 names end at 255 bytes"));
-            }
-            let listing = plan.listings[parent.0]
-                .as_mut()
-                .expect("a directory comes before its names");
-            listing.names.push(Name {
-                name,
-                inode: number,
-                file_type: dir::file_type(&node.kind),
-            });
-            listing.subdirectories += usize::from(node.is_directory());
-        }
-        let root = tree.find(b"").expect("every tree has a root");
-        let listing = plan.listings[root.0]
-            .as_mut()
-            .expect("the root is a directory");
-        listing.names.push(Name {
-            name: b"lost+found",
-            inode: LOST_AND_FOUND_INODE,
-            file_type: 2,
-        });
-        listing.names.sort_by_key(|name| name.name);
-        listing.subdirectories += 1;
-        Ok(plan)
-    }
-
-    fn take_inode(&mut self) -> u32 {
-        self.next_inode += 1;
-        self.next_inode - 1
     }
 
     /// Gives an inode its extents and its size.
@@ -401,7 +323,6 @@ impl Writer<'_> {
             free_inodes: small(per_group - used_inodes),
             directories: self.directories
                 [usize::try_from(number).expect("as many as bitmaps in memory")],
-            unused_inodes: small(per_group - used_inodes),
             block_bitmap: (!follows_from_layout).then(|| self.allocator.bitmap(number)),
             inode_bitmap: (used_inodes > 0).then(|| inode_bitmap(used_inodes, per_group)),
         }
@@ -415,17 +336,4 @@ fn inode_bitmap(used: u64, per_group: u64) -> Vec<u8> {
         bitmap[usize::try_from(index / 8).expect("a bit in a block")] |= 1 << (index % 8);
     }
     bitmap
-}
-
-/// The link count: names of a file; 2 and its subdirectories for a directory.
-fn link_count(node: &Node, plan: &Plan<'_>, id: NodeId) -> u16 {
-    let links = match &plan.listings[id.0] {
-        Some(listing) if node.is_directory() => 2 + listing.subdirectories,
-        _ => plan.links[id.0],
-    };
-    if links > MOST_LINKS {
-        1
-    } else {
-        u16::try_from(links).expect("at most 65000")
-    }
 }

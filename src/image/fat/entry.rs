@@ -1,7 +1,7 @@
 //! Directory entries with short and long names (sections 6 and 7).
 
 use super::put_cluster;
-use crate::image::bytes::{put16, put32};
+use crate::image::bytes::{low8, put16, put32};
 use crate::image::{ImageError, Result};
 
 /// Bytes of an entry.
@@ -32,7 +32,8 @@ pub(super) fn slots(name: &str) -> usize {
     }
 }
 
-/// An entry with its long name before it, if it needs one. `taken` holds the directory's short names so far.
+/// An entry with its long name before it, if it needs one. `taken` holds the short names that the directory
+/// has in use: to begin with, those of names that need no alias.
 pub(super) fn encode(entry: &Entry<'_>, date: i64, taken: &mut Vec<[u8; 11]>) -> Result<Vec<u8>> {
     let refused = |reason| Err(ImageError::unsupported(entry.name.as_bytes(), reason));
     let odd = |c: char| !c.is_ascii() || c.is_ascii_control() || r#""*/:<>?\|"#.contains(c);
@@ -45,15 +46,14 @@ pub(super) fn encode(entry: &Entry<'_>, date: i64, taken: &mut Vec<[u8; 11]>) ->
         return refused("names on the EFI system partition are plain ASCII");
     }
     let mut raw = Vec::new();
-    let short_name = match short(entry.name) {
-        Some(name) => name,
-        None => {
-            let name = alias(entry.name, taken);
-            raw = long(entry.name, &name);
-            name
-        }
+    let short_name = if let Some(name) = short(entry.name) {
+        name
+    } else {
+        let name = alias(entry.name, taken);
+        raw = long(entry.name, &name);
+        taken.push(name);
+        name
     };
-    taken.push(short_name);
     let attribute = if entry.size.is_some() {
         ARCHIVE
     } else {
@@ -116,7 +116,7 @@ fn dos_time(seconds: i64) -> (u16, u16) {
     };
     let field = |value: i8| u16::try_from(value).expect("a calendar field is positive");
     let day = year.min(127) << 9 | field(utc.month()) << 5 | field(utc.day());
-    let time = field(utc.hour()) << 11 | field(utc.minute()) << 5 | field(utc.second()) / 2;
+    let time = field(utc.hour()) << 11 | field(utc.minute()) << 5 | (field(utc.second()) / 2);
     (day, time)
 }
 
@@ -132,7 +132,7 @@ fn packed(base: &[u8], extension: &[u8]) -> [u8; 11] {
 }
 
 /// The name as a short one, when nothing of it is lost by that.
-fn short(name: &str) -> Option<[u8; 11]> {
+pub(super) fn short(name: &str) -> Option<[u8; 11]> {
     let (base, extension) = name.split_once('.').unwrap_or((name, ""));
     let fits = |part: &str, most: usize| part.len() <= most && part.bytes().all(plain);
     let whole = !base.is_empty() && !name.ends_with('.') && fits(base, 8) && fits(extension, 3);
@@ -147,8 +147,8 @@ fn alias(name: &str, taken: &[[u8; 11]]) -> [u8; 11] {
         part.bytes().filter(|b| plain(*b)).take(most).collect()
     };
     let extension = keep(extension, 3);
-    (1..)
-        .map(|number: u32| {
+    (1..=u32::MAX)
+        .map(|number| {
             let tail = format!("~{number}");
             let base = [keep(base, 8 - tail.len()).as_slice(), tail.as_bytes()].concat();
             packed(&base, &extension)
@@ -168,7 +168,7 @@ fn long(name: &str, short: &[u8; 11]) -> Vec<u8> {
     for (index, part) in parts.iter().enumerate().rev() {
         let mut entry = [0; BYTES];
         let last = if index + 1 == parts.len() { 0x40 } else { 0 };
-        entry[0] = (index as u8 + 1) | last;
+        entry[0] = (low8(index as u64) + 1) | last;
         entry[11] = LONG_NAME;
         entry[13] = sum;
         for (slot, offset) in UNIT_OFFSETS.into_iter().enumerate() {

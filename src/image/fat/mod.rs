@@ -7,7 +7,7 @@ mod entry;
 
 use std::collections::BTreeMap;
 
-use super::bytes::{high16, low16, low32, put16, put32};
+use super::bytes::{high16, low8, low16, low32, put16, put32};
 use super::tree::Content;
 use super::{ImageError, Region, Result};
 use entry::{Entry, encode};
@@ -223,7 +223,11 @@ impl Writer<'_> {
             None => entry::label(self.options.label, date),
             Some(parent) => entry::dots(own, parent, date),
         };
-        let mut taken = Vec::new();
+        let mut taken: Vec<_> = directory
+            .children
+            .keys()
+            .filter_map(|name| entry::short(name))
+            .collect();
         for (name, child) in &directory.children {
             let (cluster, size) = match child {
                 Child::Directory(child) => {
@@ -264,7 +268,7 @@ impl Writer<'_> {
         Ok(cluster)
     }
 
-    /// Boot sectors, FSInfo and both FATs (sections 3 to 5).
+    /// Boot sectors, their `FSInfo` and both FATs (sections 3 to 5).
     fn tables(&self) -> Result<()> {
         let boot = self.boot_sector();
         let info = self.info_sector();
@@ -290,10 +294,10 @@ impl Writer<'_> {
         let mut raw = [0; 512];
         raw[..3].copy_from_slice(&[0xeb, 0x58, 0x90]);
         raw[3..11].copy_from_slice(b"MSWIN4.1"); // the name the specification recommends
-        put16(&mut raw, 11, SECTOR as u16);
-        raw[13] = self.layout.sectors_per_cluster as u8;
-        put16(&mut raw, 14, RESERVED_SECTORS as u16);
-        raw[16] = FATS as u8;
+        put16(&mut raw, 11, low16(low32(SECTOR)));
+        raw[13] = low8(self.layout.sectors_per_cluster);
+        put16(&mut raw, 14, low16(low32(RESERVED_SECTORS)));
+        raw[16] = low8(FATS);
         raw[21] = 0xf8; // fixed disk
         put16(&mut raw, 24, 63);
         put16(&mut raw, 26, 255);
@@ -302,7 +306,7 @@ impl Writer<'_> {
         put32(&mut raw, 36, low32(self.layout.fat_sectors));
         put32(&mut raw, 44, ROOT_CLUSTER);
         put16(&mut raw, 48, 1); // FSInfo
-        put16(&mut raw, 50, BACKUP_BOOT_SECTOR as u16);
+        put16(&mut raw, 50, low16(low32(BACKUP_BOOT_SECTOR)));
         raw[64] = 0x80;
         raw[66] = 0x29;
         put32(&mut raw, 67, self.options.serial);

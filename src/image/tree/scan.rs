@@ -26,7 +26,7 @@ impl Tree {
     /// Reads the tree below `root`, following no symlink and entering no other mount. File contents are not read.
     ///
     /// Left out: sockets, the contents of `/dev`, `/proc`, `/run` and `/sys`, a `/lost+found`, and extended
-    /// attributes that belong to this host (`trusted.*`, overlayfs, SELinux). Times after `source_date` (seconds
+    /// attributes that belong to this host (`trusted.*`, overlayfs, `SELinux`). Times after `source_date` (seconds
     /// since the epoch) become `source_date`.
     ///
     /// # Errors
