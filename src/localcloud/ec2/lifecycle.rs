@@ -24,12 +24,12 @@ fn follow(instance: &Instance, seen: &Observation) -> Option<(InstanceState, Opt
         (S::ShuttingDown, Power::Gone) => (S::Terminated, instance.state_reason.clone()),
         (S::ShuttingDown, _) => return None,
         (_, Power::Failed) => (S::ShuttingDown, failed()),
+        (_, Power::Gone) if seen.shut_down_from_inside => (S::Terminated, inside()),
         (_, Power::Gone) => (S::Terminated, instance.state_reason.clone().or_else(failed)),
         (S::Stopped, _) => return None,
         (S::Pending, Power::Running) => (S::Running, None),
-        (S::Pending | S::Running, Power::Stopping) => {
-            let to = if instance.terminate_on_shutdown { S::ShuttingDown } else { S::Stopping };
-            (to, seen.shut_down_from_inside.then(inside).flatten())
+        (S::Pending | S::Running, Power::Stopping) if !instance.terminate_on_shutdown => {
+            (S::Stopping, seen.shut_down_from_inside.then(inside).flatten())
         }
         (S::Pending | S::Running, Power::Off) => {
             let to = if instance.terminate_on_shutdown { S::ShuttingDown } else { S::Stopped };
