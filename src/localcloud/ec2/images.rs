@@ -38,7 +38,7 @@ const FILTERS: &[&str] = &[
     "block-device-mapping.snapshot-id",
 ];
 
-fn state_name(state: Progress) -> &'static str {
+pub fn state_name(state: Progress) -> &'static str {
     match state {
         Progress::Pending => "pending",
         Progress::Done => "available",

@@ -19,6 +19,9 @@ use super::wire::error::ApiError;
 use super::wire::query::Params;
 use super::wire::xml::{Xml, document, response};
 
+pub(super) use images::state_name as image_state;
+pub(super) use snapshots::state_name as snapshot_state;
+
 const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
 
 /// Takes its parameters, ends the taking with [`Call::accept`], then acts.

@@ -9,7 +9,7 @@ use super::super::wire::xml::Xml;
 use super::filters::{Filters, Page};
 use super::{images, is_id, tags, time};
 
-fn state_name(state: Progress) -> &'static str {
+pub fn state_name(state: Progress) -> &'static str {
     match state {
         Progress::Pending => "pending",
         Progress::Done => "completed",
