@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -23,7 +24,11 @@ pub fn connector(cloud: Arc<LocalCloud>) -> SharedHttpClient {
 }
 
 impl HttpClient for Connector {
-    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
@@ -32,12 +37,17 @@ impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let cloud = self.0.clone();
         HttpConnectorFuture::new(async move {
-            let other = |error: Box<dyn std::error::Error + Send + Sync>| ConnectorError::other(error, None);
-            let request = request.try_into_http1x().map_err(|error| other(error.into()))?;
+            let other = |error: Box<dyn std::error::Error + Send + Sync>| {
+                ConnectorError::other(error, None)
+            };
+            let request = request
+                .try_into_http1x()
+                .map_err(|error| other(error.into()))?;
             let (parts, body) = request.into_parts();
             // The services stream nothing, so every body is in memory already.
             let bytes = body.bytes().map(Bytes::copy_from_slice);
-            let bytes = bytes.ok_or_else(|| other("the local cloud takes no streamed body".into()))?;
+            let bytes =
+                bytes.ok_or_else(|| other("the local cloud takes no streamed body".into()))?;
             let request = http::Request::from_parts(parts, bytes);
             let answer = tokio::task::spawn_blocking(move || cloud.handle(&request));
             let answer = answer.await.map_err(|error| other(error.into()))?;

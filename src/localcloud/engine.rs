@@ -29,7 +29,9 @@ pub struct LocalCloud {
 
 impl std::fmt::Debug for LocalCloud {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LocalCloud").field("directory", &self.directory).finish_non_exhaustive()
+        f.debug_struct("LocalCloud")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,7 +98,9 @@ impl LocalCloud {
         let (authorization, service) = authorization;
         let region = &authorization.region;
         let answer = match service {
-            Service::Ec2 => self.transact(region, |call| ec2::handle(call, request.body(), &request_id)),
+            Service::Ec2 => self.transact(region, |call| {
+                ec2::handle(call, request.body(), &request_id)
+            }),
             Service::Ssm => self.transact(region, |call| ssm::handle(call, request, &request_id)),
             Service::Sts => sts::handle(request.body(), &request_id),
             Service::ImageBuilder => imagebuilder::handle(request, &request_id),
@@ -153,7 +157,11 @@ fn authenticate(
             "The local cloud has no service {}; it has ec2, ssm, sts and imagebuilder.",
             authorization.service
         );
-        let code = if service == Service::Ssm { "UnknownOperationException" } else { "InvalidAction" };
+        let code = if service == Service::Ssm {
+            "UnknownOperationException"
+        } else {
+            "InvalidAction"
+        };
         return Err((service, ApiError::new(code, message)));
     };
     if authorization.access_key != ACCESS_KEY {
@@ -162,18 +170,27 @@ fn authenticate(
     if now.duration_since(authorization.time).abs() > tolerance(service) {
         return Err((service, expired(service, authorization.time, now)));
     }
-    authorization.verify(request, SECRET_KEY).map_err(|fault| (service, refusal(service, fault)))?;
+    authorization
+        .verify(request, SECRET_KEY)
+        .map_err(|fault| (service, refusal(service, fault)))?;
     Ok((authorization, service))
 }
 
 /// The protocol of a request without a readable signature.
 fn guess(request: &Request<Bytes>) -> Service {
-    let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
+    let target = request
+        .headers()
+        .get("x-amz-target")
+        .and_then(|value| value.to_str().ok());
     if target.is_some() {
         Service::Ssm
     } else if request.uri().path() != "/" {
         Service::ImageBuilder
-    } else if request.body().windows(18).any(|window| window == b"Version=2011-06-15") {
+    } else if request
+        .body()
+        .windows(18)
+        .any(|window| window == b"Version=2011-06-15")
+    {
         Service::Sts
     } else {
         Service::Ec2
@@ -184,7 +201,9 @@ fn unknown_key(service: Service) -> ApiError {
     let invalid = "The security token included in the request is invalid.";
     match service {
         Service::Ec2 => auth_failure(),
-        Service::Sts => ApiError::new("InvalidClientTokenId", invalid).with_status(StatusCode::FORBIDDEN),
+        Service::Sts => {
+            ApiError::new("InvalidClientTokenId", invalid).with_status(StatusCode::FORBIDDEN)
+        }
         Service::Ssm => ApiError::new("UnrecognizedClientException", invalid),
         Service::ImageBuilder => {
             ApiError::new("UnrecognizedClientException", invalid).with_status(StatusCode::FORBIDDEN)
@@ -193,8 +212,11 @@ fn unknown_key(service: Service) -> ApiError {
 }
 
 fn auth_failure() -> ApiError {
-    ApiError::new("AuthFailure", "AWS was not able to validate the provided access credentials")
-        .with_status(StatusCode::UNAUTHORIZED)
+    ApiError::new(
+        "AuthFailure",
+        "AWS was not able to validate the provided access credentials",
+    )
+    .with_status(StatusCode::UNAUTHORIZED)
 }
 
 fn refusal(service: Service, fault: Fault) -> ApiError {
@@ -206,7 +228,9 @@ fn refusal(service: Service, fault: Fault) -> ApiError {
     let (code, message) = match (fault, service) {
         (Fault::Mismatch, Service::Ec2) => return auth_failure(),
         (Fault::Mismatch, Service::Sts) => ("SignatureDoesNotMatch", mismatch),
-        (Fault::Mismatch, Service::Ssm | Service::ImageBuilder) => ("InvalidSignatureException", mismatch),
+        (Fault::Mismatch, Service::Ssm | Service::ImageBuilder) => {
+            ("InvalidSignatureException", mismatch)
+        }
         (Fault::Missing, Service::Ec2 | Service::Sts) => ("MissingAuthenticationToken", missing),
         (Fault::Missing, Service::Ssm | Service::ImageBuilder) => {
             ("MissingAuthenticationTokenException", missing)
@@ -216,7 +240,11 @@ fn refusal(service: Service, fault: Fault) -> ApiError {
             ("IncompleteSignatureException", malformed)
         }
     };
-    let status = if service == Service::Ssm { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
+    let status = if service == Service::Ssm {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::FORBIDDEN
+    };
     ApiError::new(code, message).with_status(status)
 }
 
@@ -225,14 +253,26 @@ fn expired(service: Service, signed: Timestamp, now: Timestamp) -> ApiError {
     let limit = tolerance(service);
     let message = if signed < now {
         let edge = now - limit;
-        format!("Signature expired: {} is now earlier than {} ({} - 5 min.)", stamp(signed), stamp(edge), stamp(now))
+        format!(
+            "Signature expired: {} is now earlier than {} ({} - 5 min.)",
+            stamp(signed),
+            stamp(edge),
+            stamp(now)
+        )
     } else {
         let edge = now + limit;
-        format!("Signature not yet current: {} is still later than {} ({} + 5 min.)", stamp(signed), stamp(edge), stamp(now))
+        format!(
+            "Signature not yet current: {} is still later than {} ({} + 5 min.)",
+            stamp(signed),
+            stamp(edge),
+            stamp(now)
+        )
     };
     match service {
         Service::Ec2 => ApiError::new("RequestExpired", "Request has expired."),
-        Service::Sts => ApiError::new("SignatureDoesNotMatch", message).with_status(StatusCode::FORBIDDEN),
+        Service::Sts => {
+            ApiError::new("SignatureDoesNotMatch", message).with_status(StatusCode::FORBIDDEN)
+        }
         Service::Ssm => ApiError::new("InvalidSignatureException", message),
         Service::ImageBuilder => {
             ApiError::new("InvalidSignatureException", message).with_status(StatusCode::FORBIDDEN)

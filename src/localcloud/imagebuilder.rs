@@ -25,20 +25,35 @@ struct ListImages {
     _include_deprecated: Option<bool>,
 }
 
-pub(super) fn handle(request: &Request<Bytes>, request_id: &str) -> Result<Response<Bytes>, ApiError> {
+pub(super) fn handle(
+    request: &Request<Bytes>,
+    request_id: &str,
+) -> Result<Response<Bytes>, ApiError> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/GetImage") => {
             let query = request.uri().query().unwrap_or_default();
             let arn = form_urlencoded::parse(query.as_bytes())
-                .find_map(|(name, value)| (name == "imageBuildVersionArn").then(|| value.into_owned()))
-                .ok_or_else(|| ApiError::new("InvalidRequestException", "imageBuildVersionArn is missing"))?;
-            Err(ApiError::new("ResourceNotFoundException", format!("The requested image {arn} does not exist."))
-                .with_status(StatusCode::NOT_FOUND))
+                .find_map(|(name, value)| {
+                    (name == "imageBuildVersionArn").then(|| value.into_owned())
+                })
+                .ok_or_else(|| {
+                    ApiError::new("InvalidRequestException", "imageBuildVersionArn is missing")
+                })?;
+            Err(ApiError::new(
+                "ResourceNotFoundException",
+                format!("The requested image {arn} does not exist."),
+            )
+            .with_status(StatusCode::NOT_FOUND))
         }
         (&Method::POST, "/ListImages") => {
             json::input::<ListImages>(request.body())?;
             let body = json!({"requestId": request_id, "imageVersionList": []});
-            Ok(json::response(StatusCode::OK, json::REST_JSON, request_id, &body))
+            Ok(json::response(
+                StatusCode::OK,
+                json::REST_JSON,
+                request_id,
+                &body,
+            ))
         }
         (method, path) => Err(ApiError::new(
             "UnknownOperationException",

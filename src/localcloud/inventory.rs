@@ -47,7 +47,10 @@ pub struct Owner {
 
 impl From<Process> for Owner {
     fn from(process: Process) -> Self {
-        Self { pid: process.pid, alive: process.is_alive() }
+        Self {
+            pid: process.pid,
+            alive: process.is_alive(),
+        }
     }
 }
 
@@ -68,7 +71,10 @@ impl LocalCloud {
         let mut locked = self.locked()?;
         locked.save()?;
         let state = &locked.state;
-        let live = state.instances.values().filter(|one| one.state != InstanceState::Terminated);
+        let live = state
+            .instances
+            .values()
+            .filter(|one| one.state != InstanceState::Terminated);
         let instances = live.map(|one| Item {
             kind: Kind::Instance,
             id: one.id.clone(),
@@ -77,23 +83,34 @@ impl LocalCloud {
             tags: one.tags.clone(),
             owner: Some(one.owner.into()),
         });
-        let images = state.images.values().filter(|image| image.owner_id == ACCOUNT_ID).map(|image| Item {
-            kind: Kind::Image,
-            id: image.id.clone(),
-            state: ec2::image_state(image.state).to_owned(),
-            created: image.created,
-            tags: image.tags.clone(),
-            // A finished image outlives its maker.
-            owner: image.owner.filter(|_| image.state == Progress::Pending).map(Owner::from),
-        });
-        let snapshots = state.snapshots.values().filter(|one| one.owner_id == ACCOUNT_ID).map(|one| Item {
-            kind: Kind::Snapshot,
-            id: one.id.clone(),
-            state: ec2::snapshot_state(one.state).to_owned(),
-            created: one.started,
-            tags: one.tags.clone(),
-            owner: None,
-        });
+        let images = state
+            .images
+            .values()
+            .filter(|image| image.owner_id == ACCOUNT_ID)
+            .map(|image| Item {
+                kind: Kind::Image,
+                id: image.id.clone(),
+                state: ec2::image_state(image.state).to_owned(),
+                created: image.created,
+                tags: image.tags.clone(),
+                // A finished image outlives its maker.
+                owner: image
+                    .owner
+                    .filter(|_| image.state == Progress::Pending)
+                    .map(Owner::from),
+            });
+        let snapshots = state
+            .snapshots
+            .values()
+            .filter(|one| one.owner_id == ACCOUNT_ID)
+            .map(|one| Item {
+                kind: Kind::Snapshot,
+                id: one.id.clone(),
+                state: ec2::snapshot_state(one.state).to_owned(),
+                created: one.started,
+                tags: one.tags.clone(),
+                owner: None,
+            });
         Ok(instances.chain(images).chain(snapshots).collect())
     }
 
@@ -124,7 +141,9 @@ fn reap(
         if instance.state == InstanceState::Terminated || instance.owner.is_alive() {
             continue;
         }
-        driver.terminate(&instance.id).map_err(failed(&instance.id))?;
+        driver
+            .terminate(&instance.id)
+            .map_err(failed(&instance.id))?;
         if instance.state != InstanceState::ShuttingDown {
             ec2::lifecycle::set_state(instance, InstanceState::ShuttingDown, None, now);
         }
@@ -138,7 +157,9 @@ fn reap(
         .map(|image| (image.id.clone(), image.snapshot_id.clone()))
         .collect();
     for (image, snapshot) in orphans {
-        driver.delete_snapshot(&snapshot).map_err(failed(&snapshot))?;
+        driver
+            .delete_snapshot(&snapshot)
+            .map_err(failed(&snapshot))?;
         state.images.remove(&image);
         state.snapshots.remove(&snapshot);
         reaped.images.push(image);

@@ -11,8 +11,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::engine::LocalCloud;
 
@@ -28,7 +29,8 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let connections = GracefulShutdown::new();
+    let (stop, stopping) = watch::channel(());
+    let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let stream = tokio::select! {
@@ -38,27 +40,46 @@ pub async fn serve(
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => return Err(error),
             },
+            Some(_) = connections.join_next() => continue,
             () = &mut shutdown => break,
         };
-        let cloud = cloud.clone();
-        let service = service_fn(move |request| answer(cloud.clone(), request));
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        let connection = connections.watch(connection);
-        // A connection that breaks is its client's affair.
-        tokio::spawn(async move { drop(connection.await) });
+        connections.spawn(converse(cloud.clone(), stream, stopping.clone()));
     }
-    connections.shutdown().await;
+    drop(stop);
+    while connections.join_next().await.is_some() {}
     Ok(())
 }
 
-async fn answer(cloud: Arc<LocalCloud>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// Answers on one connection until its client closes it, or until it is idle and `stopping` ends.
+async fn converse(cloud: Arc<LocalCloud>, stream: TcpStream, mut stopping: watch::Receiver<()>) {
+    let service = service_fn(move |request| answer(cloud.clone(), request));
+    let mut connection =
+        std::pin::pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    // A connection that breaks is its client's affair, so its result is nobody's.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        // Only ever fails, when the sender is dropped.
+        _ = stopping.changed() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+async fn answer(
+    cloud: Arc<LocalCloud>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
     let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
         return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE));
     };
     let request = Request::from_parts(parts, body.to_bytes());
     let answer = tokio::task::spawn_blocking(move || cloud.handle(&request)).await;
-    Ok(answer.map_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR), |answer| answer.map(Full::new)))
+    Ok(answer.map_or_else(
+        |_| plain(StatusCode::INTERNAL_SERVER_ERROR),
+        |answer| answer.map(Full::new),
+    ))
 }
 
 fn plain(status: StatusCode) -> Response<Full<Bytes>> {

@@ -19,9 +19,16 @@ pub type Tags = BTreeMap<String, String>;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("cannot {action} {path}: {source}; check the permissions and the space of the disk", path = path.display())]
-    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{path} is not a state of the local cloud: {source}; move it away to begin with an empty cloud", path = path.display())]
-    Parse { path: PathBuf, source: serde_json::Error },
+    Parse {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
 }
 
 /// A process, safe against reuse of its id.
@@ -37,7 +44,10 @@ impl Process {
     #[must_use]
     pub fn current() -> Self {
         let pid = std::process::id();
-        Self { pid, start: start_time(pid).unwrap_or(0) }
+        Self {
+            pid,
+            start: start_time(pid).unwrap_or(0),
+        }
     }
 
     /// Whether it still runs.
@@ -53,7 +63,11 @@ fn start_time(pid: u32) -> Option<u64> {
     // The name, field 2, may hold anything, parentheses too: count from the last one.
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+    if matches!(state, "Z" | "X") {
+        None
+    } else {
+        fields.nth(18)?.parse().ok()
+    }
 }
 
 /// State of an instance.
@@ -323,7 +337,14 @@ impl State {
 /// Hex digits in the form of a version 4 UUID (RFC 9562).
 #[must_use]
 pub fn uuid_form(hex: &str) -> String {
-    format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
+    format!(
+        "{}-{}-4{}-8{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..32]
+    )
 }
 
 /// The file, and the lock that guards it.
@@ -349,7 +370,9 @@ impl Store {
     /// [`StateError::Io`].
     pub fn open(directory: &Path) -> Result<Self, StateError> {
         std::fs::create_dir_all(directory).map_err(io("create", directory))?;
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
     }
 
     /// Waits for the lock and reads the state; an empty one if there is none yet.
@@ -372,14 +395,21 @@ impl Store {
         let path = self.file();
         let (before, state) = match std::fs::read(&path) {
             Ok(bytes) => {
-                let state =
-                    serde_json::from_slice(&bytes).map_err(|source| StateError::Parse { path, source })?;
+                let state = serde_json::from_slice(&bytes)
+                    .map_err(|source| StateError::Parse { path, source })?;
                 (bytes, state)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Vec::new(), State::new(now)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                (Vec::new(), State::new(now))
+            }
             Err(error) => return Err(io("read", &path)(error)),
         };
-        Ok(Locked { store: self, _lock: lock, before, state })
+        Ok(Locked {
+            store: self,
+            _lock: lock,
+            before,
+            state,
+        })
     }
 
     fn file(&self) -> PathBuf {
@@ -394,8 +424,10 @@ impl Locked<'_> {
     /// [`StateError`].
     pub fn save(&mut self) -> Result<(), StateError> {
         let path = self.store.file();
-        let bytes = serde_json::to_vec(&self.state)
-            .map_err(|source| StateError::Parse { path: path.clone(), source })?;
+        let bytes = serde_json::to_vec(&self.state).map_err(|source| StateError::Parse {
+            path: path.clone(),
+            source,
+        })?;
         if bytes == self.before {
             return Ok(());
         }
@@ -414,7 +446,11 @@ impl Locked<'_> {
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StateError + use<> {
     let path = path.to_owned();
-    move |source| StateError::Io { action, path, source }
+    move |source| StateError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -443,6 +479,12 @@ mod tests {
     fn a_process_is_alive_only_with_its_own_start_time() {
         let this = Process::current();
         assert!(this.is_alive());
-        assert!(!Process { start: this.start + 1, ..this }.is_alive());
+        assert!(
+            !Process {
+                start: this.start + 1,
+                ..this
+            }
+            .is_alive()
+        );
     }
 }

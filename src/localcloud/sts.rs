@@ -22,13 +22,23 @@ pub(super) fn handle(body: &[u8], request_id: &str) -> Result<Response<Bytes>, A
     }
     params.finish("")?;
     let result = Xml::children([
-        ("Arn", Xml::text(format!("arn:aws:iam::{ACCOUNT_ID}:user/local"))),
+        (
+            "Arn",
+            Xml::text(format!("arn:aws:iam::{ACCOUNT_ID}:user/local")),
+        ),
         ("UserId", Xml::text("AIDALOCALPIAASBAKE00")),
         ("Account", Xml::text(ACCOUNT_ID)),
     ]);
     let body = Xml::children([
         ("GetCallerIdentityResult", result),
-        ("ResponseMetadata", Xml::children([("RequestId", Xml::text(request_id))])),
+        (
+            "ResponseMetadata",
+            Xml::children([("RequestId", Xml::text(request_id))]),
+        ),
     ]);
-    Ok(response(StatusCode::OK, request_id, &document("GetCallerIdentityResponse", Some(NAMESPACE), &body)))
+    Ok(response(
+        StatusCode::OK,
+        request_id,
+        &document("GetCallerIdentityResponse", Some(NAMESPACE), &body),
+    ))
 }

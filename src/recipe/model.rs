@@ -61,7 +61,10 @@ pub enum BaseRef {
     /// An SSM parameter whose value is an AMI id, such as the public `/aws/service/debian/release/12/latest/amd64`.
     Ssm { parameter: String },
     /// The newest image that matches (`DescribeImages` filters; values may hold `*` and `?`).
-    Filter { owners: Vec<String>, filters: BTreeMap<String, Vec<String>> },
+    Filter {
+        owners: Vec<String>,
+        filters: BTreeMap<String, Vec<String>>,
+    },
     /// An EC2 Image Builder image version ARN.
     ImageBuilder { arn: String },
 }

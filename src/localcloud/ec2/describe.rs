@@ -69,10 +69,16 @@ fn dns_name(instance: &Instance) -> String {
 /// `InvalidInstanceID.Malformed` or `InvalidInstanceID.NotFound` that names all that are missing.
 pub fn check_ids(state: &State, ids: &[String]) -> Result<(), ApiError> {
     if let Some(id) = ids.iter().find(|id| !is_id("i", id)) {
-        return Err(ApiError::new("InvalidInstanceID.Malformed", format!("Invalid id: \"{id}\"")));
+        return Err(ApiError::new(
+            "InvalidInstanceID.Malformed",
+            format!("Invalid id: \"{id}\""),
+        ));
     }
-    let missing: Vec<_> =
-        ids.iter().filter(|id| !state.instances.contains_key(*id)).map(String::as_str).collect();
+    let missing: Vec<_> = ids
+        .iter()
+        .filter(|id| !state.instances.contains_key(*id))
+        .map(String::as_str)
+        .collect();
     match missing.as_slice() {
         [] => Ok(()),
         [id] => Err(ApiError::new(
@@ -99,16 +105,24 @@ pub(super) fn instances(call: &mut Call<'_>, mut params: Params) -> Result<Xml, 
     let (found, token) = page.cut(wanted.collect(), |instance| &instance.id);
     let mut reservations: BTreeMap<&str, Vec<&Instance>> = BTreeMap::new();
     for instance in found {
-        reservations.entry(&instance.reservation_id).or_default().push(instance);
+        reservations
+            .entry(&instance.reservation_id)
+            .or_default()
+            .push(instance);
     }
-    let set = reservations.into_iter().map(|(id, members)| reservation_of(call.state, id, &members));
+    let set = reservations
+        .into_iter()
+        .map(|(id, members)| reservation_of(call.state, id, &members));
     Ok(Xml::children([("reservationSet", Xml::list(set))]).with_some("nextToken", token))
 }
 
 /// One reservation with all its instances.
 pub fn reservation(state: &State, id: &str) -> Xml {
-    let mut members: Vec<_> =
-        state.instances.values().filter(|instance| instance.reservation_id == id).collect();
+    let mut members: Vec<_> = state
+        .instances
+        .values()
+        .filter(|instance| instance.reservation_id == id)
+        .collect();
     members.sort_by_key(|instance| instance.launch_index);
     reservation_of(state, id, &members)
 }
@@ -118,7 +132,10 @@ fn reservation_of(state: &State, id: &str, members: &[&Instance]) -> Xml {
         ("reservationId", Xml::text(id)),
         ("ownerId", Xml::text(ACCOUNT_ID)),
         ("groupSet", Xml::list([])),
-        ("instancesSet", Xml::list(members.iter().map(|instance| item(state, instance)))),
+        (
+            "instancesSet",
+            Xml::list(members.iter().map(|instance| item(state, instance))),
+        ),
     ])
 }
 
@@ -130,7 +147,10 @@ pub fn state_item(state: InstanceState) -> Xml {
 
 /// `stateReason`.
 pub fn reason_item(reason: &Reason) -> Xml {
-    Xml::children([("code", Xml::text(&reason.code)), ("message", Xml::text(&reason.message))])
+    Xml::children([
+        ("code", Xml::text(&reason.code)),
+        ("message", Xml::text(&reason.message)),
+    ])
 }
 
 fn item(state: &State, instance: &Instance) -> Xml {
@@ -149,12 +169,18 @@ fn item(state: &State, instance: &Instance) -> Xml {
                 ("tenancy", Xml::text("default")),
             ]),
         ),
-        ("monitoring", Xml::children([("state", Xml::text("disabled"))])),
+        (
+            "monitoring",
+            Xml::children([("state", Xml::text("disabled"))]),
+        ),
         ("architecture", Xml::text("x86_64")),
         ("rootDeviceType", Xml::text("ebs")),
         ("rootDeviceName", Xml::text(images::ROOT_DEVICE)),
         ("virtualizationType", Xml::text("hvm")),
-        ("clientToken", Xml::text(instance.client_token.as_deref().unwrap_or_default())),
+        (
+            "clientToken",
+            Xml::text(instance.client_token.as_deref().unwrap_or_default()),
+        ),
         ("hypervisor", Xml::text("xen")),
         ("ebsOptimized", Xml::text(false)),
         ("enaSupport", Xml::text(true)),
@@ -165,15 +191,25 @@ fn item(state: &State, instance: &Instance) -> Xml {
         ("metadataOptions", metadata(instance)),
         ("tagSet", tags::set(&instance.tags)),
     ])
-    .with_some("stateReason", instance.state_reason.as_ref().map(reason_item))
+    .with_some(
+        "stateReason",
+        instance.state_reason.as_ref().map(reason_item),
+    )
     .with_some("keyName", instance.key_name.as_ref().map(Xml::text))
-    .with_some("iamInstanceProfile", instance.instance_profile.as_ref().map(|name| {
-        let arn = format!("arn:aws:iam::{ACCOUNT_ID}:instance-profile/{name}");
-        Xml::children([("arn", Xml::text(arn)), ("id", Xml::text("AIPALOCALPIAASBAKE00"))])
-    }));
+    .with_some(
+        "iamInstanceProfile",
+        instance.instance_profile.as_ref().map(|name| {
+            let arn = format!("arn:aws:iam::{ACCOUNT_ID}:instance-profile/{name}");
+            Xml::children([
+                ("arn", Xml::text(arn)),
+                ("id", Xml::text("AIPALOCALPIAASBAKE00")),
+            ])
+        }),
+    );
     if instance.state == InstanceState::Terminated {
         // Its disk, its address and its interface are gone.
-        base.with("blockDeviceMapping", Xml::list([])).with("networkInterfaceSet", Xml::list([]))
+        base.with("blockDeviceMapping", Xml::list([]))
+            .with("networkInterfaceSet", Xml::list([]))
     } else {
         with_attachments(base, state, instance)
     }
@@ -195,7 +231,10 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
                 ("volumeId", Xml::text(&volume.id)),
                 ("status", Xml::text("attached")),
                 ("attachTime", time(instance.launch_time)),
-                ("deleteOnTermination", Xml::text(volume.delete_on_termination)),
+                (
+                    "deleteOnTermination",
+                    Xml::text(volume.delete_on_termination),
+                ),
             ]),
         ),
     ]);
@@ -235,7 +274,14 @@ fn metadata(instance: &Instance) -> Xml {
     let enabled = |yes: bool| Xml::text(if yes { "enabled" } else { "disabled" });
     Xml::children([
         ("state", Xml::text("applied")),
-        ("httpTokens", Xml::text(if options.tokens_required { "required" } else { "optional" })),
+        (
+            "httpTokens",
+            Xml::text(if options.tokens_required {
+                "required"
+            } else {
+                "optional"
+            }),
+        ),
         ("httpPutResponseHopLimit", Xml::text(options.hop_limit)),
         ("httpEndpoint", Xml::text("enabled")),
         ("httpProtocolIpv6", Xml::text("disabled")),
@@ -245,7 +291,14 @@ fn metadata(instance: &Instance) -> Xml {
 
 pub(super) fn status(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("InstanceId");
-    let filters = Filters::take(&mut params, &["instance-state-name", "instance-state-code", "availability-zone"])?;
+    let filters = Filters::take(
+        &mut params,
+        &[
+            "instance-state-name",
+            "instance-state-code",
+            "availability-zone",
+        ],
+    )?;
     let all = params.flag("IncludeAllInstances")?;
     let page = Page::take(&mut params, !ids.is_empty())?;
     call.accept(&params)?;
@@ -264,8 +317,14 @@ pub(super) fn status(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
             _ => ("not-applicable", "insufficient-data"),
         };
         let summary = || {
-            let detail = Xml::children([("name", Xml::text("reachability")), ("status", Xml::text(check))]);
-            Xml::children([("status", Xml::text(status)), ("details", Xml::list([detail]))])
+            let detail = Xml::children([
+                ("name", Xml::text("reachability")),
+                ("status", Xml::text(check)),
+            ]);
+            Xml::children([
+                ("status", Xml::text(status)),
+                ("details", Xml::list([detail])),
+            ])
         };
         Xml::children([
             ("instanceId", Xml::text(&instance.id)),

@@ -21,7 +21,8 @@ impl Filters {
             let name = filter.require("Name")?;
             let values = filter.texts("Value");
             filter.finish(&format!("Filter.{}", index + 1))?;
-            let is_known = name.starts_with("tag:") || name == "tag-key" || known.contains(&name.as_str());
+            let is_known =
+                name.starts_with("tag:") || name == "tag-key" || known.contains(&name.as_str());
             if !is_known {
                 return Err(ApiError::new(
                     "InvalidParameterValue",
@@ -47,7 +48,9 @@ impl Filters {
                 None if name == "tag-key" => tags.keys().cloned().collect(),
                 None => field(name),
             };
-            values.iter().any(|value| patterns.iter().any(|pattern| matches(pattern, value)))
+            values
+                .iter()
+                .any(|value| patterns.iter().any(|pattern| matches(pattern, value)))
         })
     }
 }
@@ -72,7 +75,9 @@ fn matches_from(mut pattern: &[char], mut text: &[char]) -> bool {
             [] if text.is_empty() => return true,
             ['?', rest @ ..] if !text.is_empty() => Some(rest),
             ['\\', character, rest @ ..] if text.first() == Some(character) => Some(rest),
-            [character, rest @ ..] if *character != '\\' && text.first() == Some(character) => Some(rest),
+            [character, rest @ ..] if *character != '\\' && text.first() == Some(character) => {
+                Some(rest)
+            }
             _ => None,
         };
         match (fits, again) {
@@ -112,12 +117,17 @@ impl Page {
             .take("NextToken")
             .map(|token| {
                 let bytes = URL_SAFE_NO_PAD.decode(&token).ok();
-                bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
-                    ApiError::new("InvalidNextToken", "The specified NextToken is not valid.")
-                })
+                bytes
+                    .and_then(|bytes| String::from_utf8(bytes).ok())
+                    .ok_or_else(|| {
+                        ApiError::new("InvalidNextToken", "The specified NextToken is not valid.")
+                    })
             })
             .transpose()?;
-        Ok(Self { max: max.unwrap_or(1000), after })
+        Ok(Self {
+            max: max.unwrap_or(1000),
+            after,
+        })
     }
 
     /// The part of `items`, which are sorted by `id`, and the token of the next part.
@@ -126,7 +136,10 @@ impl Page {
         let mut rest: Vec<T> = items.into_iter().filter(|item| id(item) > after).collect();
         let more = rest.len() > self.max;
         rest.truncate(self.max);
-        let token = rest.last().filter(|_| more).map(|last| Xml::text(URL_SAFE_NO_PAD.encode(id(last))));
+        let token = rest
+            .last()
+            .filter(|_| more)
+            .map(|last| Xml::text(URL_SAFE_NO_PAD.encode(id(last))));
         (rest, token)
     }
 }
@@ -157,11 +170,17 @@ mod tests {
     fn pages_follow_each_other() {
         let items: Vec<String> = (0..12).map(|number| format!("i-{number:02}")).collect();
         let mut params = Params::parse(b"MaxResults=5").unwrap();
-        let (first, token) = Page::take(&mut params, false).unwrap().cut(items.clone(), |item| item);
+        let (first, token) = Page::take(&mut params, false)
+            .unwrap()
+            .cut(items.clone(), |item| item);
         assert_eq!(first, items[..5]);
-        let Some(Xml::Text(token)) = token else { panic!("there is more") };
+        let Some(Xml::Text(token)) = token else {
+            panic!("there is more")
+        };
         let mut params = Params::parse(format!("NextToken={token}").as_bytes()).unwrap();
-        let (second, token) = Page::take(&mut params, false).unwrap().cut(items.clone(), |item| item);
+        let (second, token) = Page::take(&mut params, false)
+            .unwrap()
+            .cut(items.clone(), |item| item);
         assert_eq!((second.as_slice(), token), (&items[5..], None));
     }
 }

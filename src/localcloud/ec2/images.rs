@@ -48,9 +48,15 @@ pub fn state_name(state: Progress) -> &'static str {
 
 fn not_found(id: &str) -> ApiError {
     if is_id("ami", id) {
-        ApiError::new("InvalidAMIID.NotFound", format!("The image id '[{id}]' does not exist"))
+        ApiError::new(
+            "InvalidAMIID.NotFound",
+            format!("The image id '[{id}]' does not exist"),
+        )
     } else {
-        ApiError::new("InvalidAMIID.Malformed", format!("Invalid id: \"{id}\" (expecting \"ami-...\")"))
+        ApiError::new(
+            "InvalidAMIID.Malformed",
+            format!("Invalid id: \"{id}\" (expecting \"ami-...\")"),
+        )
     }
 }
 
@@ -65,7 +71,10 @@ pub fn usable(state: &State, id: &str) -> Result<Image, ApiError> {
     } else {
         Err(ApiError::new(
             "InvalidAMIID.Unavailable",
-            format!("The image ID '{id}' is {}, not available.", state_name(image.state)),
+            format!(
+                "The image ID '{id}' is {}, not available.",
+                state_name(image.state)
+            ),
         ))
     }
 }
@@ -95,15 +104,25 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
     check_name(&name)?;
     instances::check_ids(call.state, std::slice::from_ref(&instance_id))?;
     let Some(instance) = call.state.instances.get(&instance_id).cloned() else {
-        return Err(ApiError::internal("an instance that was just found is gone"));
+        return Err(ApiError::internal(
+            "an instance that was just found is gone",
+        ));
     };
-    if !matches!(instance.state, InstanceState::Running | InstanceState::Stopping | InstanceState::Stopped) {
+    if !matches!(
+        instance.state,
+        InstanceState::Running | InstanceState::Stopping | InstanceState::Stopped
+    ) {
         return Err(ApiError::new(
             "IncorrectState",
             format!("The instance '{instance_id}' is not in the 'running' or 'stopped' state."),
         ));
     }
-    if let Some(other) = call.state.images.values().find(|image| image.owner_id == ACCOUNT_ID && image.name == name) {
+    if let Some(other) = call
+        .state
+        .images
+        .values()
+        .find(|image| image.owner_id == ACCOUNT_ID && image.name == name)
+    {
         return Err(ApiError::new(
             "InvalidAMIName.Duplicate",
             format!("AMI name {name} is already in use by AMI {}", other.id),
@@ -113,47 +132,66 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
     if size < instance.volume.size {
         return Err(ApiError::new(
             "InvalidBlockDeviceMapping",
-            format!("The volume of {ROOT_DEVICE} has {} GiB; an image cannot have less", instance.volume.size),
+            format!(
+                "The volume of {ROOT_DEVICE} has {} GiB; an image cannot have less",
+                instance.volume.size
+            ),
         ));
     }
     let snapshot_id = call.state.new_id("snap");
     let id = call.state.new_id("ami");
     call.driver
-        .snapshot(&SnapshotSpec { snapshot_id: snapshot_id.clone(), instance_id: instance_id.clone(), size_gib: size })
+        .snapshot(&SnapshotSpec {
+            snapshot_id: snapshot_id.clone(),
+            instance_id: instance_id.clone(),
+            size_gib: size,
+        })
         .map_err(|error| ApiError::internal(error.to_string()))?;
     if instance.state == InstanceState::Running && !no_reboot {
-        call.driver.reboot(&instance_id).map_err(|error| ApiError::internal(error.to_string()))?;
+        call.driver
+            .reboot(&instance_id)
+            .map_err(|error| ApiError::internal(error.to_string()))?;
     }
-    call.state.snapshots.insert(snapshot_id.clone(), Snapshot {
-        id: snapshot_id.clone(),
-        description: format!("Created by CreateImage({instance_id}) for {id}"),
-        owner_id: ACCOUNT_ID.to_owned(),
-        started: call.now,
-        completed: None,
-        state: Progress::Pending,
-        state_message: String::new(),
-        percent: 0,
-        volume_id: instance.volume.id,
-        size,
-        tags: tags.of("snapshot"),
-    });
-    let source = call.state.images.get(&instance.image_id).map(|image| image.id.clone());
-    call.state.images.insert(id.clone(), Image {
-        id: id.clone(),
-        name,
-        description,
-        owner_id: ACCOUNT_ID.to_owned(),
-        created: call.now,
-        state: Progress::Pending,
-        state_reason: None,
-        snapshot_id,
-        size,
-        volume_kind: volume.kind.unwrap_or(instance.volume.kind),
-        source_instance_id: Some(instance_id),
-        source_image_id: source,
-        tags: tags.of("image"),
-        owner: Some(call.process),
-    });
+    call.state.snapshots.insert(
+        snapshot_id.clone(),
+        Snapshot {
+            id: snapshot_id.clone(),
+            description: format!("Created by CreateImage({instance_id}) for {id}"),
+            owner_id: ACCOUNT_ID.to_owned(),
+            started: call.now,
+            completed: None,
+            state: Progress::Pending,
+            state_message: String::new(),
+            percent: 0,
+            volume_id: instance.volume.id,
+            size,
+            tags: tags.of("snapshot"),
+        },
+    );
+    let source = call
+        .state
+        .images
+        .get(&instance.image_id)
+        .map(|image| image.id.clone());
+    call.state.images.insert(
+        id.clone(),
+        Image {
+            id: id.clone(),
+            name,
+            description,
+            owner_id: ACCOUNT_ID.to_owned(),
+            created: call.now,
+            state: Progress::Pending,
+            state_reason: None,
+            snapshot_id,
+            size,
+            volume_kind: volume.kind.unwrap_or(instance.volume.kind),
+            source_instance_id: Some(instance_id),
+            source_image_id: source,
+            tags: tags.of("image"),
+            owner: Some(call.process),
+        },
+    );
     Ok(Xml::children([("imageId", Xml::text(id))]))
 }
 
@@ -173,7 +211,9 @@ fn field(image: &Image, name: &str) -> Vec<String> {
         "image-type" => "machine",
         "hypervisor" => "xen",
         "ena-support" => "true",
-        "creation-date" => return vec![image.created.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string()],
+        "creation-date" => {
+            return vec![image.created.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string()];
+        }
         "source-instance-id" => image.source_instance_id.as_deref().unwrap_or_default(),
         "block-device-mapping.snapshot-id" => &image.snapshot_id,
         // `owner-alias`: neither account has one.
@@ -227,7 +267,10 @@ fn item(region: &str, image: &Image) -> Xml {
     let source = image.source_image_id.as_ref();
     Xml::children([
         ("imageId", Xml::text(&image.id)),
-        ("imageLocation", Xml::text(format!("{}/{}", image.owner_id, image.name))),
+        (
+            "imageLocation",
+            Xml::text(format!("{}/{}", image.owner_id, image.name)),
+        ),
         ("imageState", Xml::text(state_name(image.state))),
         ("imageOwnerId", Xml::text(&image.owner_id)),
         ("creationDate", time(image.created)),
@@ -247,8 +290,14 @@ fn item(region: &str, image: &Image) -> Xml {
         ("usageOperation", Xml::text("RunInstances")),
         ("tagSet", tags::set(&image.tags)),
     ])
-    .with_some("stateReason", image.state_reason.as_ref().map(instances::reason_item))
-    .with_some("sourceInstanceId", image.source_instance_id.as_ref().map(Xml::text))
+    .with_some(
+        "stateReason",
+        image.state_reason.as_ref().map(instances::reason_item),
+    )
+    .with_some(
+        "sourceInstanceId",
+        image.source_instance_id.as_ref().map(Xml::text),
+    )
     .with_some("sourceImageId", source.map(Xml::text))
     .with_some("sourceImageRegion", source.map(|_| Xml::text(region)))
 }
@@ -259,16 +308,20 @@ pub(super) fn deregister(call: &mut Call<'_>, mut params: Params) -> Result<Xml,
     call.accept(&params)?;
     let image = call.state.images.get(&id).ok_or_else(|| not_found(&id))?;
     if image.owner_id != ACCOUNT_ID {
-        return Err(ApiError::new("AuthFailure", format!("Not authorized for image:{id}"))
-            .with_status(http::StatusCode::FORBIDDEN));
+        return Err(
+            ApiError::new("AuthFailure", format!("Not authorized for image:{id}"))
+                .with_status(http::StatusCode::FORBIDDEN),
+        );
     }
     let snapshot_id = image.snapshot_id.clone();
     call.state.images.remove(&id);
     let mut answer = super::done();
     if with_snapshots {
         snapshots::remove(call, &snapshot_id)?;
-        let result =
-            Xml::children([("snapshotId", Xml::text(&snapshot_id)), ("returnCode", Xml::text("success"))]);
+        let result = Xml::children([
+            ("snapshotId", Xml::text(&snapshot_id)),
+            ("returnCode", Xml::text("success")),
+        ]);
         answer = answer.with("deleteSnapshotResultSet", Xml::list([result]));
     }
     Ok(answer)

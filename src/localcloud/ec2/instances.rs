@@ -51,14 +51,21 @@ pub(super) struct VolumeWanted {
 /// Takes `BlockDeviceMapping.n`; only the root device can be mapped.
 pub(super) fn take_root_volume(params: &mut Params) -> Result<VolumeWanted, ApiError> {
     let mut wanted = VolumeWanted::default();
-    for (index, mut mapping) in params.structures("BlockDeviceMapping").into_iter().enumerate() {
+    for (index, mut mapping) in params
+        .structures("BlockDeviceMapping")
+        .into_iter()
+        .enumerate()
+    {
         let device = mapping.require("DeviceName")?;
         let mut ebs = mapping.structure("Ebs");
         mapping.finish(&format!("BlockDeviceMapping.{}", index + 1))?;
         if device != images::ROOT_DEVICE {
             return Err(ApiError::new(
                 "InvalidBlockDeviceMapping",
-                format!("Invalid device name {device}: machines here have {} only", images::ROOT_DEVICE),
+                format!(
+                    "Invalid device name {device}: machines here have {} only",
+                    images::ROOT_DEVICE
+                ),
             ));
         }
         wanted = VolumeWanted {
@@ -66,8 +73,16 @@ pub(super) fn take_root_volume(params: &mut Params) -> Result<VolumeWanted, ApiE
             kind: ebs.take("VolumeType"),
             delete_on_termination: ebs.parsed("DeleteOnTermination")?,
         };
-        if let Some(kind) = wanted.kind.as_deref().filter(|kind| !matches!(*kind, "gp2" | "gp3")) {
-            return Err(invalid_value("VolumeType", kind, "The local cloud has gp2 and gp3."));
+        if let Some(kind) = wanted
+            .kind
+            .as_deref()
+            .filter(|kind| !matches!(*kind, "gp2" | "gp3"))
+        {
+            return Err(invalid_value(
+                "VolumeType",
+                kind,
+                "The local cloud has gp2 and gp3.",
+            ));
         }
         ebs.finish(&format!("BlockDeviceMapping.{}.Ebs", index + 1))?;
     }
@@ -77,11 +92,15 @@ pub(super) fn take_root_volume(params: &mut Params) -> Result<VolumeWanted, ApiE
 impl Wanted {
     fn take(call: &Call<'_>, params: &mut Params) -> Result<Self, ApiError> {
         let image_id = params.require("ImageId")?;
-        let instance_type = params.take("InstanceType").unwrap_or_else(|| "t3.micro".to_owned());
+        let instance_type = params
+            .take("InstanceType")
+            .unwrap_or_else(|| "t3.micro".to_owned());
         let mut counts = [0_usize; 2];
         for (slot, name) in counts.iter_mut().zip(["MinCount", "MaxCount"]) {
             let value = params.require(name)?;
-            *slot = value.parse().map_err(|_| invalid_value(name, &value, "It must be a number."))?;
+            *slot = value
+                .parse()
+                .map_err(|_| invalid_value(name, &value, "It must be a number."))?;
         }
         let [min, max] = counts;
         let mut profile = params.structure("IamInstanceProfile");
@@ -92,11 +111,25 @@ impl Wanted {
         };
         profile.finish("IamInstanceProfile")?;
         let mut placement = params.structure("Placement");
-        if let Some(zone) = placement.take("AvailabilityZone").filter(|zone| *zone != network::zone(call.region)) {
-            return Err(invalid_value("AvailabilityZone", &zone, "The zone does not exist."));
+        if let Some(zone) = placement
+            .take("AvailabilityZone")
+            .filter(|zone| *zone != network::zone(call.region))
+        {
+            return Err(invalid_value(
+                "AvailabilityZone",
+                &zone,
+                "The zone does not exist.",
+            ));
         }
-        if let Some(tenancy) = placement.take("Tenancy").filter(|tenancy| tenancy != "default") {
-            return Err(invalid_value("Tenancy", &tenancy, "The local cloud has the default only."));
+        if let Some(tenancy) = placement
+            .take("Tenancy")
+            .filter(|tenancy| tenancy != "default")
+        {
+            return Err(invalid_value(
+                "Tenancy",
+                &tenancy,
+                "The local cloud has the default only.",
+            ));
         }
         placement.finish("Placement")?;
         let mut monitoring = params.structure("Monitoring");
@@ -105,8 +138,15 @@ impl Wanted {
         params.flag("EbsOptimized")?;
         let (subnet, group_ids) = take_network(params)?;
         let client_token = params.take("ClientToken");
-        if let Some(token) = client_token.as_deref().filter(|token| token.len() > 64 || !token.is_ascii()) {
-            return Err(invalid_value("ClientToken", token, "A token has at most 64 ASCII characters."));
+        if let Some(token) = client_token
+            .as_deref()
+            .filter(|token| token.len() > 64 || !token.is_ascii())
+        {
+            return Err(invalid_value(
+                "ClientToken",
+                token,
+                "A token has at most 64 ASCII characters.",
+            ));
         }
         let behavior = params.take("InstanceInitiatedShutdownBehavior");
         let wanted = Self {
@@ -122,7 +162,11 @@ impl Wanted {
                 None | Some("stop") => false,
                 Some("terminate") => true,
                 Some(other) => {
-                    return Err(invalid_value("InstanceInitiatedShutdownBehavior", other, ""));
+                    return Err(invalid_value(
+                        "InstanceInitiatedShutdownBehavior",
+                        other,
+                        "",
+                    ));
                 }
             },
             disable_api_termination: params.flag("DisableApiTermination")?,
@@ -142,7 +186,11 @@ impl Wanted {
     fn check(&self, call: &Call<'_>) -> Result<(), ApiError> {
         types::find(&self.instance_type)?;
         if self.min == 0 || self.max < self.min {
-            return Err(invalid_value("minCount", &self.min.to_string(), "It must be from 1 to maxCount."));
+            return Err(invalid_value(
+                "minCount",
+                &self.min.to_string(),
+                "It must be from 1 to maxCount.",
+            ));
         }
         for id in &self.group_ids {
             network::check_group(call, id)?;
@@ -165,9 +213,16 @@ impl Wanted {
 fn take_network(params: &mut Params) -> Result<(Option<String>, Vec<String>), ApiError> {
     let mut subnet = params.take("SubnetId");
     let mut groups = params.texts("SecurityGroupId");
-    for (index, mut interface) in params.structures("NetworkInterface").into_iter().enumerate() {
+    for (index, mut interface) in params
+        .structures("NetworkInterface")
+        .into_iter()
+        .enumerate()
+    {
         if index > 0 {
-            return Err(ApiError::new("InvalidParameterValue", "Machines here have one network interface."));
+            return Err(ApiError::new(
+                "InvalidParameterValue",
+                "Machines here have one network interface.",
+            ));
         }
         interface.parsed::<u32>("DeviceIndex")?;
         interface.flag("AssociatePublicIpAddress")?;
@@ -180,8 +235,15 @@ fn take_network(params: &mut Params) -> Result<(Option<String>, Vec<String>), Ap
 }
 
 fn take_user_data(params: &mut Params) -> Result<Option<String>, ApiError> {
-    let Some(encoded) = params.take("UserData").filter(|data| !data.is_empty()) else { return Ok(None) };
-    let malformed = || ApiError::new("InvalidUserData.Malformed", "Invalid BASE64 encoding of user data.");
+    let Some(encoded) = params.take("UserData").filter(|data| !data.is_empty()) else {
+        return Ok(None);
+    };
+    let malformed = || {
+        ApiError::new(
+            "InvalidUserData.Malformed",
+            "Invalid BASE64 encoding of user data.",
+        )
+    };
     let data = STANDARD.decode(encoded.trim()).map_err(|_| malformed())?;
     if data.len() > USER_DATA_LIMIT {
         return Err(ApiError::new(
@@ -190,21 +252,37 @@ fn take_user_data(params: &mut Params) -> Result<Option<String>, ApiError> {
         ));
     }
     String::from_utf8(data).map(Some).map_err(|_| {
-        ApiError::new("InvalidUserData.Malformed", "The local cloud takes user data that is UTF-8 text.")
+        ApiError::new(
+            "InvalidUserData.Malformed",
+            "The local cloud takes user data that is UTF-8 text.",
+        )
     })
 }
 
 fn take_metadata(params: &mut Params) -> Result<MetadataOptions, ApiError> {
     let mut options = params.structure("MetadataOptions");
     let tokens = options.take("HttpTokens");
-    let hop_limit = options.parsed::<u8>("HttpPutResponseHopLimit")?.unwrap_or(1);
+    let hop_limit = options
+        .parsed::<u8>("HttpPutResponseHopLimit")?
+        .unwrap_or(1);
     let tags = options.take("InstanceMetadataTags");
-    if let Some(endpoint) = options.take("HttpEndpoint").filter(|endpoint| endpoint != "enabled") {
-        return Err(invalid_value("HttpEndpoint", &endpoint, "Machines here always have the endpoint."));
+    if let Some(endpoint) = options
+        .take("HttpEndpoint")
+        .filter(|endpoint| endpoint != "enabled")
+    {
+        return Err(invalid_value(
+            "HttpEndpoint",
+            &endpoint,
+            "Machines here always have the endpoint.",
+        ));
     }
     options.finish("MetadataOptions")?;
     if !(1..=64).contains(&hop_limit) {
-        return Err(invalid_value("HttpPutResponseHopLimit", &hop_limit.to_string(), "It must be from 1 to 64."));
+        return Err(invalid_value(
+            "HttpPutResponseHopLimit",
+            &hop_limit.to_string(),
+            "It must be from 1 to 64.",
+        ));
     }
     Ok(MetadataOptions {
         tokens_required: tokens.as_deref() == Some("required"),
@@ -224,7 +302,10 @@ pub(super) fn run(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiErr
     if addresses.len() < wanted.min {
         return Err(ApiError::new(
             "InstanceLimitExceeded",
-            format!("This host has addresses for {ADDRESSES} instances; {} are left", addresses.len()),
+            format!(
+                "This host has addresses for {ADDRESSES} instances; {} are left",
+                addresses.len()
+            ),
         ));
     }
     addresses.truncate(wanted.max);
@@ -234,18 +315,33 @@ pub(super) fn run(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiErr
         call.state.instances.insert(instance.id.clone(), instance);
     }
     if let Some(token) = wanted.client_token {
-        call.state.tokens.insert(token, Token { request, reservation_id: reservation.clone() });
+        call.state.tokens.insert(
+            token,
+            Token {
+                request,
+                reservation_id: reservation.clone(),
+            },
+        );
     }
     Ok(describe::reservation(call.state, &reservation))
 }
 
 /// The answer to a request that was made before with the same client token.
 fn repeated(call: &mut Call<'_>, params: &Params, request: &str) -> Result<Option<Xml>, ApiError> {
-    let Some(token) = params.clone().take("ClientToken") else { return Ok(None) };
-    let Some(known) = call.state.tokens.get(&token) else { return Ok(None) };
+    let Some(token) = params.clone().take("ClientToken") else {
+        return Ok(None);
+    };
+    let Some(known) = call.state.tokens.get(&token) else {
+        return Ok(None);
+    };
     // A token lasts as long as its instances are visible.
     let reservation = known.reservation_id.clone();
-    if !call.state.instances.values().any(|instance| instance.reservation_id == reservation) {
+    if !call
+        .state
+        .instances
+        .values()
+        .any(|instance| instance.reservation_id == reservation)
+    {
         call.state.tokens.remove(&token);
         return Ok(None);
     }
@@ -260,13 +356,24 @@ fn repeated(call: &mut Call<'_>, params: &Params, request: &str) -> Result<Optio
 
 /// A number that no live instance has, in the third byte.
 fn free_addresses(call: &Call<'_>) -> Vec<String> {
-    let live = call.state.instances.values().filter(|one| one.state != InstanceState::Terminated);
+    let live = call
+        .state
+        .instances
+        .values()
+        .filter(|one| one.state != InstanceState::Terminated);
     let taken: Vec<_> = live.map(|instance| instance.private_ip.as_str()).collect();
     let all = (1..=ADDRESSES).map(|number| format!("172.31.{number}.100"));
-    all.filter(|address| !taken.contains(&address.as_str())).collect()
+    all.filter(|address| !taken.contains(&address.as_str()))
+        .collect()
 }
 
-fn launch(call: &mut Call<'_>, wanted: &Wanted, reservation: &str, index: usize, address: String) -> Instance {
+fn launch(
+    call: &mut Call<'_>,
+    wanted: &Wanted,
+    reservation: &str,
+    index: usize,
+    address: String,
+) -> Instance {
     let tags = wanted.tags.of("instance");
     let zone = network::zone(call.region);
     let mut instance = Instance {
@@ -277,7 +384,10 @@ fn launch(call: &mut Call<'_>, wanted: &Wanted, reservation: &str, index: usize,
         instance_type: wanted.instance_type.clone(),
         launch_time: call.now,
         state: InstanceState::Pending,
-        state_reason: Some(Reason { code: "pending".to_owned(), message: "pending".to_owned() }),
+        state_reason: Some(Reason {
+            code: "pending".to_owned(),
+            message: "pending".to_owned(),
+        }),
         transition_reason: String::new(),
         private_ip: address,
         availability_zone: zone,
@@ -296,7 +406,11 @@ fn launch(call: &mut Call<'_>, wanted: &Wanted, reservation: &str, index: usize,
         volume: Volume {
             id: call.state.new_id("vol"),
             size: wanted.volume.size.unwrap_or(wanted.image.size),
-            kind: wanted.volume.kind.clone().unwrap_or_else(|| wanted.image.volume_kind.clone()),
+            kind: wanted
+                .volume
+                .kind
+                .clone()
+                .unwrap_or_else(|| wanted.image.volume_kind.clone()),
             delete_on_termination: wanted.volume.delete_on_termination.unwrap_or(true),
             tags: wanted.tags.of("volume"),
         },
@@ -312,7 +426,12 @@ fn launch(call: &mut Call<'_>, wanted: &Wanted, reservation: &str, index: usize,
             code: "Server.InternalError".to_owned(),
             message: format!("Server.InternalError: {error}"),
         };
-        super::lifecycle::set_state(&mut instance, InstanceState::Terminated, Some(why), call.now);
+        super::lifecycle::set_state(
+            &mut instance,
+            InstanceState::Terminated,
+            Some(why),
+            call.now,
+        );
     }
     instance
 }
@@ -330,7 +449,11 @@ fn spec(instance: &Instance, wanted: &Wanted) -> LaunchSpec {
         user_data: wanted.user_data.clone(),
         imds_tokens_required: instance.metadata.tokens_required,
         imds_hop_limit: instance.metadata.hop_limit,
-        metadata_tags: if instance.metadata.tags_enabled { instance.tags.clone() } else { Tags::new() },
+        metadata_tags: if instance.metadata.tags_enabled {
+            instance.tags.clone()
+        } else {
+            Tags::new()
+        },
         instance_profile: instance.instance_profile.clone(),
         terminate_on_shutdown: instance.terminate_on_shutdown,
     }

@@ -12,9 +12,17 @@ const VISIBLE: SignedDuration = SignedDuration::from_hours(1);
 fn follow(instance: &Instance, seen: &Observation) -> Option<(InstanceState, Option<Reason>)> {
     use InstanceState as S;
     let reason = |code: &str, message: &str| {
-        Some(Reason { code: code.to_owned(), message: format!("{code}: {message}") })
+        Some(Reason {
+            code: code.to_owned(),
+            message: format!("{code}: {message}"),
+        })
     };
-    let inside = || reason("Client.InstanceInitiatedShutdown", "Instance initiated shutdown");
+    let inside = || {
+        reason(
+            "Client.InstanceInitiatedShutdown",
+            "Instance initiated shutdown",
+        )
+    };
     let failed = || {
         let why = seen.reason.as_deref().unwrap_or("the machine failed");
         reason("Server.InternalError", why)
@@ -28,11 +36,16 @@ fn follow(instance: &Instance, seen: &Observation) -> Option<(InstanceState, Opt
         (_, Power::Gone) => (S::Terminated, instance.state_reason.clone().or_else(failed)),
         (S::Stopped, _) => return None,
         (S::Pending, Power::Running) => (S::Running, None),
-        (S::Pending | S::Running, Power::Stopping) if !instance.terminate_on_shutdown => {
-            (S::Stopping, seen.shut_down_from_inside.then(inside).flatten())
-        }
+        (S::Pending | S::Running, Power::Stopping) if !instance.terminate_on_shutdown => (
+            S::Stopping,
+            seen.shut_down_from_inside.then(inside).flatten(),
+        ),
         (S::Pending | S::Running, Power::Off) => {
-            let to = if instance.terminate_on_shutdown { S::ShuttingDown } else { S::Stopped };
+            let to = if instance.terminate_on_shutdown {
+                S::ShuttingDown
+            } else {
+                S::Stopped
+            };
             (to, seen.shut_down_from_inside.then(inside).flatten())
         }
         (S::Stopping, Power::Off) => (S::Stopped, instance.state_reason.clone()),
@@ -49,9 +62,15 @@ pub fn refresh(state: &mut State, driver: &dyn Driver, now: Timestamp) {
         }
     }
     state.instances.retain(|_, instance| {
-        instance.terminated_at.is_none_or(|at| now.duration_since(at) < VISIBLE)
+        instance
+            .terminated_at
+            .is_none_or(|at| now.duration_since(at) < VISIBLE)
     });
-    for snapshot in state.snapshots.values_mut().filter(|snapshot| snapshot.state == Progress::Pending) {
+    for snapshot in state
+        .snapshots
+        .values_mut()
+        .filter(|snapshot| snapshot.state == Progress::Pending)
+    {
         let progress = driver.snapshot_progress(&snapshot.id);
         snapshot.percent = progress.percent.min(100);
         if let Some(error) = progress.error {
@@ -63,13 +82,22 @@ pub fn refresh(state: &mut State, driver: &dyn Driver, now: Timestamp) {
             snapshot.completed = Some(now);
         }
     }
-    for image in state.images.values_mut().filter(|image| image.state == Progress::Pending) {
-        let Some(snapshot) = state.snapshots.get(&image.snapshot_id) else { continue };
+    for image in state
+        .images
+        .values_mut()
+        .filter(|image| image.state == Progress::Pending)
+    {
+        let Some(snapshot) = state.snapshots.get(&image.snapshot_id) else {
+            continue;
+        };
         image.state = snapshot.state;
         if snapshot.state == Progress::Failed {
             image.state_reason = Some(Reason {
                 code: "Client.SnapshotError".to_owned(),
-                message: format!("The snapshot {} failed: {}", snapshot.id, snapshot.state_message),
+                message: format!(
+                    "The snapshot {} failed: {}",
+                    snapshot.id, snapshot.state_message
+                ),
             });
         }
     }
@@ -80,7 +108,9 @@ fn refresh_instance(instance: &mut Instance, driver: &dyn Driver, now: Timestamp
     let seen = driver.observe(&instance.id);
     instance.agent_online_since = seen.agent_online_since;
     instance.agent_registered |= seen.agent_online_since.is_some();
-    let Some((to, why)) = follow(instance, &seen) else { return };
+    let Some((to, why)) = follow(instance, &seen) else {
+        return;
+    };
     set_state(instance, to, why, now);
     if to == InstanceState::ShuttingDown && driver.terminate(&instance.id).is_ok() {
         let seen = driver.observe(&instance.id);
@@ -125,7 +155,11 @@ mod tests {
             key_name: None,
             instance_profile: None,
             client_token: None,
-            metadata: MetadataOptions { tokens_required: true, hop_limit: 1, tags_enabled: false },
+            metadata: MetadataOptions {
+                tokens_required: true,
+                hop_limit: 1,
+                tags_enabled: false,
+            },
             terminate_on_shutdown: false,
             disable_api_termination: false,
             interface_id: "eni-00000000".into(),
@@ -145,7 +179,12 @@ mod tests {
     }
 
     fn seen(power: Power, inside: bool) -> Observation {
-        Observation { power, agent_online_since: None, reason: None, shut_down_from_inside: inside }
+        Observation {
+            power,
+            agent_online_since: None,
+            reason: None,
+            shut_down_from_inside: inside,
+        }
     }
 
     fn next(state: InstanceState, power: Power, inside: bool) -> InstanceState {
@@ -181,6 +220,9 @@ mod tests {
         assert_eq!(to, InstanceState::Stopped);
         assert_eq!(why.unwrap().code, "Client.InstanceInitiatedShutdown");
         instance.terminate_on_shutdown = true;
-        assert_eq!(follow(&instance, &seen(Power::Off, true)).unwrap().0, InstanceState::ShuttingDown);
+        assert_eq!(
+            follow(&instance, &seen(Power::Off, true)).unwrap().0,
+            InstanceState::ShuttingDown
+        );
     }
 }

@@ -78,19 +78,33 @@ pub(super) fn handle(
 ) -> Result<Response<Bytes>, ApiError> {
     let mut params = Params::parse(body)?;
     let action = params.take("Action").ok_or_else(|| {
-        ApiError::new("MissingAction", "The request must contain the parameter Action")
+        ApiError::new(
+            "MissingAction",
+            "The request must contain the parameter Action",
+        )
     })?;
     params.take("Version");
     call.dry_run = params.flag("DryRun")?;
-    let operation = OPERATIONS.iter().find(|(name, _)| *name == action).map(|(_, run)| run).ok_or_else(|| {
-        ApiError::new("InvalidAction", format!("The action {action} is not valid for this web service."))
-    })?;
+    let operation = OPERATIONS
+        .iter()
+        .find(|(name, _)| *name == action)
+        .map(|(_, run)| run)
+        .ok_or_else(|| {
+            ApiError::new(
+                "InvalidAction",
+                format!("The action {action} is not valid for this web service."),
+            )
+        })?;
     let answer = operation(call, params)?;
     let mut children = vec![("requestId", Xml::text(request_id))];
     if let Xml::Children(rest) = answer {
         children.extend(rest);
     }
-    let text = document(&format!("{action}Response"), Some(NAMESPACE), &Xml::Children(children));
+    let text = document(
+        &format!("{action}Response"),
+        Some(NAMESPACE),
+        &Xml::Children(children),
+    );
     Ok(response(StatusCode::OK, request_id, &text))
 }
 
@@ -113,9 +127,11 @@ fn invalid_value(parameter: &str, value: &str, why: &str) -> ApiError {
 
 /// `<prefix>-` and 8 or 17 hex digits.
 fn is_id(prefix: &str, id: &str) -> bool {
-    id.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-')).is_some_and(|digits| {
-        matches!(digits.len(), 8 | 17) && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
+    id.strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix('-'))
+        .is_some_and(|digits| {
+            matches!(digits.len(), 8 | 17) && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
 }
 
 #[cfg(test)]

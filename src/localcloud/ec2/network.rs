@@ -7,7 +7,7 @@ use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::filters::{Filters, Page};
 use super::tags::{self, Specifications};
-use super::{is_id, super::ACCOUNT_ID};
+use super::{super::ACCOUNT_ID, is_id};
 
 /// The default VPC.
 pub const VPC: &str = "vpc-0000000000000001f";
@@ -46,7 +46,12 @@ fn only(given: &[String], there: &str, code: &str, what: &str) -> Result<(), Api
 
 /// Refuses a subnet that is not ours.
 pub fn check_subnet(id: &str) -> Result<(), ApiError> {
-    only(&[id.to_owned()], SUBNET, "InvalidSubnetID.NotFound", "subnet ID")
+    only(
+        &[id.to_owned()],
+        SUBNET,
+        "InvalidSubnetID.NotFound",
+        "subnet ID",
+    )
 }
 
 /// Refuses a security group that does not exist.
@@ -54,7 +59,11 @@ pub fn check_group(call: &Call<'_>, id: &str) -> Result<(), ApiError> {
     if call.state.groups.contains_key(id) {
         Ok(())
     } else {
-        let code = if is_id("sg", id) { "InvalidGroup.NotFound" } else { "InvalidGroupId.Malformed" };
+        let code = if is_id("sg", id) {
+            "InvalidGroup.NotFound"
+        } else {
+            "InvalidGroupId.Malformed"
+        };
         Err(missing(code, "security group", id))
     }
 }
@@ -80,12 +89,18 @@ pub(super) fn describe_regions(call: &mut Call<'_>, mut params: Params) -> Resul
         ("regionEndpoint", Xml::text(&endpoint)),
         ("optInStatus", Xml::text("opt-in-not-required")),
     ]);
-    Ok(Xml::children([("regionInfo", Xml::list(matches.then_some(region)))]))
+    Ok(Xml::children([(
+        "regionInfo",
+        Xml::list(matches.then_some(region)),
+    )]))
 }
 
 pub(super) fn describe_zones(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let names = params.texts("ZoneName");
-    let filters = Filters::take(&mut params, &["zone-name", "region-name", "state", "zone-type"])?;
+    let filters = Filters::take(
+        &mut params,
+        &["zone-name", "region-name", "state", "zone-type"],
+    )?;
     params.flag("AllAvailabilityZones")?;
     call.accept(&params)?;
     let name = zone(call.region);
@@ -106,13 +121,25 @@ pub(super) fn describe_zones(call: &mut Call<'_>, mut params: Params) -> Result<
         ("optInStatus", Xml::text("opt-in-not-required")),
         ("messageSet", Xml::list([])),
     ]);
-    Ok(Xml::children([("availabilityZoneInfo", Xml::list(matches.then_some(item)))]))
+    Ok(Xml::children([(
+        "availabilityZoneInfo",
+        Xml::list(matches.then_some(item)),
+    )]))
 }
 
 pub(super) fn describe_vpcs(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("VpcId");
-    let filters =
-        Filters::take(&mut params, &["vpc-id", "is-default", "isDefault", "state", "cidr", "owner-id"])?;
+    let filters = Filters::take(
+        &mut params,
+        &[
+            "vpc-id",
+            "is-default",
+            "isDefault",
+            "state",
+            "cidr",
+            "owner-id",
+        ],
+    )?;
     Page::take(&mut params, !ids.is_empty())?;
     call.accept(&params)?;
     only(&ids, VPC, "InvalidVpcID.NotFound", "vpc ID")?;
@@ -134,12 +161,23 @@ pub(super) fn describe_vpcs(call: &mut Call<'_>, mut params: Params) -> Result<X
         ("instanceTenancy", Xml::text("default")),
         ("isDefault", Xml::text(true)),
     ]);
-    Ok(Xml::children([("vpcSet", Xml::list(matches.then_some(vpc)))]))
+    Ok(Xml::children([(
+        "vpcSet",
+        Xml::list(matches.then_some(vpc)),
+    )]))
 }
 
 pub(super) fn describe_subnets(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("SubnetId");
-    let known = ["subnet-id", "vpc-id", "availability-zone", "default-for-az", "state", "cidr-block", "owner-id"];
+    let known = [
+        "subnet-id",
+        "vpc-id",
+        "availability-zone",
+        "default-for-az",
+        "state",
+        "cidr-block",
+        "owner-id",
+    ];
     let filters = Filters::take(&mut params, &known)?;
     Page::take(&mut params, !ids.is_empty())?;
     call.accept(&params)?;
@@ -157,19 +195,30 @@ pub(super) fn describe_subnets(call: &mut Call<'_>, mut params: Params) -> Resul
         };
         vec![value.to_owned()]
     });
-    let live = call.state.instances.values().filter(|instance| !instance.state.is_ending()).count();
+    let live = call
+        .state
+        .instances
+        .values()
+        .filter(|instance| !instance.state.is_ending())
+        .count();
     let subnet = Xml::children([
         ("subnetId", Xml::text(SUBNET)),
         ("vpcId", Xml::text(VPC)),
         ("ownerId", Xml::text(ACCOUNT_ID)),
         ("state", Xml::text("available")),
         ("cidrBlock", Xml::text(CIDR)),
-        ("availableIpAddressCount", Xml::text(super::instances::ADDRESSES - live)),
+        (
+            "availableIpAddressCount",
+            Xml::text(super::instances::ADDRESSES - live),
+        ),
         ("availabilityZone", Xml::text(&zone)),
         ("defaultForAz", Xml::text(true)),
         ("mapPublicIpOnLaunch", Xml::text(false)),
     ]);
-    Ok(Xml::children([("subnetSet", Xml::list(matches.then_some(subnet)))]))
+    Ok(Xml::children([(
+        "subnetSet",
+        Xml::list(matches.then_some(subnet)),
+    )]))
 }
 
 fn group_arn(region: &str, id: &str) -> String {
@@ -193,7 +242,11 @@ pub(super) fn create_group(call: &mut Call<'_>, mut params: Params) -> Result<Xm
         ));
     }
     if description.chars().count() > 255 {
-        return Err(super::invalid_value("GroupDescription", &description, "Character count must be <= 255."));
+        return Err(super::invalid_value(
+            "GroupDescription",
+            &description,
+            "Character count must be <= 255.",
+        ));
     }
     if call.state.groups.values().any(|group| group.name == name) {
         return Err(ApiError::new(
@@ -208,21 +261,39 @@ pub(super) fn create_group(call: &mut Call<'_>, mut params: Params) -> Result<Xm
         ("securityGroupArn", Xml::text(group_arn(call.region, &id))),
         ("tagSet", tags::set(&tags)),
     ]);
-    call.state.groups.insert(id.clone(), SecurityGroup { id, name, description, tags });
+    call.state.groups.insert(
+        id.clone(),
+        SecurityGroup {
+            id,
+            name,
+            description,
+            tags,
+        },
+    );
     Ok(answer)
 }
 
 pub(super) fn describe_groups(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("GroupId");
     let names = params.texts("GroupName");
-    let filters = Filters::take(&mut params, &["group-id", "group-name", "vpc-id", "description", "owner-id"])?;
+    let filters = Filters::take(
+        &mut params,
+        &[
+            "group-id",
+            "group-name",
+            "vpc-id",
+            "description",
+            "owner-id",
+        ],
+    )?;
     let page = Page::take(&mut params, !ids.is_empty())?;
     call.accept(&params)?;
     for id in &ids {
         check_group(call, id)?;
     }
-    if let Some(name) =
-        names.iter().find(|name| !call.state.groups.values().any(|group| group.name == **name))
+    if let Some(name) = names
+        .iter()
+        .find(|name| !call.state.groups.values().any(|group| group.name == **name))
     {
         return Err(missing("InvalidGroup.NotFound", "security group", name));
     }
@@ -244,7 +315,10 @@ pub(super) fn describe_groups(call: &mut Call<'_>, mut params: Params) -> Result
     let egress = || {
         Xml::children([
             ("ipProtocol", Xml::text("-1")),
-            ("ipRanges", Xml::list([Xml::children([("cidrIp", Xml::text("0.0.0.0/0"))])])),
+            (
+                "ipRanges",
+                Xml::list([Xml::children([("cidrIp", Xml::text("0.0.0.0/0"))])]),
+            ),
         ])
     };
     let set = Xml::list(groups.into_iter().map(|group| {
@@ -254,7 +328,10 @@ pub(super) fn describe_groups(call: &mut Call<'_>, mut params: Params) -> Result
             ("groupDescription", Xml::text(&group.description)),
             ("ownerId", Xml::text(ACCOUNT_ID)),
             ("vpcId", Xml::text(VPC)),
-            ("securityGroupArn", Xml::text(group_arn(call.region, &group.id))),
+            (
+                "securityGroupArn",
+                Xml::text(group_arn(call.region, &group.id)),
+            ),
             ("ipPermissions", Xml::list([])),
             ("ipPermissionsEgress", Xml::list([egress()])),
             ("tagSet", tags::set(&group.tags)),
@@ -271,20 +348,34 @@ pub(super) fn delete_group(call: &mut Call<'_>, mut params: Params) -> Result<Xm
         (Some(id), None) => id,
         (None, Some(name)) => {
             let found = call.state.groups.values().find(|group| group.name == name);
-            found.map(|group| group.id.clone()).ok_or_else(|| missing("InvalidGroup.NotFound", "security group", &name))?
+            found
+                .map(|group| group.id.clone())
+                .ok_or_else(|| missing("InvalidGroup.NotFound", "security group", &name))?
         }
-        _ => return Err(ApiError::new("MissingParameter", "The request must contain the parameter GroupId")),
+        _ => {
+            return Err(ApiError::new(
+                "MissingParameter",
+                "The request must contain the parameter GroupId",
+            ));
+        }
     };
     check_group(call, &id)?;
     if id == DEFAULT_GROUP {
-        return Err(ApiError::new("CannotDelete", "the specified group: \"default\" cannot be deleted by a user"));
+        return Err(ApiError::new(
+            "CannotDelete",
+            "the specified group: \"default\" cannot be deleted by a user",
+        ));
     }
     // A terminated instance no longer has an interface, so nothing of it depends on the group.
     let used = call.state.instances.values().any(|instance| {
-        instance.state != super::super::state::InstanceState::Terminated && instance.group_ids.contains(&id)
+        instance.state != super::super::state::InstanceState::Terminated
+            && instance.group_ids.contains(&id)
     });
     if used {
-        return Err(ApiError::new("DependencyViolation", format!("resource {id} has a dependent object")));
+        return Err(ApiError::new(
+            "DependencyViolation",
+            format!("resource {id} has a dependent object"),
+        ));
     }
     call.state.groups.remove(&id);
     Ok(super::done().with("groupId", Xml::text(id)))

@@ -16,13 +16,22 @@ use super::{done, time};
 fn take_ids(params: &mut Params) -> Result<Vec<String>, ApiError> {
     let ids = params.texts("InstanceId");
     if ids.is_empty() {
-        return Err(ApiError::new("MissingParameter", "The request must contain the parameter InstanceId"));
+        return Err(ApiError::new(
+            "MissingParameter",
+            "The request must contain the parameter InstanceId",
+        ));
     }
     Ok(ids)
 }
 
 fn wrong_state(instance: &Instance, what: &str) -> ApiError {
-    ApiError::new("IncorrectInstanceState", format!("The instance '{}' is not in a state from which it can be {what}.", instance.id))
+    ApiError::new(
+        "IncorrectInstanceState",
+        format!(
+            "The instance '{}' is not in a state from which it can be {what}.",
+            instance.id
+        ),
+    )
 }
 
 fn failed(error: &DriverError) -> ApiError {
@@ -38,7 +47,12 @@ struct Change {
 }
 
 /// Checks all instances before the first is changed.
-fn change(call: &mut Call<'_>, ids: &[String], force: bool, change: &Change) -> Result<Xml, ApiError> {
+fn change(
+    call: &mut Call<'_>,
+    ids: &[String],
+    force: bool,
+    change: &Change,
+) -> Result<Xml, ApiError> {
     check_ids(call.state, ids)?;
     let mut before = Vec::new();
     for id in ids {
@@ -57,8 +71,11 @@ fn change(call: &mut Call<'_>, ids: &[String], force: bool, change: &Change) -> 
                 message: "Client.UserInitiatedShutdown: User initiated shutdown".to_owned(),
             });
             let stamp = call.now.strftime("%Y-%m-%d %H:%M:%S GMT");
-            instance.transition_reason =
-                if change.by_user { format!("User initiated ({stamp})") } else { String::new() };
+            instance.transition_reason = if change.by_user {
+                format!("User initiated ({stamp})")
+            } else {
+                String::new()
+            };
             set_state(instance, change.to, why, call.now);
         }
     }
@@ -95,7 +112,10 @@ pub(super) fn stop(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiEr
     let ids = take_ids(&mut params)?;
     let force = params.flag("Force")?;
     if params.flag("Hibernate")? {
-        return Err(ApiError::new("UnsupportedHibernationConfiguration", "Machines here cannot hibernate."));
+        return Err(ApiError::new(
+            "UnsupportedHibernationConfiguration",
+            "Machines here cannot hibernate.",
+        ));
     }
     call.accept(&params)?;
     let stopping = Change {
@@ -142,7 +162,10 @@ pub(super) fn reboot(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
     call.accept(&params)?;
     check_ids(call.state, &ids)?;
     let instances = ids.iter().filter_map(|id| call.state.instances.get(id));
-    if let Some(instance) = instances.clone().find(|one| one.state != InstanceState::Running) {
+    if let Some(instance) = instances
+        .clone()
+        .find(|one| one.state != InstanceState::Running)
+    {
         return Err(wrong_state(instance, "rebooted"));
     }
     for id in &ids {
@@ -157,6 +180,13 @@ pub(super) fn console(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Ap
     call.accept(&params)?;
     check_ids(call.state, std::slice::from_ref(&id))?;
     let output = call.driver.console(&id);
-    let answer = Xml::children([("instanceId", Xml::text(&id)), ("timestamp", time(call.now))]);
-    Ok(if output.is_empty() { answer } else { answer.with("output", Xml::text(STANDARD.encode(output))) })
+    let answer = Xml::children([
+        ("instanceId", Xml::text(&id)),
+        ("timestamp", time(call.now)),
+    ]);
+    Ok(if output.is_empty() {
+        answer
+    } else {
+        answer.with("output", Xml::text(STANDARD.encode(output)))
+    })
 }

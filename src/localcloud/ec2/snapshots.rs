@@ -19,7 +19,10 @@ pub fn state_name(state: Progress) -> &'static str {
 
 fn not_found(id: &str) -> ApiError {
     if is_id("snap", id) {
-        ApiError::new("InvalidSnapshot.NotFound", format!("The snapshot '{id}' does not exist."))
+        ApiError::new(
+            "InvalidSnapshot.NotFound",
+            format!("The snapshot '{id}' does not exist."),
+        )
     } else {
         ApiError::new(
             "InvalidSnapshotID.Malformed",
@@ -31,11 +34,22 @@ fn not_found(id: &str) -> ApiError {
 pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("SnapshotId");
     let owners = params.texts("Owner");
-    let known = ["snapshot-id", "status", "owner-id", "volume-id", "description", "progress", "volume-size"];
+    let known = [
+        "snapshot-id",
+        "status",
+        "owner-id",
+        "volume-id",
+        "description",
+        "progress",
+        "volume-size",
+    ];
     let filters = Filters::take(&mut params, &known)?;
     let page = Page::take(&mut params, !ids.is_empty())?;
     call.accept(&params)?;
-    if let Some(id) = ids.iter().find(|id| !call.state.snapshots.contains_key(*id)) {
+    if let Some(id) = ids
+        .iter()
+        .find(|id| !call.state.snapshots.contains_key(*id))
+    {
         return Err(not_found(id));
     }
     let field = |snapshot: &Snapshot, name: &str| {
@@ -50,7 +64,8 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
         }]
     };
     let wanted = call.state.snapshots.values().filter(|snapshot| {
-        let owned = |owner: &String| snapshot.owner_id == if owner == "self" { ACCOUNT_ID } else { owner };
+        let owned =
+            |owner: &String| snapshot.owner_id == if owner == "self" { ACCOUNT_ID } else { owner };
         (ids.is_empty() || ids.contains(&snapshot.id))
             && (owners.is_empty() || owners.iter().any(owned))
             && filters.matches(&snapshot.tags, |name| field(snapshot, name))
@@ -91,31 +106,56 @@ pub(super) fn delete(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
 pub fn remove(call: &mut Call<'_>, id: &str) -> Result<(), ApiError> {
     let snapshot = call.state.snapshots.get(id).ok_or_else(|| not_found(id))?;
     if snapshot.owner_id != ACCOUNT_ID {
-        return Err(ApiError::new("AuthFailure", format!("Not authorized for snapshot {id}"))
-            .with_status(http::StatusCode::FORBIDDEN));
+        return Err(
+            ApiError::new("AuthFailure", format!("Not authorized for snapshot {id}"))
+                .with_status(http::StatusCode::FORBIDDEN),
+        );
     }
-    if let Some(image) = call.state.images.values().find(|image| image.snapshot_id == id) {
+    if let Some(image) = call
+        .state
+        .images
+        .values()
+        .find(|image| image.snapshot_id == id)
+    {
         return Err(ApiError::new(
             "InvalidSnapshot.InUse",
             format!("The snapshot {id} is currently in use by {}", image.id),
         ));
     }
-    call.driver.delete_snapshot(id).map_err(|error| ApiError::internal(error.to_string()))?;
+    call.driver
+        .delete_snapshot(id)
+        .map_err(|error| ApiError::internal(error.to_string()))?;
     call.state.snapshots.remove(id);
     Ok(())
 }
 
 pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("VolumeId");
-    let known = ["volume-id", "status", "attachment.instance-id", "size", "volume-type"];
+    let known = [
+        "volume-id",
+        "status",
+        "attachment.instance-id",
+        "size",
+        "volume-type",
+    ];
     let filters = Filters::take(&mut params, &known)?;
     let page = Page::take(&mut params, !ids.is_empty())?;
     call.accept(&params)?;
-    let mut live: Vec<_> =
-        call.state.instances.values().filter(|instance| !instance.state.is_ending()).collect();
+    let mut live: Vec<_> = call
+        .state
+        .instances
+        .values()
+        .filter(|instance| !instance.state.is_ending())
+        .collect();
     live.sort_by(|a, b| a.volume.id.cmp(&b.volume.id));
-    if let Some(id) = ids.iter().find(|id| !live.iter().any(|instance| instance.volume.id == **id)) {
-        return Err(ApiError::new("InvalidVolume.NotFound", format!("The volume '{id}' does not exist.")));
+    if let Some(id) = ids
+        .iter()
+        .find(|id| !live.iter().any(|instance| instance.volume.id == **id))
+    {
+        return Err(ApiError::new(
+            "InvalidVolume.NotFound",
+            format!("The volume '{id}' does not exist."),
+        ));
     }
     live.retain(|instance| {
         let volume = &instance.volume;
@@ -133,14 +173,21 @@ pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Resul
     let (found, token) = page.cut(live, |instance| &instance.volume.id);
     let set = Xml::list(found.into_iter().map(|instance| {
         let volume = &instance.volume;
-        let source = call.state.images.get(&instance.image_id).map(|image| &image.snapshot_id);
+        let source = call
+            .state
+            .images
+            .get(&instance.image_id)
+            .map(|image| &image.snapshot_id);
         let attachment = Xml::children([
             ("volumeId", Xml::text(&volume.id)),
             ("instanceId", Xml::text(&instance.id)),
             ("device", Xml::text(images::ROOT_DEVICE)),
             ("status", Xml::text("attached")),
             ("attachTime", time(instance.launch_time)),
-            ("deleteOnTermination", Xml::text(volume.delete_on_termination)),
+            (
+                "deleteOnTermination",
+                Xml::text(volume.delete_on_termination),
+            ),
         ]);
         Xml::children([
             ("volumeId", Xml::text(&volume.id)),

@@ -19,12 +19,20 @@ impl Specifications {
     /// Takes `TagSpecification.n`; `kinds` are the resource types that the operation creates.
     pub fn take(params: &mut Params, kinds: &[&str]) -> Result<Self, ApiError> {
         let mut all: Vec<(String, Tags)> = Vec::new();
-        for (index, mut specification) in params.structures("TagSpecification").into_iter().enumerate() {
+        for (index, mut specification) in params
+            .structures("TagSpecification")
+            .into_iter()
+            .enumerate()
+        {
             let kind = specification.require("ResourceType")?;
             let tags = take(&mut specification)?;
             specification.finish(&format!("TagSpecification.{}", index + 1))?;
             if !kinds.contains(&kind.as_str()) || all.iter().any(|(other, _)| *other == kind) {
-                return Err(invalid_value("TagSpecification", &kind, "It is not a valid taggable resource type for this operation."));
+                return Err(invalid_value(
+                    "TagSpecification",
+                    &kind,
+                    "It is not a valid taggable resource type for this operation.",
+                ));
             }
             all.push((kind, tags));
         }
@@ -33,7 +41,11 @@ impl Specifications {
 
     /// The tags for one kind.
     pub fn of(&self, kind: &str) -> Tags {
-        self.0.iter().find(|(name, _)| name == kind).map(|(_, tags)| tags.clone()).unwrap_or_default()
+        self.0
+            .iter()
+            .find(|(name, _)| name == kind)
+            .map(|(_, tags)| tags.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -45,17 +57,31 @@ fn take(params: &mut Params) -> Result<Tags, ApiError> {
         let value = tag.take("Value").unwrap_or_default();
         tag.finish(&format!("Tag.{}", index + 1))?;
         if key.chars().count() > 127 || key.starts_with("aws:") {
-            return Err(invalid_value("Tag.Key", &key, "Keys have at most 127 characters and do not begin with aws:."));
+            return Err(invalid_value(
+                "Tag.Key",
+                &key,
+                "Keys have at most 127 characters and do not begin with aws:.",
+            ));
         }
         if value.chars().count() > 256 {
-            return Err(invalid_value("Tag.Value", &value, "Values have at most 256 characters."));
+            return Err(invalid_value(
+                "Tag.Value",
+                &value,
+                "Values have at most 256 characters.",
+            ));
         }
         if tags.insert(key.clone(), value).is_some() {
-            return Err(ApiError::new("InvalidParameterValue", format!("Duplicate tag key '{key}' specified.")));
+            return Err(ApiError::new(
+                "InvalidParameterValue",
+                format!("Duplicate tag key '{key}' specified."),
+            ));
         }
     }
     if tags.len() > LIMIT {
-        return Err(ApiError::new("TagLimitExceeded", "The maximum number of tags per resource is 50."));
+        return Err(ApiError::new(
+            "TagLimitExceeded",
+            "The maximum number of tags per resource is 50.",
+        ));
     }
     Ok(tags)
 }
@@ -63,7 +89,9 @@ fn take(params: &mut Params) -> Result<Tags, ApiError> {
 /// `tagSet`.
 pub fn set(tags: &Tags) -> Xml {
     Xml::list(
-        tags.iter().map(|(key, value)| Xml::children([("key", Xml::text(key)), ("value", Xml::text(value))])),
+        tags.iter().map(|(key, value)| {
+            Xml::children([("key", Xml::text(key)), ("value", Xml::text(value))])
+        }),
     )
 }
 
@@ -76,12 +104,20 @@ fn resource<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Tags, ApiError
     };
     match prefix {
         "i" => {
-            let found = state.instances.get_mut(id).map(|instance| &mut instance.tags);
+            let found = state
+                .instances
+                .get_mut(id)
+                .map(|instance| &mut instance.tags);
             found.ok_or_else(|| missing("InvalidInstanceID.NotFound", "instance"))
         }
         "ami" => {
-            let found = state.images.get_mut(id).filter(|image| image.owner_id == super::super::ACCOUNT_ID);
-            found.map(|image| &mut image.tags).ok_or_else(|| missing("InvalidAMIID.NotFound", "image"))
+            let found = state
+                .images
+                .get_mut(id)
+                .filter(|image| image.owner_id == super::super::ACCOUNT_ID);
+            found
+                .map(|image| &mut image.tags)
+                .ok_or_else(|| missing("InvalidAMIID.NotFound", "image"))
         }
         "snap" => {
             let found = state.snapshots.get_mut(id);
@@ -95,7 +131,8 @@ fn resource<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Tags, ApiError
         }
         "vol" => {
             let mut instances = state.instances.values_mut();
-            let found = instances.find(|instance| instance.volume.id == id && !instance.state.is_ending());
+            let found =
+                instances.find(|instance| instance.volume.id == id && !instance.state.is_ending());
             let found = found.map(|instance| &mut instance.volume.tags);
             found.ok_or_else(|| missing("InvalidVolume.NotFound", "volume"))
         }
@@ -107,7 +144,10 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
     let ids = params.texts("ResourceId");
     let tags = take(&mut params)?;
     if ids.is_empty() || tags.is_empty() {
-        return Err(ApiError::new("MissingParameter", "The request must contain the parameters ResourceId and Tag"));
+        return Err(ApiError::new(
+            "MissingParameter",
+            "The request must contain the parameters ResourceId and Tag",
+        ));
     }
     call.accept(&params)?;
     // All or none: every resource is looked at before the first is changed.
@@ -115,7 +155,10 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         let mut all = resource(call.state, id)?.clone();
         all.extend(tags.clone());
         if all.len() > LIMIT {
-            return Err(ApiError::new("TagLimitExceeded", "The maximum number of tags per resource is 50."));
+            return Err(ApiError::new(
+                "TagLimitExceeded",
+                "The maximum number of tags per resource is 50.",
+            ));
         }
     }
     for id in &ids {
@@ -132,7 +175,10 @@ pub(super) fn delete(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         tag.finish(&format!("Tag.{}", index + 1))?;
     }
     if ids.is_empty() {
-        return Err(ApiError::new("MissingParameter", "The request must contain the parameter ResourceId"));
+        return Err(ApiError::new(
+            "MissingParameter",
+            "The request must contain the parameter ResourceId",
+        ));
     }
     call.accept(&params)?;
     for id in &ids {
@@ -142,7 +188,9 @@ pub(super) fn delete(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         // No tag given: all go. A tag with a value goes only if it has that value.
         resource(call.state, id)?.retain(|key, value| {
             let goes = wanted.is_empty()
-                || wanted.iter().any(|(name, with)| name == key && with.as_ref().is_none_or(|with| with == value));
+                || wanted.iter().any(|(name, with)| {
+                    name == key && with.as_ref().is_none_or(|with| with == value)
+                });
             !goes
         });
     }
@@ -150,20 +198,49 @@ pub(super) fn delete(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
 }
 
 pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
-    let filters = Filters::take(&mut params, &["key", "value", "resource-id", "resource-type"])?;
+    let filters = Filters::take(
+        &mut params,
+        &["key", "value", "resource-id", "resource-type"],
+    )?;
     let page = Page::take(&mut params, false)?;
     call.accept(&params)?;
     let state = &call.state;
     let mut resources: Vec<(&str, &str, &Tags)> = Vec::new();
-    resources.extend(state.images.values().map(|image| (image.id.as_str(), "image", &image.tags)));
-    resources.extend(state.instances.values().map(|one| (one.id.as_str(), "instance", &one.tags)));
-    resources.extend(state.instances.values().map(|one| (one.volume.id.as_str(), "volume", &one.volume.tags)));
-    resources.extend(state.snapshots.values().map(|one| (one.id.as_str(), "snapshot", &one.tags)));
-    resources.extend(state.groups.values().map(|one| (one.id.as_str(), "security-group", &one.tags)));
+    resources.extend(
+        state
+            .images
+            .values()
+            .map(|image| (image.id.as_str(), "image", &image.tags)),
+    );
+    resources.extend(
+        state
+            .instances
+            .values()
+            .map(|one| (one.id.as_str(), "instance", &one.tags)),
+    );
+    resources.extend(
+        state
+            .instances
+            .values()
+            .map(|one| (one.volume.id.as_str(), "volume", &one.volume.tags)),
+    );
+    resources.extend(
+        state
+            .snapshots
+            .values()
+            .map(|one| (one.id.as_str(), "snapshot", &one.tags)),
+    );
+    resources.extend(
+        state
+            .groups
+            .values()
+            .map(|one| (one.id.as_str(), "security-group", &one.tags)),
+    );
     let mut rows: Vec<_> = resources
         .into_iter()
         .flat_map(|(id, kind, tags)| {
-            tags.iter().map(move |(key, value)| (format!("{id} {key}"), id, kind, key, value))
+            tags.iter()
+                .map(move |(key, value)| (format!("{id} {key}"), id, kind, key, value))
         })
         .filter(|(_, id, kind, key, value)| {
             let one = Tags::from([((*key).clone(), (*value).clone())]);

@@ -22,7 +22,13 @@ pub struct InstanceType {
 }
 
 const fn kind(name: &'static str, vcpus: u32, gib: u32, burstable: bool) -> InstanceType {
-    InstanceType { name, vcpus, memory_mib: gib * 1024, cores: if vcpus > 1 { vcpus / 2 } else { 1 }, burstable }
+    InstanceType {
+        name,
+        vcpus,
+        memory_mib: gib * 1024,
+        cores: if vcpus > 1 { vcpus / 2 } else { 1 },
+        burstable,
+    }
 }
 
 /// x86_64 types that a fleet of CI workers uses.
@@ -53,7 +59,10 @@ const TYPES: &[InstanceType] = &[
 /// `InvalidParameterValue`, as `RunInstances` gives it.
 pub fn find(name: &str) -> Result<&'static InstanceType, ApiError> {
     TYPES.iter().find(|kind| kind.name == name).ok_or_else(|| {
-        ApiError::new("InvalidParameterValue", format!("Invalid value '{name}' for InstanceType."))
+        ApiError::new(
+            "InvalidParameterValue",
+            format!("Invalid value '{name}' for InstanceType."),
+        )
     })
 }
 
@@ -61,7 +70,12 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     let names = params.texts("InstanceType");
     let filters = Filters::take(
         &mut params,
-        &["instance-type", "current-generation", "burstable-performance-supported", "vcpu-info.default-vcpus"],
+        &[
+            "instance-type",
+            "current-generation",
+            "burstable-performance-supported",
+            "vcpu-info.default-vcpus",
+        ],
     )?;
     let page = Page::take(&mut params, !names.is_empty())?;
     call.accept(&params)?;
@@ -93,7 +107,10 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
             ("supportedVirtualizationTypes", strings(&["hvm"])),
             ("bareMetal", Xml::text(false)),
             ("hypervisor", Xml::text("nitro")),
-            ("processorInfo", Xml::children([("supportedArchitectures", strings(&["x86_64"]))])),
+            (
+                "processorInfo",
+                Xml::children([("supportedArchitectures", strings(&["x86_64"]))]),
+            ),
             (
                 "vCpuInfo",
                 Xml::children([
@@ -101,7 +118,10 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
                     ("defaultCores", Xml::text(kind.cores)),
                 ]),
             ),
-            ("memoryInfo", Xml::children([("sizeInMiB", Xml::text(kind.memory_mib))])),
+            (
+                "memoryInfo",
+                Xml::children([("sizeInMiB", Xml::text(kind.memory_mib))]),
+            ),
             ("instanceStorageSupported", Xml::text(false)),
             ("burstablePerformanceSupported", Xml::text(kind.burstable)),
             ("supportedBootModes", strings(&["legacy-bios", "uefi"])),

@@ -90,7 +90,11 @@ struct Verdict {
 
 impl Verdict {
     fn same(status: &'static str, code: i32) -> Self {
-        Self { status, details: status, code }
+        Self {
+            status,
+            details: status,
+            code,
+        }
     }
 
     fn is_over(self) -> bool {
@@ -99,7 +103,12 @@ impl Verdict {
 }
 
 /// What the machine's record and the time make of an invocation.
-fn verdict(command: &Command, record: Option<&CommandRecord>, gone: bool, now: Timestamp) -> Verdict {
+fn verdict(
+    command: &Command,
+    record: Option<&CommandRecord>,
+    gone: bool,
+    now: Timestamp,
+) -> Verdict {
     let waited = now.duration_since(command.requested).as_secs();
     let late = u64::try_from(waited).unwrap_or(0) > command.delivery_timeout;
     let cancelling = command.cancelled.is_some();
@@ -107,16 +116,30 @@ fn verdict(command: &Command, record: Option<&CommandRecord>, gone: bool, now: T
     match record.map(|record| record.state) {
         Some(CommandState::Ended) if code == 0 => Verdict::same("Success", code),
         Some(CommandState::Ended) => Verdict::same("Failed", code),
-        Some(CommandState::TimedOut) => Verdict { status: "TimedOut", details: "ExecutionTimedOut", code },
+        Some(CommandState::TimedOut) => Verdict {
+            status: "TimedOut",
+            details: "ExecutionTimedOut",
+            code,
+        },
         Some(CommandState::Cancelled) => Verdict::same("Cancelled", code),
-        Some(CommandState::Lost) => Verdict { status: "Failed", details: "Undeliverable", code: -1 },
-        Some(CommandState::Running | CommandState::Waiting) | None if gone => {
-            Verdict { status: "Failed", details: "Undeliverable", code: -1 }
+        Some(CommandState::Lost) => Verdict {
+            status: "Failed",
+            details: "Undeliverable",
+            code: -1,
+        },
+        Some(CommandState::Running | CommandState::Waiting) | None if gone => Verdict {
+            status: "Failed",
+            details: "Undeliverable",
+            code: -1,
+        },
+        Some(CommandState::Waiting) | None if late => Verdict {
+            status: "TimedOut",
+            details: "DeliveryTimedOut",
+            code: -1,
+        },
+        Some(CommandState::Waiting | CommandState::Running) | None if cancelling => {
+            Verdict::same("Cancelling", -1)
         }
-        Some(CommandState::Waiting) | None if late => {
-            Verdict { status: "TimedOut", details: "DeliveryTimedOut", code: -1 }
-        }
-        Some(CommandState::Waiting | CommandState::Running) | None if cancelling => Verdict::same("Cancelling", -1),
         Some(CommandState::Waiting) | None => Verdict::same("Pending", -1),
         Some(CommandState::Running) => Verdict::same("InProgress", -1),
     }
@@ -134,25 +157,45 @@ fn cut(text: &str, limit: usize) -> String {
 fn invalid_instances(ids: &[&str]) -> ApiError {
     ApiError::new(
         "InvalidInstanceId",
-        format!("Instances [[{}]] not in a valid state for account {}", ids.join(", "), super::super::ACCOUNT_ID),
+        format!(
+            "Instances [[{}]] not in a valid state for account {}",
+            ids.join(", "),
+            super::super::ACCOUNT_ID
+        ),
     )
 }
 
 fn unknown_command(id: &str) -> ApiError {
-    ApiError::new("InvalidCommandId", format!("The command {id} does not exist."))
+    ApiError::new(
+        "InvalidCommandId",
+        format!("The command {id} does not exist."),
+    )
 }
 
 /// A whole number from a command's parameters.
 fn seconds(parameters: &BTreeMap<String, Vec<String>>) -> Result<u64, ApiError> {
-    let Some(values) = parameters.get("executionTimeout") else { return Ok(EXECUTION_DEFAULT) };
+    let Some(values) = parameters.get("executionTimeout") else {
+        return Ok(EXECUTION_DEFAULT);
+    };
     let text = values.first().map(String::as_str).unwrap_or_default();
     // The document's pattern: one to six digits, so at most 172800.
-    text.parse().ok().filter(|_| values.len() == 1).map(|value: u64| {
-        // What lies outside becomes the default without a word, as in the agent.
-        if EXECUTION_LIMITS.contains(&value) { value } else { EXECUTION_DEFAULT }
-    }).ok_or_else(|| {
-        ApiError::new("InvalidParameters", format!("Parameter \"executionTimeout\" value \"{text}\" is not valid."))
-    })
+    text.parse()
+        .ok()
+        .filter(|_| values.len() == 1)
+        .map(|value: u64| {
+            // What lies outside becomes the default without a word, as in the agent.
+            if EXECUTION_LIMITS.contains(&value) {
+                value
+            } else {
+                EXECUTION_DEFAULT
+            }
+        })
+        .ok_or_else(|| {
+            ApiError::new(
+                "InvalidParameters",
+                format!("Parameter \"executionTimeout\" value \"{text}\" is not valid."),
+            )
+        })
 }
 
 pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
@@ -160,27 +203,58 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
     if send.document_name != DOCUMENT {
         return Err(ApiError::new(
             "InvalidDocument",
-            format!("Document {} does not exist: the local cloud has {DOCUMENT}.", send.document_name),
+            format!(
+                "Document {} does not exist: the local cloud has {DOCUMENT}.",
+                send.document_name
+            ),
         ));
     }
-    if let Some(version) = send.document_version.filter(|version| !matches!(version.as_str(), "1" | "$DEFAULT" | "$LATEST")) {
-        return Err(ApiError::new("InvalidDocumentVersion", format!("{DOCUMENT} has no version {version}.")));
+    if let Some(version) = send
+        .document_version
+        .filter(|version| !matches!(version.as_str(), "1" | "$DEFAULT" | "$LATEST"))
+    {
+        return Err(ApiError::new(
+            "InvalidDocumentVersion",
+            format!("{DOCUMENT} has no version {version}."),
+        ));
     }
     let known = ["commands", "workingDirectory", "executionTimeout"];
-    if let Some(name) = send.parameters.keys().find(|name| !known.contains(&name.as_str())) {
-        return Err(ApiError::new("InvalidParameters", format!("{DOCUMENT} has no parameter {name}.")));
+    if let Some(name) = send
+        .parameters
+        .keys()
+        .find(|name| !known.contains(&name.as_str()))
+    {
+        return Err(ApiError::new(
+            "InvalidParameters",
+            format!("{DOCUMENT} has no parameter {name}."),
+        ));
     }
     let Some(commands) = send.parameters.get("commands") else {
-        return Err(ApiError::new("InvalidParameters", "The parameter commands is missing."));
+        return Err(ApiError::new(
+            "InvalidParameters",
+            "The parameter commands is missing.",
+        ));
     };
-    let size: usize = send.parameters.values().flatten().map(|value| value.len() + 1).sum();
+    let size: usize = send
+        .parameters
+        .values()
+        .flatten()
+        .map(|value| value.len() + 1)
+        .sum();
     if size > SIZE_LIMIT {
         return Err(ApiError::new(
             "MaxDocumentSizeExceeded",
-            format!("The size of the document exceeds {SIZE_LIMIT} bytes: the parameters have {size}."),
+            format!(
+                "The size of the document exceeds {SIZE_LIMIT} bytes: the parameters have {size}."
+            ),
         ));
     }
-    let out_of_range = |name: &str| ApiError::new("ValidationException", format!("1 validation error detected: Value at '{name}' failed to satisfy constraint"));
+    let out_of_range = |name: &str| {
+        ApiError::new(
+            "ValidationException",
+            format!("1 validation error detected: Value at '{name}' failed to satisfy constraint"),
+        )
+    };
     if send.comment.chars().count() > 100 {
         return Err(out_of_range("comment"));
     }
@@ -201,7 +275,10 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
     if !offline.is_empty() {
         return Err(invalid_instances(&offline));
     }
-    let directory = send.parameters.get("workingDirectory").and_then(|values| values.first());
+    let directory = send
+        .parameters
+        .get("workingDirectory")
+        .and_then(|values| values.first());
     let id = call.state.new_uuid();
     let spec = CommandSpec {
         command_id: id.clone(),
@@ -210,7 +287,9 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
         execution_timeout,
     };
     for instance in &send.instance_ids {
-        call.driver.send_command(instance, &spec).map_err(|error| ApiError::internal(error.to_string()))?;
+        call.driver
+            .send_command(instance, &spec)
+            .map_err(|error| ApiError::internal(error.to_string()))?;
     }
     let command = Command {
         id: id.clone(),
@@ -231,24 +310,46 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
 /// How one instance of a command stands.
 fn stands(call: &Call<'_>, command: &Command, instance: &str) -> (Verdict, Option<CommandRecord>) {
     let record = call.driver.command(instance, &command.id);
-    let state = call.state.instances.get(instance).map(|instance| instance.state);
+    let state = call
+        .state
+        .instances
+        .get(instance)
+        .map(|instance| instance.state);
     let gone = state.is_none_or(|state| state == InstanceState::Terminated);
     (verdict(command, record.as_ref(), gone, call.now), record)
 }
 
 /// Status of a command as a whole: that of its worst invocation.
 fn overall(verdicts: &[Verdict]) -> Verdict {
-    let order = ["InProgress", "Cancelling", "Pending", "Failed", "TimedOut", "Cancelled"];
-    let worst = order.iter().find_map(|name| verdicts.iter().find(|verdict| verdict.status == *name));
+    let order = [
+        "InProgress",
+        "Cancelling",
+        "Pending",
+        "Failed",
+        "TimedOut",
+        "Cancelled",
+    ];
+    let worst = order
+        .iter()
+        .find_map(|name| verdicts.iter().find(|verdict| verdict.status == *name));
     worst.copied().unwrap_or(Verdict::same("Success", 0))
 }
 
 fn describe(call: &Call<'_>, command: &Command) -> Value {
-    let verdicts: Vec<_> = command.instance_ids.iter().map(|id| stands(call, command, id).0).collect();
+    let verdicts: Vec<_> = command
+        .instance_ids
+        .iter()
+        .map(|id| stands(call, command, id).0)
+        .collect();
     let whole = overall(&verdicts);
-    let count = |matches: fn(&Verdict) -> bool| verdicts.iter().filter(|verdict| matches(verdict)).count();
-    let expires = i64::try_from(command.delivery_timeout + command.execution_timeout).unwrap_or(i64::MAX);
-    let expires = command.requested.checked_add(SignedDuration::from_secs(expires)).unwrap_or(Timestamp::MAX);
+    let count =
+        |matches: fn(&Verdict) -> bool| verdicts.iter().filter(|verdict| matches(verdict)).count();
+    let expires =
+        i64::try_from(command.delivery_timeout + command.execution_timeout).unwrap_or(i64::MAX);
+    let expires = command
+        .requested
+        .checked_add(SignedDuration::from_secs(expires))
+        .unwrap_or(Timestamp::MAX);
     json!({
         "CommandId": command.id,
         "DocumentName": command.document,
@@ -271,11 +372,26 @@ fn describe(call: &Call<'_>, command: &Command) -> Value {
 
 pub(super) fn invocation(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let get: GetInvocation = input(body)?;
-    if let Some(plugin) = get.plugin_name.filter(|plugin| plugin != "aws:runShellScript") {
-        return Err(ApiError::new("InvalidPluginName", format!("{DOCUMENT} has no plugin {plugin}.")));
+    if let Some(plugin) = get
+        .plugin_name
+        .filter(|plugin| plugin != "aws:runShellScript")
+    {
+        return Err(ApiError::new(
+            "InvalidPluginName",
+            format!("{DOCUMENT} has no plugin {plugin}."),
+        ));
     }
-    let missing = || ApiError::new("InvocationDoesNotExist", "The command ID and managed node ID you specified didn't match any invocations.");
-    let command = call.state.commands.get(&get.command_id).ok_or_else(missing)?;
+    let missing = || {
+        ApiError::new(
+            "InvocationDoesNotExist",
+            "The command ID and managed node ID you specified didn't match any invocations.",
+        )
+    };
+    let command = call
+        .state
+        .commands
+        .get(&get.command_id)
+        .ok_or_else(missing)?;
     let is_visible = call.now.duration_since(command.requested) >= UNSEEN;
     if !is_visible || !command.instance_ids.contains(&get.instance_id) {
         return Err(missing());
@@ -283,11 +399,16 @@ pub(super) fn invocation(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiE
     let (verdict, record) = stands(call, command, &get.instance_id);
     let record = record.as_ref();
     let stamp = |time: Option<Timestamp>| {
-        time.map(|time| time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()).unwrap_or_default()
+        time.map(|time| time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string())
+            .unwrap_or_default()
     };
     let started = record.and_then(|record| record.started);
-    let ended = record.and_then(|record| record.ended).filter(|_| verdict.is_over());
-    let elapsed = started.zip(ended).map(|(started, ended)| ended.duration_since(started));
+    let ended = record
+        .and_then(|record| record.ended)
+        .filter(|_| verdict.is_over());
+    let elapsed = started
+        .zip(ended)
+        .map(|(started, ended)| ended.duration_since(started));
     let output = record.filter(|_| verdict.is_over());
     Ok(json!({
         "CommandId": command.id,
@@ -314,9 +435,16 @@ pub(super) fn cancel(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError
     let cancel: Cancel = input(body)?;
     let command = call.state.commands.get(&cancel.command_id).cloned();
     let command = command.ok_or_else(|| unknown_command(&cancel.command_id))?;
-    let wanted = if cancel.instance_ids.is_empty() { &command.instance_ids } else { &cancel.instance_ids };
-    let foreign: Vec<_> =
-        wanted.iter().filter(|id| !command.instance_ids.contains(id)).map(String::as_str).collect();
+    let wanted = if cancel.instance_ids.is_empty() {
+        &command.instance_ids
+    } else {
+        &cancel.instance_ids
+    };
+    let foreign: Vec<_> = wanted
+        .iter()
+        .filter(|id| !command.instance_ids.contains(id))
+        .map(String::as_str)
+        .collect();
     if !foreign.is_empty() {
         return Err(invalid_instances(&foreign));
     }
@@ -331,14 +459,23 @@ pub(super) fn cancel(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError
             .map_err(|error| ApiError::internal(error.to_string()))?;
     }
     let now = call.now;
-    if let Some(command) = call.state.commands.get_mut(&cancel.command_id).filter(|_| any) {
+    if let Some(command) = call
+        .state
+        .commands
+        .get_mut(&cancel.command_id)
+        .filter(|_| any)
+    {
         command.cancelled = Some(now);
     }
     Ok(json!({}))
 }
 
 fn selected<'a>(call: &'a Call<'_>, list: &List) -> Result<Vec<&'a Command>, ApiError> {
-    if let Some(id) = list.command_id.as_ref().filter(|id| !call.state.commands.contains_key(*id)) {
+    if let Some(id) = list
+        .command_id
+        .as_ref()
+        .filter(|id| !call.state.commands.contains_key(*id))
+    {
         return Err(unknown_command(id));
     }
     let mut found: Vec<_> = call
@@ -346,7 +483,11 @@ fn selected<'a>(call: &'a Call<'_>, list: &List) -> Result<Vec<&'a Command>, Api
         .commands
         .values()
         .filter(|command| list.command_id.as_ref().is_none_or(|id| *id == command.id))
-        .filter(|command| list.instance_id.as_ref().is_none_or(|id| command.instance_ids.contains(id)))
+        .filter(|command| {
+            list.instance_id
+                .as_ref()
+                .is_none_or(|id| command.instance_ids.contains(id))
+        })
         .collect();
     // Newest first.
     found.sort_by(|a, b| (b.requested, &b.id).cmp(&(a.requested, &a.id)));
@@ -355,7 +496,10 @@ fn selected<'a>(call: &'a Call<'_>, list: &List) -> Result<Vec<&'a Command>, Api
 
 pub(super) fn list(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let list: List = input(body)?;
-    let found = selected(call, &list)?.into_iter().map(|command| describe(call, command)).collect();
+    let found = selected(call, &list)?
+        .into_iter()
+        .map(|command| describe(call, command))
+        .collect();
     let max = max_results(list.max_results, 1..=50)?;
     let (found, token) = page(found, max, list.next_token.as_deref())?;
     let mut answer = json!({"Commands": found});
@@ -397,7 +541,9 @@ pub(super) fn list_invocations(call: &mut Call<'_>, body: &[u8]) -> Result<Value
 }
 
 fn plugin(verdict: Verdict, record: Option<&CommandRecord>) -> Value {
-    let output = record.filter(|_| verdict.is_over()).map(|record| record.stdout.as_str());
+    let output = record
+        .filter(|_| verdict.is_over())
+        .map(|record| record.stdout.as_str());
     let mut plugin = json!({
         "Name": "aws:runShellScript",
         "Status": verdict.status,
@@ -406,8 +552,16 @@ fn plugin(verdict: Verdict, record: Option<&CommandRecord>) -> Value {
         // `CommandPlugin$Output` has at most 2,500 characters.
         "Output": cut(output.unwrap_or_default(), 2500),
     });
-    put_some(&mut plugin, "ResponseStartDateTime", record.and_then(|record| record.started).map(epoch));
-    put_some(&mut plugin, "ResponseFinishDateTime", record.and_then(|record| record.ended).map(epoch));
+    put_some(
+        &mut plugin,
+        "ResponseStartDateTime",
+        record.and_then(|record| record.started).map(epoch),
+    );
+    put_some(
+        &mut plugin,
+        "ResponseFinishDateTime",
+        record.and_then(|record| record.ended).map(epoch),
+    );
     plugin
 }
 
@@ -430,7 +584,14 @@ mod tests {
     }
 
     fn record(state: CommandState, exit_code: Option<i32>) -> CommandRecord {
-        CommandRecord { state, exit_code, started: None, ended: None, stdout: String::new(), stderr: String::new() }
+        CommandRecord {
+            state,
+            exit_code,
+            started: None,
+            ended: None,
+            stdout: String::new(),
+            stderr: String::new(),
+        }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -443,13 +604,34 @@ mod tests {
             let verdict = verdict(&command(), Some(&record(state, code)), false, at(now));
             (verdict.status, verdict.details, verdict.code)
         };
-        assert_eq!(details(CommandState::Waiting, None, 1), ("Pending", "Pending", -1));
-        assert_eq!(details(CommandState::Waiting, None, 601), ("TimedOut", "DeliveryTimedOut", -1));
-        assert_eq!(details(CommandState::Running, None, 601), ("InProgress", "InProgress", -1));
-        assert_eq!(details(CommandState::Ended, Some(0), 9), ("Success", "Success", 0));
-        assert_eq!(details(CommandState::Ended, Some(3), 9), ("Failed", "Failed", 3));
-        assert_eq!(details(CommandState::TimedOut, Some(137), 9), ("TimedOut", "ExecutionTimedOut", 137));
-        assert_eq!(details(CommandState::Lost, None, 9), ("Failed", "Undeliverable", -1));
+        assert_eq!(
+            details(CommandState::Waiting, None, 1),
+            ("Pending", "Pending", -1)
+        );
+        assert_eq!(
+            details(CommandState::Waiting, None, 601),
+            ("TimedOut", "DeliveryTimedOut", -1)
+        );
+        assert_eq!(
+            details(CommandState::Running, None, 601),
+            ("InProgress", "InProgress", -1)
+        );
+        assert_eq!(
+            details(CommandState::Ended, Some(0), 9),
+            ("Success", "Success", 0)
+        );
+        assert_eq!(
+            details(CommandState::Ended, Some(3), 9),
+            ("Failed", "Failed", 3)
+        );
+        assert_eq!(
+            details(CommandState::TimedOut, Some(137), 9),
+            ("TimedOut", "ExecutionTimedOut", 137)
+        );
+        assert_eq!(
+            details(CommandState::Lost, None, 9),
+            ("Failed", "Undeliverable", -1)
+        );
         let gone = verdict(&command(), None, true, at(1));
         assert_eq!(gone.details, "Undeliverable");
     }

@@ -43,7 +43,11 @@ pub fn is_online(instance: &Instance) -> bool {
 }
 
 fn ping(instance: &Instance) -> &'static str {
-    if is_online(instance) { "Online" } else { "ConnectionLost" }
+    if is_online(instance) {
+        "Online"
+    } else {
+        "ConnectionLost"
+    }
 }
 
 fn field(instance: &Instance, key: &str) -> Result<Vec<String>, ApiError> {
@@ -56,7 +60,10 @@ fn field(instance: &Instance, key: &str) -> Result<Vec<String>, ApiError> {
         _ => match key.strip_prefix("tag:") {
             Some(tag) => return Ok(instance.tags.get(tag).cloned().into_iter().collect()),
             None => {
-                return Err(ApiError::new("InvalidFilterKey", format!("The filter key {key} is not valid.")));
+                return Err(ApiError::new(
+                    "InvalidFilterKey",
+                    format!("The filter key {key} is not valid."),
+                ));
             }
         },
     };
@@ -67,10 +74,16 @@ pub(super) fn describe(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiErr
     let describe: Describe = input(body)?;
     let old = describe.instance_information_filter_list.into_iter();
     let mut filters = describe.filters;
-    filters.extend(old.map(|filter| Filter { key: filter.key, values: filter.values }));
+    filters.extend(old.map(|filter| Filter {
+        key: filter.key,
+        values: filter.values,
+    }));
     // A terminated instance is no longer a managed node.
-    let registered =
-        call.state.instances.values().filter(|instance| instance.agent_registered && !instance.state.is_ending());
+    let registered = call
+        .state
+        .instances
+        .values()
+        .filter(|instance| instance.agent_registered && !instance.state.is_ending());
     let mut found = Vec::new();
     for instance in registered {
         let mut matches = true;
@@ -102,8 +115,16 @@ fn item(call: &Call<'_>, instance: &Instance) -> Value {
         "IPAddress": instance.private_ip,
         "ComputerName": format!("ip-{}.ec2.internal", instance.private_ip.replace('.', "-")),
     });
-    let seen = if is_online(instance) { Some(epoch(call.now)) } else { None };
+    let seen = if is_online(instance) {
+        Some(epoch(call.now))
+    } else {
+        None
+    };
     put_some(&mut item, "LastPingDateTime", seen);
-    put_some(&mut item, "RegistrationDate", instance.agent_online_since.map(epoch));
+    put_some(
+        &mut item,
+        "RegistrationDate",
+        instance.agent_online_since.map(epoch),
+    );
     item
 }

@@ -36,17 +36,37 @@ pub(super) fn handle(
     request: &Request<Bytes>,
     request_id: &str,
 ) -> Result<Response<Bytes>, ApiError> {
-    let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or("");
+    let target = request
+        .headers()
+        .get("x-amz-target")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
     let name = target.strip_prefix("AmazonSSM.").unwrap_or(target);
-    let operation = OPERATIONS.iter().find(|(known, _)| *known == name).map(|(_, run)| run).ok_or_else(|| {
-        ApiError::new("UnknownOperationException", format!("The local cloud does not have the operation {name} of ssm."))
-    })?;
+    let operation = OPERATIONS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, run)| run)
+        .ok_or_else(|| {
+            ApiError::new(
+                "UnknownOperationException",
+                format!("The local cloud does not have the operation {name} of ssm."),
+            )
+        })?;
     let answer = operation(call, request.body())?;
-    Ok(json::response(StatusCode::OK, json::JSON_1_1, request_id, &answer))
+    Ok(json::response(
+        StatusCode::OK,
+        json::JSON_1_1,
+        request_id,
+        &answer,
+    ))
 }
 
 /// The part of a list that begins at `token`, which is a position, and the next token.
-fn page<T>(items: Vec<T>, max: usize, token: Option<&str>) -> Result<(Vec<T>, Option<String>), ApiError> {
+fn page<T>(
+    items: Vec<T>,
+    max: usize,
+    token: Option<&str>,
+) -> Result<(Vec<T>, Option<String>), ApiError> {
     let start = match token {
         None => 0,
         Some(token) => token
@@ -59,7 +79,10 @@ fn page<T>(items: Vec<T>, max: usize, token: Option<&str>) -> Result<(Vec<T>, Op
 }
 
 /// `MaxResults`, checked against what the operation allows.
-fn max_results(given: Option<usize>, limits: std::ops::RangeInclusive<usize>) -> Result<usize, ApiError> {
+fn max_results(
+    given: Option<usize>,
+    limits: std::ops::RangeInclusive<usize>,
+) -> Result<usize, ApiError> {
     let max = given.unwrap_or(*limits.end());
     if limits.contains(&max) {
         return Ok(max);
@@ -90,7 +113,10 @@ mod tests {
     fn pages_follow_each_other() {
         let (first, token) = page(vec![1, 2, 3], 2, None).unwrap();
         assert_eq!((first, token.as_deref()), (vec![1, 2], Some("2")));
-        assert_eq!(page(vec![1, 2, 3], 2, token.as_deref()).unwrap(), (vec![3], None));
+        assert_eq!(
+            page(vec![1, 2, 3], 2, token.as_deref()).unwrap(),
+            (vec![3], None)
+        );
         assert!(page(vec![1], 2, Some("x")).is_err());
     }
 }

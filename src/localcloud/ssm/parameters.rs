@@ -87,13 +87,20 @@ fn validation(message: impl Into<String>) -> ApiError {
 fn check_name(name: &str) -> Result<(), ApiError> {
     let reserved = name.trim_start_matches('/').to_ascii_lowercase();
     if reserved.starts_with("aws") {
-        return Err(ApiError::new("AccessDeniedException", format!("No access to reserved parameter name: {name}.")));
+        return Err(ApiError::new(
+            "AccessDeniedException",
+            format!("No access to reserved parameter name: {name}."),
+        ));
     }
     if reserved.starts_with("ssm") {
-        return Err(validation("Parameter name: can't be prefixed with \"ssm\" (case-insensitive)."));
+        return Err(validation(
+            "Parameter name: can't be prefixed with \"ssm\" (case-insensitive).",
+        ));
     }
     if name.len() > 1011 {
-        return Err(validation("Parameter name must not be longer than 1011 characters."));
+        return Err(validation(
+            "Parameter name must not be longer than 1011 characters.",
+        ));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-/".contains(c);
     if name.is_empty() || !name.chars().all(allowed) {
@@ -122,7 +129,11 @@ fn tier(wanted: Option<&str>, value: &str) -> Result<&'static str, ApiError> {
         Some("Advanced") => ("Advanced", ADVANCED),
         Some("Intelligent-Tiering") if value.len() <= STANDARD => ("Standard", STANDARD),
         Some("Intelligent-Tiering") => ("Advanced", ADVANCED),
-        Some(other) => return Err(validation(format!("Value '{other}' at 'tier' is not one of Standard, Advanced, Intelligent-Tiering"))),
+        Some(other) => {
+            return Err(validation(format!(
+                "Value '{other}' at 'tier' is not one of Standard, Advanced, Intelligent-Tiering"
+            )));
+        }
     };
     if value.len() <= limit {
         return Ok(name);
@@ -140,9 +151,15 @@ pub(super) fn put(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let put: Put = input(body)?;
     check_name(&put.name)?;
     if let Some(tag) = put.tags.first() {
-        return Err(validation(format!("The local cloud has no tags on parameters: {tag}")));
+        return Err(validation(format!(
+            "The local cloud has no tags on parameters: {tag}"
+        )));
     }
-    let before = call.state.parameters.get(&put.name).and_then(|versions| versions.last());
+    let before = call
+        .state
+        .parameters
+        .get(&put.name)
+        .and_then(|versions| versions.last());
     if before.is_some() && !put.overwrite {
         return Err(ApiError::new(
             "ParameterAlreadyExists",
@@ -150,17 +167,26 @@ pub(super) fn put(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
         ));
     }
     let kind = match (put.kind, before) {
-        (Some(kind), _) if matches!(kind.as_str(), "String" | "StringList" | "SecureString") => kind,
+        (Some(kind), _) if matches!(kind.as_str(), "String" | "StringList" | "SecureString") => {
+            kind
+        }
         (Some(kind), _) => {
-            return Err(ApiError::new("UnsupportedParameterType", format!("The parameter type {kind} is not supported.")));
+            return Err(ApiError::new(
+                "UnsupportedParameterType",
+                format!("The parameter type {kind} is not supported."),
+            ));
         }
         (None, Some(before)) => before.kind.clone(),
         (None, None) => {
-            return Err(validation("A parameter type is required when you create a parameter."));
+            return Err(validation(
+                "A parameter type is required when you create a parameter.",
+            ));
         }
     };
     if put.value.is_empty() {
-        return Err(validation("Value '' at 'value' failed to satisfy constraint: Member must have length greater than or equal to 1"));
+        return Err(validation(
+            "Value '' at 'value' failed to satisfy constraint: Member must have length greater than or equal to 1",
+        ));
     }
     // An advanced parameter stays advanced (PutParameter, `Tier`).
     let wanted = match (put.tier.as_deref(), before) {
@@ -168,15 +194,22 @@ pub(super) fn put(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
         (given, _) => given,
     };
     if wanted == Some("Standard") && before.is_some_and(|before| before.tier == "Advanced") {
-        return Err(validation("This parameter uses the advanced-parameter tier. You can't downgrade a parameter from the advanced-parameter tier to the standard-parameter tier."));
+        return Err(validation(
+            "This parameter uses the advanced-parameter tier. You can't downgrade a parameter from the advanced-parameter tier to the standard-parameter tier.",
+        ));
     }
     let tier = tier(wanted, &put.value)?;
     let data_type = put.data_type.unwrap_or_else(|| "text".to_owned());
     if data_type == "aws:ec2:image" && !call.state.images.contains_key(&put.value) {
-        return Err(validation(format!("The image {} does not exist.", put.value)));
+        return Err(validation(format!(
+            "The image {} does not exist.",
+            put.value
+        )));
     }
     let version = before.map_or(1, |before| before.version + 1);
-    let description = put.description.or_else(|| before.map(|before| before.description.clone()));
+    let description = put
+        .description
+        .or_else(|| before.map(|before| before.description.clone()));
     let versions = call.state.parameters.entry(put.name).or_default();
     versions.push(ParameterVersion {
         version,
@@ -208,10 +241,18 @@ fn public(call: &Call<'_>) -> ParameterVersion {
 
 /// A parameter by name, `name:version`, or ARN.
 fn find(call: &Call<'_>, wanted: &str) -> Result<Value, ApiError> {
-    let missing = || ApiError::new("ParameterNotFound", format!("Parameter {wanted} not found."));
+    let missing = || {
+        ApiError::new(
+            "ParameterNotFound",
+            format!("Parameter {wanted} not found."),
+        )
+    };
     let plain = match wanted.strip_prefix("arn:aws:ssm:") {
         None => wanted,
-        Some(arn) => arn.split_once(":parameter").map(|(_, name)| name).ok_or_else(missing)?,
+        Some(arn) => arn
+            .split_once(":parameter")
+            .map(|(_, name)| name)
+            .ok_or_else(missing)?,
     };
     let (name, selector) = match plain.split_once(':') {
         Some((name, selector)) => (name, Some(selector)),
@@ -223,7 +264,9 @@ fn find(call: &Call<'_>, wanted: &str) -> Result<Value, ApiError> {
     let versions = call.state.parameters.get(name).ok_or_else(missing)?;
     let version = match selector {
         None => versions.last(),
-        Some(number) => versions.iter().find(|version| version.version.to_string() == number),
+        Some(number) => versions
+            .iter()
+            .find(|version| version.version.to_string() == number),
     };
     let version = version.ok_or_else(|| {
         ApiError::new(
@@ -234,8 +277,17 @@ fn find(call: &Call<'_>, wanted: &str) -> Result<Value, ApiError> {
     Ok(describe(call, name, version, selector))
 }
 
-fn describe(call: &Call<'_>, name: &str, version: &ParameterVersion, selector: Option<&str>) -> Value {
-    let owner = if name == BASE_PARAMETER { "" } else { ACCOUNT_ID };
+fn describe(
+    call: &Call<'_>,
+    name: &str,
+    version: &ParameterVersion,
+    selector: Option<&str>,
+) -> Value {
+    let owner = if name == BASE_PARAMETER {
+        ""
+    } else {
+        ACCOUNT_ID
+    };
     let slash = if name.starts_with('/') { "" } else { "/" };
     let mut object = json!({
         "Name": name,
@@ -246,7 +298,11 @@ fn describe(call: &Call<'_>, name: &str, version: &ParameterVersion, selector: O
         "ARN": format!("arn:aws:ssm:{}:{owner}:parameter{slash}{name}", call.region),
         "DataType": version.data_type,
     });
-    put_some(&mut object, "Selector", selector.map(|selector| format!(":{selector}")));
+    put_some(
+        &mut object,
+        "Selector",
+        selector.map(|selector| format!(":{selector}")),
+    );
     object
 }
 
@@ -273,18 +329,28 @@ fn check_count(names: &[String]) -> Result<(), ApiError> {
     if (1..=10).contains(&names.len()) {
         Ok(())
     } else {
-        Err(validation("1 validation error detected: Value at 'names' failed to satisfy constraint: Member must have length from 1 to 10"))
+        Err(validation(
+            "1 validation error detected: Value at 'names' failed to satisfy constraint: Member must have length from 1 to 10",
+        ))
     }
 }
 
 pub(super) fn get_by_path(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let get: ByPath = input(body)?;
     if !get.path.starts_with('/') {
-        return Err(validation("The parameter doesn't meet the parameter name requirements. The parameter name must begin with a forward slash \"/\"."));
+        return Err(validation(
+            "The parameter doesn't meet the parameter name requirements. The parameter name must begin with a forward slash \"/\".",
+        ));
     }
     let below = format!("{}/", get.path.trim_end_matches('/'));
     let public = (BASE_PARAMETER.to_owned(), vec![public(call)]);
-    let all: BTreeMap<_, _> = call.state.parameters.clone().into_iter().chain([public]).collect();
+    let all: BTreeMap<_, _> = call
+        .state
+        .parameters
+        .clone()
+        .into_iter()
+        .chain([public])
+        .collect();
     let found: Vec<_> = all
         .iter()
         .filter(|(name, _)| {
@@ -304,15 +370,20 @@ pub(super) fn delete(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError
     let delete: Delete = input(body)?;
     match call.state.parameters.remove(&delete.name) {
         Some(_) => Ok(json!({})),
-        None => Err(ApiError::new("ParameterNotFound", format!("Parameter {} not found.", delete.name))),
+        None => Err(ApiError::new(
+            "ParameterNotFound",
+            format!("Parameter {} not found.", delete.name),
+        )),
     }
 }
 
 pub(super) fn delete_several(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let delete: DeleteSeveral = input(body)?;
     check_count(&delete.names)?;
-    let (deleted, invalid): (Vec<_>, Vec<_>) =
-        delete.names.into_iter().partition(|name| call.state.parameters.remove(name).is_some());
+    let (deleted, invalid): (Vec<_>, Vec<_>) = delete
+        .names
+        .into_iter()
+        .partition(|name| call.state.parameters.remove(name).is_some());
     Ok(json!({"DeletedParameters": deleted, "InvalidParameters": invalid}))
 }
 
@@ -325,18 +396,34 @@ mod tests {
         let four = "x".repeat(STANDARD);
         let five = "x".repeat(STANDARD + 1);
         assert_eq!(tier(None, &four).unwrap(), "Standard");
-        assert_eq!(tier(Some("Standard"), &five).unwrap_err().code, "ValidationException");
-        assert_eq!(tier(Some("Intelligent-Tiering"), &four).unwrap(), "Standard");
-        assert_eq!(tier(Some("Intelligent-Tiering"), &five).unwrap(), "Advanced");
+        assert_eq!(
+            tier(Some("Standard"), &five).unwrap_err().code,
+            "ValidationException"
+        );
+        assert_eq!(
+            tier(Some("Intelligent-Tiering"), &four).unwrap(),
+            "Standard"
+        );
+        assert_eq!(
+            tier(Some("Intelligent-Tiering"), &five).unwrap(),
+            "Advanced"
+        );
         assert!(tier(Some("Advanced"), &"x".repeat(ADVANCED + 1)).is_err());
     }
 
     #[test]
     fn names_follow_the_rules() {
         check_name("/piaas-bake/ci-worker/latest").unwrap();
-        assert_eq!(check_name("/aws/mine").unwrap_err().code, "AccessDeniedException");
+        assert_eq!(
+            check_name("/aws/mine").unwrap_err().code,
+            "AccessDeniedException"
+        );
         for bad in ["", "a b", "a/b", "ssm-x"] {
-            assert_eq!(check_name(bad).unwrap_err().code, "ValidationException", "{bad}");
+            assert_eq!(
+                check_name(bad).unwrap_err().code,
+                "ValidationException",
+                "{bad}"
+            );
         }
     }
 }

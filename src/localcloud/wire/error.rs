@@ -18,7 +18,11 @@ pub struct ApiError {
 impl ApiError {
     /// An error of the caller's, status 400.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code: code.into(), message: message.into() }
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            code: code.into(),
+            message: message.into(),
+        }
     }
 
     /// The same error with another status.
@@ -38,7 +42,10 @@ impl ApiError {
     pub fn respond(&self, service: Service, request_id: &str) -> Response<Bytes> {
         match service {
             Service::Ec2 => {
-                let error = Xml::children([("Code", Xml::text(&self.code)), ("Message", Xml::text(&self.message))]);
+                let error = Xml::children([
+                    ("Code", Xml::text(&self.code)),
+                    ("Message", Xml::text(&self.message)),
+                ]);
                 let body = Xml::children([
                     ("Errors", Xml::children([("Error", error)])),
                     ("RequestID", Xml::text(request_id)),
@@ -46,14 +53,22 @@ impl ApiError {
                 super::xml::response(self.status, request_id, &document("Response", None, &body))
             }
             Service::Sts => {
-                let fault = if self.status.is_server_error() { "Receiver" } else { "Sender" };
+                let fault = if self.status.is_server_error() {
+                    "Receiver"
+                } else {
+                    "Sender"
+                };
                 let error = Xml::children([
                     ("Type", Xml::text(fault)),
                     ("Code", Xml::text(&self.code)),
                     ("Message", Xml::text(&self.message)),
                 ]);
                 let body = Xml::children([("Error", error), ("RequestId", Xml::text(request_id))]);
-                let text = document("ErrorResponse", Some("https://sts.amazonaws.com/doc/2011-06-15/"), &body);
+                let text = document(
+                    "ErrorResponse",
+                    Some("https://sts.amazonaws.com/doc/2011-06-15/"),
+                    &body,
+                );
                 super::xml::response(self.status, request_id, &text)
             }
             Service::Ssm => {

@@ -18,16 +18,25 @@ pub const REST_JSON: &str = "application/json";
 /// `ValidationException` that names the member that is unknown, missing or of the wrong type.
 pub fn input<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| ApiError::new("ValidationException", error.to_string()))
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::new("ValidationException", error.to_string()))
 }
 
 /// A response with a JSON body.
 #[must_use]
-pub fn response(status: StatusCode, content_type: &'static str, request_id: &str, body: &Value) -> Response<Bytes> {
+pub fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    request_id: &str,
+    body: &Value,
+) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static(content_type),
+    );
     if let Ok(id) = request_id.parse() {
         headers.insert("x-amzn-requestid", id);
     }
@@ -36,7 +45,10 @@ pub fn response(status: StatusCode, content_type: &'static str, request_id: &str
 
 /// A time as awsJson writes it: seconds since the epoch, with milliseconds.
 #[must_use]
-#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 stay far below 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds since 1970 stay far below 2^53"
+)]
 pub fn epoch(time: jiff::Timestamp) -> Value {
     Value::from(time.as_millisecond() as f64 / 1000.0)
 }

@@ -19,7 +19,10 @@ impl Params {
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let mut params = BTreeMap::new();
         for (name, value) in form_urlencoded::parse(body) {
-            if params.insert(name.clone().into_owned(), value.into_owned()).is_some() {
+            if params
+                .insert(name.clone().into_owned(), value.into_owned())
+                .is_some()
+            {
                 return Err(ApiError::new(
                     "InvalidParameterCombination",
                     format!("The parameter {name} is given more than once"),
@@ -39,9 +42,14 @@ impl Params {
     /// # Errors
     /// `MissingParameter`.
     pub fn require(&mut self, name: &str) -> Result<String, ApiError> {
-        self.take(name).filter(|value| !value.is_empty()).ok_or_else(|| {
-            ApiError::new("MissingParameter", format!("The request must contain the parameter {name}"))
-        })
+        self.take(name)
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| {
+                ApiError::new(
+                    "MissingParameter",
+                    format!("The request must contain the parameter {name}"),
+                )
+            })
     }
 
     /// Takes a number or a boolean.
@@ -88,7 +96,12 @@ impl Params {
     /// Takes a structure: the parameters below `name.`, without that prefix.
     pub fn structure(&mut self, name: &str) -> Self {
         let prefix = format!("{name}.");
-        let keys: Vec<_> = self.0.keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
+        let keys: Vec<_> = self
+            .0
+            .keys()
+            .filter(|key| key.starts_with(&prefix))
+            .cloned()
+            .collect();
         let entries = keys.into_iter().filter_map(|key| {
             let value = self.0.remove(&key)?;
             Some((key[prefix.len()..].to_owned(), value))
@@ -99,7 +112,9 @@ impl Params {
     fn numbers(&self, name: &str) -> BTreeSet<u32> {
         let prefix = format!("{name}.");
         let rests = self.0.keys().filter_map(|key| key.strip_prefix(&prefix));
-        rests.filter_map(|rest| rest.split('.').next()?.parse().ok()).collect()
+        rests
+            .filter_map(|rest| rest.split('.').next()?.parse().ok())
+            .collect()
     }
 
     /// Ends the taking; `within` is the path of a structure, empty for the request itself.
@@ -116,7 +131,10 @@ impl Params {
 }
 
 fn unknown(name: &str) -> ApiError {
-    ApiError::new("UnknownParameter", format!("The parameter {name} is not recognized"))
+    ApiError::new(
+        "UnknownParameter",
+        format!("The parameter {name} is not recognized"),
+    )
 }
 
 #[cfg(test)]
@@ -135,10 +153,10 @@ mod tests {
         assert_eq!(filters[0].texts("Value"), ["x", "y z"]);
         assert_eq!(params.texts("InstanceId"), ["j", "k"]);
         let error = params.finish("").unwrap_err();
-        assert_eq!((error.code.as_str(), error.message.as_str()), (
-            "UnknownParameter",
-            "The parameter Odd is not recognized"
-        ));
+        assert_eq!(
+            (error.code.as_str(), error.message.as_str()),
+            ("UnknownParameter", "The parameter Odd is not recognized")
+        );
         params.take("Odd");
         params.finish("").unwrap();
     }
@@ -146,6 +164,9 @@ mod tests {
     #[test]
     fn a_number_that_is_none_is_refused() {
         let mut params = Params::parse(b"MaxResults=ten").unwrap();
-        assert_eq!(params.parsed::<u32>("MaxResults").unwrap_err().code, "InvalidParameterValue");
+        assert_eq!(
+            params.parsed::<u32>("MaxResults").unwrap_err().code,
+            "InvalidParameterValue"
+        );
     }
 }

@@ -12,8 +12,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use sha2::{Digest, Sha256};
 
 /// All but RFC 3986's unreserved characters.
-const RESERVED: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
@@ -50,9 +53,16 @@ impl Authorization {
     /// # Errors
     /// [`Fault::Missing`] or [`Fault::Malformed`].
     pub fn read<B>(request: &Request<B>) -> Result<Self, Fault> {
-        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let header = |name: &str| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
         let authorization = header("authorization").ok_or(Fault::Missing)?;
-        let parts = authorization.strip_prefix(ALGORITHM).ok_or(Fault::Malformed)?;
+        let parts = authorization
+            .strip_prefix(ALGORITHM)
+            .ok_or(Fault::Malformed)?;
         let mut fields = BTreeMap::new();
         for part in parts.split(',') {
             let (name, value) = part.trim().split_once('=').ok_or(Fault::Malformed)?;
@@ -64,14 +74,16 @@ impl Authorization {
             return Err(Fault::Malformed);
         };
         let stamp = header("x-amz-date").ok_or(Fault::Malformed)?;
-        let signed_headers: Vec<_> = field("SignedHeaders")?.split(';').map(str::to_owned).collect();
+        let signed_headers: Vec<_> = field("SignedHeaders")?
+            .split(';')
+            .map(str::to_owned)
+            .collect();
         if !stamp.starts_with(date) || !signed_headers.iter().any(|name| name == "host") {
             return Err(Fault::Malformed);
         }
         let time = DateTime::strptime("%Y%m%dT%H%M%SZ", stamp)
-            .and_then(|time| time.to_zoned(TimeZone::UTC))
-            .map_err(|_| Fault::Malformed)?
-            .timestamp();
+            .and_then(|time| TimeZone::UTC.to_timestamp(time))
+            .map_err(|_| Fault::Malformed)?;
         Ok(Self {
             access_key: access_key.to_owned(),
             date: date.to_owned(),
@@ -90,16 +102,29 @@ impl Authorization {
     /// [`Fault::Mismatch`].
     pub fn verify<B: AsRef<[u8]>>(&self, request: &Request<B>, secret: &str) -> Result<(), Fault> {
         let canonical = self.canonical_request(request).ok_or(Fault::Mismatch)?;
-        let scope = format!("{}/{}/{}/aws4_request", self.date, self.region, self.service);
-        let to_sign =
-            format!("{ALGORITHM}\n{}\n{scope}\n{}", self.stamp, hex::encode(Sha256::digest(canonical)));
+        let scope = format!(
+            "{}/{}/{}/aws4_request",
+            self.date, self.region, self.service
+        );
+        let to_sign = format!(
+            "{ALGORITHM}\n{}\n{scope}\n{}",
+            self.stamp,
+            hex::encode(Sha256::digest(canonical))
+        );
         let mut key = format!("AWS4{secret}").into_bytes();
-        for part in [self.date.as_str(), &self.region, &self.service, "aws4_request"] {
+        for part in [
+            self.date.as_str(),
+            &self.region,
+            &self.service,
+            "aws4_request",
+        ] {
             key = mac(&key, part.as_bytes()).finalize().into_bytes().to_vec();
         }
         let given = hex::decode(&self.signature).map_err(|_| Fault::Mismatch)?;
         // Constant-time, as `Mac` compares.
-        mac(&key, to_sign.as_bytes()).verify_slice(&given).map_err(|_| Fault::Mismatch)
+        mac(&key, to_sign.as_bytes())
+            .verify_slice(&given)
+            .map_err(|_| Fault::Mismatch)
     }
 
     /// `None` if a signed header is not there or not text.
@@ -107,7 +132,10 @@ impl Authorization {
         let uri = request.uri();
         let mut out = format!("{}\n", request.method());
         // The path is encoded once more than on the wire (every service but S3).
-        let path = uri.path().split('/').map(|part| utf8_percent_encode(part, RESERVED).to_string());
+        let path = uri
+            .path()
+            .split('/')
+            .map(|part| utf8_percent_encode(part, RESERVED).to_string());
         let _ = writeln!(out, "{}", path.collect::<Vec<_>>().join("/"));
         let _ = writeln!(out, "{}", canonical_query(uri.query().unwrap_or_default()));
         for name in &self.signed_headers {
@@ -115,7 +143,10 @@ impl Authorization {
                 vec![uri.authority()?.as_str().to_owned()]
             } else {
                 let values = request.headers().get_all(name).iter();
-                values.map(|value| value.to_str().map(squeeze)).collect::<Result<_, _>>().ok()?
+                values
+                    .map(|value| value.to_str().map(squeeze))
+                    .collect::<Result<_, _>>()
+                    .ok()?
             };
             if values.is_empty() {
                 return None;
@@ -136,7 +167,11 @@ fn mac(key: &[u8], data: &[u8]) -> Hmac<Sha256> {
 
 /// Trims, and makes one space of several.
 fn squeeze(value: &str) -> String {
-    value.split(' ').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    value
+        .split(' ')
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn canonical_query(query: &str) -> String {
@@ -153,7 +188,11 @@ fn canonical_query(query: &str) -> String {
         })
         .collect();
     pairs.sort();
-    pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+    pairs
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join("&")
 }
 
 #[cfg(test)]
@@ -187,7 +226,10 @@ mod tests {
             assert_eq!(authorization.service, "service");
             assert_eq!(authorization.time.to_string(), "2015-08-30T12:36:00Z");
             authorization.verify(&request, SECRET).unwrap();
-            assert_eq!(authorization.verify(&request, "other"), Err(Fault::Mismatch));
+            assert_eq!(
+                authorization.verify(&request, "other"),
+                Err(Fault::Mismatch)
+            );
         }
     }
 
@@ -195,7 +237,12 @@ mod tests {
     fn a_changed_request_does_not_verify() {
         let vanilla = "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31";
         let request = vector("/?a=b", vanilla);
-        assert_eq!(Authorization::read(&request).unwrap().verify(&request, SECRET), Err(Fault::Mismatch));
+        assert_eq!(
+            Authorization::read(&request)
+                .unwrap()
+                .verify(&request, SECRET),
+            Err(Fault::Mismatch)
+        );
         let mut bare = vector("/", vanilla);
         bare.headers_mut().remove("authorization");
         assert_eq!(Authorization::read(&bare), Err(Fault::Missing));

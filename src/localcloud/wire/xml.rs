@@ -80,7 +80,9 @@ fn escape(text: &str, out: &mut String) {
 #[must_use]
 pub fn document(root: &str, namespace: Option<&str>, body: &Xml) -> String {
     let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    let attribute = namespace.map(|uri| format!(" xmlns=\"{uri}\"")).unwrap_or_default();
+    let attribute = namespace
+        .map(|uri| format!(" xmlns=\"{uri}\""))
+        .unwrap_or_default();
     let _ = write!(out, "<{root}{attribute}>");
     body.write(&mut out);
     let _ = write!(out, "</{root}>");
@@ -93,7 +95,10 @@ pub fn response(status: StatusCode, request_id: &str, body: &str) -> Response<By
     let mut response = Response::new(Bytes::from(body.to_owned()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/xml;charset=UTF-8"));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("text/xml;charset=UTF-8"),
+    );
     if let Ok(id) = request_id.parse() {
         headers.insert("x-amzn-requestid", id);
     }
@@ -106,7 +111,10 @@ mod tests {
 
     #[test]
     fn text_is_escaped_and_stays_well_formed() {
-        let body = Xml::children([("a", Xml::text("1 < 2 & \"3\"\u{0}")), ("set", Xml::list([Xml::text("x")]))]);
+        let body = Xml::children([
+            ("a", Xml::text("1 < 2 & \"3\"\u{0}")),
+            ("set", Xml::list([Xml::text("x")])),
+        ]);
         let text = document("R", Some("urn:x"), &body);
         assert!(text.ends_with(
             "<R xmlns=\"urn:x\"><a>1 &lt; 2 &amp; &quot;3&quot;\u{fffd}</a><set><item>x</item></set></R>"
