@@ -16,13 +16,6 @@ use aws_smithy_http_client::tls;
 use super::error::{Context, Error};
 use crate::clock::SharedClock;
 
-/// Credentials that the local cloud knows; they open nothing else.
-pub const LOCAL_ACCESS_KEY: &str = "AKIALOCALPIAASBAKE00";
-/// The secret key that belongs to [`LOCAL_ACCESS_KEY`].
-pub const LOCAL_SECRET_KEY: &str = "local-piaas-bake-secret-key";
-/// Region of the local cloud where none is given.
-pub const LOCAL_REGION: &str = "us-east-1";
-
 /// Attempts per call. With the SDK's back-off of up to 20 s between two, throttling would have to last for
 /// several minutes to fail a call.
 const ATTEMPTS: u32 = 12;
@@ -35,10 +28,12 @@ pub enum Connection {
         region: Option<String>,
         profile: Option<String>,
     },
-    /// The local cloud behind this HTTP client.
+    /// The local cloud behind this HTTP client, with the key that it knows.
     Local {
         http_client: SharedHttpClient,
-        region: Option<String>,
+        region: String,
+        access_key: &'static str,
+        secret_key: &'static str,
     },
 }
 
@@ -84,7 +79,12 @@ impl Clients {
             Connection::Local {
                 http_client,
                 region,
-            } => ("local", local(http_client, region, &clock)),
+                access_key,
+                secret_key,
+            } => {
+                let credentials = Credentials::new(access_key, secret_key, None, None, "local-cloud");
+                ("local", local(http_client, region, credentials, &clock))
+            }
         };
         let region = config.region().ok_or(ConnectError::NoRegion)?.to_string();
         Ok(Self {
@@ -147,19 +147,15 @@ async fn aws(
 }
 
 /// Nothing of the caller's AWS environment is looked at: no profile, no endpoint, no credentials can leak in.
-fn local(http_client: SharedHttpClient, region: Option<String>, clock: &SharedClock) -> SdkConfig {
-    let credentials = Credentials::new(
-        LOCAL_ACCESS_KEY,
-        LOCAL_SECRET_KEY,
-        None,
-        None,
-        "local-cloud",
-    );
+fn local(
+    http_client: SharedHttpClient,
+    region: String,
+    credentials: Credentials,
+    clock: &SharedClock,
+) -> SdkConfig {
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
-        .region(Region::new(
-            region.unwrap_or_else(|| LOCAL_REGION.to_owned()),
-        ))
+        .region(Region::new(region))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .identity_cache(IdentityCache::no_cache())
         .http_client(http_client)

@@ -15,9 +15,6 @@ use crate::localcloud::nspawn::NspawnDriver;
 use crate::localcloud::{self, LocalCloud, doctor};
 use crate::recipe::Diagnostics;
 
-/// The region of the local cloud where none is given.
-const LOCAL_REGION: &str = "us-east-1";
-
 /// What a verb works with.
 pub struct Context {
     pub settings: Settings,
@@ -81,7 +78,9 @@ impl Context {
             },
             Some(cloud) => Connection::Local {
                 http_client: localcloud::connector(Arc::clone(cloud)),
-                region: Some(region.unwrap_or_else(|| LOCAL_REGION.to_owned())),
+                region: region.unwrap_or_else(|| localcloud::DEFAULT_REGION.to_owned()),
+                access_key: localcloud::ACCESS_KEY,
+                secret_key: localcloud::SECRET_KEY,
             },
         };
         let clients = Clients::connect(connection, self.clock.clone())
