@@ -54,19 +54,27 @@ impl JumpingClock {
     /// A clock that shows `start` until somebody sleeps on it.
     #[must_use]
     pub fn starting_at(start: Timestamp) -> Arc<Self> {
-        Arc::new(Self { now: Mutex::new(start) })
+        Arc::new(Self {
+            now: Mutex::new(start),
+        })
     }
 
     /// Moves the clock forward.
     pub fn advance(&self, duration: Duration) {
-        let mut now = self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut now = self
+            .now
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         *now += duration;
     }
 }
 
 impl Clock for JumpingClock {
     fn now(&self) -> Timestamp {
-        *self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self
+            .now
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn sleep(&self, duration: Duration) -> Sleep {

@@ -16,7 +16,7 @@
 
 pub mod aws;
 pub mod bake;
-pub mod cli;
+//cli
 pub mod clock;
 pub mod digest;
 pub mod image;

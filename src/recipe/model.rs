@@ -21,6 +21,8 @@ pub struct Resolved {
     pub line: Vec<LineRecipe>,
     /// Effective parameter values after defaults, overrides of children and `--set`.
     pub parameters: BTreeMap<String, Value>,
+    /// Where each parameter of the line is declared.
+    pub declared: BTreeMap<String, Location>,
     /// Disk and boot settings, merged.
     pub image: ImageSpec,
     /// Builder settings, merged.
@@ -61,7 +63,10 @@ pub enum BaseRef {
     /// An SSM parameter whose value is an AMI id, such as the public `/aws/service/debian/release/12/latest/amd64`.
     Ssm { parameter: String },
     /// The newest image that matches (`DescribeImages` filters; values may hold `*` and `?`).
-    Filter { owners: Vec<String>, filters: BTreeMap<String, Vec<String>> },
+    Filter {
+        owners: Vec<String>,
+        filters: BTreeMap<String, Vec<String>>,
+    },
     /// An EC2 Image Builder image version ARN.
     ImageBuilder { arn: String },
 }
