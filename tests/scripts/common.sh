@@ -1,9 +1,8 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # Sourced by the scripts beside it: where things are, and how they speak.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-# Not exported where cargo's default holds: a set variable would make cargo treat the tree as changed.
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 cache=${PIAAS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/piaas-bake}
 venv=$target/venv

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# shellcheck over every shell text of the tree: scripts, templates, and all that the recipes render to.
+# Runs shellcheck over every shell text of the tree: scripts, templates, and all that the recipes render to.
 # shellcheck source=tests/scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
