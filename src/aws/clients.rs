@@ -82,7 +82,8 @@ impl Clients {
                 access_key,
                 secret_key,
             } => {
-                let credentials = Credentials::new(access_key, secret_key, None, None, "local-cloud");
+                let credentials =
+                    Credentials::new(access_key, secret_key, None, None, "local-cloud");
                 ("local", local(http_client, region, credentials, &clock))
             }
         };

@@ -47,18 +47,31 @@ impl Settings {
     /// # Errors
     /// A config file that cannot be read or parsed (exit code 2), with its path and place.
     pub fn resolve(args: &GlobalArgs) -> Result<Self, CliError> {
-        let here = std::env::current_dir()
-            .map_err(|error| CliError::failure("cannot tell the current directory").because(&error))?;
-        let project = here.ancestors().map(|dir| dir.join(FILE_NAME)).find(|path| path.is_file());
-        let user = xdg_dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("config.yaml")).filter(|path| path.is_file());
+        let here = std::env::current_dir().map_err(|error| {
+            CliError::failure("cannot tell the current directory").because(&error)
+        })?;
+        let project = here
+            .ancestors()
+            .map(|dir| dir.join(FILE_NAME))
+            .find(|path| path.is_file());
+        let user = xdg_dir("XDG_CONFIG_HOME", ".config")
+            .map(|dir| dir.join("config.yaml"))
+            .filter(|path| path.is_file());
         let files = [load(project.as_deref())?, load(user.as_deref())?];
         let first = |get: fn(&ConfigFile) -> Option<PathBuf>| files.iter().find_map(get);
         let text = |get: fn(&ConfigFile) -> Option<String>| files.iter().find_map(get);
-        let state_dir = match args.state_dir.clone().or_else(|| first(|file| file.state_dir.clone())) {
+        let state_dir = match args
+            .state_dir
+            .clone()
+            .or_else(|| first(|file| file.state_dir.clone()))
+        {
             Some(dir) => dir,
             None => xdg_dir("XDG_STATE_HOME", ".local/state").ok_or_else(|| {
-                CliError::new(exit::USAGE, "no place to keep state: neither XDG_STATE_HOME nor HOME is set")
-                    .hint("pass --state-dir DIR or set PIAAS_STATE_DIR")
+                CliError::new(
+                    exit::USAGE,
+                    "no place to keep state: neither XDG_STATE_HOME nor HOME is set",
+                )
+                .hint("pass --state-dir DIR or set PIAAS_STATE_DIR")
             })?,
         };
         let cache_dir = std::env::var_os("PIAAS_CACHE_DIR")
@@ -67,7 +80,10 @@ impl Settings {
             .or_else(|| xdg_dir("XDG_CACHE_HOME", ".cache"))
             .unwrap_or_else(|| state_dir.join("cache"));
         Ok(Self {
-            cloud: args.cloud.or_else(|| files.iter().find_map(|file| file.cloud)).unwrap_or(CloudName::Local),
+            cloud: args
+                .cloud
+                .or_else(|| files.iter().find_map(|file| file.cloud))
+                .unwrap_or(CloudName::Local),
             recipes: args
                 .recipes
                 .clone()
@@ -75,8 +91,14 @@ impl Settings {
                 .unwrap_or_else(|| PathBuf::from("recipes")),
             state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
             cache_dir: std::path::absolute(&cache_dir).unwrap_or(cache_dir),
-            region: args.region.clone().or_else(|| text(|file| file.region.clone())),
-            profile: args.profile.clone().or_else(|| text(|file| file.profile.clone())),
+            region: args
+                .region
+                .clone()
+                .or_else(|| text(|file| file.region.clone())),
+            profile: args
+                .profile
+                .clone()
+                .or_else(|| text(|file| file.profile.clone())),
             mirror: std::env::var("PIAAS_MIRROR")
                 .ok()
                 .filter(|value| !value.is_empty())
@@ -106,7 +128,11 @@ impl Settings {
 }
 
 fn xdg_dir(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     // The XDG specification: a relative path in these variables is invalid and ignored.
     set(variable)
         .filter(|path| path.is_absolute())
@@ -115,11 +141,16 @@ fn xdg_dir(variable: &str, below_home: &str) -> Option<PathBuf> {
 }
 
 fn load(path: Option<&Path>) -> Result<ConfigFile, CliError> {
-    let Some(path) = path else { return Ok(ConfigFile::default()) };
+    let Some(path) = path else {
+        return Ok(ConfigFile::default());
+    };
     let refused = |error: &dyn std::error::Error| {
-        CliError::new(exit::USAGE, format!("cannot use the config file {}", path.display()))
-            .because(error)
-            .hint("its keys are cloud, recipes, state_dir, region, profile and mirror")
+        CliError::new(
+            exit::USAGE,
+            format!("cannot use the config file {}", path.display()),
+        )
+        .because(error)
+        .hint("its keys are cloud, recipes, state_dir, region, profile and mirror")
     };
     let text = std::fs::read_to_string(path).map_err(|error| refused(&error))?;
     if text.trim().is_empty() {
@@ -128,7 +159,10 @@ fn load(path: Option<&Path>) -> Result<ConfigFile, CliError> {
     let mut file: ConfigFile = serde_yaml::from_str(&text).map_err(|error| refused(&error))?;
     // Paths in a file are relative to it, not to where the command is run.
     let base = path.parent().unwrap_or_else(|| Path::new(""));
-    for dir in [&mut file.recipes, &mut file.state_dir].into_iter().flatten() {
+    for dir in [&mut file.recipes, &mut file.state_dir]
+        .into_iter()
+        .flatten()
+    {
         *dir = base.join(&*dir);
     }
     Ok(file)

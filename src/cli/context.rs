@@ -140,8 +140,9 @@ impl Context {
     }
 
     fn driver(&self) -> Result<NspawnDriver, CliError> {
-        let exe = std::env::current_exe()
-            .map_err(|error| CliError::failure("cannot find this program's own file").because(&error))?;
+        let exe = std::env::current_exe().map_err(|error| {
+            CliError::failure("cannot find this program's own file").because(&error)
+        })?;
         Ok(NspawnDriver::new(
             self.settings.cloud_dir(),
             self.settings.base_dir(),
@@ -151,7 +152,10 @@ impl Context {
 
     fn check_host(&self) -> Result<(), CliError> {
         let checks = doctor::checks(&self.doctor_config());
-        let failed: Vec<_> = checks.iter().filter(|check| check.required && !check.passed()).collect();
+        let failed: Vec<_> = checks
+            .iter()
+            .filter(|check| check.required && !check.passed())
+            .collect();
         let Some(first) = failed.first() else {
             return Ok(());
         };
@@ -197,9 +201,9 @@ impl Context {
         while let Some(line) = lines.recv().await {
             progress.output(&line);
         }
-        let result = made
-            .await
-            .map_err(|error| CliError::new(exit::BUG, "the base image maker panicked").because(&error))?;
+        let result = made.await.map_err(|error| {
+            CliError::new(exit::BUG, "the base image maker panicked").because(&error)
+        })?;
         match result {
             Ok(()) => {
                 progress.done(&title, started.elapsed());
@@ -233,8 +237,11 @@ pub fn invalid(found: &Diagnostics) -> CliError {
         1 => "1 problem".to_owned(),
         count => format!("{count} problems"),
     };
-    CliError::new(exit::RECIPE_INVALID, format!("the recipe is invalid: {what}"))
-        .with_detail(found.to_string())
+    CliError::new(
+        exit::RECIPE_INVALID,
+        format!("the recipe is invalid: {what}"),
+    )
+    .with_detail(found.to_string())
 }
 
 /// A file-system error with its path, for the edge.

@@ -25,7 +25,13 @@ pub struct CliError {
 impl CliError {
     /// A failure with a code of [`exit`].
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), causes: Vec::new(), hints: Vec::new(), detail: None }
+        Self {
+            code,
+            message: message.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+            detail: None,
+        }
     }
 
     /// An expected failure (exit code 1).
@@ -101,7 +107,9 @@ mod tests {
     #[test]
     fn an_error_reads_as_message_causes_hints() {
         let inner = std::io::Error::other("disk full");
-        let error = CliError::failure("cannot write the plan").because(&inner).hint("free some space");
+        let error = CliError::failure("cannot write the plan")
+            .because(&inner)
+            .hint("free some space");
         assert_eq!(
             error.render(Style::plain()),
             "error: cannot write the plan\n  caused by: disk full\n  hint: free some space\n"

@@ -39,7 +39,9 @@ pub fn watch_signals(stop: impl Fn() + Send + 'static, last_words: String) -> Re
                 std::process::exit(i32::from(exit::INTERRUPTED));
             }
             asked = true;
-            output::note("stopping: what was created is being removed; interrupt again to stop at once");
+            output::note(
+                "stopping: what was created is being removed; interrupt again to stop at once",
+            );
             stop();
         }
     });
@@ -47,7 +49,8 @@ pub fn watch_signals(stop: impl Fn() + Send + 'static, last_words: String) -> Re
 }
 
 fn listen() -> Result<(Signal, Signal), CliError> {
-    let refused = |error: std::io::Error| CliError::failure("cannot listen for signals").because(&error);
+    let refused =
+        |error: std::io::Error| CliError::failure("cannot listen for signals").because(&error);
     let interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
     let terminate = signal(SignalKind::terminate()).map_err(refused)?;
     Ok((interrupt, terminate))

@@ -61,7 +61,9 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Plan(args) => block_on(verbs::plan::run(context, &args)),
         Verb::Bake(args) => block_on(verbs::bake::run(context, &args)),
         Verb::Why(args) => block_on(verbs::why::run(context, &args)),
-        Verb::Images(ImagesVerb::List { recipe }) => block_on(verbs::images::list(context, recipe.as_deref())),
+        Verb::Images(ImagesVerb::List { recipe }) => {
+            block_on(verbs::images::list(context, recipe.as_deref()))
+        }
         Verb::Images(ImagesVerb::Show { image }) => block_on(verbs::images::show(context, &image)),
         Verb::Images(ImagesVerb::Export { image, output }) => {
             block_on(verbs::images::export(context, &image, &output))
@@ -73,7 +75,9 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Cloud(CloudVerb::Run { image, command }) => {
             block_on(verbs::cloud_run::run(context, &image, &command))
         }
-        Verb::LocalMachine { .. } | Verb::LocalSnapshot { .. } => unreachable!("handled before the settings are read"),
+        Verb::LocalMachine { .. } | Verb::LocalSnapshot { .. } => {
+            unreachable!("handled before the settings are read")
+        }
     }
 }
 
@@ -82,6 +86,8 @@ fn block_on(verb: impl Future<Output = CliResult>) -> CliResult {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| error::CliError::failure("cannot start the async runtime").because(&error))?
+        .map_err(|error| {
+            error::CliError::failure("cannot start the async runtime").because(&error)
+        })?
         .block_on(verb)
 }

@@ -12,7 +12,10 @@ use super::error::CliError;
 /// Stdout cannot be written, other than by a reader that has gone.
 pub fn data(text: &str) -> Result<(), CliError> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(CliError::failure("cannot write to standard output").because(&error))
         }
@@ -49,8 +52,15 @@ pub fn note(text: &str) {
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
     let mut out = String::new();
     for row in rows {
         let mut line = String::new();
@@ -70,7 +80,10 @@ mod tests {
 
     #[test]
     fn tables_align_and_do_not_end_in_spaces() {
-        let rows = vec![vec!["a".into(), "bc".into()], vec!["abc".into(), "d".into()]];
+        let rows = vec![
+            vec!["a".into(), "bc".into()],
+            vec!["abc".into(), "d".into()],
+        ];
         assert_eq!(table(&rows), "a    bc\nabc  d\n");
     }
 }

@@ -24,8 +24,12 @@ pub struct Style {
 impl Style {
     /// No colour, ASCII only.
     #[must_use]
+    #[cfg(test)]
     pub const fn plain() -> Self {
-        Self { color: false, unicode: false }
+        Self {
+            color: false,
+            unicode: false,
+        }
     }
 
     /// The style for standard error.
@@ -48,11 +52,18 @@ impl Style {
             ColorChoice::Never => false,
             ColorChoice::Auto => (terminal && !dumb && !set("NO_COLOR")) || set("CLICOLOR_FORCE"),
         };
-        Self { color, unicode: utf8_locale() }
+        Self {
+            color,
+            unicode: utf8_locale(),
+        }
     }
 
     fn paint(self, code: &str, text: &str) -> String {
-        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.color {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     #[must_use]

@@ -56,7 +56,11 @@ pub enum BaseError {
     #[error("mmdebstrap could not be started: {0}; install it with `apt-get install mmdebstrap`")]
     NotInstalled(io::Error),
     #[error("mmdebstrap failed with {mirror} ({status}); its last lines:\n{last_lines}")]
-    Failed { mirror: String, status: String, last_lines: String },
+    Failed {
+        mirror: String,
+        status: String,
+        last_lines: String,
+    },
 }
 
 /// Whether the base is there.
@@ -84,13 +88,15 @@ pub fn ensure(base: &Path, mirror: &str, progress: &dyn Fn(&str)) -> Result<(), 
     std::fs::create_dir_all(parent).map_err(cannot(parent))?;
     let lock_path = base.with_extension("lock");
     let lock = std::fs::File::create(&lock_path).map_err(cannot(&lock_path))?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|error| cannot(&lock_path)(error.into()))?;
+    flock(&lock, FlockOperation::LockExclusive)
+        .map_err(|error| cannot(&lock_path)(error.into()))?;
     if is_made(base) {
         return Ok(());
     }
     let half = base.with_extension("half-made");
     super::nspawn::files::remove_dir(&half).map_err(cannot(&half))?;
-    let made = make(&half, mirror, progress).and_then(|()| std::fs::rename(&half, base).map_err(cannot(base)));
+    let made = make(&half, mirror, progress)
+        .and_then(|()| std::fs::rename(&half, base).map_err(cannot(base)));
     if made.is_err() {
         // The failure itself is what counts; the next attempt begins by removing this again.
         let _ = super::nspawn::files::remove_dir(&half);
@@ -103,10 +109,18 @@ fn make(root: &Path, mirror: &str, progress: &dyn Fn(&str)) -> Result<(), BaseEr
     let security = security_mirror(mirror);
     let finish = shlex::try_join(["sh", "-c", FINISH, "finish"].into_iter())
         .expect("the script is a constant without a NUL character");
-    let values = shlex::try_join([mirror, &security, NETWORK])
-        .map_err(|error| BaseError::Failed { mirror: mirror.to_owned(), status: "not started".to_owned(), last_lines: error.to_string() })?;
+    let values =
+        shlex::try_join([mirror, &security, NETWORK]).map_err(|error| BaseError::Failed {
+            mirror: mirror.to_owned(),
+            status: "not started".to_owned(),
+            last_lines: error.to_string(),
+        })?;
     let mut child = Command::new("mmdebstrap")
-        .args(["--variant=minbase", "--architectures=amd64", "--aptopt=Acquire::Retries \"3\""])
+        .args([
+            "--variant=minbase",
+            "--architectures=amd64",
+            "--aptopt=Acquire::Retries \"3\"",
+        ])
         .arg("--aptopt=Apt::Install-Recommends \"false\"")
         .arg("--dpkgopt=path-exclude=/usr/share/man/*")
         .arg(format!("--include={}", PACKAGES.join(",")))
@@ -126,7 +140,12 @@ fn make(root: &Path, mirror: &str, progress: &dyn Fn(&str)) -> Result<(), BaseEr
     let mut last: VecDeque<String> = VecDeque::new();
     if let Some(stderr) = child.stderr.take() {
         for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).trim_end().rsplit('\r').next().unwrap_or_default().to_owned();
+            let line = String::from_utf8_lossy(&line)
+                .trim_end()
+                .rsplit('\r')
+                .next()
+                .unwrap_or_default()
+                .to_owned();
             if line.is_empty() {
                 continue;
             }
@@ -142,5 +161,9 @@ fn make(root: &Path, mirror: &str, progress: &dyn Fn(&str)) -> Result<(), BaseEr
         return Ok(());
     }
     let last_lines = last.into_iter().collect::<Vec<_>>().join("\n");
-    Err(BaseError::Failed { mirror: mirror.to_owned(), status: status.to_string(), last_lines })
+    Err(BaseError::Failed {
+        mirror: mirror.to_owned(),
+        status: status.to_string(),
+        last_lines,
+    })
 }

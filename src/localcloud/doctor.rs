@@ -46,18 +46,34 @@ impl Check {
             Ok(message) => (message, None),
             Err((message, way_out)) => (message, Some(way_out)),
         };
-        Self { name, required, message, way_out, packages: Vec::new() }
+        Self {
+            name,
+            required,
+            message,
+            way_out,
+            packages: Vec::new(),
+        }
     }
 }
 
 /// Programs: name, file, Debian package, whether machines need it.
 const PROGRAMS: [(&str, &str, &str, bool); 6] = [
-    ("systemd-nspawn", "systemd-nspawn", "systemd-container", true),
+    (
+        "systemd-nspawn",
+        "systemd-nspawn",
+        "systemd-container",
+        true,
+    ),
     ("slirp4netns", "slirp4netns", "slirp4netns", true),
     ("mmdebstrap", "mmdebstrap", "mmdebstrap", true),
     ("ip", "ip", "iproute2", true),
     ("nsenter", "nsenter", "util-linux", true),
-    ("QEMU, to boot disks as virtual machines", "qemu-system-x86_64", "qemu-system-x86", false),
+    (
+        "QEMU, to boot disks as virtual machines",
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        false,
+    ),
 ];
 
 /// Looks at everything. Changes nothing that stays.
@@ -70,7 +86,10 @@ pub fn checks(config: &Config) -> Vec<Check> {
         if root {
             Ok("running as root".to_owned())
         } else {
-            Err(("machines need root, this is another user".to_owned(), "run it with sudo, or as root".to_owned()))
+            Err((
+                "machines need root, this is another user".to_owned(),
+                "run it with sudo, or as root".to_owned(),
+            ))
         },
     )];
     for (name, file, package, required) in PROGRAMS {
@@ -79,13 +98,21 @@ pub fn checks(config: &Config) -> Vec<Check> {
     checks.push(firmware());
     checks.push(Check::new("disk space", true, space(&config.state_dir)));
     if root {
-        checks.push(Check::new("overlay file system", true, overlay_works(&config.state_dir)));
+        checks.push(Check::new(
+            "overlay file system",
+            true,
+            overlay_works(&config.state_dir),
+        ));
     }
     let made = base::is_made(&config.base_dir);
     checks.push(Check::new(
         "base image",
         true,
-        if made { Ok(format!("cached in {}", config.base_dir.display())) } else { mirror(&config.mirror) },
+        if made {
+            Ok(format!("cached in {}", config.base_dir.display()))
+        } else {
+            mirror(&config.mirror)
+        },
     ));
     checks
 }
@@ -95,7 +122,11 @@ pub fn checks(config: &Config) -> Vec<Check> {
 /// # Errors
 /// apt-get fails or is not there.
 pub fn fix(checks: &[Check], note: &dyn Fn(&str)) -> io::Result<()> {
-    let packages: Vec<&str> = checks.iter().filter(|check| !check.passed()).flat_map(|check| check.packages.clone()).collect();
+    let packages: Vec<&str> = checks
+        .iter()
+        .filter(|check| !check.passed())
+        .flat_map(|check| check.packages.clone())
+        .collect();
     if packages.is_empty() {
         return Ok(());
     }
@@ -112,13 +143,21 @@ pub fn fix(checks: &[Check], note: &dyn Fn(&str)) -> io::Result<()> {
 }
 
 fn apt(arguments: &[&str]) -> io::Result<()> {
-    let output = Command::new("apt-get").args(["-q", "-o", "Acquire::Retries=3"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive").output()?;
+    let output = Command::new("apt-get")
+        .args(["-q", "-o", "Acquire::Retries=3"])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .output()?;
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let last: Vec<&str> = text.lines().rev().take(3).collect();
-    Err(io::Error::other(format!("apt-get {} failed: {}", arguments.join(" "), last.into_iter().rev().collect::<Vec<_>>().join(" / "))))
+    Err(io::Error::other(format!(
+        "apt-get {} failed: {}",
+        arguments.join(" "),
+        last.into_iter().rev().collect::<Vec<_>>().join(" / ")
+    )))
 }
 
 fn program(name: &'static str, file: &str, package: &'static str, required: bool) -> Check {
@@ -128,7 +167,10 @@ fn program(name: &'static str, file: &str, package: &'static str, required: bool
         required,
         match found {
             Some(path) => Ok(path.display().to_string()),
-            None => Err((format!("{file} is not installed"), format!("apt-get install {package}"))),
+            None => Err((
+                format!("{file} is not installed"),
+                format!("apt-get install {package}"),
+            )),
         },
     );
     check.packages = vec![package];
@@ -143,7 +185,10 @@ fn firmware() -> Check {
         if path.exists() {
             Ok(path.display().to_string())
         } else {
-            Err(("OVMF is not installed".to_owned(), "apt-get install ovmf".to_owned()))
+            Err((
+                "OVMF is not installed".to_owned(),
+                "apt-get install ovmf".to_owned(),
+            ))
         },
     );
     check.packages = vec!["ovmf"];
@@ -161,20 +206,27 @@ fn find(file: &str) -> Option<PathBuf> {
 
 /// The nearest directory that exists: a state directory is made only when something happens.
 fn existing(path: &Path) -> &Path {
-    path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
+    path.ancestors()
+        .find(|path| path.is_dir())
+        .unwrap_or(Path::new("/"))
 }
 
 fn space(dir: &Path) -> Result<String, (String, String)> {
     let dir = existing(dir);
-    let free = rustix::fs::statvfs(dir)
-        .map_err(|error| (format!("cannot look at {}: {error}", dir.display()), "pass --state-dir DIR".to_owned()))?;
+    let free = rustix::fs::statvfs(dir).map_err(|error| {
+        (
+            format!("cannot look at {}: {error}", dir.display()),
+            "pass --state-dir DIR".to_owned(),
+        )
+    })?;
     let gib = (free.f_bavail * free.f_frsize) >> 30;
     if gib >= FREE_GIB {
         Ok(format!("{gib} GiB free in {}", dir.display()))
     } else {
         Err((
             format!("{gib} GiB free in {}, {FREE_GIB} are needed", dir.display()),
-            "free some space, `piaas-bake cloud gc`, or pass --state-dir DIR on another disk".to_owned(),
+            "free some space, `piaas-bake cloud gc`, or pass --state-dir DIR on another disk"
+                .to_owned(),
         ))
     }
 }
@@ -200,7 +252,8 @@ fn overlay_works(dir: &Path) -> Result<String, (String, String)> {
         Ok(Ok(())) => Ok(format!("works in {shown}")),
         Ok(Err(error)) => Err((
             format!("does not work in {shown}: {error}"),
-            "use a directory on ext4, xfs or tmpfs (--state-dir DIR), and a kernel with overlayfs".to_owned(),
+            "use a directory on ext4, xfs or tmpfs (--state-dir DIR), and a kernel with overlayfs"
+                .to_owned(),
         )),
         Err(_) => Err(("the trial panicked".to_owned(), "report this".to_owned())),
     }
@@ -208,28 +261,51 @@ fn overlay_works(dir: &Path) -> Result<String, (String, String)> {
 
 /// Asks the mirror for the release file's first bytes.
 fn mirror(url: &str) -> Result<String, (String, String)> {
-    let way_out = || "check the network, or set PIAAS_MIRROR to a mirror that is reached".to_owned();
+    let way_out =
+        || "check the network, or set PIAAS_MIRROR to a mirror that is reached".to_owned();
     let Some(rest) = url.strip_prefix("http://") else {
         // mmdebstrap speaks https itself; this check does not.
         return Ok(format!("{url} (not asked: only http:// mirrors are)"));
     };
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let address = if host.contains(':') {
+        host.to_owned()
+    } else {
+        format!("{host}:80")
+    };
     let ask = || -> io::Result<String> {
         let limit = Duration::from_secs(10);
-        let target = address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
+        let target = address
+            .to_socket_addrs()?
+            .next()
+            .ok_or_else(|| io::Error::other("the name has no address"))?;
         let mut stream = TcpStream::connect_timeout(&target, limit)?;
         stream.set_read_timeout(Some(limit))?;
         let path = path.trim_end_matches('/');
-        write!(stream, "HEAD /{path}/dists/bookworm/InRelease HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "HEAD /{path}/dists/bookworm/InRelease HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        )?;
         let mut answer = [0; 64];
         let length = stream.read(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer[..length]).lines().next().unwrap_or_default().to_owned())
+        Ok(String::from_utf8_lossy(&answer[..length])
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned())
     };
     match ask() {
-        Ok(line) if line.contains(" 200 ") || line.contains(" 30") => Ok(format!("not made yet; the mirror {url} answers")),
-        Ok(line) => Err((format!("the mirror {url} answers `{line}` for Debian 12"), way_out())),
-        Err(error) => Err((format!("the mirror {url} is not reached: {error}"), way_out())),
+        Ok(line) if line.contains(" 200 ") || line.contains(" 30") => {
+            Ok(format!("not made yet; the mirror {url} answers"))
+        }
+        Ok(line) => Err((
+            format!("the mirror {url} answers `{line}` for Debian 12"),
+            way_out(),
+        )),
+        Err(error) => Err((
+            format!("the mirror {url} is not reached: {error}"),
+            way_out(),
+        )),
     }
 }
 
@@ -248,7 +324,10 @@ mod tests {
     fn a_missing_program_names_its_package() {
         let check = program("none", "no-such-program-here", "some-package", true);
         assert!(!check.passed());
-        assert_eq!(check.way_out.as_deref(), Some("apt-get install some-package"));
+        assert_eq!(
+            check.way_out.as_deref(),
+            Some("apt-get install some-package")
+        );
     }
 
     #[test]
@@ -256,7 +335,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let later = dir.path().join("not/yet/there");
         match space(&later) {
-            Ok(message) | Err((message, _)) => assert!(message.contains(dir.path().to_str().unwrap()), "{message}"),
+            Ok(message) | Err((message, _)) => {
+                assert!(message.contains(dir.path().to_str().unwrap()), "{message}")
+            }
         }
     }
 }

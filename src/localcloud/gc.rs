@@ -30,8 +30,14 @@ impl std::fmt::Display for Leftover {
         match self {
             Self::Machine { id, running: true } => write!(f, "running machine {id}"),
             Self::Machine { id, running: false } => write!(f, "files of machine {id}"),
-            Self::Disk { id, being_written: true } => write!(f, "disk {id}, being written"),
-            Self::Disk { id, being_written: false } => write!(f, "disk {id}"),
+            Self::Disk {
+                id,
+                being_written: true,
+            } => write!(f, "disk {id}, being written"),
+            Self::Disk {
+                id,
+                being_written: false,
+            } => write!(f, "disk {id}"),
             Self::ControlGroup { id } => write!(f, "control group of machine {id}"),
         }
     }
@@ -49,17 +55,28 @@ pub fn survey(cloud: &Path, instances: &[String], snapshots: &[String]) -> Vec<L
     };
     let mut left: Vec<Leftover> = unknown("instances", instances)
         .into_iter()
-        .map(|(id, path)| Leftover::Machine { id, running: is_locked(&path) })
+        .map(|(id, path)| Leftover::Machine {
+            id,
+            running: is_locked(&path),
+        })
         .collect();
     left.extend(
         unknown("snapshots", snapshots)
             .into_iter()
             // A layer that others stand on stays until they are gone.
             .filter(|(_, path)| !path.join("deleted").exists())
-            .map(|(id, path)| Leftover::Disk { id, being_written: is_locked(&path) }),
+            .map(|(id, path)| Leftover::Disk {
+                id,
+                being_written: is_locked(&path),
+            }),
     );
     // Groups carry no cloud's name: only those of machines that nothing runs in any more are taken.
-    left.extend(cgroup::machines().into_iter().filter(|id| cgroup::is_empty(id)).map(|id| Leftover::ControlGroup { id }));
+    left.extend(
+        cgroup::machines()
+            .into_iter()
+            .filter(|id| cgroup::is_empty(id))
+            .map(|id| Leftover::ControlGroup { id }),
+    );
     left
 }
 
@@ -102,7 +119,10 @@ fn wait_free(dir: &Path) -> io::Result<()> {
     let deadline = Instant::now() + GRACE;
     while dir.exists() && is_locked(dir) {
         if Instant::now() >= deadline {
-            return Err(io::Error::other(format!("the process of {} does not end", dir.display())));
+            return Err(io::Error::other(format!(
+                "the process of {} does not end",
+                dir.display()
+            )));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -116,18 +136,31 @@ mod tests {
     #[test]
     fn only_what_no_record_knows_is_found_and_removed() {
         let cloud = tempfile::tempdir().unwrap();
-        for dir in ["instances/i-1", "instances/i-2", "snapshots/snap-1", "snapshots/snap-2"] {
+        for dir in [
+            "instances/i-1",
+            "instances/i-2",
+            "snapshots/snap-1",
+            "snapshots/snap-2",
+        ] {
             std::fs::create_dir_all(cloud.path().join(dir)).unwrap();
         }
         let ours = |left: Vec<Leftover>| -> Vec<Leftover> {
-            left.into_iter().filter(|left| !matches!(left, Leftover::ControlGroup { .. })).collect()
+            left.into_iter()
+                .filter(|left| !matches!(left, Leftover::ControlGroup { .. }))
+                .collect()
         };
         let left = ours(survey(cloud.path(), &["i-1".into()], &["snap-2".into()]));
         assert_eq!(
             left,
             [
-                Leftover::Machine { id: "i-2".into(), running: false },
-                Leftover::Disk { id: "snap-1".into(), being_written: false }
+                Leftover::Machine {
+                    id: "i-2".into(),
+                    running: false
+                },
+                Leftover::Disk {
+                    id: "snap-1".into(),
+                    being_written: false
+                }
             ]
         );
         sweep(cloud.path(), &left).unwrap();

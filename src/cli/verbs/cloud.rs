@@ -15,15 +15,24 @@ use crate::localcloud::{self, LocalCloud, gc};
 pub async fn serve(context: &Context, listen: SocketAddr) -> CliResult {
     only_local(context)?;
     if !listen.ip().is_loopback() {
-        return Err(CliError::new(exit::USAGE, format!("{listen} is not a loopback address"))
-            .hint("the local cloud has one well-known key; it listens on 127.0.0.1 or [::1] only"));
+        return Err(
+            CliError::new(exit::USAGE, format!("{listen} is not a loopback address")).hint(
+                "the local cloud has one well-known key; it listens on 127.0.0.1 or [::1] only",
+            ),
+        );
     }
     let connected = context.connect_to_act().await?;
     let local = local(&connected)?;
     let listener = tokio::net::TcpListener::bind(listen)
         .await
-        .map_err(|error| CliError::failure(format!("cannot listen on {listen}")).because(&error).hint("choose another port with --listen"))?;
-    let address = listener.local_addr().map_err(|error| CliError::failure("cannot tell the address").because(&error))?;
+        .map_err(|error| {
+            CliError::failure(format!("cannot listen on {listen}"))
+                .because(&error)
+                .hint("choose another port with --listen")
+        })?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| CliError::failure("cannot tell the address").because(&error))?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     interrupt::on_signal(move || {
         stop.send_replace(true);
@@ -43,7 +52,9 @@ pub async fn serve(context: &Context, listen: SocketAddr) -> CliResult {
             connected.clients.region
         ))?,
     }
-    output::note("serving; paste the line above where you run `aws` or boto3. Ctrl-C ends it, machines stay until they are terminated.");
+    output::note(
+        "serving; paste the line above where you run `aws` or boto3. Ctrl-C ends it, machines stay until they are terminated.",
+    );
     let mut stopped = stopped;
     let shutdown = async move {
         // An error means that the signal watcher is gone, and with it this process.
@@ -60,21 +71,34 @@ pub async fn status(context: &Context) -> CliResult {
     let dir = context.settings.cloud_dir();
     if !dir.exists() {
         match context.format {
-            Format::Json => output::json(&json!({ "directory": dir, "resources": [], "left_behind": [] }))?,
-            Format::Human => output::data("there is no local cloud yet: nothing runs and nothing is kept\n")?,
+            Format::Json => {
+                output::json(&json!({ "directory": dir, "resources": [], "left_behind": [] }))?
+            }
+            Format::Human => {
+                output::data("there is no local cloud yet: nothing runs and nothing is kept\n")?
+            }
         }
         return Ok(exit::DONE);
     }
     let local = context.open_local()?;
     let items = inventory(&local)?;
-    let left = gc::survey(&dir, &ids(&items, Kind::Instance), &ids(&items, Kind::Snapshot));
+    let left = gc::survey(
+        &dir,
+        &ids(&items, Kind::Instance),
+        &ids(&items, Kind::Snapshot),
+    );
     let base = localcloud::base::is_made(&context.settings.base_dir());
     match context.format {
-        Format::Json => output::json(&json!({ "directory": dir, "base_is_made": base, "resources": items, "left_behind": left }))?,
+        Format::Json => output::json(
+            &json!({ "directory": dir, "base_is_made": base, "resources": items, "left_behind": left }),
+        )?,
         Format::Human => {
             let mut text = format!("local cloud in {}\n", dir.display());
             let state = if base { "made" } else { "not made yet" };
-            text.push_str(&format!("base image {state} ({})\n\n", context.settings.base_dir().display()));
+            text.push_str(&format!(
+                "base image {state} ({})\n\n",
+                context.settings.base_dir().display()
+            ));
             if items.is_empty() {
                 text.push_str("no machines, images or snapshots\n");
             } else {
@@ -84,7 +108,10 @@ pub async fn status(context: &Context) -> CliResult {
             for one in &left {
                 text.push_str(&format!("left behind: {one}\n"));
             }
-            let orphans = items.iter().filter(|item| item.owner.is_some_and(|owner| !owner.alive)).count();
+            let orphans = items
+                .iter()
+                .filter(|item| item.owner.is_some_and(|owner| !owner.alive))
+                .count();
             if orphans + left.len() > 0 {
                 text.push_str("\n`piaas-bake cloud gc` removes what dead runs left\n");
             }
@@ -99,26 +126,46 @@ pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
     if dry_run {
         return would_remove(context, &connected);
     }
-    let dead = bake::undo_dead_runs(&connected.clients, &connected.account.id, &context.runs(), &())
-        .await
-        .map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
+    let dead = bake::undo_dead_runs(
+        &connected.clients,
+        &connected.account.id,
+        &context.runs(),
+        &(),
+    )
+    .await
+    .map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
     let (reaped, left) = match &connected.local {
         None => (Reaped::default(), Vec::new()),
         Some(local) => sweep(context, local)?,
     };
     let stuck: Vec<_> = dead.iter().flat_map(|run| &run.left_over).collect();
     match context.format {
-        Format::Json => output::json(&json!({ "dead_runs": dead, "orphans": reaped, "left_behind": left }))?,
+        Format::Json => {
+            output::json(&json!({ "dead_runs": dead, "orphans": reaped, "left_behind": left }))?
+        }
         Format::Human => {
             let mut lines: Vec<String> = dead
                 .iter()
                 .map(|run| match &run.elsewhere {
-                    Some(place) => format!("run {} of {} acted on {place}: connect there to clean it", run.run, run.recipe),
-                    None => format!("removed what the dead run {} of {} had made", run.run, run.recipe),
+                    Some(place) => format!(
+                        "run {} of {} acted on {place}: connect there to clean it",
+                        run.run, run.recipe
+                    ),
+                    None => format!(
+                        "removed what the dead run {} of {} had made",
+                        run.run, run.recipe
+                    ),
                 })
                 .collect();
-            for (kind, ids) in [("machine", &reaped.instances), ("image", &reaped.images), ("snapshot", &reaped.snapshots)] {
-                lines.extend(ids.iter().map(|id| format!("removed the {kind} {id} of a process that is gone")));
+            for (kind, ids) in [
+                ("machine", &reaped.instances),
+                ("image", &reaped.images),
+                ("snapshot", &reaped.snapshots),
+            ] {
+                lines.extend(
+                    ids.iter()
+                        .map(|id| format!("removed the {kind} {id} of a process that is gone")),
+                );
             }
             lines.extend(left.iter().map(|one| format!("removed: {one}")));
             if lines.is_empty() {
@@ -130,7 +177,10 @@ pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
     if stuck.is_empty() {
         return Ok(exit::DONE);
     }
-    let mut error = CliError::new(exit::CLEANUP_INCOMPLETE, format!("{} things could not be removed", stuck.len()));
+    let mut error = CliError::new(
+        exit::CLEANUP_INCOMPLETE,
+        format!("{} things could not be removed", stuck.len()),
+    );
     for one in stuck {
         error = error.hint(format!("{} {}: {}", one.kind.as_str(), one.id, one.command));
     }
@@ -138,7 +188,8 @@ pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
 }
 
 fn would_remove(context: &Context, connected: &Connected) -> CliResult {
-    let runs = crate::journal::runs(&context.runs()).map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
+    let runs = crate::journal::runs(&context.runs())
+        .map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
     let mut lines: Vec<String> = runs
         .iter()
         .filter(|run| run.state == crate::journal::RunState::Dead)
@@ -147,9 +198,15 @@ fn would_remove(context: &Context, connected: &Connected) -> CliResult {
         .collect();
     if let Some(local) = &connected.local {
         let items = inventory(local)?;
-        let orphans = items.iter().filter(|item| item.owner.is_some_and(|owner| !owner.alive));
+        let orphans = items
+            .iter()
+            .filter(|item| item.owner.is_some_and(|owner| !owner.alive));
         lines.extend(orphans.map(|item| format!("{} of a process that is gone", item.id)));
-        let left = gc::survey(local.directory(), &ids(&items, Kind::Instance), &ids(&items, Kind::Snapshot));
+        let left = gc::survey(
+            local.directory(),
+            &ids(&items, Kind::Instance),
+            &ids(&items, Kind::Snapshot),
+        );
         lines.extend(left.iter().map(ToString::to_string));
     }
     match context.format {
@@ -161,11 +218,17 @@ fn would_remove(context: &Context, connected: &Connected) -> CliResult {
 }
 
 fn sweep(context: &Context, local: &LocalCloud) -> Result<(Reaped, Vec<gc::Leftover>), CliError> {
-    let failed = |error: &dyn std::error::Error| CliError::failure("cannot clean the local cloud").because(error);
+    let failed = |error: &dyn std::error::Error| {
+        CliError::failure("cannot clean the local cloud").because(error)
+    };
     let reaped = local.reap_orphans().map_err(|error| failed(&error))?;
     let items = inventory(local)?;
     let dir = context.settings.cloud_dir();
-    let left = gc::survey(&dir, &ids(&items, Kind::Instance), &ids(&items, Kind::Snapshot));
+    let left = gc::survey(
+        &dir,
+        &ids(&items, Kind::Instance),
+        &ids(&items, Kind::Snapshot),
+    );
     gc::sweep(&dir, &left).map_err(|error| failed(&error))?;
     Ok((reaped, left))
 }
@@ -174,10 +237,17 @@ pub fn reset(context: &Context, yes: bool, base: bool) -> CliResult {
     only_local(context)?;
     let dir = context.settings.cloud_dir();
     if !yes {
-        return Err(CliError::new(exit::USAGE, format!("this removes every machine, image and disk in {}", dir.display()))
-            .hint("pass --yes to do it"));
+        return Err(CliError::new(
+            exit::USAGE,
+            format!(
+                "this removes every machine, image and disk in {}",
+                dir.display()
+            ),
+        )
+        .hint("pass --yes to do it"));
     }
-    let failed = |error: std::io::Error| CliError::failure("cannot reset the local cloud").because(&error);
+    let failed =
+        |error: std::io::Error| CliError::failure("cannot reset the local cloud").because(&error);
     gc::reset(&dir).map_err(failed)?;
     if base {
         localcloud::nspawn::files::remove_dir(&context.settings.base_dir()).map_err(failed)?;
@@ -201,15 +271,27 @@ fn row(item: &Item) -> Vec<String> {
         None => String::new(),
     };
     let name = item.tags.get("Name").cloned().unwrap_or_default();
-    vec![kind.to_owned(), item.id.clone(), item.state.clone(), name, owner]
+    vec![
+        kind.to_owned(),
+        item.id.clone(),
+        item.state.clone(),
+        name,
+        owner,
+    ]
 }
 
 fn ids(items: &[Item], kind: Kind) -> Vec<String> {
-    items.iter().filter(|item| item.kind == kind).map(|item| item.id.clone()).collect()
+    items
+        .iter()
+        .filter(|item| item.kind == kind)
+        .map(|item| item.id.clone())
+        .collect()
 }
 
 fn inventory(local: &LocalCloud) -> Result<Vec<Item>, CliError> {
-    local.inventory().map_err(|error| CliError::failure("cannot read the local cloud").because(&error))
+    local
+        .inventory()
+        .map_err(|error| CliError::failure("cannot read the local cloud").because(&error))
 }
 
 fn local(connected: &Connected) -> Result<std::sync::Arc<LocalCloud>, CliError> {
@@ -217,9 +299,14 @@ fn local(connected: &Connected) -> Result<std::sync::Arc<LocalCloud>, CliError> 
 }
 
 fn only_local(context: &Context) -> Result<(), CliError> {
-    if context.settings.cloud == CloudName::Local { Ok(()) } else { Err(cloud_is_aws()) }
+    if context.settings.cloud == CloudName::Local {
+        Ok(())
+    } else {
+        Err(cloud_is_aws())
+    }
 }
 
 fn cloud_is_aws() -> CliError {
-    CliError::new(exit::USAGE, "this verb is about the local cloud").hint("leave out --cloud aws, or unset PIAAS_CLOUD")
+    CliError::new(exit::USAGE, "this verb is about the local cloud")
+        .hint("leave out --cloud aws, or unset PIAAS_CLOUD")
 }

@@ -11,7 +11,11 @@ use crate::localcloud::doctor::{self, Check};
 pub fn run(context: &Context, args: &DoctorArgs) -> CliResult {
     let config = context.doctor_config();
     let mut checks = doctor::checks(&config);
-    if args.fix && checks.iter().any(|check| !check.passed() && !check.packages.is_empty()) {
+    if args.fix
+        && checks
+            .iter()
+            .any(|check| !check.passed() && !check.packages.is_empty())
+    {
         doctor::fix(&checks, &|line| output::note(line))
             .map_err(|error| CliError::failure("cannot install what is missing").because(&error))?;
         checks = doctor::checks(&config);
@@ -37,12 +41,22 @@ pub fn run(context: &Context, args: &DoctorArgs) -> CliResult {
             output::data(&lines)?;
         }
     }
-    let failed = checks.iter().filter(|check| check.required && !check.passed()).count();
+    let failed = checks
+        .iter()
+        .filter(|check| check.required && !check.passed())
+        .count();
     if failed == 0 {
         return Ok(exit::DONE);
     }
-    let error = CliError::failure(format!("this host cannot run the local cloud: {failed} of {} checks failed", checks.len()));
-    Err(if args.fix { error } else { error.hint("`piaas-bake doctor --fix` installs what is missing") })
+    let error = CliError::failure(format!(
+        "this host cannot run the local cloud: {failed} of {} checks failed",
+        checks.len()
+    ));
+    Err(if args.fix {
+        error
+    } else {
+        error.hint("`piaas-bake doctor --fix` installs what is missing")
+    })
 }
 
 fn line(context: &Context, check: &Check) -> String {
@@ -52,7 +66,19 @@ fn line(context: &Context, check: &Check) -> String {
         (false, true) => style.cross(),
         (false, false) => style.dim("-"),
     };
-    let optional = if check.required || check.passed() { "" } else { " (optional)" };
-    let way_out = check.way_out.as_ref().filter(|_| !check.passed()).map(|way| format!("\n    {way}")).unwrap_or_default();
-    format!("{mark} {}: {}{optional}{way_out}\n", check.name, check.message)
+    let optional = if check.required || check.passed() {
+        ""
+    } else {
+        " (optional)"
+    };
+    let way_out = check
+        .way_out
+        .as_ref()
+        .filter(|_| !check.passed())
+        .map(|way| format!("\n    {way}"))
+        .unwrap_or_default();
+    format!(
+        "{mark} {}: {}{optional}{way_out}\n",
+        check.name, check.message
+    )
 }

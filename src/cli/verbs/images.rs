@@ -14,14 +14,29 @@ use crate::digest::Manifest;
 
 pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
     let connected = context.connect().await?;
-    let images = images::list(&connected.clients, recipe).await.map_err(|error| cloud(&error))?;
+    let images = images::list(&connected.clients, recipe)
+        .await
+        .map_err(|error| cloud(&error))?;
     match context.format {
-        Format::Json => output::json(&json!({ "images": images.iter().map(as_json).collect::<Vec<_>>() }))?,
-        Format::Human if images.is_empty() => output::note("no images; make one with `piaas-bake bake RECIPE`"),
+        Format::Json => {
+            output::json(&json!({ "images": images.iter().map(as_json).collect::<Vec<_>>() }))?
+        }
+        Format::Human if images.is_empty() => {
+            output::note("no images; make one with `piaas-bake bake RECIPE`")
+        }
         Format::Human => {
-            let mut rows = vec![["image", "name", "status", "created"].map(str::to_owned).to_vec()];
+            let mut rows = vec![
+                ["image", "name", "status", "created"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            ];
             rows.extend(images.iter().map(|image| {
-                vec![image.id.clone(), image.name.clone(), status(image).to_owned(), image.created.clone()]
+                vec![
+                    image.id.clone(),
+                    image.name.clone(),
+                    status(image).to_owned(),
+                    image.created.clone(),
+                ]
             }));
             output::data(&output::table(&rows))?;
         }
@@ -33,13 +48,17 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
     let connected = context.connect().await?;
     let image = find(&connected, word).await?;
     let manifest = match image.digest() {
-        Some(digest) => images::manifest(&connected.clients, digest).await.map_err(|error| cloud(&error))?,
+        Some(digest) => images::manifest(&connected.clients, digest)
+            .await
+            .map_err(|error| cloud(&error))?,
         None => None,
     };
     let disk = disk(&connected, &image);
     match context.format {
         Format::Json => {
-            let manifest = manifest.as_deref().and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+            let manifest = manifest
+                .as_deref()
+                .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
             let mut value = as_json(&image);
             value["manifest"] = manifest.unwrap_or_default();
             value["disk"] = json!(disk);
@@ -52,8 +71,17 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
                 row("status", status(&image)),
                 row("digest", image.digest().unwrap_or("none")),
                 row("created", &image.created),
-                row("base image", image.tag(tags::BASE_IMAGE).unwrap_or("unknown")),
-                row("root", &format!("{} GiB, {}, {}", image.size_gib, image.architecture, image.boot_mode)),
+                row(
+                    "base image",
+                    image.tag(tags::BASE_IMAGE).unwrap_or("unknown"),
+                ),
+                row(
+                    "root",
+                    &format!(
+                        "{} GiB, {}, {}",
+                        image.size_gib, image.architecture, image.boot_mode
+                    ),
+                ),
                 row("snapshot", &image.snapshots.join(" ")),
             ];
             if let Some(disk) = disk {
@@ -61,7 +89,10 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
             }
             if let Some(manifest) = manifest.and_then(|text| Manifest::from_json(&text).ok()) {
                 let count = manifest.provision.len();
-                rows.push(row("recipe", &format!("{} {} ({count} scripts)", manifest.recipe, manifest.version)));
+                rows.push(row(
+                    "recipe",
+                    &format!("{} {} ({count} scripts)", manifest.recipe, manifest.version),
+                ));
                 if let Some(parent) = manifest.parent {
                     rows.push(row("parent", parent.as_str()));
                 }
@@ -76,12 +107,18 @@ pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
     let connected = context.connect().await?;
     let image = find(&connected, word).await?;
     let Some(disk) = disk(&connected, &image) else {
-        return Err(CliError::failure(format!("{} has no disk on this host", image.id))
-            .hint("only images of the local cloud are exported; on AWS use `aws ec2 export-image`"));
+        return Err(
+            CliError::failure(format!("{} has no disk on this host", image.id)).hint(
+                "only images of the local cloud are exported; on AWS use `aws ec2 export-image`",
+            ),
+        );
     };
-    let copied = copy_sparse(&disk, to).map_err(|error| io("write", to, &error).hint("choose a file that does not exist"))?;
+    let copied = copy_sparse(&disk, to)
+        .map_err(|error| io("write", to, &error).hint("choose a file that does not exist"))?;
     match context.format {
-        Format::Json => output::json(&json!({ "image_id": image.id, "path": to, "bytes": copied }))?,
+        Format::Json => {
+            output::json(&json!({ "image_id": image.id, "path": to, "bytes": copied }))?
+        }
         Format::Human => output::data(&format!("{}\n", to.display()))?,
     }
     Ok(exit::DONE)
@@ -93,32 +130,47 @@ pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
 /// None, or several.
 pub async fn find(connected: &Connected, word: &str) -> Result<Image, CliError> {
     let clients = &connected.clients;
-    let of_recipe = images::list(clients, Some(word)).await.map_err(|error| cloud(&error))?;
+    let of_recipe = images::list(clients, Some(word))
+        .await
+        .map_err(|error| cloud(&error))?;
     if let Some(newest) = of_recipe.into_iter().find(Image::is_ready) {
         return Ok(newest);
     }
-    let mut found = images::find(clients, word).await.map_err(|error| cloud(&error))?;
+    let mut found = images::find(clients, word)
+        .await
+        .map_err(|error| cloud(&error))?;
     if found.len() > 1 {
         let ids: Vec<&str> = found.iter().map(|image| image.id.as_str()).collect();
-        return Err(CliError::failure(format!("`{word}` means several images: {}", ids.join(", "))).hint("give one id"));
+        return Err(CliError::failure(format!(
+            "`{word}` means several images: {}",
+            ids.join(", ")
+        ))
+        .hint("give one id"));
     }
     if let Some(image) = found.pop() {
         return Ok(image);
     }
     if word.starts_with("ami-")
-        && let Some(image) = images::get(clients, word).await.map_err(|error| cloud(&error))?
+        && let Some(image) = images::get(clients, word)
+            .await
+            .map_err(|error| cloud(&error))?
     {
         return Ok(image);
     }
     Err(CliError::failure(format!("there is no image `{word}`"))
         .hint("`piaas-bake images list` shows those there are")
-        .hint(format!("`piaas-bake bake {word}` makes one, if `{word}` is a recipe")))
+        .hint(format!(
+            "`piaas-bake bake {word}` makes one, if `{word}` is a recipe"
+        )))
 }
 
 /// The raw disk of an image, where the local cloud has one.
 pub fn disk(connected: &Connected, image: &Image) -> Option<std::path::PathBuf> {
     let cloud = connected.local.as_ref()?;
-    image.snapshots.first().and_then(|snapshot| cloud.disk(snapshot))
+    image
+        .snapshots
+        .first()
+        .and_then(|snapshot| cloud.disk(snapshot))
 }
 
 fn status(image: &Image) -> &str {
@@ -168,7 +220,9 @@ fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<u64> {
         target.seek(std::io::SeekFrom::Start(data))?;
         let mut left = hole - data;
         while left > 0 {
-            let part = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let part = buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
             source.read_exact(&mut buffer[..part])?;
             target.write_all(&buffer[..part])?;
             left -= part as u64;
@@ -194,6 +248,9 @@ mod tests {
         assert_eq!(copy_sparse(&from, &to).unwrap(), 64 << 20);
         assert_eq!(std::fs::read(&from).unwrap(), std::fs::read(&to).unwrap());
         assert!(std::fs::metadata(&to).unwrap().blocks() * 512 < 4 << 20);
-        assert_eq!(copy_sparse(&from, &to).unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            copy_sparse(&from, &to).unwrap_err().kind(),
+            std::io::ErrorKind::AlreadyExists
+        );
     }
 }

@@ -15,8 +15,11 @@ pub fn run(context: &Context, args: &LintArgs) -> CliResult {
     let names = if args.recipe.is_empty() {
         let names = recipe::names(recipes).map_err(|found| invalid(&found))?;
         if names.is_empty() {
-            return Err(CliError::failure(format!("there are no recipes in {}", recipes.display()))
-                .hint("start one with `piaas-bake init NAME`"));
+            return Err(CliError::failure(format!(
+                "there are no recipes in {}",
+                recipes.display()
+            ))
+            .hint("start one with `piaas-bake init NAME`"));
         }
         names
     } else {
@@ -29,7 +32,11 @@ pub fn run(context: &Context, args: &LintArgs) -> CliResult {
             Ok(resolved) => clean.push(resolved),
             // A fault of a parent shows in every child; once is enough.
             Err(diagnostics) => found.extend(
-                diagnostics.into_vec().into_iter().filter(|one| !found.contains(one)).collect::<Vec<_>>(),
+                diagnostics
+                    .into_vec()
+                    .into_iter()
+                    .filter(|one| !found.contains(one))
+                    .collect::<Vec<_>>(),
             ),
         }
     }
@@ -45,7 +52,12 @@ pub fn run(context: &Context, args: &LintArgs) -> CliResult {
         Format::Human => {
             let mut text = String::new();
             for one in &clean {
-                text.push_str(&format!("{} {} {}\n", context.out.tick(), one.name, one.version));
+                text.push_str(&format!(
+                    "{} {} {}\n",
+                    context.out.tick(),
+                    one.name,
+                    one.version
+                ));
             }
             output::data(&text)?;
         }

@@ -30,8 +30,12 @@ pub async fn run(context: &Context, args: &RecipeArgs) -> CliResult {
 ///
 /// # Errors
 /// An invalid recipe (exit code 3).
-pub fn prepare(context: &Context, args: &RecipeArgs) -> Result<(Resolved, Vec<LayerPlan>), CliError> {
-    let resolved = recipe::load(&context.settings.recipes, &args.recipe, &args.sets.set).map_err(|found| invalid(&found))?;
+pub fn prepare(
+    context: &Context,
+    args: &RecipeArgs,
+) -> Result<(Resolved, Vec<LayerPlan>), CliError> {
+    let resolved = recipe::load(&context.settings.recipes, &args.recipe, &args.sets.set)
+        .map_err(|found| invalid(&found))?;
     let rendered = render::render(&resolved).map_err(|found| invalid(&found))?;
     let chain = digest::chain(&resolved, &rendered);
     let layers = chain
@@ -83,14 +87,18 @@ pub async fn decide(
         build: resolved.build.clone(),
         force: wishes.force,
     };
-    let mut survey = bake::survey(clients, &target, &context.runs()).await.map_err(|error| match &error {
-        SurveyError::Cloud(error) => cloud(error),
-        SurveyError::Journal(error) => CliError::failure(error.to_string()),
-    })?;
+    let mut survey = bake::survey(clients, &target, &context.runs())
+        .await
+        .map_err(|error| match &error {
+            SurveyError::Cloud(error) => cloud(error),
+            SurveyError::Journal(error) => CliError::failure(error.to_string()),
+        })?;
     if wishes.from_base {
         // An image of a parent that nobody sees is not started from.
         let top = target.layers.last().map(|layer| layer.digest.clone());
-        survey.of_line.retain(|image| image.digest() == top.as_deref());
+        survey
+            .of_line
+            .retain(|image| image.digest() == top.as_deref());
     }
     bake::plan::plan(&target, &survey, context.clock.now()).map_err(|error| {
         let refused = CliError::new(error.exit_code(), error.to_string());
@@ -133,11 +141,19 @@ fn as_json(connected: &Connected, decision: &Decision) -> serde_json::Value {
     }
 }
 
-fn text(context: &Context, connected: &Connected, resolved: &Resolved, decision: &Decision) -> String {
+fn text(
+    context: &Context,
+    connected: &Connected,
+    resolved: &Resolved,
+    decision: &Decision,
+) -> String {
     let style = context.out;
     let place = match context.settings.cloud {
         CloudName::Local => format!("the local cloud, region {}", connected.clients.region),
-        CloudName::Aws => format!("AWS account {}, region {}", connected.account.id, connected.clients.region),
+        CloudName::Aws => format!(
+            "AWS account {}, region {}",
+            connected.account.id, connected.clients.region
+        ),
     };
     match decision {
         Decision::AlreadyBaked(image) => format!(
@@ -161,14 +177,33 @@ fn bake_text(context: &Context, resolved: &Resolved, plan: &Plan, place: &str) -
         plan.digest
     );
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "  base    {} ({})", plan.base.id, show::base(&resolved.base));
+    let _ = writeln!(
+        out,
+        "  base    {} ({})",
+        plan.base.id,
+        show::base(&resolved.base)
+    );
     if plan.start.layers > 0 {
-        let _ = writeln!(out, "  start   {} ({}): its {} recipes are not run again", plan.start.image.id, plan.start.image.name, plan.start.layers);
+        let _ = writeln!(
+            out,
+            "  start   {} ({}): its {} recipes are not run again",
+            plan.start.image.id, plan.start.image.name, plan.start.layers
+        );
     }
     let build = &plan.build;
-    let _ = writeln!(out, "  with    {}, {} GiB, at most {}", build.instance_type, plan.volume_gib, elapsed(build.timeout));
+    let _ = writeln!(
+        out,
+        "  with    {}, {} GiB, at most {}",
+        build.instance_type,
+        plan.volume_gib,
+        elapsed(build.timeout)
+    );
     for image in &plan.stale {
-        let _ = writeln!(out, "  first   {} is removed: a run that died left it", image.id);
+        let _ = writeln!(
+            out,
+            "  first   {} is removed: a run that died left it",
+            image.id
+        );
     }
     for (title, scripts) in [
         ("runs on the builder", &plan.steps),
@@ -180,13 +215,22 @@ fn bake_text(context: &Context, resolved: &Resolved, plan: &Plan, place: &str) -
         }
         for script in scripts {
             let recipe = script.id.split('/').next().unwrap_or_default();
-            let _ = writeln!(out, "  {} {}", script.title, style.dim(&format!("({recipe})")));
+            let _ = writeln!(
+                out,
+                "  {} {}",
+                script.title,
+                style.dim(&format!("({recipe})"))
+            );
         }
     }
     let _ = writeln!(out, "\n{}", style.bold("makes, and removes again"));
     for thing in plan.temporaries() {
         let _ = writeln!(out, "  {thing}");
     }
-    let _ = writeln!(out, "\nNothing was changed. To do it: piaas-bake bake {}", resolved.name);
+    let _ = writeln!(
+        out,
+        "\nNothing was changed. To do it: piaas-bake bake {}",
+        resolved.name
+    );
     out
 }

@@ -89,7 +89,10 @@ fn text(
         for path in layer.files.keys() {
             let _ = writeln!(out, "  file      {path}");
         }
-        let own = layer.provision.iter().filter(|script| script.id.contains("/step-"));
+        let own = layer
+            .provision
+            .iter()
+            .filter(|script| script.id.contains("/step-"));
         for (kind, script) in own
             .map(|script| ("step", script))
             .chain(layer.validate.iter().map(|script| ("validate", script)))
@@ -107,9 +110,15 @@ pub fn base(base: &BaseRef) -> String {
         BaseRef::Ami { id } => id.clone(),
         BaseRef::Ssm { parameter } => format!("the image named by the SSM parameter {parameter}"),
         BaseRef::Filter { owners, filters } => {
-            let filters: Vec<String> =
-                filters.iter().map(|(name, values)| format!("{name} = {}", values.join(" or "))).collect();
-            format!("the newest image of {} with {}", owners.join(" or "), filters.join(", "))
+            let filters: Vec<String> = filters
+                .iter()
+                .map(|(name, values)| format!("{name} = {}", values.join(" or ")))
+                .collect();
+            format!(
+                "the newest image of {} with {}",
+                owners.join(" or "),
+                filters.join(", ")
+            )
         }
         BaseRef::ImageBuilder { arn } => format!("the Image Builder image {arn}"),
     }

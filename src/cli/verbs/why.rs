@@ -22,10 +22,18 @@ pub async fn run(context: &Context, args: &WhyArgs) -> CliResult {
     let differences = digest::explain(&before, &after);
     let (from, to) = (before.digest(), after.digest());
     match context.format {
-        Format::Json => output::json(&json!({ "from": from, "to": to, "differences": differences }))?,
+        Format::Json => {
+            output::json(&json!({ "from": from, "to": to, "differences": differences }))?
+        }
         Format::Human if from == to => output::data(&format!("the same: {from}\n"))?,
         Format::Human => {
-            let mut text = format!("{} {} -> {} {}\n", before.recipe, from.short(), after.recipe, to.short());
+            let mut text = format!(
+                "{} {} -> {} {}\n",
+                before.recipe,
+                from.short(),
+                after.recipe,
+                to.short()
+            );
             for difference in differences {
                 text.push_str(&format!("  {difference}\n"));
             }
@@ -38,16 +46,30 @@ pub async fn run(context: &Context, args: &WhyArgs) -> CliResult {
 /// The manifest that a word means: a file, a recipe here, an image or a digest in the cloud.
 async fn manifest(context: &Context, word: &str) -> Result<Manifest, CliError> {
     let file = std::path::Path::new(word);
-    if word.contains('/') || file.extension().is_some_and(|extension| extension == "json") {
+    if word.contains('/')
+        || file
+            .extension()
+            .is_some_and(|extension| extension == "json")
+    {
         let text = std::fs::read_to_string(file)
             .map_err(|error| CliError::failure(format!("cannot read {word}")).because(&error))?;
-        return Manifest::from_json(&text).map_err(|error| CliError::failure(format!("{word}: {error}")));
+        return Manifest::from_json(&text)
+            .map_err(|error| CliError::failure(format!("{word}: {error}")));
     }
-    if context.settings.recipes.join(word).join("recipe.yaml").is_file() {
-        let resolved = recipe::load_for_lint(&context.settings.recipes, word).map_err(|found| invalid(&found))?;
+    if context
+        .settings
+        .recipes
+        .join(word)
+        .join("recipe.yaml")
+        .is_file()
+    {
+        let resolved = recipe::load_for_lint(&context.settings.recipes, word)
+            .map_err(|found| invalid(&found))?;
         let layers = render::render(&resolved).map_err(|found| invalid(&found))?;
         let last = digest::chain(&resolved, &layers).pop();
-        return last.map(|(manifest, _)| manifest).ok_or_else(|| CliError::failure(format!("the line of `{word}` is empty")));
+        return last
+            .map(|(manifest, _)| manifest)
+            .ok_or_else(|| CliError::failure(format!("the line of `{word}` is empty")));
     }
     let connected = context.connect().await?;
     if Digest::parse(word).is_some() {
@@ -55,7 +77,10 @@ async fn manifest(context: &Context, word: &str) -> Result<Manifest, CliError> {
     }
     let image = find(&connected, word).await?;
     let Some(digest) = image.digest() else {
-        return Err(CliError::failure(format!("{} was not made by a bake: it has no digest", image.id)));
+        return Err(CliError::failure(format!(
+            "{} was not made by a bake: it has no digest",
+            image.id
+        )));
     };
     stored(&connected, digest).await
 }
@@ -67,9 +92,16 @@ async fn of_newest_image(context: &Context, recipe: &str) -> Result<Manifest, Cl
 }
 
 async fn stored(connected: &Connected, digest: &str) -> Result<Manifest, CliError> {
-    let text = images::manifest(&connected.clients, digest).await.map_err(|error| cloud(&error))?.ok_or_else(|| {
-        CliError::failure(format!("no manifest of {digest} is stored in {}", connected.clients.region))
+    let text = images::manifest(&connected.clients, digest)
+        .await
+        .map_err(|error| cloud(&error))?
+        .ok_or_else(|| {
+            CliError::failure(format!(
+                "no manifest of {digest} is stored in {}",
+                connected.clients.region
+            ))
             .hint("it is stored when an image is published; check the region")
-    })?;
-    Manifest::from_json(&text).map_err(|error| CliError::failure(format!("the manifest of {digest}: {error}")))
+        })?;
+    Manifest::from_json(&text)
+        .map_err(|error| CliError::failure(format!("the manifest of {digest}: {error}")))
 }

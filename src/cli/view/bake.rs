@@ -25,27 +25,58 @@ pub async fn write_json(mut events: UnboundedReceiver<Stamped>) {
 
 fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
     match event {
-        Event::Started { run, image_name, start_image, .. } => {
-            progress.note(&format!("baking {image_name} from {start_image} (run {run})"));
+        Event::Started {
+            run,
+            image_name,
+            start_image,
+            ..
+        } => {
+            progress.note(&format!(
+                "baking {image_name} from {start_image} (run {run})"
+            ));
         }
         Event::PhaseStarted { phase } => progress.begin(phase.title()),
-        Event::PhaseFinished { phase, milliseconds } => {
+        Event::PhaseFinished {
+            phase,
+            milliseconds,
+        } => {
             progress.done(phase.title(), Duration::from_millis(milliseconds));
         }
         Event::Waiting { what, state } => progress.at(&format!("{what}: {state}")),
         Event::Created { kind, id } => progress.at(&format!("{} {id}", kind.as_str())),
-        Event::Removed { kind, id } if *failing => progress.note(&format!("  removed {} {id}", kind.as_str())),
+        Event::Removed { kind, id } if *failing => {
+            progress.note(&format!("  removed {} {id}", kind.as_str()))
+        }
         Event::Removed { kind, id } => progress.at(&format!("removed {} {id}", kind.as_str())),
-        Event::StepStarted { number, total, title, attempt, .. } => {
-            let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+        Event::StepStarted {
+            number,
+            total,
+            title,
+            attempt,
+            ..
+        } => {
+            let again = if attempt > 1 {
+                format!(" (attempt {attempt})")
+            } else {
+                String::new()
+            };
             progress.at(&format!("{number}/{total} {title}{again}"));
         }
         Event::StepSkipped { title, .. } => progress.note(&format!("  done before: {title}")),
-        Event::StepRetried { title, exit_code, .. } => {
+        Event::StepRetried {
+            title, exit_code, ..
+        } => {
             progress.note(&format!("  {title}: exit code {exit_code}, trying again"));
         }
-        Event::StepFinished { title, exit_code: 0, seconds, .. } => progress.step(&title, seconds),
-        Event::StepFinished { title, exit_code, .. } => progress.note(&format!("  {title}: exit code {exit_code}")),
+        Event::StepFinished {
+            title,
+            exit_code: 0,
+            seconds,
+            ..
+        } => progress.step(&title, seconds),
+        Event::StepFinished {
+            title, exit_code, ..
+        } => progress.note(&format!("  {title}: exit code {exit_code}")),
         Event::Output { line } => progress.output(&line),
         Event::Snapshot { id, percent } => progress.at(&format!("snapshot {id}: {percent} %")),
         Event::Undoing { reason } => {
@@ -54,7 +85,10 @@ fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
             progress.begin("removing what was created");
         }
         Event::LeftOver { kind, id, command } => {
-            progress.note(&format!("  left over: {} {id}; remove it with: {command}", kind.as_str()));
+            progress.note(&format!(
+                "  left over: {} {id}; remove it with: {command}",
+                kind.as_str()
+            ));
         }
         // The verb itself prints the result and the failure.
         Event::Done { .. } | Event::Failed { .. } => {}

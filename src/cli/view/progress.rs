@@ -32,8 +32,14 @@ impl Progress {
     #[must_use]
     pub fn new(style: Style) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        let live = std::io::stderr().is_terminal() && !dumb && std::env::var_os("PIAAS_NO_PROGRESS").is_none();
-        Self { style, start: Instant::now(), screen: live.then(Screen::new) }
+        let live = std::io::stderr().is_terminal()
+            && !dumb
+            && std::env::var_os("PIAAS_NO_PROGRESS").is_none();
+        Self {
+            style,
+            start: Instant::now(),
+            screen: live.then(Screen::new),
+        }
     }
 
     /// A phase begins.
@@ -76,7 +82,11 @@ impl Progress {
 
     /// A phase ended well.
     pub fn done(&mut self, title: &str, took: Duration) {
-        let line = format!("{} {title} {}", self.style.tick(), self.style.dim(&format!("({})", elapsed(took))));
+        let line = format!(
+            "{} {title} {}",
+            self.style.tick(),
+            self.style.dim(&format!("({})", elapsed(took)))
+        );
         self.end(&line);
     }
 
@@ -102,7 +112,11 @@ impl Progress {
     }
 
     fn plain(&self, text: &str) {
-        let _ = writeln!(std::io::stderr().lock(), "[{:>4} s] {text}", self.start.elapsed().as_secs());
+        let _ = writeln!(
+            std::io::stderr().lock(),
+            "[{:>4} s] {text}",
+            self.start.elapsed().as_secs()
+        );
     }
 }
 
@@ -116,13 +130,20 @@ impl Drop for Progress {
 
 impl Screen {
     fn new() -> Self {
-        Self { bars: MultiProgress::new(), phase: None, lines: Vec::new(), tail: VecDeque::new() }
+        Self {
+            bars: MultiProgress::new(),
+            phase: None,
+            lines: Vec::new(),
+            tail: VecDeque::new(),
+        }
     }
 
     fn begin(&mut self, title: &str) {
         self.clear();
         let bar = self.bars.add(ProgressBar::new_spinner());
-        bar.set_style(template("{spinner} {prefix} {elapsed:.dim} {wide_msg:.dim}"));
+        bar.set_style(template(
+            "{spinner} {prefix} {elapsed:.dim} {wide_msg:.dim}",
+        ));
         bar.set_prefix(title.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         self.phase = Some(bar);

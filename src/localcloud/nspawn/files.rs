@@ -30,7 +30,12 @@ impl Status {
     /// A machine that is being made.
     #[must_use]
     pub fn starting() -> Self {
-        Self { power: Power::Starting, agent_online_since: None, reason: None, shut_down_from_inside: false }
+        Self {
+            power: Power::Starting,
+            agent_online_since: None,
+            reason: None,
+            shut_down_from_inside: false,
+        }
     }
 }
 
@@ -80,7 +85,11 @@ pub fn get_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 /// # Errors
 /// The file system refuses.
 pub fn try_lock(dir: &Path) -> io::Result<Option<File>> {
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock"))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join("lock"))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -97,8 +106,13 @@ pub fn is_locked(dir: &Path) -> bool {
 /// The directories in `dir`, sorted; none if it does not exist.
 #[must_use]
 pub fn subdirectories(dir: &Path) -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> =
-        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let mut all: Vec<PathBuf> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
     all.sort();
     all
 }

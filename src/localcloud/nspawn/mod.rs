@@ -17,8 +17,8 @@ use std::process::{Command, Stdio};
 
 use super::BASE_SNAPSHOT;
 use super::driver::{
-    CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power, SnapshotProgress,
-    SnapshotSpec,
+    CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
+    SnapshotProgress, SnapshotSpec,
 };
 use files::{Progress, Status, Want, get_json, is_locked, put_json, remove_dir, try_lock};
 
@@ -54,22 +54,36 @@ impl NspawnDriver {
             return Ok(vec![self.base.clone()]);
         }
         let path = self.snapshot_dir(snapshot).join("chain.json");
-        get_json(&path).map_err(|error| failed(format!("the disk of {snapshot} is not there: {error}")))
+        get_json(&path)
+            .map_err(|error| failed(format!("the disk of {snapshot} is not there: {error}")))
     }
 
     /// Starts a helper of this program, detached. It inherits the lock of `dir`, which tells others that it lives.
     fn detach(&self, verb: &str, dir: &Path, lock: std::fs::File) -> Result<(), DriverError> {
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("helper.log")).map_err(io(dir))?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join("helper.log"))
+            .map_err(io(dir))?;
         let again = log.try_clone().map_err(io(dir))?;
         let fd = std::os::fd::OwnedFd::from(lock);
-        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).map_err(|error| io(dir)(error.into()))?;
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())
+            .map_err(|error| io(dir)(error.into()))?;
         let mut command = Command::new(&self.exe);
-        command.arg(verb).arg(dir).stdin(Stdio::null()).stdout(log).stderr(again).current_dir("/");
+        command
+            .arg(verb)
+            .arg(dir)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(again)
+            .current_dir("/");
         // SAFETY: setsid is async-signal-safe, and nothing else happens between fork and exec.
         unsafe {
             command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
         }
-        let mut child = command.spawn().map_err(|error| failed(format!("cannot start {}: {error}", self.exe.display())))?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| failed(format!("cannot start {}: {error}", self.exe.display())))?;
         // Reaped by a thread: the helper outlives most callers, and a caller that stays must not collect zombies.
         std::thread::spawn(move || child.wait());
         Ok(())
@@ -99,13 +113,23 @@ impl NspawnDriver {
 pub fn prune(cloud: &Path) -> std::io::Result<()> {
     loop {
         let snapshots = files::subdirectories(&cloud.join("snapshots"));
-        let holders = files::subdirectories(&cloud.join("instances")).into_iter().chain(snapshots.iter().cloned());
-        let needed: Vec<(PathBuf, Vec<PathBuf>)> =
-            holders.map(|dir| (dir.clone(), get_json(&dir.join("chain.json")).unwrap_or_default())).collect();
+        let holders = files::subdirectories(&cloud.join("instances"))
+            .into_iter()
+            .chain(snapshots.iter().cloned());
+        let needed: Vec<(PathBuf, Vec<PathBuf>)> = holders
+            .map(|dir| {
+                (
+                    dir.clone(),
+                    get_json(&dir.join("chain.json")).unwrap_or_default(),
+                )
+            })
+            .collect();
         let free = snapshots.iter().find(|dir| {
             let layer = dir.join("layer");
             dir.join("deleted").exists()
-                && !needed.iter().any(|(holder, chain)| holder != *dir && chain.contains(&layer))
+                && !needed
+                    .iter()
+                    .any(|(holder, chain)| holder != *dir && chain.contains(&layer))
         });
         match free {
             // Its own chain may have been the last need of another one.
@@ -142,14 +166,27 @@ impl Driver for NspawnDriver {
 
     fn observe(&self, instance_id: &str) -> Observation {
         let dir = self.instance(instance_id);
-        let gone = |power, reason| Observation { power, agent_online_since: None, reason, shut_down_from_inside: false };
+        let gone = |power, reason| Observation {
+            power,
+            agent_online_since: None,
+            reason,
+            shut_down_from_inside: false,
+        };
         // The lock first: a supervisor that ends in between has written its last word by then.
         let alive = is_locked(&dir);
         let Ok(status) = get_json::<Status>(&dir.join("status.json")) else {
             return gone(Power::Gone, None);
         };
-        if !alive && matches!(status.power, Power::Starting | Power::Running | Power::Stopping) {
-            return gone(Power::Failed, Some("the supervisor of the machine died".to_owned()));
+        if !alive
+            && matches!(
+                status.power,
+                Power::Starting | Power::Running | Power::Stopping
+            )
+        {
+            return gone(
+                Power::Failed,
+                Some("the supervisor of the machine died".to_owned()),
+            );
         }
         Observation {
             power: status.power,
@@ -168,7 +205,10 @@ impl Driver for NspawnDriver {
     }
 
     fn stop(&self, instance_id: &str, force: bool) -> Result<(), DriverError> {
-        self.want(instance_id, if force { Want::ForceStop } else { Want::Stop })
+        self.want(
+            instance_id,
+            if force { Want::ForceStop } else { Want::Stop },
+        )
     }
 
     fn reboot(&self, instance_id: &str) -> Result<(), DriverError> {
@@ -204,7 +244,10 @@ impl Driver for NspawnDriver {
     }
 
     fn send_command(&self, instance_id: &str, command: &CommandSpec) -> Result<(), DriverError> {
-        let dir = self.instance(instance_id).join("commands").join(&command.command_id);
+        let dir = self
+            .instance(instance_id)
+            .join("commands")
+            .join(&command.command_id);
         match std::fs::create_dir(&dir) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
             other => other.map_err(io(&dir))?,
@@ -218,10 +261,21 @@ impl Driver for NspawnDriver {
         let alive = is_locked(&machine);
         if let Ok(record) = get_json::<CommandRecord>(&dir.join("result.json")) {
             let over = !matches!(record.state, CommandState::Waiting | CommandState::Running);
-            return Some(if over || alive { record } else { CommandRecord { state: CommandState::Lost, ..record } });
+            return Some(if over || alive {
+                record
+            } else {
+                CommandRecord {
+                    state: CommandState::Lost,
+                    ..record
+                }
+            });
         }
         dir.join("spec.json").exists().then(|| CommandRecord {
-            state: if alive { CommandState::Waiting } else { CommandState::Lost },
+            state: if alive {
+                CommandState::Waiting
+            } else {
+                CommandState::Lost
+            },
             exit_code: None,
             started: None,
             ended: None,
@@ -232,7 +286,11 @@ impl Driver for NspawnDriver {
 
     fn cancel_command(&self, instance_id: &str, command_id: &str) -> Result<(), DriverError> {
         let dir = self.instance(instance_id).join("commands").join(command_id);
-        if dir.exists() { put_json(&dir.join("cancel"), &()).map_err(io(&dir)) } else { Ok(()) }
+        if dir.exists() {
+            put_json(&dir.join("cancel"), &()).map_err(io(&dir))
+        } else {
+            Ok(())
+        }
     }
 
     fn snapshot(&self, spec: &SnapshotSpec) -> Result<(), DriverError> {
@@ -242,7 +300,9 @@ impl Driver for NspawnDriver {
             return Ok(());
         }
         std::fs::create_dir_all(&dir).map_err(io(&dir))?;
-        let lock = try_lock(&dir).map_err(io(&dir))?.ok_or_else(|| failed(format!("{} is in use", spec.snapshot_id)))?;
+        let lock = try_lock(&dir)
+            .map_err(io(&dir))?
+            .ok_or_else(|| failed(format!("{} is in use", spec.snapshot_id)))?;
         put_json(&dir.join("spec.json"), spec).map_err(io(&dir))?;
         put_json(&dir.join("progress.json"), &Progress::default()).map_err(io(&dir))?;
         snapshot::freeze(&machine, &dir).map_err(io(&dir))?;
@@ -251,7 +311,11 @@ impl Driver for NspawnDriver {
 
     fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress {
         if snapshot_id == BASE_SNAPSHOT {
-            return SnapshotProgress { percent: 100, done: true, error: None };
+            return SnapshotProgress {
+                percent: 100,
+                done: true,
+                error: None,
+            };
         }
         let dir = self.snapshot_dir(snapshot_id);
         let alive = is_locked(&dir);
@@ -260,7 +324,11 @@ impl Driver for NspawnDriver {
         SnapshotProgress {
             percent: progress.percent,
             done: progress.done,
-            error: if died { Some("the writer of the disk died".to_owned()) } else { progress.error },
+            error: if died {
+                Some("the writer of the disk died".to_owned())
+            } else {
+                progress.error
+            },
         }
     }
 
@@ -275,7 +343,9 @@ impl Driver for NspawnDriver {
             return Ok(());
         }
         match std::fs::remove_file(dir.join("disk.raw")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&dir)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io(&dir)(error));
+            }
             _ => {}
         }
         self.prune()

@@ -4,7 +4,9 @@ use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount,
+};
 use rustix::thread::UnshareFlags;
 
 /// Gives the calling thread a mount namespace of its own; nothing mounted in it is seen outside.
@@ -14,7 +16,10 @@ use rustix::thread::UnshareFlags;
 pub fn private_namespace() -> io::Result<()> {
     // SAFETY: only the mount table and the file system attributes stop being shared, no memory and no descriptors.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+    )?;
     Ok(())
 }
 
@@ -43,21 +48,39 @@ pub fn mount_layers(layers: &[PathBuf], root: &Path) -> io::Result<()> {
         mount_remount(root, MountFlags::BIND | MountFlags::RDONLY, "")?;
         return Ok(());
     }
-    overlay(&format!("lowerdir={},index=off,metacopy=off,redirect_dir=off", joined(layers)), root)
+    overlay(
+        &format!(
+            "lowerdir={},index=off,metacopy=off,redirect_dir=off",
+            joined(layers)
+        ),
+        root,
+    )
 }
 
 fn overlay(options: &str, root: &Path) -> io::Result<()> {
     // mount(2): the options are copied from one page.
     if options.len() >= 4096 {
-        return Err(io::Error::other("too many layers for one mount; bake from a base image again (--no-cache)"));
+        return Err(io::Error::other(
+            "too many layers for one mount; bake from a base image again (--no-cache)",
+        ));
     }
     let options = CString::new(options)?;
-    mount("overlay", root, "overlay", MountFlags::empty(), options.as_c_str())?;
+    mount(
+        "overlay",
+        root,
+        "overlay",
+        MountFlags::empty(),
+        options.as_c_str(),
+    )?;
     Ok(())
 }
 
 fn joined(layers: &[PathBuf]) -> String {
-    layers.iter().map(|layer| escaped(layer)).collect::<Vec<_>>().join(":")
+    layers
+        .iter()
+        .map(|layer| escaped(layer))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 /// overlayfs splits at `,` and `:` unless a backslash stands before them (kernel, overlayfs.rst).
@@ -78,6 +101,9 @@ mod tests {
 
     #[test]
     fn separators_in_paths_are_escaped() {
-        assert_eq!(joined(&[PathBuf::from("/a:b"), PathBuf::from("/c,d")]), "/a\\:b:/c\\,d");
+        assert_eq!(
+            joined(&[PathBuf::from("/a:b"), PathBuf::from("/c,d")]),
+            "/a\\:b:/c\\,d"
+        );
     }
 }

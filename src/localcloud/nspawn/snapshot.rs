@@ -7,9 +7,9 @@ use std::process::{Command, ExitCode};
 
 use super::files::{Progress, Status, get_json, put_json, remove_dir};
 use super::overlay;
+use crate::image::SOURCE_DATE;
 use crate::image::disk::{self, DiskSpec};
 use crate::image::tree::Tree;
-use crate::image::SOURCE_DATE;
 use crate::localcloud::driver::{Power, SnapshotSpec};
 
 /// Freezes the root of a machine into `dir/layer` and writes `dir/chain.json`.
@@ -24,13 +24,18 @@ pub fn freeze(machine: &Path, dir: &Path) -> io::Result<()> {
     let lower: Vec<PathBuf> = get_json(&machine.join("chain.json"))?;
     let mut chain = vec![layer.clone()];
     chain.extend(lower);
-    let off = get_json::<Status>(&machine.join("status.json")).is_ok_and(|status| status.power == Power::Off);
+    let off = get_json::<Status>(&machine.join("status.json"))
+        .is_ok_and(|status| status.power == Power::Off);
     if off {
         std::fs::rename(&upper, &layer)?;
         std::fs::create_dir(&upper)?;
         put_json(&machine.join("chain.json"), &chain)?;
     } else {
-        let copied = Command::new("cp").args(["-a", "--reflink=auto", "--"]).arg(&upper).arg(&layer).status()?;
+        let copied = Command::new("cp")
+            .args(["-a", "--reflink=auto", "--"])
+            .arg(&upper)
+            .arg(&layer)
+            .status()?;
         if !copied.success() {
             return Err(io::Error::other(format!("cp ended with {copied}")));
         }
@@ -48,8 +53,22 @@ pub fn main(dir: &Path) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let (last, code) = match result {
-        Ok(()) => (Progress { percent: 100, done: true, error: None }, ExitCode::SUCCESS),
-        Err(error) => (Progress { percent: 0, done: false, error: Some(error.to_string()) }, ExitCode::FAILURE),
+        Ok(()) => (
+            Progress {
+                percent: 100,
+                done: true,
+                error: None,
+            },
+            ExitCode::SUCCESS,
+        ),
+        Err(error) => (
+            Progress {
+                percent: 0,
+                done: false,
+                error: Some(error.to_string()),
+            },
+            ExitCode::FAILURE,
+        ),
     };
     match put_json(&dir.join("progress.json"), &last) {
         Ok(()) => code,
@@ -67,13 +86,24 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir(&root)?;
     overlay::mount_layers(&chain, &root)?;
     let tree = Tree::scan(&root, SOURCE_DATE)?;
-    let disk_spec = DiskSpec { size_bytes: spec.size_gib << 30, seed: tree.digest()?, source_date: SOURCE_DATE };
+    let disk_spec = DiskSpec {
+        size_bytes: spec.size_gib << 30,
+        seed: tree.digest()?,
+        source_date: SOURCE_DATE,
+    };
     let shown = Cell::new(0);
     let progress = |percent: u8| {
         if percent > shown.get() && percent < 100 {
             shown.set(percent);
             // Only a picture of the work; its end is written by `main`.
-            let _ = put_json(&dir.join("progress.json"), &Progress { percent, done: false, error: None });
+            let _ = put_json(
+                &dir.join("progress.json"),
+                &Progress {
+                    percent,
+                    done: false,
+                    error: None,
+                },
+            );
         }
     };
     let report = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;

@@ -36,17 +36,25 @@ pub fn carry_out(dir: &Path, shared: &Arc<Shared>) {
         stdout: String::new(),
         stderr: String::new(),
     };
-    let result = get_json::<CommandSpec>(&dir.join("spec.json")).and_then(|spec| run(dir, &spec, shared, &mut record));
+    let result = get_json::<CommandSpec>(&dir.join("spec.json"))
+        .and_then(|spec| run(dir, &spec, shared, &mut record));
     if let Err(error) = result {
         record.state = CommandState::Lost;
-        record.stderr.push_str(&format!("the command could not be run: {error}\n"));
+        record
+            .stderr
+            .push_str(&format!("the command could not be run: {error}\n"));
     }
     record.ended = Some(Timestamp::now());
     // With the directory gone there is nobody left to tell.
     let _ = put_json(&dir.join("result.json"), &record);
 }
 
-fn run(dir: &Path, spec: &CommandSpec, shared: &Arc<Shared>, record: &mut CommandRecord) -> io::Result<()> {
+fn run(
+    dir: &Path,
+    spec: &CommandSpec,
+    shared: &Arc<Shared>,
+    record: &mut CommandRecord,
+) -> io::Result<()> {
     put_json(&dir.join("result.json"), record)?;
     let deadline = Instant::now() + Duration::from_secs(spec.execution_timeout);
     loop {
@@ -78,11 +86,21 @@ struct End {
     stderr: String,
 }
 
-fn once(dir: &Path, spec: &CommandSpec, leader: u32, boot: u64, deadline: Instant, shared: &Shared) -> io::Result<End> {
+fn once(
+    dir: &Path,
+    spec: &CommandSpec,
+    leader: u32,
+    boot: u64,
+    deadline: Instant,
+    shared: &Shared,
+) -> io::Result<End> {
     let script = put_script(leader, spec)?;
     let (stdout_path, stderr_path) = (dir.join("stdout"), dir.join("stderr"));
     let (stdout, stderr) = (File::create(&stdout_path)?, File::create(&stderr_path)?);
-    let mut child = enter(leader, spec, &script).stdout(stdout).stderr(stderr).spawn()?;
+    let mut child = enter(leader, spec, &script)
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()?;
     let (state, status) = wait(&mut child, dir, boot, deadline, shared)?;
     let end = End {
         state,
@@ -113,12 +131,17 @@ fn enter(leader: u32, spec: &CommandSpec, script: &str) -> Command {
     let mut command = Command::new("nsenter");
     command
         .arg(format!("--target={leader}"))
-        .args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/", "--"])
+        .args([
+            "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/", "--",
+        ])
         .args(["/bin/sh", "-c", "cd \"$1\" && exec /bin/sh -c \"$2\"", "sh"])
         .arg(spec.working_directory.as_deref().unwrap_or("/"))
         .arg(script)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .env("HOME", "/root")
         .env("LANG", "C.UTF-8")
         .env("SSM_COMMAND_ID", &spec.command_id)
@@ -139,7 +162,11 @@ fn wait(
         if let Some(status) = child.try_wait()? {
             // A script that is killed by the end of its machine did not end by itself.
             let lost = status.code().is_none() && !shared.is_boot(boot);
-            return Ok(if lost { (CommandState::Lost, None) } else { (CommandState::Ended, Some(status)) });
+            return Ok(if lost {
+                (CommandState::Lost, None)
+            } else {
+                (CommandState::Ended, Some(status))
+            });
         }
         let killed = if Instant::now() >= deadline {
             Some(CommandState::TimedOut)
@@ -165,7 +192,9 @@ fn wait(
 /// The first characters of a file. A character has at most four bytes.
 fn head(path: &Path, characters: usize) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(4 * characters as u64).read_to_end(&mut bytes)?;
+    File::open(path)?
+        .take(4 * characters as u64)
+        .read_to_end(&mut bytes)?;
     Ok(first(&String::from_utf8_lossy(&bytes), characters))
 }
 

@@ -4,7 +4,11 @@
 
 use std::path::PathBuf;
 
-const ROOTS: [&str; 3] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+const ROOTS: [&str; 3] = [
+    "/sys/fs/cgroup/systemd",
+    "/sys/fs/cgroup/unified",
+    "/sys/fs/cgroup",
+];
 
 fn groups(machine: &str) -> impl Iterator<Item = PathBuf> + use<> {
     let name = format!("piaas-bake/{machine}");
@@ -41,7 +45,9 @@ pub fn remove(machine: &str) {
 /// Names of the machines that have groups.
 #[must_use]
 pub fn machines() -> Vec<String> {
-    let parents = ROOTS.into_iter().map(|root| PathBuf::from(root).join("piaas-bake"));
+    let parents = ROOTS
+        .into_iter()
+        .map(|root| PathBuf::from(root).join("piaas-bake"));
     let mut names: Vec<String> = parents
         .flat_map(|parent| std::fs::read_dir(parent).into_iter().flatten().flatten())
         .filter(|entry| entry.path().is_dir())
@@ -69,7 +75,12 @@ pub fn is_empty(machine: &str) -> bool {
 }
 
 fn processes(group: &std::path::Path) -> usize {
-    let own = std::fs::read_to_string(group.join("cgroup.procs")).map_or(0, |list| list.lines().count());
-    let below = std::fs::read_dir(group).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+    let own =
+        std::fs::read_to_string(group.join("cgroup.procs")).map_or(0, |list| list.lines().count());
+    let below = std::fs::read_dir(group)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().is_dir());
     own + below.map(|entry| processes(&entry.path())).sum::<usize>()
 }

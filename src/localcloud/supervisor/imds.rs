@@ -30,7 +30,9 @@ const MAX_TTL: u64 = 21_600;
 /// No runtime can be made.
 pub fn serve(listener: TcpListener, spec: LaunchSpec) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let service = Arc::new(Metadata::new(spec));
     std::thread::spawn(move || {
         runtime.block_on(async move {
@@ -43,7 +45,10 @@ pub fn serve(listener: TcpListener, spec: LaunchSpec) -> io::Result<()> {
                     async move { Ok::<_, Infallible>(service.answer(&request)) }
                 });
                 // A client that goes away in the middle is its own concern.
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), answer),
+                );
             }
             #[expect(unreachable_code, reason = "gives the block its error type")]
             io::Result::Ok(())
@@ -62,7 +67,11 @@ struct Metadata {
 impl Metadata {
     fn new(spec: LaunchSpec) -> Self {
         let leaves = leaves(&spec);
-        Self { spec, leaves, tokens: Mutex::default() }
+        Self {
+            spec,
+            leaves,
+            tokens: Mutex::default(),
+        }
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -72,7 +81,9 @@ impl Metadata {
             (&Method::GET | &Method::HEAD, _) => self.get(request, path),
             _ => reply(StatusCode::METHOD_NOT_ALLOWED, String::new()),
         };
-        response.headers_mut().insert("server", http::HeaderValue::from_static("EC2ws"));
+        response
+            .headers_mut()
+            .insert("server", http::HeaderValue::from_static("EC2ws"));
         response
     }
 
@@ -81,12 +92,18 @@ impl Metadata {
         if request.headers().contains_key("x-forwarded-for") {
             return reply(StatusCode::FORBIDDEN, String::new());
         }
-        let ttl = request.headers().get(TTL_HEADER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let ttl = request
+            .headers()
+            .get(TTL_HEADER)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let Some(ttl) = ttl.filter(|ttl| (1..=MAX_TTL).contains(ttl)) else {
             return reply(StatusCode::BAD_REQUEST, String::new());
         };
         let mut bytes = [0; 32];
-        if std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).is_err() {
+        if std::fs::File::open("/dev/urandom")
+            .and_then(|mut random| random.read_exact(&mut bytes))
+            .is_err()
+        {
             return reply(StatusCode::INTERNAL_SERVER_ERROR, String::new());
         }
         let token = hex::encode(bytes);
@@ -95,7 +112,9 @@ impl Metadata {
         tokens.retain(|(_, end)| *end > now);
         tokens.push((token.clone(), now + Duration::from_secs(ttl)));
         let mut response = reply(StatusCode::OK, token);
-        response.headers_mut().insert(TTL_HEADER, http::HeaderValue::from(ttl));
+        response
+            .headers_mut()
+            .insert(TTL_HEADER, http::HeaderValue::from(ttl));
         response
     }
 
@@ -105,14 +124,23 @@ impl Metadata {
             Some(token) => {
                 let now = Instant::now();
                 let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-                tokens.iter().any(|(known, end)| token.as_bytes() == known.as_bytes() && *end > now)
+                tokens
+                    .iter()
+                    .any(|(known, end)| token.as_bytes() == known.as_bytes() && *end > now)
             }
         };
         if !allowed {
             return reply(StatusCode::UNAUTHORIZED, String::new());
         }
-        let Some(rest) = path.strip_prefix("/latest").or_else(|| path.strip_prefix("/2021-07-15")) else {
-            return if path == "/" { reply(StatusCode::OK, "latest".to_owned()) } else { missing() };
+        let Some(rest) = path
+            .strip_prefix("/latest")
+            .or_else(|| path.strip_prefix("/2021-07-15"))
+        else {
+            return if path == "/" {
+                reply(StatusCode::OK, "latest".to_owned())
+            } else {
+                missing()
+            };
         };
         let key = rest.trim_matches('/');
         if let Some(leaf) = self.leaves.get(key) {
@@ -128,7 +156,9 @@ impl Metadata {
 fn reply(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain"));
+    response
+        .headers_mut()
+        .insert("content-type", http::HeaderValue::from_static("text/plain"));
     response
 }
 
@@ -138,7 +168,11 @@ fn missing() -> Response<Full<Bytes>> {
 
 /// The names below a path, a line each; those that have names below them end in a slash.
 fn listing(leaves: &BTreeMap<String, String>, key: &str) -> Option<String> {
-    let prefix = if key.is_empty() { String::new() } else { format!("{key}/") };
+    let prefix = if key.is_empty() {
+        String::new()
+    } else {
+        format!("{key}/")
+    };
     let names: BTreeSet<String> = leaves
         .keys()
         .filter_map(|leaf| leaf.strip_prefix(&prefix))
@@ -174,19 +208,28 @@ fn leaves(spec: &LaunchSpec) -> BTreeMap<String, String> {
             ("meta-data/instance-type", &spec.instance_type),
             ("meta-data/local-hostname", &name),
             ("meta-data/local-ipv4", &spec.private_ip),
-            ("meta-data/placement/availability-zone", &spec.availability_zone),
+            (
+                "meta-data/placement/availability-zone",
+                &spec.availability_zone,
+            ),
             ("meta-data/placement/region", &spec.region),
             ("meta-data/services/domain", "amazonaws.com"),
             ("meta-data/services/partition", "aws"),
         ]
         .map(|(path, value)| (path.to_owned(), value.to_owned())),
     );
-    leaves.insert("dynamic/instance-identity/document".to_owned(), document.to_string());
+    leaves.insert(
+        "dynamic/instance-identity/document".to_owned(),
+        document.to_string(),
+    );
     if let Some(user_data) = &spec.user_data {
         leaves.insert("user-data".to_owned(), user_data.clone());
     }
     if let Some(profile) = &spec.instance_profile {
-        let arn = format!("arn:aws:iam::{}:instance-profile/{profile}", spec.account_id);
+        let arn = format!(
+            "arn:aws:iam::{}:instance-profile/{profile}",
+            spec.account_id
+        );
         let info = serde_json::json!({ "Code": "Success", "InstanceProfileArn": arn });
         leaves.insert("meta-data/iam/info".to_owned(), info.to_string());
     }
@@ -219,15 +262,25 @@ mod tests {
         })
     }
 
-    fn ask(metadata: &Metadata, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    fn ask(
+        metadata: &Metadata,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (u16, String) {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let response = metadata.answer(&request.body(()).unwrap());
         let status = response.status().as_u16();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let body = runtime.block_on(http_body_util::BodyExt::collect(response.into_body())).unwrap().to_bytes();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let body = runtime
+            .block_on(http_body_util::BodyExt::collect(response.into_body()))
+            .unwrap()
+            .to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
@@ -237,21 +290,51 @@ mod tests {
         let id = "/latest/meta-data/instance-id";
         assert_eq!(ask(&metadata, "GET", id, &[]).0, 401);
         assert_eq!(ask(&metadata, "PUT", "/latest/api/token", &[]).0, 400);
-        assert_eq!(ask(&metadata, "PUT", "/latest/api/token", &[(TTL_HEADER, "21601")]).0, 400);
+        assert_eq!(
+            ask(
+                &metadata,
+                "PUT",
+                "/latest/api/token",
+                &[(TTL_HEADER, "21601")]
+            )
+            .0,
+            400
+        );
         let forwarded = [(TTL_HEADER, "60"), ("x-forwarded-for", "10.0.0.1")];
-        assert_eq!(ask(&metadata, "PUT", "/latest/api/token", &forwarded).0, 403);
+        assert_eq!(
+            ask(&metadata, "PUT", "/latest/api/token", &forwarded).0,
+            403
+        );
         let (status, token) = ask(&metadata, "PUT", "/latest/api/token", &[(TTL_HEADER, "60")]);
         assert_eq!(status, 200);
-        assert_eq!(ask(&metadata, "GET", id, &[(TOKEN_HEADER, &token)]), (200, "i-1".to_owned()));
+        assert_eq!(
+            ask(&metadata, "GET", id, &[(TOKEN_HEADER, &token)]),
+            (200, "i-1".to_owned())
+        );
         assert_eq!(ask(&metadata, "GET", id, &[(TOKEN_HEADER, "guess")]).0, 401);
     }
 
     #[test]
     fn paths_list_what_is_below_them() {
         let metadata = metadata(false);
-        assert_eq!(ask(&metadata, "GET", "/latest/", &[]).1, "dynamic/\nmeta-data/");
-        assert_eq!(ask(&metadata, "GET", "/latest/meta-data/placement/", &[]).1, "availability-zone\nregion");
-        assert_eq!(ask(&metadata, "GET", "/latest/meta-data/tags/instance/Name", &[]).1, "web");
+        assert_eq!(
+            ask(&metadata, "GET", "/latest/", &[]).1,
+            "dynamic/\nmeta-data/"
+        );
+        assert_eq!(
+            ask(&metadata, "GET", "/latest/meta-data/placement/", &[]).1,
+            "availability-zone\nregion"
+        );
+        assert_eq!(
+            ask(
+                &metadata,
+                "GET",
+                "/latest/meta-data/tags/instance/Name",
+                &[]
+            )
+            .1,
+            "web"
+        );
         assert_eq!(ask(&metadata, "GET", "/latest/user-data", &[]).0, 404);
     }
 }

@@ -52,13 +52,22 @@ pub fn main(dir: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(End::Terminated) => {
-            let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let removed = remove_dir(dir).and_then(|()| match dir.parent().and_then(Path::parent) {
-                Some(cloud) => prune(cloud),
-                None => Ok(()),
-            });
+            let id = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let removed =
+                remove_dir(dir).and_then(|()| match dir.parent().and_then(Path::parent) {
+                    Some(cloud) => prune(cloud),
+                    None => Ok(()),
+                });
             cgroup::remove(&id);
-            if removed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if removed.is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(error) => {
             last_word(dir, Power::Failed, Some(error.to_string()), false);
@@ -69,7 +78,12 @@ pub fn main(dir: &Path) -> ExitCode {
 
 /// If this cannot be written, the free lock tells that the supervisor has died.
 fn last_word(dir: &Path, power: Power, reason: Option<String>, shut_down_from_inside: bool) {
-    let status = Status { power, agent_online_since: None, reason, shut_down_from_inside };
+    let status = Status {
+        power,
+        agent_online_since: None,
+        reason,
+        shut_down_from_inside,
+    };
     let _ = put_json(&dir.join("status.json"), &status);
 }
 
@@ -105,12 +119,25 @@ impl Supervisor {
         overlay::mount_root(&lower, &at("upper"), &at("work"), &at("root"))?;
         // nspawn's own notes stay in this namespace too.
         std::fs::create_dir_all("/run/systemd/nspawn")?;
-        rustix::mount::mount("tmpfs", "/run/systemd/nspawn", "tmpfs", rustix::mount::MountFlags::empty(), None)?;
-        std::fs::write(at("resolved.conf"), format!("[Resolve]\nDNS={}\n", network::dns(&spec.private_ip)))?;
+        rustix::mount::mount(
+            "tmpfs",
+            "/run/systemd/nspawn",
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            None,
+        )?;
+        std::fs::write(
+            at("resolved.conf"),
+            format!("[Resolve]\nDNS={}\n", network::dns(&spec.private_ip)),
+        )?;
         let network = Network::new()?;
         let slirp = network.connect(&spec.private_ip)?;
         imds::serve(network.metadata.try_clone()?, spec.clone())?;
-        let address = SocketAddr::from_abstract_name(format!("piaas-bake/{}/{}", spec.instance_id, std::process::id()))?;
+        let address = SocketAddr::from_abstract_name(format!(
+            "piaas-bake/{}/{}",
+            spec.instance_id,
+            std::process::id()
+        ))?;
         let notify = UnixDatagram::bind_addr(&address)?;
         notify.set_read_timeout(Some(LOOK))?;
         Ok(Self {
@@ -154,7 +181,10 @@ impl Supervisor {
     }
 
     fn boot(&self) -> io::Result<Child> {
-        let console = std::fs::File::options().create(true).append(true).open(self.dir.join("console.log"))?;
+        let console = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("console.log"))?;
         let name = format!("ip-{}", self.spec.private_ip.replace('.', "-"));
         let mut bind = std::ffi::OsString::from("--bind-ro=");
         bind.push(self.dir.join("resolved.conf"));
@@ -163,8 +193,20 @@ impl Supervisor {
         namespace.push(self.network.path());
         let mut command = Command::new("systemd-nspawn");
         command
-            .args(["--quiet", "--settings=no", "--register=no", "--keep-unit", "--boot", "--notify-ready=yes"])
-            .args(["--console=pipe", "--resolv-conf=off", "--timezone=off", "--link-journal=no"])
+            .args([
+                "--quiet",
+                "--settings=no",
+                "--register=no",
+                "--keep-unit",
+                "--boot",
+                "--notify-ready=yes",
+            ])
+            .args([
+                "--console=pipe",
+                "--resolv-conf=off",
+                "--timezone=off",
+                "--link-journal=no",
+            ])
             .arg(format!("--machine={}", self.spec.instance_id))
             .arg(format!("--hostname={name}"))
             .arg(namespace)
@@ -173,14 +215,24 @@ impl Supervisor {
             .arg(self.dir.join("root"))
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("NOTIFY_SOCKET", format!("@piaas-bake/{}/{}", self.spec.instance_id, std::process::id()))
+            .env(
+                "NOTIFY_SOCKET",
+                format!(
+                    "@piaas-bake/{}/{}",
+                    self.spec.instance_id,
+                    std::process::id()
+                ),
+            )
             .stdin(Stdio::null())
             .stdout(console.try_clone()?)
             .stderr(console);
         die_with_us(&mut command);
-        command
-            .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot start systemd-nspawn: {error}")))
+        command.spawn().map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot start systemd-nspawn: {error}"),
+            )
+        })
     }
 
     /// Looks after one boot. `None`: boot again.
@@ -196,12 +248,16 @@ impl Supervisor {
             }
             let want = get_json::<Want>(&self.dir.join("want")).unwrap_or(Want::Run);
             if want == Want::Terminate || want == Want::ForceStop {
-                asked = Some(want);
                 kill(payload.id(), libc_signal(9))?;
                 payload.wait()?;
-                return Ok(Some(if want == Want::Terminate { End::Terminated } else { End::Off { from_inside: false } }));
+                return Ok(Some(if want == Want::Terminate {
+                    End::Terminated
+                } else {
+                    End::Off { from_inside: false }
+                }));
             }
-            let reboot = self.shared.take_reboot() || matches!(want, Want::Reboot(number) if number != rebooted_for);
+            let reboot = self.shared.take_reboot()
+                || matches!(want, Want::Reboot(number) if number != rebooted_for);
             if let Want::Reboot(number) = want {
                 rebooted_for = number;
             }
@@ -210,7 +266,11 @@ impl Supervisor {
                 && asked.is_none()
                 && (want == Want::Stop || reboot)
             {
-                asked = Some(if want == Want::Stop { Want::Stop } else { Want::Reboot(rebooted_for) });
+                asked = Some(if want == Want::Stop {
+                    Want::Stop
+                } else {
+                    Want::Reboot(rebooted_for)
+                });
                 if want == Want::Stop {
                     self.set(|status| status.power = Power::Stopping)?;
                 } else if matches!(want, Want::Reboot(_)) {
@@ -218,7 +278,14 @@ impl Supervisor {
                 }
                 self.shared.offline(false);
                 self.set(|status| status.agent_online_since = None)?;
-                kill(leader, libc_signal(if want == Want::Stop { POWER_OFF } else { REBOOT }))?;
+                kill(
+                    leader,
+                    libc_signal(if want == Want::Stop {
+                        POWER_OFF
+                    } else {
+                        REBOOT
+                    }),
+                )?;
                 deadline = Some(Instant::now() + GRACE);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -236,7 +303,16 @@ impl Supervisor {
         let mut buffer = [0; 4096];
         let length = match self.notify.recv(&mut buffer) {
             Ok(length) => length,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => 0,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::Interrupted
+                ) =>
+            {
+                0
+            }
             Err(error) => return Err(error),
         };
         for line in String::from_utf8_lossy(&buffer[..length]).lines() {
@@ -254,7 +330,12 @@ impl Supervisor {
         Ok(())
     }
 
-    fn ended(&self, status: ExitStatus, leader: Option<u32>, asked: Option<Want>) -> io::Result<Option<End>> {
+    fn ended(
+        &self,
+        status: ExitStatus,
+        leader: Option<u32>,
+        asked: Option<Want>,
+    ) -> io::Result<Option<End>> {
         if status.code() == Some(REBOOT_EXIT) || matches!(asked, Some(Want::Reboot(_))) {
             return Ok(None);
         }
@@ -266,18 +347,24 @@ impl Supervisor {
                 let text = String::from_utf8_lossy(&console);
                 let last: Vec<&str> = text.lines().rev().take(3).collect();
                 let last: Vec<&str> = last.into_iter().rev().collect();
-                Err(io::Error::other(format!("the machine ended with {status}: {}", last.join(" / "))))
+                Err(io::Error::other(format!(
+                    "the machine ended with {status}: {}",
+                    last.join(" / ")
+                )))
             }
         }
     }
 
     /// Starts commands that nobody has taken yet, oldest first, up to the agent's limit.
     fn take_commands(&mut self) {
-        let mut waiting: Vec<(std::time::SystemTime, PathBuf)> = subdirectories(&self.dir.join("commands"))
-            .into_iter()
-            .filter(|dir| !self.taken.contains(dir) && !dir.join("result.json").exists())
-            .filter_map(|dir| Some((dir.join("spec.json").metadata().ok()?.modified().ok()?, dir)))
-            .collect();
+        let mut waiting: Vec<(std::time::SystemTime, PathBuf)> =
+            subdirectories(&self.dir.join("commands"))
+                .into_iter()
+                .filter(|dir| !self.taken.contains(dir) && !dir.join("result.json").exists())
+                .filter_map(|dir| {
+                    Some((dir.join("spec.json").metadata().ok()?.modified().ok()?, dir))
+                })
+                .collect();
         waiting.sort();
         for (_, dir) in waiting {
             if !self.shared.is_online() || self.busy.load(Ordering::SeqCst) >= WORKERS {
@@ -306,7 +393,9 @@ fn libc_signal(number: i32) -> Signal {
 }
 
 fn kill(process: u32, signal: Signal) -> io::Result<()> {
-    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return Ok(()) };
+    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
     match kill_process(pid, signal) {
         // It is over already.
         Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -318,7 +407,11 @@ fn kill(process: u32, signal: Signal) -> io::Result<()> {
 fn die_with_us(command: &mut Command) {
     // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
     unsafe {
-        command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?));
+        command.pre_exec(|| {
+            Ok(rustix::process::set_parent_process_death_signal(Some(
+                Signal::KILL,
+            ))?)
+        });
     }
 }
 

@@ -34,20 +34,31 @@ impl Network {
             // SAFETY: only the network namespace of this thread changes.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
             run("ip", &["link", "set", "lo", "up"])?;
-            run("ip", &["address", "add", &format!("{METADATA}/32"), "dev", "lo"])?;
+            run(
+                "ip",
+                &["address", "add", &format!("{METADATA}/32"), "dev", "lo"],
+            )?;
             Ok(Self {
                 namespace: File::open("/proc/thread-self/ns/net")?,
                 metadata: TcpListener::bind((METADATA, 80))?,
             })
         })
         .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the thread that makes the network panicked")))
+        .unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the thread that makes the network panicked",
+            ))
+        })
     }
 
     /// A path by which other programs find the namespace while this process lives.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd()))
+        PathBuf::from(format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            self.namespace.as_raw_fd()
+        ))
     }
 
     /// Connects the namespace to the internet; returns when the interface is up. `address` ends in `.100`, the
@@ -59,7 +70,12 @@ impl Network {
         let (mut ready, theirs) = io::pipe()?;
         let mut command = Command::new("slirp4netns");
         command
-            .args(["--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path"])
+            .args([
+                "--configure",
+                "--mtu=65520",
+                "--disable-host-loopback",
+                "--netns-type=path",
+            ])
             .arg(format!("--cidr={}.0/24", prefix(address)))
             .arg(format!("--ready-fd={}", theirs.as_raw_fd()))
             .arg(self.path())
@@ -67,11 +83,15 @@ impl Network {
             .stdin(Stdio::null());
         super::inherit(&theirs)?;
         super::die_with_us(&mut command);
-        let child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("cannot start slirp4netns: {error}")))?;
+        let child = command.spawn().map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot start slirp4netns: {error}"))
+        })?;
         drop(theirs);
         let mut answer = [0];
         if ready.read(&mut answer)? == 0 {
-            return Err(io::Error::other("slirp4netns ended before the network was up; helper.log says why"));
+            return Err(io::Error::other(
+                "slirp4netns ended before the network was up; helper.log says why",
+            ));
         }
         Ok(child)
     }
@@ -84,12 +104,24 @@ pub fn dns(address: &str) -> String {
 }
 
 fn prefix(address: &str) -> &str {
-    address.rsplit_once('.').map_or(address, |(prefix, _)| prefix)
+    address
+        .rsplit_once('.')
+        .map_or(address, |(prefix, _)| prefix)
 }
 
 fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
-    let status = Command::new(program).args(arguments).stdin(Stdio::null()).status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{program} {} ended with {status}", arguments.join(" ")))) }
+    let status = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!(
+            "{program} {} ended with {status}",
+            arguments.join(" ")
+        )))
+    }
 }
 
 #[cfg(test)]

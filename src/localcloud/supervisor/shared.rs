@@ -92,7 +92,9 @@ impl Shared {
 
     fn wait(&self, deadline: Instant, done: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
         let limit = deadline.saturating_duration_since(Instant::now());
-        let waited = self.changed.wait_timeout_while(self.lock(), limit, |state| !done(state));
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), limit, |state| !done(state));
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
