@@ -177,6 +177,11 @@ impl Driver for NspawnDriver {
         let Ok(status) = get_json::<Status>(&dir.join("status.json")) else {
             return gone(Power::Gone, None);
         };
+        let ending = get_json(&dir.join("want")).is_ok_and(|want: Want| want == Want::Terminate);
+        if !alive && ending && self.terminate(instance_id).is_ok() {
+            // Its supervisor died on the way out; the rest is done here.
+            return gone(Power::Gone, None);
+        }
         if !alive
             && matches!(
                 status.power,

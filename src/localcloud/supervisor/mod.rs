@@ -51,29 +51,30 @@ pub fn main(dir: &Path) -> ExitCode {
             last_word(dir, Power::Off, None, from_inside);
             ExitCode::SUCCESS
         }
-        Ok(End::Terminated) => {
-            let id = dir
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let removed =
-                remove_dir(dir).and_then(|()| match dir.parent().and_then(Path::parent) {
-                    Some(cloud) => prune(cloud),
-                    None => Ok(()),
-                });
-            cgroup::remove(&id);
-            if removed.is_ok() {
-                ExitCode::SUCCESS
-            } else {
+        Ok(End::Terminated) => match remove(dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("cannot remove {}: {error}", dir.display());
                 ExitCode::FAILURE
             }
-        }
+        },
         Err(error) => {
             last_word(dir, Power::Failed, Some(error.to_string()), false);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Removes the machine in `dir`, and layers that only it needed.
+fn remove(dir: &Path) -> io::Result<()> {
+    rustix::mount::unmount(dir.join("root"), rustix::mount::UnmountFlags::DETACH)?;
+    remove_dir(dir)?;
+    if let Some(cloud) = dir.parent().and_then(Path::parent) {
+        prune(cloud)?;
+    }
+    let id = dir.file_name().unwrap_or_default().to_string_lossy();
+    cgroup::remove(&id);
+    Ok(())
 }
 
 /// If this cannot be written, the free lock tells that the supervisor has died.
