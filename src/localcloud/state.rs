@@ -231,13 +231,12 @@ pub struct ParameterVersion {
     pub modified: Timestamp,
 }
 
-/// A command that was sent.
+/// A command that was sent. Its parameters are with its machines only: the chunks of a bundle would swell the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     pub id: String,
     pub document: String,
     pub comment: String,
-    pub parameters: BTreeMap<String, Vec<String>>,
     pub instance_ids: Vec<String>,
     pub requested: Timestamp,
     /// Seconds that an agent has to take it.

@@ -326,32 +326,25 @@ pub(super) fn run(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiErr
     Ok(describe::reservation(call.state, &reservation))
 }
 
-/// The answer to a request that was made before with the same client token.
-fn repeated(call: &mut Call<'_>, params: &Params, request: &str) -> Result<Option<Xml>, ApiError> {
+/// The answer to a request that was made before with the same client token, which lasts as long as its instances are
+/// visible.
+fn repeated(call: &Call<'_>, params: &Params, request: &str) -> Result<Option<Xml>, ApiError> {
     let Some(token) = params.clone().take("ClientToken") else {
         return Ok(None);
     };
     let Some(known) = call.state.tokens.get(&token) else {
         return Ok(None);
     };
-    // A token lasts as long as its instances are visible.
-    let reservation = known.reservation_id.clone();
-    if !call
-        .state
-        .instances
-        .values()
-        .any(|instance| instance.reservation_id == reservation)
-    {
-        call.state.tokens.remove(&token);
-        return Ok(None);
-    }
     if known.request != request {
         return Err(ApiError::new(
             "IdempotentParameterMismatch",
             "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
         ));
     }
-    Ok(Some(describe::reservation(call.state, &reservation)))
+    Ok(Some(describe::reservation(
+        call.state,
+        &known.reservation_id,
+    )))
 }
 
 /// A number that no live instance has, in the third byte.

@@ -7,8 +7,8 @@ use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::filters::{Filters, Page};
 
-/// Size of the base image's volume in GiB.
-pub const BASE_SIZE: u64 = 2;
+/// Size of the base image's volume in GiB, as Debian's own images have it.
+pub const BASE_SIZE: u64 = 8;
 
 /// An instance type.
 #[derive(Debug, Clone, Copy)]

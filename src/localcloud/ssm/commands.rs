@@ -295,14 +295,14 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
         id: id.clone(),
         document: send.document_name,
         comment: send.comment,
-        parameters: send.parameters,
         instance_ids: send.instance_ids,
         requested: call.now,
         delivery_timeout,
         execution_timeout,
         cancelled: None,
     };
-    let answer = json!({"Command": describe(call, &command)});
+    let mut answer = json!({"Command": describe(call, &command)});
+    answer["Command"]["Parameters"] = json!(send.parameters);
     call.state.commands.insert(id, command);
     Ok(answer)
 }
@@ -356,7 +356,6 @@ fn describe(call: &Call<'_>, command: &Command) -> Value {
         "DocumentVersion": "$DEFAULT",
         "Comment": command.comment,
         "ExpiresAfter": epoch(expires),
-        "Parameters": command.parameters,
         "InstanceIds": command.instance_ids,
         "Targets": [],
         "RequestedDateTime": epoch(command.requested),
@@ -574,7 +573,6 @@ mod tests {
             id: "c".into(),
             document: DOCUMENT.into(),
             comment: String::new(),
-            parameters: BTreeMap::new(),
             instance_ids: vec!["i-1".into()],
             requested: Timestamp::UNIX_EPOCH,
             delivery_timeout: 600,
