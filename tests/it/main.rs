@@ -1,1 +1,2 @@
 //! The integration tests, one binary: each more would link the AWS SDK once more.
+mod cloud_wire;
