@@ -35,7 +35,7 @@ pub enum StateError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
-    /// When it started, in clock ticks since boot: field 22 of proc_pid_stat(5).
+    /// When it started, in clock ticks since boot: field 22 of `proc_pid_stat(5)`.
     pub start: u64,
 }
 

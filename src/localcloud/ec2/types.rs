@@ -31,7 +31,7 @@ const fn kind(name: &'static str, vcpus: u32, gib: u32, burstable: bool) -> Inst
     }
 }
 
-/// x86_64 types that a fleet of CI workers uses.
+/// `x86_64` types that a fleet of CI workers uses.
 const TYPES: &[InstanceType] = &[
     kind("c5.2xlarge", 8, 16, false),
     kind("c5.large", 2, 4, false),

@@ -3,6 +3,7 @@
 mod commands;
 mod inventory;
 mod parameters;
+mod send;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -28,7 +29,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("ListCommandInvocations", commands::list_invocations),
     ("ListCommands", commands::list),
     ("PutParameter", parameters::put),
-    ("SendCommand", commands::send),
+    ("SendCommand", send::send),
 ];
 
 pub(super) fn handle(
