@@ -1,1 +1,11 @@
-//! (room under construction)
+//! The way to the cloud: clients, errors, waiting, tags.
+//!
+//! What answers is AWS or the local cloud. The difference is in the [`Connection`] and nowhere above it.
+
+pub mod clients;
+pub mod error;
+pub mod tags;
+pub mod wait;
+
+pub use clients::{Account, Clients, ConnectError, Connection};
+pub use error::{Error, Kind};

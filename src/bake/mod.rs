@@ -1,1 +1,32 @@
-//! (room under construction)
+//! The bake: plan, steps, AMI. It knows EC2, SSM and tags, and does not know what answers.
+//!
+//! [`resolve`] finds the base image, [`survey`] looks at what exists, [`plan`](plan::plan) decides, [`bake`] acts. Every
+//! creation goes through the journal, so a failure, an interruption or a `kill -9` at any point can be undone.
+
+mod base;
+mod bundle;
+mod cancel;
+mod engine;
+mod error;
+pub mod event;
+mod follow;
+pub mod images;
+mod machine;
+pub mod names;
+mod once;
+mod phases;
+pub mod plan;
+mod run;
+mod ssm;
+mod survey;
+mod undo;
+
+pub use base::{BaseError, resolve};
+pub use bundle::TooLarge;
+pub use cancel::{Cancel, Canceller, pair as cancel_pair};
+pub use engine::{Baked, DeadRun, Settings, bake, undo_dead_runs, unfinished};
+pub use error::{BakeError, Failure, LeftOver};
+pub use event::{Event, Phase, Resource, Sink, Stamped};
+pub use once::{Answer, Order, once};
+pub use ssm::{Invocation, Verdict};
+pub use survey::{SurveyError, survey};

@@ -1,1 +1,93 @@
-//! (room under construction)
+//! The command line: parse, resolve settings, run one verb, render its failure.
+//!
+//! Data goes to stdout, everything else to stderr. Only this room prints.
+
+mod args;
+mod config;
+mod context;
+mod error;
+pub mod exit;
+mod interrupt;
+mod output;
+mod style;
+mod verbs;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, CloudVerb, Format, ImagesVerb, Verb};
+use context::Context;
+use error::CliResult;
+use style::Style;
+
+/// Parses the command line, runs the verb and gives its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The helpers of the local cloud run without settings and without a runtime: they change their namespaces, which
+    // a process with threads cannot do.
+    match &cli.verb {
+        Verb::LocalMachine { dir } => return crate::localcloud::supervisor::main(dir),
+        Verb::LocalSnapshot { dir } => return crate::localcloud::nspawn::snapshot_main(dir),
+        _ => {}
+    }
+    let (format, color) = (cli.global.format, cli.global.color);
+    let result = match Context::new(&cli.global) {
+        Ok(context) => run(&context, cli.verb),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            if format == Format::Json {
+                // The error itself is the last word; there is nobody left to tell about a closed stdout.
+                let _ = output::json_line(&error.to_json());
+            }
+            output::note(error.render(Style::for_stderr(color)).trim_end());
+            ExitCode::from(error.code)
+        }
+    }
+}
+
+fn run(context: &Context, verb: Verb) -> CliResult {
+    match verb {
+        Verb::Init(args) => verbs::init::run(context, &args),
+        Verb::Lint(args) => verbs::lint::run(context, &args),
+        Verb::Show(args) => verbs::show::run(context, &args),
+        Verb::Render(args) => verbs::render::run(context, &args),
+        Verb::Doctor(args) => verbs::doctor::run(context, &args),
+        Verb::Plan(args) => block_on(verbs::plan::run(context, &args)),
+        Verb::Bake(args) => block_on(verbs::bake::run(context, &args)),
+        Verb::Why(args) => block_on(verbs::why::run(context, &args)),
+        Verb::Images(ImagesVerb::List { recipe }) => {
+            block_on(verbs::images::list(context, recipe.as_deref()))
+        }
+        Verb::Images(ImagesVerb::Show { image }) => block_on(verbs::images::show(context, &image)),
+        Verb::Images(ImagesVerb::Export { image, output }) => {
+            block_on(verbs::images::export(context, &image, &output))
+        }
+        Verb::Cloud(CloudVerb::Serve { listen }) => block_on(verbs::cloud::serve(context, listen)),
+        Verb::Cloud(CloudVerb::Status) => block_on(verbs::cloud::status(context)),
+        Verb::Cloud(CloudVerb::Gc { dry_run }) => block_on(verbs::cloud::gc(context, dry_run)),
+        Verb::Cloud(CloudVerb::Reset { yes, base }) => verbs::cloud::reset(context, yes, base),
+        Verb::Cloud(CloudVerb::Run { image, command }) => {
+            block_on(verbs::cloud_run::run(context, &image, &command))
+        }
+        Verb::LocalMachine { .. } | Verb::LocalSnapshot { .. } => {
+            unreachable!("handled before the settings are read")
+        }
+    }
+}
+
+fn block_on(verb: impl Future<Output = CliResult>) -> CliResult {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            error::CliError::failure("cannot start the async runtime").because(&error)
+        })?
+        .block_on(verb)
+}

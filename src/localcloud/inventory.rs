@@ -114,6 +114,12 @@ impl LocalCloud {
         Ok(instances.chain(images).chain(snapshots).collect())
     }
 
+    /// The raw disk of a finished snapshot, where the machines are real.
+    #[must_use]
+    pub fn disk(&self, snapshot_id: &str) -> Option<std::path::PathBuf> {
+        self.driver().disk(snapshot_id)
+    }
+
     /// Terminates the instances of processes that are gone, and removes their unfinished images with the snapshots.
     ///
     /// # Errors

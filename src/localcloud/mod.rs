@@ -4,18 +4,26 @@
 //! [`serve`]), its signature is checked, and one operation runs over the records in `state.json`. Machines are the
 //! [`driver::Driver`]'s affair; the operations read what became of them on every call.
 
+pub mod base;
 pub mod connector;
+pub mod doctor;
 pub mod driver;
 mod ec2;
 pub mod engine;
+pub mod gc;
 mod imagebuilder;
 pub mod inventory;
+pub mod nspawn;
 pub mod scripted;
 pub mod serve;
 mod ssm;
 pub mod state;
 mod sts;
+pub mod supervisor;
 pub mod wire;
+
+pub use connector::connector;
+pub use engine::LocalCloud;
 
 /// Access key id that the local cloud knows; it opens nothing else.
 pub const ACCESS_KEY: &str = "AKIALOCALPIAASBAKE00";

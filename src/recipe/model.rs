@@ -21,6 +21,8 @@ pub struct Resolved {
     pub line: Vec<LineRecipe>,
     /// Effective parameter values after defaults, overrides of children and `--set`.
     pub parameters: BTreeMap<String, Value>,
+    /// Where each parameter of the line is declared.
+    pub declared: BTreeMap<String, Location>,
     /// Disk and boot settings, merged.
     pub image: ImageSpec,
     /// Builder settings, merged.

@@ -8,6 +8,10 @@ use std::time::Duration;
 pub struct Layer {
     pub recipe: String,
     pub version: semver::Version,
+    /// Names of the packages that it installs, for the manifest.
+    pub packages: Vec<String>,
+    /// Files that it installs, for the manifest: path to `<sha256> <owner>:<group> <mode>`.
+    pub files: BTreeMap<String, String>,
     /// Packages, files and steps, in order.
     pub provision: Vec<Script>,
     /// Checks on the builder, after all provisioning of the line.

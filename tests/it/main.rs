@@ -1,2 +1,8 @@
 //! The integration tests, one binary: each more would link the AWS SDK once more.
+
+mod bake_real;
+mod cli;
 mod cloud_wire;
+mod image;
+mod runner;
+mod support;

@@ -1,0 +1,29 @@
+# `make demo` and `make test` are the two commands; both install what is missing and say what.
+# One set of cargo flags everywhere: nothing is compiled twice. CARGO_TARGET_DIR is honoured.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo demo-vm test lint
+
+help: ## show this
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: ## install what every target needs
+	@bash tests/scripts/setup.sh build test lint
+
+build: ## compile
+	@bash tests/scripts/setup.sh build
+	cargo build --locked
+
+demo: build ## bake recipes/ci-worker on the local cloud, boot it, show it
+	@bash tests/scripts/demo.sh
+
+demo-vm: build ## boot the disk of that image in QEMU, by UEFI
+	@bash tests/scripts/setup.sh vm
+	@bash tests/scripts/demo-vm.sh
+
+test: build ## everything, on real machines too
+	@bash tests/scripts/setup.sh test
+	@bash tests/scripts/test.sh
+
+lint: build ## formatting, clippy, licences, shell, workflows
+	@bash tests/scripts/setup.sh lint
+	@bash tests/scripts/lint.sh

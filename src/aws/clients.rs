@@ -1,0 +1,210 @@
+//! One set of clients over one HTTP client and one clock.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ec2::config::{
+    Credentials, IdentityCache, SharedCredentialsProvider, SharedHttpClient,
+};
+use aws_smithy_async::rt::sleep::{AsyncSleep, Sleep};
+use aws_smithy_async::time::TimeSource;
+use aws_smithy_http_client::tls;
+
+use super::error::{Context, Error};
+use crate::clock::SharedClock;
+
+/// Attempts per call. With the SDK's back-off of up to 20 s between two, throttling would have to last for
+/// several minutes to fail a call.
+const ATTEMPTS: u32 = 12;
+
+/// What to connect to.
+#[derive(Debug, Clone)]
+pub enum Connection {
+    /// AWS, with credentials, profile and region as `aws_config` finds them; the arguments come first.
+    Aws {
+        region: Option<String>,
+        profile: Option<String>,
+    },
+    /// The local cloud behind this HTTP client, with the key that it knows.
+    Local {
+        http_client: SharedHttpClient,
+        region: String,
+        access_key: &'static str,
+        secret_key: &'static str,
+    },
+}
+
+/// There is nothing to talk to.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("no AWS region is set; give --region, set AWS_REGION, or set one in the profile")]
+    NoRegion,
+    #[error("cannot prepare TLS: {0}")]
+    Tls(String),
+}
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Account id, 12 digits.
+    pub id: String,
+    /// ARN of the caller.
+    pub arn: String,
+}
+
+/// The clients of all services.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    pub ec2: aws_sdk_ec2::Client,
+    pub ssm: aws_sdk_ssm::Client,
+    pub sts: aws_sdk_sts::Client,
+    pub imagebuilder: aws_sdk_imagebuilder::Client,
+    /// `aws` or `local`.
+    pub cloud: &'static str,
+    pub region: String,
+    pub clock: SharedClock,
+}
+
+impl Clients {
+    /// Makes the clients. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ConnectError`] if there is no region or no TLS.
+    pub async fn connect(connection: Connection, clock: SharedClock) -> Result<Self, ConnectError> {
+        let (cloud, config) = match connection {
+            Connection::Aws { region, profile } => ("aws", aws(region, profile, &clock).await?),
+            Connection::Local {
+                http_client,
+                region,
+                access_key,
+                secret_key,
+            } => {
+                let credentials =
+                    Credentials::new(access_key, secret_key, None, None, "local-cloud");
+                ("local", local(http_client, region, credentials, &clock))
+            }
+        };
+        let region = config.region().ok_or(ConnectError::NoRegion)?.to_string();
+        Ok(Self {
+            ec2: aws_sdk_ec2::Client::new(&config),
+            ssm: aws_sdk_ssm::Client::new(&config),
+            sts: aws_sdk_sts::Client::new(&config),
+            imagebuilder: aws_sdk_imagebuilder::Client::new(&config),
+            cloud,
+            region,
+            clock,
+        })
+    }
+
+    /// Who calls: the account that everything would be created in.
+    ///
+    /// # Errors
+    /// [`Error`] of `GetCallerIdentity`.
+    pub async fn account(&self) -> Result<Account, Error> {
+        let identity = self
+            .sts
+            .get_caller_identity()
+            .send()
+            .await
+            .call("sts", "GetCallerIdentity")?;
+        Ok(Account {
+            id: identity
+                .account
+                .ok_or_else(|| Error::incomplete("sts", "GetCallerIdentity", "account"))?,
+            arn: identity.arn.unwrap_or_default(),
+        })
+    }
+}
+
+async fn aws(
+    region: Option<String>,
+    profile: Option<String>,
+    clock: &SharedClock,
+) -> Result<SdkConfig, ConnectError> {
+    let context = tls::TlsContext::builder()
+        .build()
+        .map_err(|error| ConnectError::Tls(error.to_string()))?;
+    let http_client = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(
+            tls::rustls_provider::CryptoMode::Ring,
+        ))
+        .tls_context(context)
+        .build_https();
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http_client)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        .sleep_impl(ClockSleep(clock.clone()))
+        .time_source(ClockTime(clock.clone()));
+    if let Some(region) = region {
+        loader = loader.region(Region::new(region));
+    }
+    if let Some(profile) = profile {
+        loader = loader.profile_name(profile);
+    }
+    Ok(loader.load().await)
+}
+
+/// Nothing of the caller's AWS environment is looked at: no profile, no endpoint, no credentials can leak in.
+fn local(
+    http_client: SharedHttpClient,
+    region: String,
+    credentials: Credentials,
+    clock: &SharedClock,
+) -> SdkConfig {
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new(region))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .identity_cache(IdentityCache::no_cache())
+        .http_client(http_client)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        // Both race a sleep against the call, which a clock that jumps always wins.
+        .timeout_config(TimeoutConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .sleep_impl(ClockSleep(clock.clone()))
+        .time_source(ClockTime(clock.clone()))
+        .build()
+}
+
+/// The SDK's waiting, on our clock.
+#[derive(Debug)]
+struct ClockSleep(SharedClock);
+
+impl AsyncSleep for ClockSleep {
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Sleep::new(self.0.sleep(duration))
+    }
+}
+
+/// The SDK's time, on our clock.
+#[derive(Debug)]
+struct ClockTime(SharedClock);
+
+impl TimeSource for ClockTime {
+    fn now(&self) -> std::time::SystemTime {
+        std::time::UNIX_EPOCH + Duration::try_from(self.0.now().as_duration()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::JumpingClock;
+
+    #[tokio::test]
+    async fn the_sdk_sleeps_and_reads_time_on_the_given_clock() {
+        let start: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let clock: SharedClock = JumpingClock::starting_at(start);
+        ClockSleep(clock.clone())
+            .sleep(Duration::from_secs(3600))
+            .await;
+        let passed = ClockTime(clock)
+            .now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        assert_eq!(passed.as_secs(), start.as_second().unsigned_abs() + 3600);
+    }
+}

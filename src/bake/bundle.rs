@@ -1,0 +1,363 @@
+//! Everything a machine runs, as one archive: the same bytes for the same scripts. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
+
+use super::event::List;
+use crate::render::script::Script;
+
+const RUNNER: &str = include_str!("../../templates/runner.sh");
+const SEAL: &str = include_str!("../../templates/seal.sh");
+const SEALED_PATHS: &str = include_str!("../../templates/sealed-paths");
+const FOLLOW: &str = include_str!("../../templates/follow.sh");
+const USER_DATA: &str = include_str!("../../templates/user-data.sh");
+
+/// Where bundles are unpacked on a machine.
+const HOME: &str = "/var/lib/piaas-bake";
+/// Base64 characters in one command. A command document may have 64 KB in all (`SendCommand`,
+/// `MaxDocumentSizeExceeded`), JSON and our own lines included.
+const CHUNK: usize = 40_000;
+/// Characters in one line of base64; a multiple of four, so that every line stands alone.
+const LINE: usize = 1000;
+/// The largest archive: about 560 commands, at a second or two each.
+const LIMIT: usize = 16 * 1024 * 1024;
+
+/// A bundle, packed.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    archive: Vec<u8>,
+    sha256: String,
+    lists: BTreeMap<&'static str, Vec<Script>>,
+}
+
+/// Scripts and files are too large to be sent through SSM.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the bundle has {size} bytes packed, more than the {LIMIT} that can be sent; let a step download large files"
+)]
+pub struct TooLarge {
+    pub size: usize,
+}
+
+impl Bundle {
+    /// Packs these lists of scripts with the payloads that they name.
+    ///
+    /// # Errors
+    /// [`TooLarge`].
+    pub fn new(
+        lists: &[(List, &[Script])],
+        payloads: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<Self, TooLarge> {
+        let mut files: BTreeMap<String, (u32, Vec<u8>)> = BTreeMap::new();
+        for (name, text) in [
+            ("runner.sh", RUNNER),
+            ("seal.sh", SEAL),
+            ("sealed-paths", SEALED_PATHS),
+        ] {
+            files.insert(name.to_owned(), (0o644, text.as_bytes().to_vec()));
+        }
+        let mut number = 0;
+        for (list, scripts) in lists {
+            let mut lines = String::new();
+            for script in *scripts {
+                number += 1;
+                let file = format!("{number:03}-{}", script.id.replace('/', "-"));
+                let title: String = script
+                    .title
+                    .chars()
+                    .map(|c| if c.is_control() { ' ' } else { c })
+                    .collect();
+                let (limit, retries) = (script.timeout.as_secs().max(1), script.retries);
+                let reboot = u8::from(script.reboot);
+                let _infallible = writeln!(
+                    lines,
+                    "{number:03}\t{file}\t{limit}\t{retries}\t{reboot}\t{title}"
+                );
+                files.insert(
+                    format!("env/{number:03}"),
+                    (0o644, exports(&script.env).into_bytes()),
+                );
+                files.insert(
+                    format!("scripts/{file}"),
+                    (0o755, script.text.clone().into_bytes()),
+                );
+            }
+            files.insert(list.as_str().to_owned(), (0o644, lines.into_bytes()));
+        }
+        let texts = || {
+            lists
+                .iter()
+                .flat_map(|(_, scripts)| scripts.iter())
+                .map(|script| &script.text)
+        };
+        for (sha256, bytes) in payloads {
+            if texts().any(|text| text.contains(sha256.as_str())) {
+                files.insert(format!("files/{sha256}"), (0o644, bytes.clone()));
+            }
+        }
+        let archive = pack(&files);
+        if archive.len() > LIMIT {
+            return Err(TooLarge {
+                size: archive.len(),
+            });
+        }
+        Ok(Self {
+            sha256: hex::encode(Sha256::digest(&archive)),
+            archive,
+            lists: lists
+                .iter()
+                .map(|(list, scripts)| (list.as_str(), scripts.to_vec()))
+                .collect(),
+        })
+    }
+
+    /// The directory of this bundle on its machine.
+    #[must_use]
+    pub fn dir(&self) -> String {
+        format!("{HOME}/{}", &self.sha256[..12])
+    }
+
+    /// The commands that bring it there, in order; repeating one is harmless. The last checks and unpacks it.
+    #[must_use]
+    pub fn transfer(&self) -> Vec<String> {
+        let dir = self.dir();
+        let text = STANDARD.encode(&self.archive);
+        let mut commands = Vec::new();
+        for (index, chunk) in text.as_bytes().chunks(CHUNK).enumerate() {
+            let mut command = format!(
+                "set -eu\numask 077\nmkdir -p {dir}/parts\nbase64 -d >{dir}/parts/{index:04} <<'END'\n"
+            );
+            for line in chunk.chunks(LINE) {
+                // Base64 is ASCII.
+                command.extend(line.iter().map(|byte| char::from(*byte)));
+                command.push('\n');
+            }
+            command.push_str("END");
+            commands.push(command);
+        }
+        commands.push(format!(
+            "set -eu\numask 022\ncd {dir}\nif [ -d parts ]; then cat parts/* >bundle.tar.gz; fi\n\
+             echo '{}  bundle.tar.gz' | sha256sum -c --status - || {{ echo 'bundle.tar.gz: wrong checksum' >&2; \
+             rm -rf parts; exit 1; }}\ntar --no-same-owner -xzf bundle.tar.gz\nrm -rf parts",
+            self.sha256
+        ));
+        commands
+    }
+
+    /// The command that runs a list; repeating it skips what is done.
+    #[must_use]
+    pub fn run(&self, list: List) -> String {
+        format!("exec /bin/sh {}/runner.sh {}", self.dir(), list.as_str())
+    }
+
+    /// The scripts of a list.
+    #[must_use]
+    pub fn scripts(&self, list: List) -> &[Script] {
+        self.lists.get(list.as_str()).map_or(&[], Vec::as_slice)
+    }
+
+    /// The number in the bundle of the first script of a list, less one.
+    #[must_use]
+    pub fn offset(&self, list: List) -> u32 {
+        let before = [List::Steps, List::Validate, List::Test]
+            .into_iter()
+            .take_while(|other| *other != list);
+        before
+            .map(|other| u32::try_from(self.scripts(other).len()).unwrap_or(u32::MAX))
+            .sum()
+    }
+
+    /// The longest that a list can take: every attempt of every script up to its time-out.
+    #[must_use]
+    pub fn longest(&self, list: List) -> Duration {
+        self.scripts(list)
+            .iter()
+            .map(|script| {
+                (script.timeout + Duration::from_secs(15))
+                    .saturating_mul(script.retries.saturating_add(1))
+            })
+            .fold(Duration::from_secs(60), Duration::saturating_add)
+    }
+
+    /// The command that waits up to `wait` seconds for a list's log to grow past `offset` and prints what is new.
+    #[must_use]
+    pub fn follow(&self, list: List, offset: u64, wait: u32) -> String {
+        FOLLOW
+            .replace("@LOG@", &format!("{}/log/{}", self.dir(), list.as_str()))
+            .replace("@OFFSET@", &offset.to_string())
+            .replace("@WAIT@", &wait.to_string())
+            .replace("@LIMIT@", &FOLLOW_BYTES.to_string())
+    }
+
+    /// The command that cleans the machine.
+    #[must_use]
+    pub fn seal(&self) -> String {
+        format!("exec /bin/sh {}/seal.sh seal", self.dir())
+    }
+
+    /// The command that fails if the cleaning left something. The bundle itself is gone by then.
+    #[must_use]
+    pub fn assert_sealed() -> &'static str {
+        "exec /bin/sh /run/piaas-bake-seal/seal.sh assert"
+    }
+}
+
+/// Bytes of log in one answer: 22,980 characters with base64's line ends, below SSM's limit of 24,000.
+pub(super) const FOLLOW_BYTES: u64 = 17_000;
+
+/// User data of builders and testers.
+#[must_use]
+pub fn user_data(region: &str, lifetime: Duration) -> String {
+    let minutes = lifetime.as_secs().div_ceil(60);
+    USER_DATA
+        .replace("@REGION@", region)
+        .replace("@MINUTES@", &minutes.to_string())
+}
+
+fn exports(env: &BTreeMap<String, String>) -> String {
+    env.iter()
+        .map(|(name, value)| format!("export {name}={}\n", quote(value)))
+        .collect()
+}
+
+/// One word of sh, whatever is in it.
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\'', r"'\''"))
+}
+
+fn pack(files: &BTreeMap<String, (u32, Vec<u8>)>) -> Vec<u8> {
+    let gzip = flate2::GzBuilder::new()
+        .mtime(0)
+        .write(Vec::new(), flate2::Compression::best());
+    let mut tar = tar::Builder::new(gzip);
+    for (path, (mode, bytes)) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(*mode);
+        header.set_size(bytes.len() as u64);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        tar.append_data(&mut header, path, bytes.as_slice())
+            .expect("writing to memory does not fail, and our paths are relative and short");
+    }
+    tar.into_inner()
+        .and_then(flate2::write::GzEncoder::finish)
+        .expect("writing to memory does not fail")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::{bake, target};
+    use super::super::plan::{Plan, Survey};
+    use super::*;
+
+    fn sample() -> Plan {
+        let mut plan = bake(&target(), &Survey::default());
+        let sha = "5".repeat(64);
+        plan.steps[0].text = format!("cp \"$PIAAS_BUNDLE/files/{sha}\" /etc/x\n");
+        plan.steps[0]
+            .env
+            .insert("KEY".into(), "it's $(odd)\n".into());
+        plan.steps[1].title = "a\ttitle\nof two lines".into();
+        plan.payloads = BTreeMap::from([(sha, vec![7; 100]), ("6".repeat(64), vec![8; 100])]);
+        plan
+    }
+
+    fn bundle(plan: &Plan) -> Bundle {
+        let lists = [
+            (List::Steps, plan.steps.as_slice()),
+            (List::Validate, plan.validate.as_slice()),
+        ];
+        Bundle::new(&lists, &plan.payloads).unwrap()
+    }
+
+    fn unpack(bundle: &Bundle) -> BTreeMap<String, String> {
+        let mut archive =
+            tar::Archive::new(flate2::read::GzDecoder::new(bundle.archive.as_slice()));
+        let mut files = BTreeMap::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut entry, &mut text).unwrap();
+            files.insert(entry.path().unwrap().to_string_lossy().into_owned(), text);
+        }
+        files
+    }
+
+    #[test]
+    fn a_bundle_holds_lists_scripts_environment_and_only_the_payloads_it_names() {
+        let files = unpack(&bundle(&sample()));
+        assert_eq!(
+            files["steps"].lines().collect::<Vec<_>>(),
+            [
+                "001\t001-debian-base-step-001-a\t60\t0\t0\tdo debian-base/step-001-a",
+                "002\t002-ci-base-step-001-a\t60\t0\t0\ta title of two lines",
+                "003\t003-ci-worker-step-001-a\t60\t0\t0\tdo ci-worker/step-001-a",
+            ]
+        );
+        assert!(files["validate"].starts_with("004\t"));
+        assert_eq!(files["env/001"], "export KEY='it'\\''s $(odd)\n'\n");
+        let payloads: Vec<_> = files
+            .keys()
+            .filter(|path| path.starts_with("files/"))
+            .collect();
+        assert_eq!(payloads, [&format!("files/{}", "5".repeat(64))]);
+    }
+
+    #[test]
+    fn the_same_scripts_make_the_same_bytes() {
+        assert_eq!(bundle(&sample()).archive, bundle(&sample()).archive);
+    }
+
+    #[test]
+    fn numbers_continue_from_list_to_list() {
+        let bundle = bundle(&sample());
+        assert_eq!(
+            (bundle.offset(List::Steps), bundle.offset(List::Validate)),
+            (0, 3)
+        );
+    }
+
+    #[test]
+    fn no_command_exceeds_a_document_and_none_holds_ssm_braces() {
+        let mut plan = sample();
+        // Noise, so that gzip leaves it large.
+        let noise: Vec<u8> = (0..200_000u32)
+            .map(|n| Sha256::digest(n.to_le_bytes())[0])
+            .collect();
+        plan.payloads.insert("5".repeat(64), noise);
+        let commands = bundle(&plan).transfer();
+        assert!(commands.len() > 6);
+        for command in commands {
+            assert!(command.len() < 48_000);
+            assert!(!command.contains("{{"));
+        }
+    }
+
+    #[test]
+    fn too_large_a_bundle_is_refused() {
+        let mut plan = sample();
+        let mut state = 1u32;
+        let noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        });
+        plan.payloads
+            .insert("5".repeat(64), noise.take(LIMIT + 1_000_000).collect());
+        let error = Bundle::new(&[(List::Steps, &plan.steps)], &plan.payloads).unwrap_err();
+        assert!(error.size > LIMIT);
+    }
+
+    #[test]
+    fn user_data_knows_its_region_and_its_end() {
+        let text = user_data("eu-west-1", Duration::from_secs(7230));
+        assert!(text.contains("shutdown -P +121\n"));
+        assert!(text.contains("https://s3.eu-west-1.amazonaws.com/amazon-ssm-eu-west-1/"));
+        assert!(!text.contains('@'));
+    }
+}

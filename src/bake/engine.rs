@@ -1,0 +1,322 @@
+//! The bake itself: the phases in order, and the way back when one of them fails.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::bundle::Bundle;
+use super::cancel::Cancel;
+use super::error::{BakeError, Failure, LeftOver};
+use super::event::{Event, List, Phase, Resource, Sink};
+use super::images::Image;
+use super::names::RunId;
+use super::phases::{commands, image, launch, publish};
+use super::plan::Plan;
+use super::run::{Log, Run, milliseconds};
+use super::undo::Undo;
+use crate::aws::Clients;
+use crate::aws::tags;
+use crate::journal::{self, Entry, Journal, RunHeader, RunState};
+
+/// What a run needs besides its plan.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// Directory of the journals and logs: `<dir>/<run>.jsonl`, `<dir>/<run>.log`.
+    pub runs: &'a Path,
+    /// Account id, as [`Clients::account`] gives it.
+    pub account: String,
+    pub run: RunId,
+    pub cancel: Cancel,
+}
+
+/// A finished image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Baked {
+    pub image: String,
+    pub name: String,
+    pub digest: String,
+    pub run: String,
+    pub milliseconds: u64,
+    pub log: PathBuf,
+    /// Temporaries that could not be removed; the image is complete all the same (exit code 7).
+    pub left_over: Vec<LeftOver>,
+}
+
+/// Carries out a plan.
+///
+/// # Errors
+/// [`BakeError`]; everything that the run created has been removed then, but for what it lists as left over.
+pub async fn bake(
+    clients: &Clients,
+    plan: &Plan,
+    settings: Settings<'_>,
+    sink: &dyn Sink,
+) -> Result<Baked, BakeError> {
+    let started = clients.clock.now();
+    let log_path = settings.runs.join(format!("{}.log", settings.run));
+    let mut run = match open(clients, plan, settings, &log_path, sink) {
+        Ok(run) => run,
+        Err(failure) => {
+            let (last_lines, left_over) = (Vec::new(), Vec::new());
+            return Err(BakeError {
+                failure,
+                phase: None,
+                last_lines,
+                log: log_path,
+                left_over,
+            });
+        }
+    };
+    let (failure, phase) = match flow(&mut run).await {
+        Ok(image) => {
+            let left_over = release(&mut run).await;
+            run.leave();
+            if left_over.is_empty() {
+                // The lock alone ends the run as well; a later clean-up would find nothing to do.
+                let _later = run.journal.end("baked", run.now());
+            }
+            let baked = Baked {
+                image,
+                name: plan.image_name.clone(),
+                digest: plan.digest.clone(),
+                run: run.id.to_string(),
+                milliseconds: milliseconds(started, run.now()),
+                log: log_path,
+                left_over,
+            };
+            run.emit(Event::Done {
+                image: baked.image.clone(),
+                name: baked.name.clone(),
+                milliseconds: baked.milliseconds,
+            });
+            return Ok(baked);
+        }
+        Err(failure) => (failure, run.phase()),
+    };
+    run.emit(Event::Undoing {
+        reason: failure.to_string(),
+    });
+    let last_lines = run.tail.to_vec();
+    let left_over = undo(&mut run).await;
+    if left_over.is_empty() {
+        let _later = run.journal.end("undone", run.now());
+    }
+    run.emit(Event::Failed {
+        error: failure.to_string(),
+    });
+    Err(BakeError {
+        failure,
+        phase,
+        last_lines,
+        log: log_path,
+        left_over,
+    })
+}
+
+fn open<'a>(
+    clients: &'a Clients,
+    plan: &'a Plan,
+    settings: Settings<'_>,
+    log_path: &Path,
+    sink: &'a dyn Sink,
+) -> Result<Run<'a>, Failure> {
+    let header = RunHeader {
+        run: settings.run.to_string(),
+        recipe: plan.recipe.clone(),
+        version: plan.version.to_string(),
+        digest: plan.digest.clone(),
+        cloud: clients.cloud.to_owned(),
+        account: settings.account.clone(),
+        region: clients.region.clone(),
+        started: clients.clock.now(),
+    };
+    let journal = Journal::create(settings.runs, header)?;
+    let log = Log::create(log_path.to_owned())?;
+    let run = Run::new(
+        clients,
+        plan,
+        settings.run,
+        journal,
+        log,
+        sink,
+        settings.cancel,
+    );
+    run.emit(Event::Started {
+        run: run.id.to_string(),
+        recipe: plan.recipe.clone(),
+        version: plan.version.to_string(),
+        digest: plan.digest.clone(),
+        image_name: plan.image_name.clone(),
+        start_image: plan.start.image.id.clone(),
+        cloud: clients.cloud.to_owned(),
+        account: settings.account,
+        region: clients.region.clone(),
+        log: run.log_path().display().to_string(),
+    });
+    Ok(run)
+}
+
+/// Everything up to the image that can be used; gives its id.
+async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
+    let plan = run.plan;
+    let lists = [
+        (List::Steps, plan.steps.as_slice()),
+        (List::Validate, plan.validate.as_slice()),
+    ];
+    let bundle = Bundle::new(&lists, &plan.payloads)?;
+
+    run.enter(Phase::Launch)?;
+    remove_stale(run).await?;
+    let (groups, _) = launch::security_groups(run).await?;
+    let (_, builder) = launch::instance(run, Resource::Builder, &plan.start.image, &groups).await?;
+
+    run.enter(Phase::Boot)?;
+    launch::online(run, &builder).await?;
+    run.enter(Phase::Send)?;
+    commands::send(run, &builder, &bundle).await?;
+    run.enter(Phase::Provision)?;
+    commands::execute(run, &builder, &bundle, List::Steps).await?;
+    run.enter(Phase::Validate)?;
+    commands::execute(run, &builder, &bundle, List::Validate).await?;
+    run.enter(Phase::Seal)?;
+    commands::seal(run, &builder, &bundle).await?;
+    run.enter(Phase::Stop)?;
+    launch::stop(run, &builder).await?;
+
+    run.enter(Phase::Image)?;
+    let (image_intent, id) = image::create(run, &builder).await?;
+    let made = image::available(run, &id).await?;
+    // The snapshot is complete: the builder may go while its image is tested.
+    let _waited_for_at_the_end = super::machine::terminate(run.clients, &builder).await;
+
+    run.enter(Phase::Test)?;
+    test(run, &made, &groups).await?;
+
+    run.enter(Phase::Publish)?;
+    let mut kept = vec![image_intent];
+    kept.extend(publish::manifest(run).await?);
+    publish::ready(run, &id).await?;
+    kept.push(publish::latest(run, &id).await?);
+    run.journal.keep(kept, run.now())?;
+    Ok(id)
+}
+
+/// Boots the image and runs its tests; an image without tests must at least boot.
+async fn test(run: &mut Run<'_>, made: &Image, groups: &[String]) -> Result<(), Failure> {
+    let bundle = Bundle::new(
+        &[(List::Test, run.plan.test.as_slice())],
+        &run.plan.payloads,
+    )?;
+    let (_, tester) = launch::instance(run, Resource::Tester, made, groups).await?;
+    launch::online(run, &tester).await?;
+    if !run.plan.test.is_empty() {
+        commands::send(run, &tester, &bundle).await?;
+        commands::execute(run, &tester, &bundle, List::Test).await?;
+    }
+    Ok(())
+}
+
+/// Removes unfinished images of our name that dead runs left.
+async fn remove_stale(run: &mut Run<'_>) -> Result<(), Failure> {
+    let undo = Undo {
+        clients: run.clients,
+        sink: run.sink,
+        seed: run.id.seed(),
+    };
+    for stale in &run.plan.stale {
+        undo.remove_image(&stale.id, stale.tag(tags::RUN).unwrap_or_default())
+            .await?;
+    }
+    Ok(())
+}
+
+/// Removes the temporaries of a bake that succeeded.
+async fn release(run: &mut Run<'_>) -> Vec<LeftOver> {
+    // A wish to stop comes too late to undo anything here.
+    let _stopping = run.enter(Phase::Release);
+    undo(run).await
+}
+
+async fn undo(run: &mut Run<'_>) -> Vec<LeftOver> {
+    let undo = Undo {
+        clients: run.clients,
+        sink: run.sink,
+        seed: run.id.seed(),
+    };
+    let entries: Vec<Entry> = run.journal.ledger().to_undo();
+    undo.walk(&mut run.journal, &entries).await
+}
+
+/// What became of a run that had died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadRun {
+    pub run: String,
+    pub recipe: String,
+    /// Set where the run acted elsewhere (cloud, account, region): nothing was done about it.
+    pub elsewhere: Option<String>,
+    pub left_over: Vec<LeftOver>,
+}
+
+/// Removes what dead runs left, by their journals; runs of another account, region or cloud are only named.
+///
+/// # Errors
+/// [`journal::Error`] if a journal cannot be read.
+pub async fn undo_dead_runs(
+    clients: &Clients,
+    account: &str,
+    runs: &Path,
+    sink: &dyn Sink,
+) -> Result<Vec<DeadRun>, journal::Error> {
+    let mut all = Vec::new();
+    for file in journal::runs(runs)?
+        .into_iter()
+        .filter(|file| file.state == RunState::Dead)
+    {
+        let mut journal = match Journal::adopt(&file.path) {
+            Err(journal::Error::Alive { .. }) => continue,
+            other => other?,
+        };
+        let Some(header) = journal.ledger().header().cloned() else {
+            // It died before it wrote a word.
+            let _already_gone = std::fs::remove_file(&file.path);
+            continue;
+        };
+        let mut dead = DeadRun {
+            run: header.run,
+            recipe: header.recipe,
+            elsewhere: None,
+            left_over: Vec::new(),
+        };
+        let here = (clients.cloud, account, clients.region.as_str());
+        if (
+            header.cloud.as_str(),
+            header.account.as_str(),
+            header.region.as_str(),
+        ) == here
+        {
+            let undo = Undo {
+                clients,
+                sink,
+                seed: 0,
+            };
+            let entries = journal.ledger().to_undo();
+            dead.left_over = undo.walk(&mut journal, &entries).await;
+            if dead.left_over.is_empty() {
+                journal.end("undone", clients.clock.now())?;
+            }
+        } else {
+            dead.elsewhere = Some(format!(
+                "{} {} {}",
+                header.cloud, header.account, header.region
+            ));
+        }
+        all.push(dead);
+    }
+    Ok(all)
+}
+
+/// What a live or dead run has created and not removed yet, for a process that must stop at once.
+#[must_use]
+pub fn unfinished(ledger: &journal::Ledger, region: &str) -> Vec<LeftOver> {
+    super::undo::describe(&ledger.to_undo(), region)
+}

@@ -1,0 +1,204 @@
+//! Why a bake failed, and what that leaves.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::bundle::TooLarge;
+use super::event::{Phase, Resource};
+use super::ssm::Verdict;
+use crate::aws::{self, wait::Stalled};
+use crate::journal;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Cloud(#[from] aws::Error),
+    #[error(transparent)]
+    Stalled(#[from] Stalled),
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// A script of the recipe ended with an error.
+    #[error("{}", script_message(title, id, *exit_code, *attempts, *limit))]
+    Script {
+        title: String,
+        id: String,
+        exit_code: i32,
+        attempts: u32,
+        limit: Duration,
+    },
+    /// A command of our own did not succeed.
+    #[error("cannot {what} on {instance}: the command {verdict}{}", detail(said))]
+    Command {
+        what: &'static str,
+        instance: String,
+        verdict: Verdict,
+        said: String,
+    },
+    /// Something that must not be in an image is still there, or came back.
+    #[error("the builder is not clean after sealing; still there: {}", remains.join(", "))]
+    NotSealed { remains: Vec<String> },
+    /// The machine went away under us.
+    #[error(
+        "instance {instance} is {state}{}; its console may say more (aws ec2 get-console-output)",
+        detail(reason)
+    )]
+    InstanceLost {
+        instance: String,
+        state: String,
+        reason: String,
+    },
+    #[error("image {image} is {state}{}", detail(reason))]
+    ImageFailed {
+        image: String,
+        state: String,
+        reason: String,
+    },
+    #[error("the manifest of the image is too large to be stored ({size} bytes)")]
+    ManifestTooLarge { size: usize },
+    #[error("cannot write the log {path}: {source}")]
+    Log {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the bake took longer than {}s; raise build.timeout or make the steps faster", limit.as_secs())]
+    TooLong { limit: Duration },
+    #[error("interrupted")]
+    Cancelled,
+}
+
+fn script_message(title: &str, id: &str, exit_code: i32, attempts: u32, limit: Duration) -> String {
+    let end = match exit_code {
+        // timeout(1): 124 if the time-out ended it, 137 if it had to be killed.
+        124 | 137 => format!(
+            "ran into its time-out of {}s (exit code {exit_code})",
+            limit.as_secs()
+        ),
+        code => format!("ended with exit code {code}"),
+    };
+    let tries = if attempts > 1 {
+        format!(" after {attempts} attempts")
+    } else {
+        String::new()
+    };
+    format!("`{title}` ({id}) {end}{tries}")
+}
+
+fn detail(text: &str) -> String {
+    let text = text.trim();
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(": {text}")
+    }
+}
+
+/// Something that a run created and could not remove.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LeftOver {
+    pub kind: Resource,
+    /// Its id; the mark to search for if the id was never learned.
+    pub id: String,
+    /// Why it is still there.
+    pub error: String,
+    /// AWS CLI command that removes it.
+    pub command: String,
+}
+
+/// A bake failed; what it had created has been removed, but for [`BakeError::left_over`].
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub struct BakeError {
+    #[source]
+    pub failure: Failure,
+    /// Where in the bake; `None` before its first phase.
+    pub phase: Option<Phase>,
+    /// The last lines that the machine wrote.
+    pub last_lines: Vec<String>,
+    /// File with the machines' whole output.
+    pub log: PathBuf,
+    pub left_over: Vec<LeftOver>,
+}
+
+impl BakeError {
+    /// The process exit code that this error stands for: 7 something is left over, 130 interrupted, 9 timed out,
+    /// 5 refused by the cloud, else 6.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match &self.failure {
+            _ if !self.left_over.is_empty() => 7,
+            Failure::Cancelled => 130,
+            Failure::TooLong { .. } | Failure::Stalled(_) => 9,
+            Failure::Cloud(error) if error.is_refusal() => 5,
+            _ => 6,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(failure: Failure) -> BakeError {
+        BakeError {
+            failure,
+            phase: None,
+            last_lines: vec![],
+            log: PathBuf::new(),
+            left_over: vec![],
+        }
+    }
+
+    #[test]
+    fn exit_codes() {
+        assert_eq!(error(Failure::Cancelled).exit_code(), 130);
+        assert_eq!(
+            error(Failure::TooLong {
+                limit: Duration::ZERO
+            })
+            .exit_code(),
+            9
+        );
+        assert_eq!(error(Failure::NotSealed { remains: vec![] }).exit_code(), 6);
+        let mut refused = aws::Error::incomplete("ec2", "RunInstances", "x");
+        refused.kind = aws::Kind::Quota;
+        let mut refused = error(Failure::Cloud(refused));
+        assert_eq!(refused.exit_code(), 5);
+        refused.left_over.push(LeftOver {
+            kind: Resource::Builder,
+            id: "i-1".into(),
+            error: "no".into(),
+            command: "aws".into(),
+        });
+        assert_eq!(refused.exit_code(), 7);
+    }
+
+    #[test]
+    fn a_script_that_ran_out_of_time_says_so() {
+        let failure = |exit_code, attempts| {
+            let (title, id, limit) = (
+                "Install".into(),
+                "web/step-001".into(),
+                Duration::from_secs(60),
+            );
+            Failure::Script {
+                title,
+                id,
+                exit_code,
+                attempts,
+                limit,
+            }
+            .to_string()
+        };
+        assert_eq!(
+            failure(3, 1),
+            "`Install` (web/step-001) ended with exit code 3"
+        );
+        assert_eq!(
+            failure(124, 2),
+            "`Install` (web/step-001) ran into its time-out of 60s (exit code 124) after 2 attempts"
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! What a bake tells while it runs. The terminal, JSON lines and summaries are readers of this stream.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// The parts of a bake, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// A security group, where the recipe names none, and the builder instance.
+    Launch,
+    /// The builder runs and its agent answers.
+    Boot,
+    /// The bundle is on the builder, its checksum verified.
+    Send,
+    /// Packages, files and steps.
+    Provision,
+    /// Checks on the builder.
+    Validate,
+    /// Identity, logs and caches removed, and the removal checked.
+    Seal,
+    /// The builder is off.
+    Stop,
+    /// The image and its snapshot.
+    Image,
+    /// An instance of the new image passes the tests.
+    Test,
+    /// Tags and parameters: the image can be found and used.
+    Publish,
+    /// Builder, tester and security group are gone.
+    Release,
+}
+
+impl Phase {
+    /// All phases, in order.
+    pub const ALL: [Self; 11] = [
+        Self::Launch,
+        Self::Boot,
+        Self::Send,
+        Self::Provision,
+        Self::Validate,
+        Self::Seal,
+        Self::Stop,
+        Self::Image,
+        Self::Test,
+        Self::Publish,
+        Self::Release,
+    ];
+
+    /// In words, for people.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Launch => "launch the builder",
+            Self::Boot => "wait for its agent",
+            Self::Send => "send the bundle",
+            Self::Provision => "provision",
+            Self::Validate => "validate",
+            Self::Seal => "seal",
+            Self::Stop => "stop the builder",
+            Self::Image => "create the image",
+            Self::Test => "test the image",
+            Self::Publish => "publish",
+            Self::Release => "clean up",
+        }
+    }
+}
+
+/// Kinds of things that a bake creates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resource {
+    SecurityGroup,
+    Builder,
+    Image,
+    Tester,
+    /// The SSM parameters that hold the image's manifest.
+    Manifest,
+    /// The SSM parameter that names the newest image of the recipe.
+    Latest,
+}
+
+impl Resource {
+    /// All kinds, in the order in which a bake creates them.
+    pub const ALL: [Self; 6] = [
+        Self::SecurityGroup,
+        Self::Builder,
+        Self::Image,
+        Self::Tester,
+        Self::Manifest,
+        Self::Latest,
+    ];
+
+    /// The name in journals and events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SecurityGroup => "security-group",
+            Self::Builder => "builder",
+            Self::Image => "image",
+            Self::Tester => "tester",
+            Self::Manifest => "manifest",
+            Self::Latest => "latest",
+        }
+    }
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// Which machine a script runs on and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum List {
+    /// Packages, files and steps, on the builder.
+    Steps,
+    /// Checks, on the builder.
+    Validate,
+    /// Checks, on an instance of the image.
+    Test,
+}
+
+impl List {
+    /// The name of the list's file in the bundle.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Steps => "steps",
+            Self::Validate => "validate",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(
+    tag = "event",
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case"
+)]
+pub enum Event {
+    /// A run begins: what, and where it is about to act.
+    Started {
+        run: String,
+        recipe: String,
+        version: String,
+        digest: String,
+        image_name: String,
+        /// Image that the builder starts from.
+        start_image: String,
+        cloud: String,
+        account: String,
+        region: String,
+        /// File that gets the machines' whole output.
+        log: String,
+    },
+    PhaseStarted {
+        phase: Phase,
+    },
+    PhaseFinished {
+        phase: Phase,
+        milliseconds: u64,
+    },
+    /// What a wait sees at the moment; sent when it changes.
+    Waiting {
+        what: String,
+        state: String,
+    },
+    Created {
+        kind: Resource,
+        id: String,
+    },
+    Removed {
+        kind: Resource,
+        id: String,
+    },
+    /// A script begins (`number` of `total` in its list, both from 1).
+    StepStarted {
+        list: List,
+        number: u32,
+        total: u32,
+        title: String,
+        attempt: u32,
+    },
+    /// It was done before a reboot or a repeated command.
+    StepSkipped {
+        list: List,
+        number: u32,
+        title: String,
+    },
+    /// It failed and is tried again.
+    StepRetried {
+        list: List,
+        number: u32,
+        title: String,
+        exit_code: i32,
+    },
+    StepFinished {
+        list: List,
+        number: u32,
+        title: String,
+        exit_code: i32,
+        seconds: u64,
+    },
+    /// A line that the running script wrote.
+    Output {
+        line: String,
+    },
+    Snapshot {
+        id: String,
+        percent: u8,
+    },
+    /// A failure or an interruption: what was created is being removed.
+    Undoing {
+        reason: String,
+    },
+    /// It could not be removed; `command` removes it by hand.
+    LeftOver {
+        kind: Resource,
+        id: String,
+        command: String,
+    },
+    Done {
+        image: String,
+        name: String,
+        milliseconds: u64,
+    },
+    Failed {
+        error: String,
+    },
+}
+
+/// An event and when it happened.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stamped {
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// A reader of the stream. It must not block: the bake waits for it.
+pub trait Sink: Send + Sync {
+    /// Takes the next event.
+    fn emit(&self, event: Stamped);
+}
+
+/// Events go into a channel; a reader that went away does not stop the bake.
+impl Sink for tokio::sync::mpsc::UnboundedSender<Stamped> {
+    fn emit(&self, event: Stamped) {
+        let _gone = self.send(event);
+    }
+}
+
+/// Nobody listens.
+impl Sink for () {
+    fn emit(&self, _event: Stamped) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_flat_json_object() {
+        let event = Stamped {
+            at: Timestamp::UNIX_EPOCH,
+            event: Event::PhaseFinished {
+                phase: Phase::Seal,
+                milliseconds: 12,
+            },
+        };
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"at":"1970-01-01T00:00:00Z","event":"phase-finished","phase":"seal","milliseconds":12}"#
+        );
+    }
+
+    #[test]
+    fn resources_are_found_by_their_names() {
+        for kind in Resource::ALL {
+            assert_eq!(Resource::parse(kind.as_str()), Some(kind));
+        }
+        assert_eq!(Resource::parse("castle"), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! Names and tokens. Pure.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::Timestamp;
+use semver::Version;
+use sha2::{Digest as _, Sha256};
+
+/// Id of one run: UTC time and eight hex digits of chance, such as `20260102T030405-1f2e3d4c`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunId(String);
+
+impl RunId {
+    /// The id of a run that starts now.
+    #[must_use]
+    pub fn new(now: Timestamp, chance: u32) -> Self {
+        Self(format!("{}-{chance:08x}", now.strftime("%Y%m%dT%H%M%S")))
+    }
+
+    /// As text: the value of the run tag and the name of the run's files.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A number that differs between runs, to spread their pauses.
+    pub(super) fn seed(&self) -> u64 {
+        let hash = Sha256::digest(self.0.as_bytes());
+        u64::from_le_bytes(std::array::from_fn(|index| hash[index]))
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The most characters an AMI's name may have (EC2 API Reference, `CreateImage`).
+pub const IMAGE_NAME_LIMIT: usize = 128;
+
+/// `<recipe>-<version>-<digest12>`. A `+` of the version becomes `_`: EC2 does not take it.
+#[must_use]
+pub fn image_name(recipe: &str, version: &Version, digest: &str) -> String {
+    format!("{recipe}-{version}-{}", &digest[..digest.len().min(12)]).replace('+', "_")
+}
+
+/// `name` if it is free, else the first free one of `name-2`, `name-3`, …
+#[must_use]
+pub fn free_name(name: &str, taken: &BTreeSet<&str>) -> String {
+    std::iter::once(name.to_owned())
+        .chain((2u32..).map(|number| format!("{name}-{number}")))
+        .find(|candidate| !taken.contains(candidate.as_str()))
+        .unwrap_or_else(|| name.to_owned())
+}
+
+/// A client token: the same for a repeated call of the same step, 64 characters as EC2 allows.
+#[must_use]
+pub fn client_token(digest: &str, run: &RunId, step: &str) -> String {
+    hex::encode(Sha256::digest(
+        format!("{digest}\n{run}\n{step}").as_bytes(),
+    ))
+}
+
+/// SSM parameter that holds the id of the newest image of a recipe.
+#[must_use]
+pub fn latest_parameter(recipe: &str) -> String {
+    format!("/piaas-bake/{recipe}/latest")
+}
+
+/// SSM parameter that holds the manifest of a digest; see [`super::images::manifest`] for further parts.
+#[must_use]
+pub fn manifest_parameter(digest: &str) -> String {
+    format!("/piaas-bake/manifests/{digest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_id_sorts_by_time() {
+        let early = RunId::new("2026-01-02T03:04:05Z".parse().unwrap(), 0xffff_ffff);
+        let late = RunId::new("2026-01-02T03:04:06Z".parse().unwrap(), 0);
+        assert_eq!(early.as_str(), "20260102T030405-ffffffff");
+        assert!(early < late);
+        assert_ne!(early.seed(), late.seed());
+    }
+
+    #[test]
+    fn image_names_hold_twelve_digits_and_no_plus() {
+        let name = image_name(
+            "web",
+            &Version::parse("1.0.0+b7").unwrap(),
+            &"ab".repeat(32),
+        );
+        assert_eq!(name, "web-1.0.0_b7-abababababab");
+    }
+
+    #[test]
+    fn a_taken_name_gets_the_next_number() {
+        assert_eq!(free_name("a", &BTreeSet::new()), "a");
+        assert_eq!(free_name("a", &BTreeSet::from(["a", "a-2"])), "a-3");
+    }
+
+    #[test]
+    fn tokens_are_stable_and_differ_by_step() {
+        let run = RunId::new(Timestamp::UNIX_EPOCH, 1);
+        let token = client_token("d", &run, "builder");
+        assert_eq!(token, client_token("d", &run, "builder"));
+        assert_ne!(token, client_token("d", &run, "tester"));
+        assert_eq!(token.len(), 64);
+    }
+}

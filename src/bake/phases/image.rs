@@ -1,0 +1,124 @@
+//! The image: created from the builder, waited for by the progress of its snapshot.
+
+use std::time::Duration;
+
+use aws_sdk_ec2::types::ResourceType;
+
+use super::super::error::Failure;
+use super::super::event::{Event, Resource};
+use super::super::images::{self, Image};
+use super::super::run::Run;
+use crate::aws::error::Context as _;
+use crate::aws::wait::Patience;
+use crate::aws::{Error, tags};
+use crate::journal::{Facts, IntentId};
+
+const SNAPSHOT: Patience = Patience {
+    what: "the snapshot to be written",
+    // A large volume may stand at one percentage for a long time.
+    stall: Duration::from_secs(3600),
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(10),
+};
+
+/// Creates the image of a stopped builder; its status is `testing`.
+pub async fn create(run: &mut Run<'_>, builder: &str) -> Result<(IntentId, String), Failure> {
+    let plan = run.plan;
+    let mut image_tags = run.tags(&plan.image_name);
+    tags::put(&mut image_tags, tags::STATUS, tags::STATUS_TESTING);
+    let snapshot_tags = run.tags(&plan.image_name);
+    let request = run
+        .clients
+        .ec2
+        .create_image()
+        .instance_id(builder)
+        .name(&plan.image_name)
+        // At most 255 characters (CreateImage, `Description`).
+        .description(plan.description.chars().take(255).collect::<String>())
+        .tag_specifications(tags::specification(ResourceType::Image, &image_tags))
+        .tag_specifications(tags::specification(ResourceType::Snapshot, &snapshot_tags));
+    let call = async move {
+        let answer = request.send().await.call("ec2", "CreateImage")?;
+        Ok(vec![answer.image_id.ok_or_else(|| {
+            Error::incomplete("ec2", "CreateImage", "image id")
+        })?])
+    };
+    run.create(Resource::Image, &plan.image_name, Facts::new(), call)
+        .await
+}
+
+/// Waits until the image is available, for as long as its snapshot moves.
+pub async fn available(run: &mut Run<'_>, id: &str) -> Result<Image, Failure> {
+    let mut pace = run.pace(SNAPSHOT);
+    let mut shown = None;
+    loop {
+        let state = match images::get(run.clients, id).await? {
+            Some(image) if image.state == "available" => return Ok(image),
+            Some(image) if matches!(image.state.as_str(), "pending" | "transient") => {
+                let progress = progress(run, &image).await?;
+                if let Some((snapshot, percent)) =
+                    progress.clone().filter(|now| shown.as_ref() != Some(now))
+                {
+                    run.emit(Event::Snapshot {
+                        id: snapshot,
+                        percent,
+                    });
+                    shown.clone_from(&progress);
+                }
+                format!("{} {progress:?}", image.state)
+            }
+            Some(image) => {
+                return Err(Failure::ImageFailed {
+                    image: image.id,
+                    state: image.state,
+                    reason: image.state_reason.unwrap_or_default(),
+                });
+            }
+            None => "not visible yet".to_owned(),
+        };
+        run.pause(&mut pace, &state).await?;
+    }
+}
+
+/// The snapshot of the image and how many percent of it are written; `None` before it is visible.
+async fn progress(run: &Run<'_>, image: &Image) -> Result<Option<(String, u8)>, Error> {
+    let request = run
+        .clients
+        .ec2
+        .describe_snapshots()
+        .owner_ids("self")
+        .filters(images::filter(
+            format!("tag:{}", tags::RUN),
+            [image.tag(tags::RUN).unwrap_or_default().to_owned()],
+        ));
+    let answer = request.send().await.call("ec2", "DescribeSnapshots")?;
+    Ok(answer.snapshots().first().map(|snapshot| {
+        let percent = snapshot.progress().and_then(percent).unwrap_or(0);
+        (
+            snapshot.snapshot_id().unwrap_or_default().to_owned(),
+            percent,
+        )
+    }))
+}
+
+/// `Progress` of `DescribeSnapshots`: "42%", or nothing at the very beginning.
+fn percent(text: &str) -> Option<u8> {
+    text.trim()
+        .trim_end_matches('%')
+        .parse()
+        .ok()
+        .filter(|percent| *percent <= 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percent;
+
+    #[test]
+    fn progress_is_read_with_and_without_a_sign() {
+        assert_eq!(percent("42%"), Some(42));
+        assert_eq!(percent("100"), Some(100));
+        assert_eq!(percent(""), None);
+        assert_eq!(percent("101%"), None);
+    }
+}

@@ -1,0 +1,207 @@
+//! Builders and testers: their security group, their launch, their boot, their stop.
+
+use std::time::Duration;
+
+use aws_sdk_ec2::types::{
+    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
+    InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, InstanceType, ResourceType,
+    ShutdownBehavior, VolumeType,
+};
+use base64::Engine as _;
+
+use super::super::bundle::user_data;
+use super::super::error::Failure;
+use super::super::event::{Event, Resource};
+use super::super::images::Image;
+use super::super::machine;
+use super::super::run::Run;
+use super::super::ssm;
+use crate::aws::error::Context as _;
+use crate::aws::wait::Patience;
+use crate::aws::{Error, tags};
+use crate::journal::{Facts, IntentId};
+
+const BOOT: Patience = Patience {
+    what: "the instance to run and its agent to answer",
+    stall: Duration::from_secs(600),
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(5),
+};
+const STOP: Patience = Patience {
+    what: "the instance to stop",
+    // EC2 gives the operating system a few minutes, then forces it; reports of twenty minutes exist.
+    stall: Duration::from_secs(1800),
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(10),
+};
+
+/// The security groups of this run: those that the recipe names, or a new one without inbound rules.
+pub async fn security_groups(
+    run: &mut Run<'_>,
+) -> Result<(Vec<String>, Option<IntentId>), Failure> {
+    let build = &run.plan.build;
+    if !build.security_groups.is_empty() {
+        return Ok((build.security_groups.clone(), None));
+    }
+    let vpc = match &build.subnet {
+        Some(subnet) => Some(vpc_of(run, subnet).await?),
+        // EC2 takes the default VPC.
+        None => None,
+    };
+    let name = format!("piaas-bake-{}", run.id);
+    let call = run
+        .clients
+        .ec2
+        .create_security_group()
+        .group_name(&name)
+        .description(format!("piaas-bake run {}: no inbound rules", run.id))
+        .set_vpc_id(vpc)
+        .tag_specifications(tags::specification(
+            ResourceType::SecurityGroup,
+            &run.temporary_tags(&name),
+        ));
+    let call = async move {
+        let answer = call.send().await.call("ec2", "CreateSecurityGroup")?;
+        Ok(vec![answer.group_id.ok_or_else(|| {
+            Error::incomplete("ec2", "CreateSecurityGroup", "group id")
+        })?])
+    };
+    let (intent, id) = run
+        .create(Resource::SecurityGroup, &name, Facts::new(), call)
+        .await?;
+    Ok((vec![id], Some(intent)))
+}
+
+async fn vpc_of(run: &Run<'_>, subnet: &str) -> Result<String, Error> {
+    let answer = run
+        .clients
+        .ec2
+        .describe_subnets()
+        .subnet_ids(subnet)
+        .send()
+        .await
+        .call("ec2", "DescribeSubnets")?;
+    answer
+        .subnets()
+        .first()
+        .and_then(|subnet| subnet.vpc_id())
+        .map(str::to_owned)
+        .ok_or_else(|| Error::incomplete("ec2", "DescribeSubnets", "VPC of the subnet"))
+}
+
+/// Launches a builder or tester from `image`.
+pub async fn instance(
+    run: &mut Run<'_>,
+    kind: Resource,
+    image: &Image,
+    groups: &[String],
+) -> Result<(IntentId, String), Failure> {
+    let plan = run.plan;
+    let token = run.token(kind.as_str());
+    let name = format!("piaas-bake {} {}", kind.as_str(), plan.image_name);
+    let all_tags = run.temporary_tags(&name);
+    let root = BlockDeviceMapping::builder()
+        .device_name(&image.root_device)
+        .ebs(
+            EbsBlockDevice::builder()
+                .volume_size(i32::try_from(plan.volume_gib).unwrap_or(i32::MAX))
+                .volume_type(VolumeType::Gp3)
+                .delete_on_termination(true)
+                .build(),
+        )
+        .build();
+    let lifetime = Duration::try_from(run.expires.duration_since(run.now())).unwrap_or_default();
+    let user_data = user_data(&run.clients.region, lifetime);
+    let profile = plan.build.instance_profile.as_ref().map(|name| {
+        IamInstanceProfileSpecification::builder()
+            .name(name)
+            .build()
+    });
+    let request = run
+        .clients
+        .ec2
+        .run_instances()
+        .image_id(&image.id)
+        .instance_type(InstanceType::from(plan.build.instance_type.as_str()))
+        .min_count(1)
+        .max_count(1)
+        .client_token(&token)
+        .set_subnet_id(plan.build.subnet.clone())
+        .set_security_group_ids(Some(groups.to_vec()))
+        .set_iam_instance_profile(profile)
+        .block_device_mappings(root)
+        .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
+        .metadata_options(
+            InstanceMetadataOptionsRequest::builder()
+                .http_endpoint(InstanceMetadataEndpointState::Enabled)
+                .http_tokens(HttpTokensState::Required)
+                .http_put_response_hop_limit(1)
+                .build(),
+        )
+        .user_data(base64::engine::general_purpose::STANDARD.encode(user_data))
+        .tag_specifications(tags::specification(ResourceType::Instance, &all_tags))
+        .tag_specifications(tags::specification(ResourceType::Volume, &all_tags));
+    let call = async move {
+        let answer = request.send().await.call("ec2", "RunInstances")?;
+        let id = answer
+            .instances()
+            .first()
+            .and_then(|instance| instance.instance_id());
+        Ok(vec![
+            id.ok_or_else(|| Error::incomplete("ec2", "RunInstances", "instance id"))?
+                .to_owned(),
+        ])
+    };
+    run.create(kind, &token, Facts::new(), call).await
+}
+
+/// Waits until an instance runs and its agent answers.
+pub async fn online(run: &mut Run<'_>, instance: &str) -> Result<(), Failure> {
+    let mut pace = run.pace(BOOT);
+    let mut before = String::new();
+    loop {
+        let state = match machine::look(run.clients, instance).await? {
+            Some(found) if found.is_lost() || found.state.starts_with("stop") => {
+                return Err(found.lost(instance));
+            }
+            Some(found) if found.state == "running" => {
+                format!("running, agent {}", ssm::ping(run.clients, instance).await?)
+            }
+            Some(found) => found.state,
+            None => "not visible yet".to_owned(),
+        };
+        if state == "running, agent Online" {
+            return Ok(());
+        }
+        if state != before {
+            run.emit(Event::Waiting {
+                what: instance.to_owned(),
+                state: state.clone(),
+            });
+            before.clone_from(&state);
+        }
+        run.pause(&mut pace, &state).await?;
+    }
+}
+
+/// Stops an instance and waits until it is off.
+pub async fn stop(run: &mut Run<'_>, instance: &str) -> Result<(), Failure> {
+    run.check()?;
+    run.clients
+        .ec2
+        .stop_instances()
+        .instance_ids(instance)
+        .send()
+        .await
+        .call("ec2", "StopInstances")?;
+    let mut pace = run.pace(STOP);
+    loop {
+        let state = match machine::look(run.clients, instance).await? {
+            Some(found) if found.state == "stopped" => return Ok(()),
+            Some(found) if found.is_lost() => return Err(found.lost(instance)),
+            Some(found) => found.state,
+            None => "not visible".to_owned(),
+        };
+        run.pause(&mut pace, &state).await?;
+    }
+}

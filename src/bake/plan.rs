@@ -1,0 +1,557 @@
+//! What a bake would do: a pure function of the recipe line and of what exists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use semver::Version;
+
+use super::event::Phase;
+use super::images::Image;
+use super::names::{IMAGE_NAME_LIMIT, free_name, image_name};
+use crate::aws::tags;
+use crate::journal::RunState;
+use crate::recipe::model::{BuildSpec, ImageSpec};
+use crate::render::script::{Layer, Script};
+
+/// One recipe of the line, rendered and hashed.
+#[derive(Debug, Clone)]
+pub struct LayerPlan {
+    pub recipe: String,
+    pub version: Version,
+    /// 64 hex digits; it covers the base image and all layers below.
+    pub digest: String,
+    /// The canonical manifest that the digest is the hash of.
+    pub manifest_json: String,
+    pub layer: Layer,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub description: String,
+    /// The image at the root of the line, resolved.
+    pub base: Image,
+    /// The line, root first; the last is the recipe asked for.
+    pub layers: Vec<LayerPlan>,
+    pub image: ImageSpec,
+    pub build: BuildSpec,
+    /// Bake although an image of this digest exists.
+    pub force: bool,
+}
+
+impl Target {
+    /// The recipe asked for.
+    fn top(&self) -> Result<&LayerPlan, PlanError> {
+        self.layers.last().ok_or(PlanError::Empty)
+    }
+}
+
+/// A run that this host knows of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownRun {
+    pub state: RunState,
+    pub digest: String,
+}
+
+/// What exists.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    /// Our images with a digest of the line.
+    pub of_line: Vec<Image>,
+    /// All images of this account whose name begins with the name of the image to be.
+    pub named: Vec<Image>,
+    /// Runs whose journals lie on this host, by id.
+    pub runs: BTreeMap<String, KnownRun>,
+}
+
+/// Where the builder starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    pub image: Image,
+    /// How many layers of the line it holds already.
+    pub layers: usize,
+}
+
+/// What a bake does.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub recipe: String,
+    pub version: Version,
+    pub description: String,
+    pub digest: String,
+    pub manifest_json: String,
+    pub image_name: String,
+    pub base: Image,
+    pub start: Start,
+    /// Recipes that run on the builder, in order.
+    pub layers: Vec<String>,
+    pub steps: Vec<Script>,
+    /// Of the whole line: a layer taken from an image is checked again.
+    pub validate: Vec<Script>,
+    pub test: Vec<Script>,
+    /// Bytes that the scripts install, by sha256.
+    pub payloads: BTreeMap<String, Vec<u8>>,
+    /// Size of the root volume in GiB.
+    pub volume_gib: u32,
+    pub architecture: String,
+    pub build: BuildSpec,
+    /// Unfinished images of this name that dead runs left; removed first.
+    pub stale: Vec<Image>,
+}
+
+impl Plan {
+    /// The phases that the bake goes through, in order.
+    #[must_use]
+    pub fn phases(&self) -> [Phase; 11] {
+        Phase::ALL
+    }
+
+    /// What the bake creates and removes again, in words.
+    #[must_use]
+    pub fn temporaries(&self) -> Vec<String> {
+        let instance = &self.build.instance_type;
+        let mut all = Vec::new();
+        if self.build.security_groups.is_empty() {
+            all.push("a security group without inbound rules".to_owned());
+        }
+        all.push(format!(
+            "a builder instance, {instance}, {} GiB",
+            self.volume_gib
+        ));
+        all.push(format!("a tester instance, {instance}, from the new image"));
+        all
+    }
+
+    /// When anyone may remove what a run of this plan that starts at `now` leaves: its time limit and an hour.
+    #[must_use]
+    pub fn expires(&self, now: Timestamp) -> Timestamp {
+        let limit = SignedDuration::try_from(self.build.timeout + Duration::from_secs(3600));
+        limit
+            .ok()
+            .and_then(|limit| now.checked_add(limit).ok())
+            .unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub enum Decision {
+    /// An image with this digest is ready.
+    AlreadyBaked(Box<Image>),
+    Bake(Box<Plan>),
+}
+
+/// There is no way to bake this now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("there is no recipe to bake: the line is empty")]
+    Empty,
+    #[error("run {run} bakes this digest at the moment; wait for it, or stop it")]
+    Lease { run: String },
+    #[error(
+        "image {image} has the name {name} but was not made by a bake; deregister it, or change the recipe's version"
+    )]
+    NameTaken { image: String, name: String },
+    #[error(
+        "the image's name {name} has more than {IMAGE_NAME_LIMIT} characters; shorten the recipe's name"
+    )]
+    NameTooLong { name: String },
+    #[error("the start image {image} needs {needs} GiB; the recipe gives {has} (image.size)")]
+    TooSmall { image: String, needs: u32, has: u32 },
+}
+
+impl PlanError {
+    /// The process exit code that this error stands for: 10 for a lease, 1 otherwise.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Lease { .. }) {
+            10
+        } else {
+            1
+        }
+    }
+}
+
+/// Decides what to do.
+///
+/// # Errors
+/// [`PlanError`] if another run holds the digest, or the recipe cannot become an image here.
+pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision, PlanError> {
+    let top = target.top()?;
+    let ready = |digest: &str| {
+        survey
+            .of_line
+            .iter()
+            .find(|image| image.is_ready() && image.digest() == Some(digest))
+    };
+    if let Some(image) = ready(&top.digest).filter(|_| !target.force) {
+        return Ok(Decision::AlreadyBaked(Box::new(image.clone())));
+    }
+    let alive = survey
+        .runs
+        .iter()
+        .find(|(_, run)| run.state == RunState::Alive && run.digest == top.digest);
+    if let Some((run, _)) = alive {
+        return Err(PlanError::Lease { run: run.clone() });
+    }
+
+    let plain_name = image_name(&top.recipe, &top.version, &top.digest);
+    let mut stale = Vec::new();
+    let mut taken = BTreeSet::new();
+    for image in &survey.named {
+        if image.is_ready() || image.name != plain_name {
+            taken.insert(image.name.as_str());
+            continue;
+        }
+        match leftover(image, survey, target.build.timeout, now) {
+            Leftover::Stale => stale.push(image.clone()),
+            Leftover::Held(run) => return Err(PlanError::Lease { run }),
+            Leftover::Foreign => {
+                return Err(PlanError::NameTaken {
+                    image: image.id.clone(),
+                    name: image.name.clone(),
+                });
+            }
+        }
+    }
+    let name = free_name(&plain_name, &taken);
+    if name.chars().count() > IMAGE_NAME_LIMIT {
+        return Err(PlanError::NameTooLong { name });
+    }
+
+    let below = target.layers.len() - 1;
+    let start = (0..below)
+        .rev()
+        .find_map(|index| {
+            let image = ready(&target.layers[index].digest)?.clone();
+            Some(Start {
+                image,
+                layers: index + 1,
+            })
+        })
+        .unwrap_or_else(|| Start {
+            image: target.base.clone(),
+            layers: 0,
+        });
+    if start.image.size_gib > target.image.size_gib {
+        return Err(PlanError::TooSmall {
+            image: start.image.id,
+            needs: start.image.size_gib,
+            has: target.image.size_gib,
+        });
+    }
+
+    let all = target.layers.iter().map(|layer| &layer.layer);
+    let to_run = &target.layers[start.layers..];
+    Ok(Decision::Bake(Box::new(Plan {
+        recipe: top.recipe.clone(),
+        version: top.version.clone(),
+        description: target.description.clone(),
+        digest: top.digest.clone(),
+        manifest_json: top.manifest_json.clone(),
+        image_name: name,
+        base: target.base.clone(),
+        layers: to_run
+            .iter()
+            .map(|layer| format!("{} {}", layer.recipe, layer.version))
+            .collect(),
+        steps: to_run
+            .iter()
+            .flat_map(|layer| layer.layer.provision.clone())
+            .collect(),
+        validate: all
+            .clone()
+            .flat_map(|layer| layer.validate.clone())
+            .collect(),
+        test: all.clone().flat_map(|layer| layer.test.clone()).collect(),
+        payloads: all.flat_map(|layer| layer.payloads.clone()).collect(),
+        volume_gib: target.image.size_gib,
+        architecture: target.image.architecture.clone(),
+        build: target.build.clone(),
+        start,
+        stale,
+    })))
+}
+
+/// What an unfinished image of our name is.
+enum Leftover {
+    /// Its run is over: it may go.
+    Stale,
+    /// Its run may still work on it.
+    Held(String),
+    /// Not ours.
+    Foreign,
+}
+
+/// A run of another host leaves no journal here: its image counts as held for as long as a bake may take.
+fn leftover(image: &Image, survey: &Survey, limit: Duration, now: Timestamp) -> Leftover {
+    let Some(run) = image.tag(tags::RUN) else {
+        return Leftover::Foreign;
+    };
+    match survey.runs.get(run).map(|known| known.state) {
+        Some(RunState::Alive) => Leftover::Held(run.to_owned()),
+        Some(RunState::Dead | RunState::Finished) => Leftover::Stale,
+        None => {
+            let age = image
+                .created
+                .parse::<Timestamp>()
+                .map(|created| now.duration_since(created));
+            match (age, SignedDuration::try_from(limit)) {
+                (Ok(age), Ok(limit)) if age > limit => Leftover::Stale,
+                _ => Leftover::Held(run.to_owned()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::images::tests::image;
+    use super::*;
+
+    fn script(id: &str) -> Script {
+        Script {
+            id: id.into(),
+            title: format!("do {id}"),
+            text: "true\n".into(),
+            env: BTreeMap::new(),
+            timeout: Duration::from_secs(60),
+            retries: 0,
+            reboot: false,
+        }
+    }
+
+    pub fn layer(recipe: &str, digest: char) -> LayerPlan {
+        let version = Version::new(1, 0, 0);
+        LayerPlan {
+            recipe: recipe.into(),
+            version: version.clone(),
+            digest: digest.to_string().repeat(64),
+            manifest_json: "{}".into(),
+            layer: Layer {
+                packages: Vec::new(),
+                files: BTreeMap::new(),
+                recipe: recipe.into(),
+                version,
+                provision: vec![script(&format!("{recipe}/step-001-a"))],
+                validate: vec![script(&format!("{recipe}/validate-001-a"))],
+                test: vec![script(&format!("{recipe}/test-001-a"))],
+                payloads: BTreeMap::from([(format!("{recipe}-sha"), vec![1])]),
+            },
+        }
+    }
+
+    pub fn target() -> Target {
+        Target {
+            description: "A worker.".into(),
+            base: image("ami-base", "debian", &[]),
+            layers: vec![
+                layer("debian-base", 'a'),
+                layer("ci-base", 'b'),
+                layer("ci-worker", 'c'),
+            ],
+            image: ImageSpec {
+                size_gib: 8,
+                filesystem: "ext4".into(),
+                architecture: "x86_64".into(),
+                boot_mode: "uefi".into(),
+            },
+            build: BuildSpec {
+                instance_type: "t3.medium".into(),
+                subnet: None,
+                security_groups: vec![],
+                instance_profile: None,
+                timeout: Duration::from_secs(3600),
+            },
+            force: false,
+        }
+    }
+
+    fn ready(id: &str, digest: char) -> Image {
+        let digest = digest.to_string().repeat(64);
+        image(
+            id,
+            "an-image",
+            &[(tags::DIGEST, &digest), (tags::STATUS, tags::STATUS_READY)],
+        )
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:30:00Z".parse().unwrap()
+    }
+
+    pub fn bake(target: &Target, survey: &Survey) -> Plan {
+        match plan(target, survey, now()).unwrap() {
+            Decision::Bake(plan) => *plan,
+            Decision::AlreadyBaked(image) => panic!("already baked: {}", image.id),
+        }
+    }
+
+    fn ids(scripts: &[Script]) -> Vec<&str> {
+        scripts.iter().map(|script| script.id.as_str()).collect()
+    }
+
+    const NAME: &str = "ci-worker-1.0.0-cccccccccccc";
+
+    #[test]
+    fn nothing_exists_so_everything_runs_on_the_base() {
+        let plan = bake(&target(), &Survey::default());
+        assert_eq!(plan.start.image.id, "ami-base");
+        assert_eq!(
+            plan.layers,
+            ["debian-base 1.0.0", "ci-base 1.0.0", "ci-worker 1.0.0"]
+        );
+        assert_eq!(ids(&plan.steps).len(), 3);
+        assert_eq!(plan.image_name, NAME);
+    }
+
+    #[test]
+    fn the_deepest_ready_ancestor_is_the_start_but_all_checks_run() {
+        let survey = Survey {
+            of_line: vec![ready("ami-a", 'a'), ready("ami-b", 'b')],
+            ..Survey::default()
+        };
+        let plan = bake(&target(), &survey);
+        assert_eq!(
+            (plan.start.image.id.as_str(), plan.start.layers),
+            ("ami-b", 2)
+        );
+        assert_eq!(ids(&plan.steps), ["ci-worker/step-001-a"]);
+        assert_eq!(plan.validate.len(), 3);
+        assert_eq!(plan.test.len(), 3);
+    }
+
+    #[test]
+    fn an_ancestor_that_is_not_ready_is_passed_over() {
+        let mut unfinished = ready("ami-b", 'b');
+        unfinished.state = "pending".into();
+        let survey = Survey {
+            of_line: vec![unfinished, ready("ami-a", 'a')],
+            ..Survey::default()
+        };
+        assert_eq!(bake(&target(), &survey).start.image.id, "ami-a");
+    }
+
+    #[test]
+    fn a_ready_image_ends_it_unless_forced() {
+        let mut named = ready("ami-c", 'c');
+        named.name = NAME.into();
+        let survey = Survey {
+            of_line: vec![named.clone()],
+            named: vec![named],
+            ..Survey::default()
+        };
+        assert!(matches!(
+            plan(&target(), &survey, now()).unwrap(),
+            Decision::AlreadyBaked(image) if image.id == "ami-c"
+        ));
+        let forced = bake(
+            &Target {
+                force: true,
+                ..target()
+            },
+            &survey,
+        );
+        assert_eq!(forced.image_name, format!("{NAME}-2"));
+        assert_eq!(forced.stale, []);
+    }
+
+    fn unfinished(run: &str) -> Image {
+        let tags: &[(&str, &str)] = if run.is_empty() {
+            &[]
+        } else {
+            &[(tags::RUN, run)]
+        };
+        image("ami-u", NAME, tags)
+    }
+
+    fn with_run(state: Option<RunState>) -> Survey {
+        let runs = state.map(|state| {
+            (
+                "r1".to_owned(),
+                KnownRun {
+                    state,
+                    digest: "other".into(),
+                },
+            )
+        });
+        Survey {
+            named: vec![unfinished("r1")],
+            runs: runs.into_iter().collect(),
+            ..Survey::default()
+        }
+    }
+
+    #[test]
+    fn an_unfinished_image_is_stale_only_when_its_run_is_over() {
+        assert_eq!(
+            bake(&target(), &with_run(Some(RunState::Dead))).stale.len(),
+            1
+        );
+        assert_eq!(
+            bake(&target(), &with_run(Some(RunState::Finished)))
+                .stale
+                .len(),
+            1
+        );
+        let alive = plan(&target(), &with_run(Some(RunState::Alive)), now()).unwrap_err();
+        assert_eq!(alive, PlanError::Lease { run: "r1".into() });
+        assert_eq!(alive.exit_code(), 10);
+        // Nobody here knows the run: it may live on another host for as long as a bake may take.
+        assert!(matches!(
+            plan(&target(), &with_run(None), now()),
+            Err(PlanError::Lease { .. })
+        ));
+        let later: Timestamp = "2026-01-01T01:00:01Z".parse().unwrap();
+        assert!(matches!(
+            plan(&target(), &with_run(None), later),
+            Ok(Decision::Bake(_))
+        ));
+    }
+
+    #[test]
+    fn a_foreign_image_of_our_name_is_not_touched() {
+        let survey = Survey {
+            named: vec![unfinished("")],
+            ..Survey::default()
+        };
+        assert!(matches!(
+            plan(&target(), &survey, now()),
+            Err(PlanError::NameTaken { .. })
+        ));
+    }
+
+    #[test]
+    fn a_digest_that_is_being_baked_is_held() {
+        let runs = BTreeMap::from([(
+            "r9".to_owned(),
+            KnownRun {
+                state: RunState::Alive,
+                digest: "c".repeat(64),
+            },
+        )]);
+        let survey = Survey {
+            runs,
+            ..Survey::default()
+        };
+        assert_eq!(
+            plan(&target(), &survey, now()).unwrap_err(),
+            PlanError::Lease { run: "r9".into() }
+        );
+    }
+
+    #[test]
+    fn a_disk_smaller_than_its_start_image_is_refused() {
+        let mut small = target();
+        small.image.size_gib = 4;
+        assert!(matches!(
+            plan(&small, &Survey::default(), now()),
+            Err(PlanError::TooSmall {
+                needs: 8,
+                has: 4,
+                ..
+            })
+        ));
+    }
+}

@@ -1,0 +1,238 @@
+//! One run under way: its journal, its events, its log, its limits. The phases act through this.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::cancel::Cancel;
+use super::error::Failure;
+use super::event::{Event, Phase, Resource, Sink, Stamped};
+use super::follow::Tail;
+use super::names::{RunId, client_token};
+use super::plan::Plan;
+use crate::aws::tags::{self, Tags};
+use crate::aws::wait::{Pace, Patience};
+use crate::aws::{self, Clients, Kind};
+use crate::journal::{Facts, IntentId, Journal};
+
+/// Lines of a script's output that a failure repeats.
+const LAST_LINES: usize = 20;
+
+/// Facts that the undo reads back.
+pub(super) mod facts {
+    /// Id of the run.
+    pub const RUN: &str = "run";
+    /// What a parameter held before; absent if it did not exist.
+    pub const PREVIOUS: &str = "previous";
+    /// What the run put there.
+    pub const VALUE: &str = "value";
+}
+
+pub(super) struct Run<'a> {
+    pub clients: &'a Clients,
+    pub plan: &'a Plan,
+    pub id: RunId,
+    pub journal: Journal,
+    pub sink: &'a dyn Sink,
+    /// When anyone may remove what this run leaves.
+    pub expires: Timestamp,
+    pub tail: Tail,
+    cancel: Cancel,
+    deadline: Timestamp,
+    log: Log,
+    phase: Option<(Phase, Timestamp)>,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(
+        clients: &'a Clients,
+        plan: &'a Plan,
+        id: RunId,
+        journal: Journal,
+        log: Log,
+        sink: &'a dyn Sink,
+        cancel: Cancel,
+    ) -> Self {
+        let now = clients.clock.now();
+        Self {
+            clients,
+            plan,
+            id,
+            journal,
+            sink,
+            expires: plan.expires(now),
+            tail: Tail::new(LAST_LINES),
+            cancel,
+            deadline: now
+                .checked_add(plan.build.timeout)
+                .unwrap_or(Timestamp::MAX),
+            log,
+            phase: None,
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clients.clock.now()
+    }
+
+    pub fn emit(&self, event: Event) {
+        self.sink.emit(Stamped {
+            at: self.now(),
+            event,
+        });
+    }
+
+    /// The phase under way.
+    pub fn phase(&self) -> Option<Phase> {
+        self.phase.map(|(phase, _)| phase)
+    }
+
+    /// Ends the phase under way and begins this one.
+    pub fn enter(&mut self, phase: Phase) -> Result<(), Failure> {
+        self.leave();
+        self.check()?;
+        self.phase = Some((phase, self.now()));
+        self.emit(Event::PhaseStarted { phase });
+        Ok(())
+    }
+
+    /// Ends the phase under way.
+    pub fn leave(&mut self) {
+        if let Some((phase, since)) = self.phase.take() {
+            self.emit(Event::PhaseFinished {
+                phase,
+                milliseconds: milliseconds(since, self.now()),
+            });
+        }
+    }
+
+    /// Fails if somebody asked to stop or the time is up.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.cancel.is_cancelled() {
+            return Err(Failure::Cancelled);
+        }
+        if self.now() >= self.deadline {
+            return Err(Failure::TooLong {
+                limit: self.plan.build.timeout,
+            });
+        }
+        Ok(())
+    }
+
+    /// A wait of this run.
+    pub fn pace(&self, patience: Patience) -> Pace {
+        Pace::new(patience, self.id.seed())
+    }
+
+    /// Pauses until the next look, or until somebody asks to stop.
+    pub async fn pause(&mut self, pace: &mut Pace, state: &str) -> Result<(), Failure> {
+        self.check()?;
+        let pause = pace.after(self.now(), state)?;
+        tokio::select! {
+            () = self.clients.clock.sleep(pause) => {}
+            () = self.cancel.cancelled() => {}
+        }
+        self.check()
+    }
+
+    /// The token of a step of this run.
+    pub fn token(&self, step: &str) -> String {
+        client_token(&self.plan.digest, &self.id, step)
+    }
+
+    /// Tags of everything that this run creates.
+    pub fn tags(&self, name: &str) -> Tags {
+        let plan = self.plan;
+        let mut all = Tags::new();
+        tags::put(&mut all, tags::RUN, self.id.as_str());
+        tags::put(&mut all, tags::RECIPE, &plan.recipe);
+        tags::put(&mut all, tags::VERSION, &plan.version.to_string());
+        tags::put(&mut all, tags::DIGEST, &plan.digest);
+        tags::put(&mut all, tags::BASE_IMAGE, &plan.base.id);
+        tags::put(&mut all, tags::NAME, name);
+        all
+    }
+
+    /// Tags of what does not outlast the run.
+    pub fn temporary_tags(&self, name: &str) -> Tags {
+        let mut all = self.tags(name);
+        tags::put(&mut all, tags::EXPIRES, &self.expires.to_string());
+        all
+    }
+
+    /// Creates something: writes the intent, acts, writes the outcome. `call` gives the ids of what it made.
+    ///
+    /// A call that failed without an answer leaves the intent open: the undo will search for what it may have made.
+    pub async fn create(
+        &mut self,
+        kind: Resource,
+        token: &str,
+        mut facts: Facts,
+        call: impl Future<Output = Result<Vec<String>, aws::Error>>,
+    ) -> Result<(IntentId, String), Failure> {
+        self.check()?;
+        facts.insert(facts::RUN.to_owned(), self.id.to_string());
+        let intent = self
+            .journal
+            .intent(kind.as_str(), token, facts, self.now())?;
+        match call.await {
+            Ok(ids) => {
+                self.journal.outcome(intent, ids.clone(), self.now())?;
+                let id = ids.into_iter().next().unwrap_or_else(|| token.to_owned());
+                self.emit(Event::Created {
+                    kind,
+                    id: id.clone(),
+                });
+                Ok((intent, id))
+            }
+            Err(error) => {
+                if !error.is_transient() && error.kind != Kind::Other {
+                    self.journal
+                        .failed(intent, &error.to_string(), self.now())?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Writes a line to the run's log file.
+    pub fn write_log(&mut self, line: &str) -> Result<(), Failure> {
+        self.log.line(line)
+    }
+
+    /// The run's log file.
+    pub fn log_path(&self) -> &Path {
+        &self.log.path
+    }
+}
+
+/// Whole milliseconds from one time to a later one.
+pub(super) fn milliseconds(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
+}
+
+/// The file that gets the machines' whole output.
+#[derive(Debug)]
+pub(super) struct Log {
+    file: File,
+    path: PathBuf,
+}
+
+impl Log {
+    pub fn create(path: PathBuf) -> Result<Self, Failure> {
+        match File::create(&path) {
+            Ok(file) => Ok(Self { file, path }),
+            Err(source) => Err(Failure::Log { path, source }),
+        }
+    }
+
+    fn line(&mut self, line: &str) -> Result<(), Failure> {
+        writeln!(self.file, "{line}").map_err(|source| Failure::Log {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! Commands through SSM, with its races and its many ways to end.
+
+use std::fmt;
+use std::time::Duration;
+
+use aws_sdk_ssm::types::InstanceInformationStringFilter;
+
+use crate::aws::error::Context as _;
+use crate::aws::{Clients, Error, Kind};
+
+/// The document that runs shell scripts.
+const DOCUMENT: &str = "AWS-RunShellScript";
+/// How long a command may wait for its agent to take it, in seconds (`TimeoutSeconds`, at least 30).
+const DELIVERY_TIMEOUT: i32 = 600;
+/// Limits of `executionTimeout` in seconds; what lies outside becomes the default without a word (amazon-ssm-agent,
+/// `pluginutil.go`).
+const EXECUTION_LIMITS: (u64, u64) = (5, 172_800);
+
+/// How a command stands. From `StatusDetails` of `GetCommandInvocation`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not over yet.
+    Underway,
+    Success,
+    /// It ran and ended with this exit code.
+    Failed(i32),
+    /// It ran and was killed at its execution time-out.
+    ExecutionTimedOut,
+    /// The agent never took it.
+    DeliveryTimedOut,
+    /// The agent does not answer, or cannot run it.
+    Undeliverable,
+    Cancelled,
+    /// A status that the documentation does not name.
+    Other(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Underway => f.write_str("is still running"),
+            Self::Success => f.write_str("succeeded"),
+            Self::Failed(code) => write!(f, "ended with exit code {code}"),
+            Self::ExecutionTimedOut => f.write_str("ran into its time-out"),
+            Self::DeliveryTimedOut => f.write_str("was never taken by the machine's agent"),
+            Self::Undeliverable => f.write_str("could not be delivered to the machine's agent"),
+            Self::Cancelled => f.write_str("was cancelled by someone else"),
+            Self::Other(status) => write!(f, "has the status {status}"),
+        }
+    }
+}
+
+/// Reads `StatusDetails` (AWS Systems Manager User Guide, "Understanding command statuses").
+fn verdict(details: &str, exit_code: i32) -> Verdict {
+    match details.replace(' ', "").as_str() {
+        "Pending" | "InProgress" | "Delayed" | "Cancelling" => Verdict::Underway,
+        "Success" => Verdict::Success,
+        "Failed" => Verdict::Failed(exit_code),
+        "ExecutionTimedOut" | "TimedOut" => Verdict::ExecutionTimedOut,
+        "DeliveryTimedOut" => Verdict::DeliveryTimedOut,
+        "Undeliverable" | "Terminated" | "InvalidPlatform" | "AccessDenied" => {
+            Verdict::Undeliverable
+        }
+        "Cancelled" | "Canceled" => Verdict::Cancelled,
+        other => Verdict::Other(other.to_owned()),
+    }
+}
+
+/// A command on its machine.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    pub verdict: Verdict,
+    /// Up to 24,000 characters, and nothing before the command has ended.
+    pub stdout: String,
+    /// Up to 8,000 characters.
+    pub stderr: String,
+}
+
+/// Sends `script` to one machine; gives the command's id.
+pub(super) async fn send(
+    clients: &Clients,
+    instance: &str,
+    script: &str,
+    timeout: Duration,
+    comment: &str,
+) -> Result<String, Error> {
+    let (least, most) = EXECUTION_LIMITS;
+    let seconds = timeout.as_secs().clamp(least, most);
+    let answer = clients
+        .ssm
+        .send_command()
+        .document_name(DOCUMENT)
+        .instance_ids(instance)
+        .parameters("commands", script.lines().map(str::to_owned).collect())
+        .parameters("executionTimeout", vec![seconds.to_string()])
+        .timeout_seconds(DELIVERY_TIMEOUT)
+        // At most 100 characters (SendCommand, `Comment`).
+        .comment(comment.chars().take(100).collect::<String>())
+        .send()
+        .await
+        .call("ssm", "SendCommand")?;
+    answer
+        .command
+        .and_then(|command| command.command_id)
+        .ok_or_else(|| Error::incomplete("ssm", "SendCommand", "command id"))
+}
+
+/// How a command stands; `None` if SSM does not know it yet, as happens just after sending.
+pub(super) async fn invocation(
+    clients: &Clients,
+    instance: &str,
+    command: &str,
+) -> Result<Option<Invocation>, Error> {
+    let answer = clients
+        .ssm
+        .get_command_invocation()
+        .command_id(command)
+        .instance_id(instance)
+        .send()
+        .await
+        .call("ssm", "GetCommandInvocation");
+    match answer {
+        Ok(answer) => Ok(Some(Invocation {
+            verdict: verdict(
+                answer
+                    .status_details()
+                    .unwrap_or_else(|| answer.status().map_or("", |status| status.as_str())),
+                answer.response_code(),
+            ),
+            stdout: answer.standard_output_content.unwrap_or_default(),
+            stderr: answer.standard_error_content.unwrap_or_default(),
+        })),
+        Err(error) if error.has_code("InvocationDoesNotExist") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What SSM says of the agent of a machine: `Online`, `ConnectionLost`, …; `unregistered` before it first reports.
+pub(super) async fn ping(clients: &Clients, instance: &str) -> Result<String, Error> {
+    let filter = InstanceInformationStringFilter::builder()
+        .key("InstanceIds")
+        .values(instance)
+        .build();
+    let filter =
+        filter.map_err(|_| Error::incomplete("ssm", "DescribeInstanceInformation", "filter"))?;
+    let answer = clients
+        .ssm
+        .describe_instance_information()
+        .filters(filter)
+        .send()
+        .await
+        .call("ssm", "DescribeInstanceInformation");
+    let unregistered = || "unregistered".to_owned();
+    match answer {
+        Ok(answer) => Ok(answer
+            .instance_information_list()
+            .first()
+            .and_then(|information| information.ping_status())
+            .map_or_else(unregistered, |status| status.as_str().to_owned())),
+        // SSM does not know a machine before its agent has registered.
+        Err(error) if error.kind == Kind::NotFound => Ok(unregistered()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_documented_status_has_its_verdict() {
+        let cases = [
+            ("Pending", Verdict::Underway),
+            ("In Progress", Verdict::Underway),
+            ("InProgress", Verdict::Underway),
+            ("Delayed", Verdict::Underway),
+            ("Success", Verdict::Success),
+            ("Failed", Verdict::Failed(3)),
+            ("Execution Timed Out", Verdict::ExecutionTimedOut),
+            ("ExecutionTimedOut", Verdict::ExecutionTimedOut),
+            ("DeliveryTimedOut", Verdict::DeliveryTimedOut),
+            ("Undeliverable", Verdict::Undeliverable),
+            ("Terminated", Verdict::Undeliverable),
+            ("Cancelled", Verdict::Cancelled),
+            ("Brand New", Verdict::Other("BrandNew".into())),
+        ];
+        for (details, expected) in cases {
+            assert_eq!(verdict(details, 3), expected, "{details}");
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Removing what a run created: after a failure, after a crash, and at the end of every bake.
+//!
+//! Each removal starts from the journal alone, may be repeated, and treats what is gone as removed.
+
+use std::time::Duration;
+
+use super::base::parameter;
+use super::error::{Failure, LeftOver};
+use super::event::{Event, Resource, Sink, Stamped};
+use super::images::{self, filter};
+use super::machine;
+use super::run::facts;
+use crate::aws::error::Context as _;
+use crate::aws::wait::{Pace, Patience};
+use crate::aws::{self, Clients, Kind, tags};
+use crate::journal::{Entry, Journal, State};
+
+const REMOVAL: Patience = Patience {
+    what: "a removal to succeed",
+    stall: Duration::from_secs(600),
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(15),
+};
+/// How long something that may have been created is searched for: reads of EC2 are eventually consistent.
+const SEARCH: Patience = Patience {
+    what: "a search",
+    stall: Duration::from_secs(6),
+    first: Duration::from_secs(2),
+    longest: Duration::from_secs(2),
+};
+
+pub(super) struct Undo<'a> {
+    pub clients: &'a Clients,
+    pub sink: &'a dyn Sink,
+    pub seed: u64,
+}
+
+impl Undo<'_> {
+    /// Removes these in the order given. What cannot be removed is returned; the others are removed all the same.
+    ///
+    /// A journal that cannot be written any more does not stop it: a later clean-up finds things gone, which is fine.
+    pub async fn walk(&self, journal: &mut Journal, entries: &[Entry]) -> Vec<LeftOver> {
+        // Machines take a while to go, so all of them begin before the first is waited for. Failures show below.
+        for entry in entries.iter().filter(|entry| is_instance(entry)) {
+            for id in &entry.ids {
+                let _shown_below = machine::terminate(self.clients, id).await;
+            }
+        }
+        let mut remaining = Vec::new();
+        for entry in entries {
+            let _later = journal.undo(entry.id, self.clients.clock.now());
+            match self.remove(entry).await {
+                Ok(()) => {
+                    let _later = journal.undone(entry.id, self.clients.clock.now());
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    let _later = journal.undo_failed(entry.id, &error, self.clients.clock.now());
+                    let left = left_over(entry, error, &self.clients.region);
+                    self.emit(Event::LeftOver {
+                        kind: left.kind,
+                        id: left.id.clone(),
+                        command: left.command.clone(),
+                    });
+                    remaining.push(left);
+                }
+            }
+        }
+        remaining
+    }
+
+    fn emit(&self, event: Event) {
+        self.sink.emit(Stamped {
+            at: self.clients.clock.now(),
+            event,
+        });
+    }
+
+    async fn remove(&self, entry: &Entry) -> Result<(), Failure> {
+        let mut pace = Pace::new(REMOVAL, self.seed);
+        loop {
+            match self.remove_once(entry).await {
+                Err(Failure::Cloud(error)) if error.is_transient() || error.kind == Kind::InUse => {
+                    let pause = pace.after(self.clients.clock.now(), &error.to_string())?;
+                    self.clients.clock.sleep(pause).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn remove_once(&self, entry: &Entry) -> Result<(), Failure> {
+        match Resource::parse(&entry.kind) {
+            Some(kind @ (Resource::Builder | Resource::Tester)) => self.instance(kind, entry).await,
+            Some(Resource::SecurityGroup) => self.security_group(entry).await,
+            Some(Resource::Image) => self.image(entry).await,
+            Some(Resource::Manifest) => self.manifest(entry).await,
+            Some(Resource::Latest) => self.latest(entry).await,
+            None => Err(aws::Error::incomplete(
+                "journal",
+                "undo",
+                &format!("kind named {}", entry.kind),
+            )
+            .into()),
+        }
+    }
+
+    async fn instance(&self, kind: Resource, entry: &Entry) -> Result<(), Failure> {
+        let ids = self
+            .ids_or_search(entry, async || self.instances_by_token(&entry.token).await)
+            .await?;
+        for id in ids {
+            machine::terminate(self.clients, &id).await?;
+            machine::wait_terminated(self.clients, &id, self.seed).await?;
+            self.emit(Event::Removed { kind, id });
+        }
+        Ok(())
+    }
+
+    async fn instances_by_token(&self, token: &str) -> Result<Vec<String>, aws::Error> {
+        let answer = self
+            .clients
+            .ec2
+            .describe_instances()
+            .filters(filter("client-token", [token.to_owned()]))
+            .send()
+            .await
+            .call("ec2", "DescribeInstances")?;
+        let instances = answer
+            .reservations()
+            .iter()
+            .flat_map(|reservation| reservation.instances());
+        Ok(instances
+            .filter_map(|instance| instance.instance_id().map(str::to_owned))
+            .collect())
+    }
+
+    async fn security_group(&self, entry: &Entry) -> Result<(), Failure> {
+        let by_name = async || {
+            let answer = self
+                .clients
+                .ec2
+                .describe_security_groups()
+                .filters(filter("group-name", [entry.token.clone()]))
+                .send()
+                .await
+                .call("ec2", "DescribeSecurityGroups")?;
+            Ok(answer
+                .security_groups()
+                .iter()
+                .filter_map(|group| group.group_id().map(str::to_owned))
+                .collect())
+        };
+        for id in self.ids_or_search(entry, by_name).await? {
+            let answer = self
+                .clients
+                .ec2
+                .delete_security_group()
+                .group_id(&id)
+                .send()
+                .await
+                .call("ec2", "DeleteSecurityGroup");
+            gone_is_fine(answer.map(drop))?;
+            self.emit(Event::Removed {
+                kind: Resource::SecurityGroup,
+                id,
+            });
+        }
+        Ok(())
+    }
+
+    async fn image(&self, entry: &Entry) -> Result<(), Failure> {
+        let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
+        let by_run = async || {
+            let filters = vec![
+                filter("name", [entry.token.clone()]),
+                filter(format!("tag:{}", tags::RUN), [run.to_owned()]),
+            ];
+            let found = images::describe(self.clients, &["self".to_owned()], filters).await?;
+            Ok(found.into_iter().map(|image| image.id).collect())
+        };
+        for id in self.ids_or_search(entry, by_run).await? {
+            self.remove_image(&id, run).await?;
+        }
+        Ok(())
+    }
+
+    /// Deregisters an image and deletes its snapshots, also those that it does not name any more.
+    pub async fn remove_image(&self, id: &str, run: &str) -> Result<(), Failure> {
+        let mut snapshots = images::get(self.clients, id)
+            .await?
+            .map(|image| image.snapshots)
+            .unwrap_or_default();
+        let answer = self
+            .clients
+            .ec2
+            .deregister_image()
+            .image_id(id)
+            .send()
+            .await
+            .call("ec2", "DeregisterImage");
+        gone_is_fine(answer.map(drop))?;
+        // A snapshot outlives its image, and one whose writing has just begun may be named by tags only.
+        let tagged = self
+            .clients
+            .ec2
+            .describe_snapshots()
+            .owner_ids("self")
+            .filters(filter(format!("tag:{}", tags::RUN), [run.to_owned()]))
+            .send()
+            .await
+            .call("ec2", "DescribeSnapshots")?;
+        snapshots.extend(
+            tagged
+                .snapshots()
+                .iter()
+                .filter_map(|snapshot| snapshot.snapshot_id().map(str::to_owned)),
+        );
+        snapshots.sort();
+        snapshots.dedup();
+        for snapshot in snapshots {
+            let answer = self
+                .clients
+                .ec2
+                .delete_snapshot()
+                .snapshot_id(snapshot)
+                .send()
+                .await
+                .call("ec2", "DeleteSnapshot");
+            gone_is_fine(answer.map(drop))?;
+        }
+        self.emit(Event::Removed {
+            kind: Resource::Image,
+            id: id.to_owned(),
+        });
+        Ok(())
+    }
+
+    async fn manifest(&self, entry: &Entry) -> Result<(), Failure> {
+        self.delete_parameter(&entry.token).await?;
+        self.emit(Event::Removed {
+            kind: Resource::Manifest,
+            id: entry.token.clone(),
+        });
+        Ok(())
+    }
+
+    /// Puts back what was there, unless another bake has put its own image there since.
+    async fn latest(&self, entry: &Entry) -> Result<(), Failure> {
+        let name = &entry.token;
+        if parameter(self.clients, name).await?.as_ref() != entry.facts.get(facts::VALUE) {
+            return Ok(());
+        }
+        match entry.facts.get(facts::PREVIOUS) {
+            Some(previous) => {
+                self.clients
+                    .ssm
+                    .put_parameter()
+                    .name(name)
+                    .value(previous)
+                    .r#type(aws_sdk_ssm::types::ParameterType::String)
+                    .overwrite(true)
+                    .send()
+                    .await
+                    .call("ssm", "PutParameter")?;
+            }
+            None => self.delete_parameter(name).await?,
+        }
+        self.emit(Event::Removed {
+            kind: Resource::Latest,
+            id: name.clone(),
+        });
+        Ok(())
+    }
+
+    async fn delete_parameter(&self, name: &str) -> Result<(), Failure> {
+        let answer = self
+            .clients
+            .ssm
+            .delete_parameter()
+            .name(name)
+            .send()
+            .await
+            .call("ssm", "DeleteParameter");
+        gone_is_fine(answer.map(drop)).map_err(Failure::from)
+    }
+
+    /// The ids that the journal knows; where it knows none, what a search finds.
+    async fn ids_or_search(
+        &self,
+        entry: &Entry,
+        search: impl AsyncFn() -> Result<Vec<String>, aws::Error>,
+    ) -> Result<Vec<String>, Failure> {
+        if !entry.ids.is_empty() {
+            return Ok(entry.ids.clone());
+        }
+        let mut pace = Pace::new(SEARCH, self.seed);
+        loop {
+            let found = search().await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            match pace.after(self.clients.clock.now(), "nothing") {
+                Ok(pause) => self.clients.clock.sleep(pause).await,
+                Err(_nothing_there) => return Ok(found),
+            }
+        }
+    }
+}
+
+fn is_instance(entry: &Entry) -> bool {
+    entry.state != State::Kept
+        && matches!(
+            Resource::parse(&entry.kind),
+            Some(Resource::Builder | Resource::Tester)
+        )
+}
+
+fn gone_is_fine(answer: Result<(), aws::Error>) -> Result<(), aws::Error> {
+    match answer {
+        Err(error) if error.kind == Kind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// What these entries stand for, with the commands that remove it.
+pub(super) fn describe(entries: &[Entry], region: &str) -> Vec<LeftOver> {
+    entries
+        .iter()
+        .map(|entry| left_over(entry, "not removed yet".to_owned(), region))
+        .collect()
+}
+
+fn left_over(entry: &Entry, error: String, region: &str) -> LeftOver {
+    let kind = Resource::parse(&entry.kind).unwrap_or(Resource::Builder);
+    let id = entry.ids.first().unwrap_or(&entry.token).clone();
+    LeftOver {
+        kind,
+        command: by_hand(kind, entry, region),
+        id,
+        error,
+    }
+}
+
+/// The AWS CLI command that removes what an entry stands for.
+fn by_hand(kind: Resource, entry: &Entry, region: &str) -> String {
+    let id = entry.ids.first();
+    let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
+    match (kind, id) {
+        (Resource::Builder | Resource::Tester, Some(id)) => {
+            format!("aws ec2 terminate-instances --region {region} --instance-ids {id}")
+        }
+        (Resource::SecurityGroup, Some(id)) => {
+            format!("aws ec2 delete-security-group --region {region} --group-id {id}")
+        }
+        (Resource::Image, Some(id)) => {
+            format!(
+                "aws ec2 deregister-image --region {region} --delete-associated-snapshots --image-id {id}"
+            )
+        }
+        (Resource::Manifest, _) => {
+            format!(
+                "aws ssm delete-parameter --region {region} --name {}",
+                entry.token
+            )
+        }
+        (Resource::Latest, _) => match entry.facts.get(facts::PREVIOUS) {
+            Some(value) => format!(
+                "aws ssm put-parameter --region {region} --overwrite --name {} --value {value}",
+                entry.token
+            ),
+            None => format!(
+                "aws ssm delete-parameter --region {region} --name {}",
+                entry.token
+            ),
+        },
+        (_, None) => format!(
+            "aws resourcegroupstaggingapi get-resources --region {region} --tag-filters Key={},Values={run}",
+            tags::RUN
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Facts, IntentId};
+
+    fn entry(kind: Resource, ids: &[&str]) -> Entry {
+        Entry {
+            id: IntentId(1),
+            kind: kind.as_str().into(),
+            token: "/piaas-bake/web/latest".into(),
+            facts: Facts::from([(facts::RUN.into(), "r1".into())]),
+            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+            state: State::Done,
+        }
+    }
+
+    #[test]
+    fn the_command_that_removes_it_names_it() {
+        let command = |kind, ids: &[&str]| by_hand(kind, &entry(kind, ids), "eu-west-1");
+        assert_eq!(
+            command(Resource::Builder, &["i-1"]),
+            "aws ec2 terminate-instances --region eu-west-1 --instance-ids i-1"
+        );
+        assert_eq!(
+            command(Resource::Latest, &[]),
+            "aws ssm delete-parameter --region eu-west-1 --name /piaas-bake/web/latest"
+        );
+        assert!(
+            command(Resource::Tester, &[]).ends_with("--tag-filters Key=piaas-bake:run,Values=r1")
+        );
+    }
+}

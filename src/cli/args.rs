@@ -1,0 +1,256 @@
+//! The command line: a pure parse, without effects.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::style::ColorChoice;
+
+/// A golden-AMI factory for CI/CD fleets: recipes in, tested and content-addressed images out.
+#[derive(Debug, Parser)]
+#[command(name = "piaas-bake", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failure, 2 usage, 3 recipe invalid, 4 lock or digest mismatch, 5 refused by the cloud,
+6 bake failed and cleaned up, 7 bake failed and clean-up incomplete, 9 timed out, 10 lease held by another run,
+70 bug, 130 interrupted.
+
+First steps:  piaas-bake doctor --fix    piaas-bake plan ci-worker    piaas-bake bake ci-worker";
+
+/// Which cloud answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloudName {
+    /// The embedded cloud: real machines on this host, no account.
+    Local,
+    /// Amazon Web Services, with the credentials of the AWS CLI.
+    Aws,
+}
+
+/// How to write results and progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people: a live view on a terminal, plain lines elsewhere.
+    Human,
+    /// For machines: one JSON document on stdout; long verbs write one JSON event a line and end with the result.
+    Json,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub struct GlobalArgs {
+    /// Which cloud to act on [default: the config file's, else local]
+    #[arg(long, value_enum, global = true, env = "PIAAS_CLOUD")]
+    pub cloud: Option<CloudName>,
+
+    /// Directory with one folder a recipe [default: the config file's, else ./recipes]
+    #[arg(long, global = true, value_name = "DIR", env = "PIAAS_RECIPES")]
+    pub recipes: Option<PathBuf>,
+
+    /// Directory of journals and of the local cloud [default: $XDG_STATE_HOME/piaas-bake]
+    #[arg(long, global = true, value_name = "DIR", env = "PIAAS_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// AWS region; there is no default on AWS beyond your AWS configuration
+    #[arg(long, global = true, value_name = "REGION")]
+    pub region: Option<String>,
+
+    /// Profile of the AWS configuration
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+
+    /// Output for people or for machines
+    #[arg(long, value_enum, global = true, default_value_t = Format::Human)]
+    pub format: Format,
+
+    /// When to use colour
+    #[arg(long, value_enum, global = true, default_value_t = ColorChoice::Auto)]
+    pub color: ColorChoice,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start a recipe: a commented one that bakes as it is
+    Init(InitArgs),
+    /// Check recipes; every error with file, line, column and a way out
+    Lint(LintArgs),
+    /// Show a recipe merged along its line
+    Show(RecipeArgs),
+    /// Write the scripts that a bake would run
+    Render(RenderArgs),
+    /// Show what a bake would do and where; changes nothing
+    Plan(RecipeArgs),
+    /// Bake a recipe into a tested image
+    Bake(BakeArgs),
+    /// Say in words what makes two images or recipes differ
+    Why(WhyArgs),
+    /// List, show and export images
+    #[command(subcommand)]
+    Images(ImagesVerb),
+    /// The local cloud: serve it, look at it, clean it
+    #[command(subcommand)]
+    Cloud(CloudVerb),
+    /// Check this host; --fix installs what is missing
+    Doctor(DoctorArgs),
+    /// Supervise one machine of the local cloud
+    #[command(hide = true)]
+    LocalMachine { dir: PathBuf },
+    /// Write the disk of one snapshot of the local cloud
+    #[command(hide = true)]
+    LocalSnapshot { dir: PathBuf },
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Name of the new recipe: lower case letters, digits and hyphens
+    pub name: String,
+    /// Recipe to build on
+    #[arg(long, value_name = "RECIPE")]
+    pub from: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct LintArgs {
+    /// Recipes to check [default: all]
+    pub recipe: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RecipeArgs {
+    /// Name of the recipe
+    pub recipe: String,
+    #[command(flatten)]
+    pub sets: SetArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    /// Set a parameter (can be repeated)
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_set)]
+    pub set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Directory to write to; it must not exist yet or be empty
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct BakeArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Bake even if an image with this digest exists
+    #[arg(long)]
+    pub force: bool,
+    /// Start from the base image even if an image of a parent recipe exists
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// A recipe name, an image id, a digest or a manifest file
+    pub a: String,
+    /// The other one [default: the newest image of recipe A]
+    pub b: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImagesVerb {
+    /// List the images that were baked
+    List {
+        /// Only images of this recipe
+        recipe: Option<String>,
+    },
+    /// Show one image: tags, digest, manifest
+    Show {
+        /// An AMI id, or a recipe name for its newest image
+        image: String,
+    },
+    /// Copy the raw disk of an image of the local cloud to a file
+    Export {
+        /// An AMI id, or a recipe name for its newest image
+        image: String,
+        /// File to write; it must not exist
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CloudVerb {
+    /// Answer the AWS API on loopback, for the AWS CLI, boto3 and any SDK
+    Serve {
+        /// Address to listen on; loopback only
+        #[arg(long, default_value = "127.0.0.1:4599", value_name = "ADDR")]
+        listen: std::net::SocketAddr,
+    },
+    /// Show machines, images, disks and what was left behind
+    Status,
+    /// Remove what dead runs and crashes left; images and live machines stay
+    Gc {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove every machine, image and disk of the local cloud
+    Reset {
+        /// Do it without asking
+        #[arg(long)]
+        yes: bool,
+        /// Remove the cached base image too
+        #[arg(long)]
+        base: bool,
+    },
+    /// Boot a machine from an image, run a command on it through SSM, show the output, terminate it
+    Run {
+        /// An AMI id, or a recipe name for its newest image
+        image: String,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Install what is missing with apt-get
+    #[arg(long)]
+    pub fix: bool,
+}
+
+fn parse_set(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_value_may_hold_an_equals_sign() {
+        assert_eq!(parse_set("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert!(parse_set("=x").is_err());
+        assert!(parse_set("x").is_err());
+    }
+}

@@ -1,0 +1,251 @@
+//! What every verb is given: settings, styles, and a connection once it asks for one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::args::{CloudName, Format, GlobalArgs};
+use super::config::Settings;
+use super::error::CliError;
+use super::style::Style;
+use super::view::progress::Progress;
+use super::{exit, output};
+use crate::aws::{Account, Clients, ConnectError, Connection};
+use crate::clock::{SharedClock, SystemClock};
+use crate::localcloud::nspawn::NspawnDriver;
+use crate::localcloud::{self, LocalCloud, doctor};
+use crate::recipe::Diagnostics;
+
+/// What a verb works with.
+pub struct Context {
+    pub settings: Settings,
+    pub format: Format,
+    /// For stdout.
+    pub out: Style,
+    /// For stderr.
+    pub err: Style,
+    pub clock: SharedClock,
+}
+
+/// A cloud to act on, and who acts.
+pub struct Connected {
+    pub clients: Clients,
+    pub account: Account,
+    /// The local cloud itself, for what AWS has no call for.
+    pub local: Option<Arc<LocalCloud>>,
+}
+
+impl Context {
+    /// Resolves the settings.
+    ///
+    /// # Errors
+    /// A config file that cannot be used.
+    pub fn new(args: &GlobalArgs) -> Result<Self, CliError> {
+        Ok(Self {
+            settings: Settings::resolve(args)?,
+            format: args.format,
+            out: Style::for_stdout(args.color),
+            err: Style::for_stderr(args.color),
+            clock: SystemClock::shared(),
+        })
+    }
+
+    /// Where journals and logs of runs are.
+    #[must_use]
+    pub fn runs(&self) -> PathBuf {
+        self.settings.state_dir.join("runs")
+    }
+
+    /// A view of long work on stderr; silent where stdout is for machines and stderr is not looked at.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.err)
+    }
+
+    /// Connects to look: nothing is made on this host or in the cloud.
+    ///
+    /// # Errors
+    /// Nothing to connect to, or the cloud refuses (exit code 5).
+    pub async fn connect(&self) -> Result<Connected, CliError> {
+        let local = match self.settings.cloud {
+            CloudName::Aws => None,
+            CloudName::Local => Some(self.open_local()?),
+        };
+        let region = self.settings.region.clone();
+        let connection = match &local {
+            None => Connection::Aws {
+                region,
+                profile: self.settings.profile.clone(),
+            },
+            Some(cloud) => Connection::Local {
+                http_client: localcloud::connector(Arc::clone(cloud)),
+                region: region.unwrap_or_else(|| localcloud::DEFAULT_REGION.to_owned()),
+                access_key: localcloud::ACCESS_KEY,
+                secret_key: localcloud::SECRET_KEY,
+            },
+        };
+        let clients = Clients::connect(connection, self.clock.clone())
+            .await
+            .map_err(|error| match error {
+                ConnectError::NoRegion => CliError::new(exit::USAGE, "no AWS region is set").hint(
+                    "pass --region REGION, set AWS_REGION, or set a region in your AWS profile",
+                ),
+                error => CliError::failure("cannot connect to AWS").because(&error),
+            })?;
+        let account = clients.account().await.map_err(|error| cloud(&error))?;
+        Ok(Connected {
+            clients,
+            account,
+            local,
+        })
+    }
+
+    /// Connects to act: checks this host, makes the base image of the local cloud if it is not there yet, and says
+    /// where it is about to act.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], and a host that cannot run machines.
+    pub async fn connect_to_act(&self) -> Result<Connected, CliError> {
+        if self.settings.cloud == CloudName::Local {
+            self.check_host()?;
+            self.make_base().await?;
+        }
+        let connected = self.connect().await?;
+        let account = &connected.account;
+        let place = match self.settings.cloud {
+            CloudName::Local => format!(
+                "local cloud in {} (region {})",
+                self.settings.cloud_dir().display(),
+                connected.clients.region
+            ),
+            CloudName::Aws => format!(
+                "AWS account {} in {} as {}",
+                account.id, connected.clients.region, account.arn
+            ),
+        };
+        output::note(&format!("acting on: {place}"));
+        Ok(connected)
+    }
+
+    /// Opens the local cloud's records. Nothing runs because of it.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn open_local(&self) -> Result<Arc<LocalCloud>, CliError> {
+        let dir = self.settings.cloud_dir();
+        LocalCloud::open(&dir, Arc::new(self.driver()?), self.clock.clone()).map_err(|error| {
+            CliError::failure(format!("cannot open the local cloud in {}", dir.display()))
+                .because(&error)
+                .hint("check the directory's permissions, or pass --state-dir DIR")
+        })
+    }
+
+    fn driver(&self) -> Result<NspawnDriver, CliError> {
+        let exe = std::env::current_exe().map_err(|error| {
+            CliError::failure("cannot find this program's own file").because(&error)
+        })?;
+        Ok(NspawnDriver::new(
+            self.settings.cloud_dir(),
+            self.settings.base_dir(),
+            exe,
+        ))
+    }
+
+    fn check_host(&self) -> Result<(), CliError> {
+        let checks = doctor::checks(&self.doctor_config());
+        let failed: Vec<_> = checks
+            .iter()
+            .filter(|check| check.required && !check.passed())
+            .collect();
+        let Some(first) = failed.first() else {
+            return Ok(());
+        };
+        let mut error = CliError::failure(format!(
+            "this host cannot run the local cloud: {}",
+            first.message
+        ));
+        for check in &failed[1..] {
+            error.causes.push(format!("also: {}", check.message));
+        }
+        for check in &failed {
+            error.hints.extend(check.way_out.clone());
+        }
+        Err(error.hint("`piaas-bake doctor --fix` installs what is missing"))
+    }
+
+    /// What the checks of this host need to know.
+    #[must_use]
+    pub fn doctor_config(&self) -> doctor::Config {
+        doctor::Config {
+            state_dir: self.settings.state_dir.clone(),
+            base_dir: self.settings.base_dir(),
+            mirror: self.settings.mirror(),
+        }
+    }
+
+    async fn make_base(&self) -> Result<(), CliError> {
+        let (base, mirror) = (self.settings.base_dir(), self.settings.mirror());
+        if localcloud::base::is_made(&base) {
+            return Ok(());
+        }
+        let title = format!("Debian base image from {mirror} (once, about a minute)");
+        let mut progress = self.progress();
+        progress.begin(&title);
+        let started = std::time::Instant::now();
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel::<String>();
+        let made = tokio::task::spawn_blocking(move || {
+            localcloud::base::ensure(&base, &mirror, &|line| {
+                // The view is gone only when the program ends.
+                let _ = sender.send(line.to_owned());
+            })
+        });
+        while let Some(line) = lines.recv().await {
+            progress.output(&line);
+        }
+        let result = made.await.map_err(|error| {
+            CliError::new(exit::BUG, "the base image maker panicked").because(&error)
+        })?;
+        match result {
+            Ok(()) => {
+                progress.done(&title, started.elapsed());
+                Ok(())
+            }
+            Err(error) => {
+                progress.failed(&title);
+                Err(CliError::failure("cannot make the base image")
+                    .because(&error)
+                    .hint("check the mirror with `piaas-bake doctor`, or set PIAAS_MIRROR"))
+            }
+        }
+    }
+}
+
+/// A call to the cloud that failed, for the edge.
+#[must_use]
+pub fn cloud(error: &crate::aws::Error) -> CliError {
+    let code = if error.is_refusal() {
+        exit::CLOUD_REFUSED
+    } else {
+        exit::FAILURE
+    };
+    CliError::new(code, error.to_string())
+}
+
+/// Findings in recipes, for the edge.
+#[must_use]
+pub fn invalid(found: &Diagnostics) -> CliError {
+    let what = match found.count() {
+        1 => "1 problem".to_owned(),
+        count => format!("{count} problems"),
+    };
+    CliError::new(
+        exit::RECIPE_INVALID,
+        format!("the recipe is invalid: {what}"),
+    )
+    .with_detail(found.to_string())
+}
+
+/// A file-system error with its path, for the edge.
+#[must_use]
+pub fn io(action: &str, path: &Path, error: &std::io::Error) -> CliError {
+    CliError::failure(format!("cannot {action} {}", path.display())).because(error)
+}

@@ -1,0 +1,89 @@
+//! Data on stdout, everything else on stderr. A closed pipe ends the program quietly.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+
+use super::error::CliError;
+
+/// Writes text to stdout.
+///
+/// # Errors
+/// Stdout cannot be written, other than by a reader that has gone.
+pub fn data(text: &str) -> Result<(), CliError> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CliError::failure("cannot write to standard output").because(&error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes one JSON document to stdout, indented.
+///
+/// # Errors
+/// As [`data`].
+pub fn json(value: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| CliError::failure("cannot write the result as JSON").because(&error))?;
+    data(&format!("{text}\n"))
+}
+
+/// Writes one JSON document on one line to stdout.
+///
+/// # Errors
+/// As [`data`].
+pub fn json_line(value: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| CliError::failure("cannot write an event as JSON").because(&error))?;
+    data(&format!("{text}\n"))
+}
+
+/// Writes a line to stderr. A stderr that is gone is nobody's to tell.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Columns aligned by spaces, two between; the last one is not padded.
+#[must_use]
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.push_str(&" ".repeat(width - cell.chars().count() + 2));
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_align_and_do_not_end_in_spaces() {
+        let rows = vec![
+            vec!["a".into(), "bc".into()],
+            vec!["abc".into(), "d".into()],
+        ];
+        assert_eq!(table(&rows), "a    bc\nabc  d\n");
+    }
+}

@@ -1,0 +1,182 @@
+//! `bake`: a recipe becomes a tested image.
+
+use std::io::Read as _;
+
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::plan::{Wishes, decide, prepare};
+use crate::bake::names::RunId;
+use crate::bake::plan::{Decision, Plan};
+use crate::bake::{self, BakeError, Baked, Failure, LeftOver, Settings, cancel_pair};
+use crate::cli::args::{BakeArgs, CloudName, Format};
+use crate::cli::context::{Connected, Context};
+use crate::cli::error::{CliError, CliResult};
+use crate::cli::style::elapsed;
+use crate::cli::{exit, interrupt, output, view};
+
+pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
+    let (resolved, layers) = prepare(context, &args.recipe)?;
+    let connected = context.connect_to_act().await?;
+    let wishes = Wishes {
+        force: args.force,
+        from_base: args.no_cache,
+    };
+    match decide(context, &connected, &resolved, layers, wishes).await? {
+        Decision::AlreadyBaked(image) => {
+            match context.format {
+                Format::Json => output::json_line(&json!({
+                    "type": "result",
+                    "outcome": "already-baked",
+                    "image_id": image.id,
+                    "name": image.name,
+                    "digest": image.digest(),
+                }))?,
+                Format::Human => {
+                    output::note(&format!(
+                        "{} {} is baked already; --force bakes it anew",
+                        context.err.tick(),
+                        image.name
+                    ));
+                    output::data(&format!("{}\n", image.id))?;
+                }
+            }
+            Ok(exit::DONE)
+        }
+        Decision::Bake(plan) => carry_out(context, &connected, &plan).await,
+    }
+}
+
+async fn carry_out(context: &Context, connected: &Connected, plan: &Plan) -> CliResult {
+    let run = RunId::new(context.clock.now(), chance()?);
+    let runs = context.runs();
+    std::fs::create_dir_all(&runs)
+        .map_err(|error| crate::cli::context::io("make", &runs, &error))?;
+    let (canceller, cancel) = cancel_pair();
+    let clean = match context.settings.cloud {
+        CloudName::Local => "piaas-bake cloud gc".to_owned(),
+        CloudName::Aws => "piaas-bake --cloud aws cloud gc".to_owned(),
+    };
+    interrupt::watch_signals(
+        move || canceller.cancel(),
+        format!("stopped at once; what run {run} created is removed by: {clean}"),
+    )?;
+    let (sink, events) = mpsc::unbounded_channel();
+    let view = match context.format {
+        Format::Human => tokio::spawn(view::bake::show(events, context.progress())),
+        Format::Json => tokio::spawn(view::bake::write_json(events)),
+    };
+    let settings = Settings {
+        runs: &runs,
+        account: connected.account.id.clone(),
+        run,
+        cancel,
+    };
+    let result = bake::bake(&connected.clients, plan, settings, &sink).await;
+    drop(sink);
+    view.await.map_err(|error| {
+        CliError::new(exit::BUG, "the view of the bake panicked").because(&error)
+    })?;
+    match result {
+        Ok(baked) => done(context, plan, &baked),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn done(context: &Context, plan: &Plan, baked: &Baked) -> CliResult {
+    let code = if baked.left_over.is_empty() {
+        exit::DONE
+    } else {
+        exit::CLEANUP_INCOMPLETE
+    };
+    match context.format {
+        Format::Json => output::json_line(&json!({
+            "type": "result",
+            "outcome": "baked",
+            "image_id": baked.image,
+            "name": baked.name,
+            "digest": baked.digest,
+            "run": baked.run,
+            "milliseconds": baked.milliseconds,
+            "log": baked.log,
+            "left_over": baked.left_over,
+        }))?,
+        Format::Human => {
+            let took = elapsed(std::time::Duration::from_millis(baked.milliseconds));
+            output::note(&format!(
+                "\n{} {} in {took}\n  image   {}\n  digest  {}\n  log     {}",
+                context.err.tick(),
+                context.err.bold(&baked.name),
+                baked.image,
+                baked.digest,
+                baked.log.display()
+            ));
+            for left in &baked.left_over {
+                output::note(&format!("  {}", describe(left)));
+            }
+            output::note(&format!("next: piaas-bake images show {}", plan.recipe));
+            if context.settings.cloud == CloudName::Local {
+                output::note(&format!(
+                    "      piaas-bake cloud run {} -- systemctl status --no-pager",
+                    plan.recipe
+                ));
+            }
+            output::data(&format!("{}\n", baked.image))?;
+        }
+    }
+    Ok(code)
+}
+
+/// Something left over, with the command that removes it.
+pub fn describe(left: &LeftOver) -> String {
+    format!(
+        "left over: {} {} ({}); remove it with: {}",
+        left.kind.as_str(),
+        left.id,
+        left.error,
+        left.command
+    )
+}
+
+fn failed(error: &BakeError) -> CliError {
+    let place = error
+        .phase
+        .map(|phase| format!(" at \"{}\"", phase.title()))
+        .unwrap_or_default();
+    let message = match &error.failure {
+        Failure::Cancelled => format!("the bake was interrupted{place}"),
+        failure => format!("the bake failed{place}: {failure}"),
+    };
+    let mut edge = CliError::new(error.exit_code(), message);
+    if !error.last_lines.is_empty() && !matches!(error.failure, Failure::Cancelled) {
+        let lines: String = error
+            .last_lines
+            .iter()
+            .map(|line| format!("  | {line}\n"))
+            .collect();
+        edge = edge.with_detail(format!("the machine's last lines:\n{lines}"));
+    }
+    if error.log.exists() {
+        edge = edge.hint(format!("the whole output is in {}", error.log.display()));
+    }
+    if error.left_over.is_empty() {
+        edge.hint("everything that the bake created has been removed")
+    } else {
+        for left in &error.left_over {
+            edge = edge.hint(describe(left));
+        }
+        edge
+    }
+}
+
+/// Chance from the kernel, for a run's id.
+///
+/// # Errors
+/// The kernel gives none.
+pub fn chance() -> Result<u32, CliError> {
+    let mut bytes = [0; 4];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .map_err(|error| CliError::failure("cannot read /dev/urandom").because(&error))?;
+    Ok(u32::from_le_bytes(bytes))
+}

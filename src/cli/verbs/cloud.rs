@@ -1,0 +1,312 @@
+//! `cloud`: the local cloud itself.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::bake;
+use crate::cli::args::{CloudName, Format};
+use crate::cli::context::{Connected, Context};
+use crate::cli::error::{CliError, CliResult};
+use crate::cli::{exit, interrupt, output};
+use crate::localcloud::inventory::{Item, Kind, Reaped};
+use crate::localcloud::{self, LocalCloud, gc};
+
+pub async fn serve(context: &Context, listen: SocketAddr) -> CliResult {
+    only_local(context)?;
+    if !listen.ip().is_loopback() {
+        return Err(
+            CliError::new(exit::USAGE, format!("{listen} is not a loopback address")).hint(
+                "the local cloud has one well-known key; it listens on 127.0.0.1 or [::1] only",
+            ),
+        );
+    }
+    let connected = context.connect_to_act().await?;
+    let local = local(&connected)?;
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .map_err(|error| {
+            CliError::failure(format!("cannot listen on {listen}"))
+                .because(&error)
+                .hint("choose another port with --listen")
+        })?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| CliError::failure("cannot tell the address").because(&error))?;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    interrupt::on_signal(move || {
+        stop.send_replace(true);
+    })?;
+    match context.format {
+        Format::Json => output::json_line(&json!({
+            "type": "serving",
+            "endpoint": format!("http://{address}"),
+            "access_key_id": localcloud::ACCESS_KEY,
+            "secret_access_key": localcloud::SECRET_KEY,
+            "region": connected.clients.region,
+        }))?,
+        Format::Human => output::data(&format!(
+            "export AWS_ENDPOINT_URL=http://{address} AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={} AWS_REGION={}\n",
+            localcloud::ACCESS_KEY,
+            localcloud::SECRET_KEY,
+            connected.clients.region
+        ))?,
+    }
+    output::note(
+        "serving; paste the line above where you run `aws` or boto3. Ctrl-C ends it, machines stay until they are terminated.",
+    );
+    let mut stopped = stopped;
+    let shutdown = async move {
+        // An error means that the signal watcher is gone, and with it this process.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    localcloud::serve::serve(local, listener, shutdown)
+        .await
+        .map_err(|error| CliError::failure("the server ended").because(&error))?;
+    Ok(exit::DONE)
+}
+
+pub async fn status(context: &Context) -> CliResult {
+    only_local(context)?;
+    let dir = context.settings.cloud_dir();
+    if !dir.exists() {
+        match context.format {
+            Format::Json => {
+                output::json(&json!({ "directory": dir, "resources": [], "left_behind": [] }))?
+            }
+            Format::Human => {
+                output::data("there is no local cloud yet: nothing runs and nothing is kept\n")?
+            }
+        }
+        return Ok(exit::DONE);
+    }
+    let local = context.open_local()?;
+    let items = inventory(&local)?;
+    let left = gc::survey(
+        &dir,
+        &ids(&items, Kind::Instance),
+        &ids(&items, Kind::Snapshot),
+    );
+    let base = localcloud::base::is_made(&context.settings.base_dir());
+    match context.format {
+        Format::Json => output::json(
+            &json!({ "directory": dir, "base_is_made": base, "resources": items, "left_behind": left }),
+        )?,
+        Format::Human => {
+            let mut text = format!("local cloud in {}\n", dir.display());
+            let state = if base { "made" } else { "not made yet" };
+            text.push_str(&format!(
+                "base image {state} ({})\n\n",
+                context.settings.base_dir().display()
+            ));
+            if items.is_empty() {
+                text.push_str("no machines, images or snapshots\n");
+            } else {
+                let rows: Vec<Vec<String>> = items.iter().map(row).collect();
+                text.push_str(&output::table(&rows));
+            }
+            for one in &left {
+                text.push_str(&format!("left behind: {one}\n"));
+            }
+            let orphans = items
+                .iter()
+                .filter(|item| item.owner.is_some_and(|owner| !owner.alive))
+                .count();
+            if orphans + left.len() > 0 {
+                text.push_str("\n`piaas-bake cloud gc` removes what dead runs left\n");
+            }
+            output::data(&text)?;
+        }
+    }
+    Ok(exit::DONE)
+}
+
+pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
+    let connected = context.connect().await?;
+    if dry_run {
+        return would_remove(context, &connected);
+    }
+    let dead = bake::undo_dead_runs(
+        &connected.clients,
+        &connected.account.id,
+        &context.runs(),
+        &(),
+    )
+    .await
+    .map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
+    let (reaped, left) = match &connected.local {
+        None => (Reaped::default(), Vec::new()),
+        Some(local) => sweep(context, local)?,
+    };
+    let stuck: Vec<_> = dead.iter().flat_map(|run| &run.left_over).collect();
+    match context.format {
+        Format::Json => {
+            output::json(&json!({ "dead_runs": dead, "orphans": reaped, "left_behind": left }))?
+        }
+        Format::Human => {
+            let mut lines: Vec<String> = dead
+                .iter()
+                .map(|run| match &run.elsewhere {
+                    Some(place) => format!(
+                        "run {} of {} acted on {place}: connect there to clean it",
+                        run.run, run.recipe
+                    ),
+                    None => format!(
+                        "removed what the dead run {} of {} had made",
+                        run.run, run.recipe
+                    ),
+                })
+                .collect();
+            for (kind, ids) in [
+                ("machine", &reaped.instances),
+                ("image", &reaped.images),
+                ("snapshot", &reaped.snapshots),
+            ] {
+                lines.extend(
+                    ids.iter()
+                        .map(|id| format!("removed the {kind} {id} of a process that is gone")),
+                );
+            }
+            lines.extend(left.iter().map(|one| format!("removed: {one}")));
+            if lines.is_empty() {
+                lines.push("nothing to remove".to_owned());
+            }
+            output::data(&format!("{}\n", lines.join("\n")))?;
+        }
+    }
+    if stuck.is_empty() {
+        return Ok(exit::DONE);
+    }
+    let mut error = CliError::new(
+        exit::CLEANUP_INCOMPLETE,
+        format!("{} things could not be removed", stuck.len()),
+    );
+    for one in stuck {
+        error = error.hint(format!("{} {}: {}", one.kind.as_str(), one.id, one.command));
+    }
+    Err(error)
+}
+
+fn would_remove(context: &Context, connected: &Connected) -> CliResult {
+    let runs = crate::journal::runs(&context.runs())
+        .map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
+    let mut lines: Vec<String> = runs
+        .iter()
+        .filter(|run| run.state == crate::journal::RunState::Dead)
+        .flat_map(|run| bake::unfinished(&run.ledger, &connected.clients.region))
+        .map(|left| format!("{} {} of a dead run", left.kind.as_str(), left.id))
+        .collect();
+    if let Some(local) = &connected.local {
+        let items = inventory(local)?;
+        let orphans = items
+            .iter()
+            .filter(|item| item.owner.is_some_and(|owner| !owner.alive));
+        lines.extend(orphans.map(|item| format!("{} of a process that is gone", item.id)));
+        let left = gc::survey(
+            local.directory(),
+            &ids(&items, Kind::Instance),
+            &ids(&items, Kind::Snapshot),
+        );
+        lines.extend(left.iter().map(ToString::to_string));
+    }
+    match context.format {
+        Format::Json => output::json(&json!({ "would_remove": lines }))?,
+        Format::Human if lines.is_empty() => output::data("nothing to remove\n")?,
+        Format::Human => output::data(&format!("would remove:\n  {}\n", lines.join("\n  ")))?,
+    }
+    Ok(exit::DONE)
+}
+
+fn sweep(context: &Context, local: &LocalCloud) -> Result<(Reaped, Vec<gc::Leftover>), CliError> {
+    let failed = |error: &dyn std::error::Error| {
+        CliError::failure("cannot clean the local cloud").because(error)
+    };
+    let reaped = local.reap_orphans().map_err(|error| failed(&error))?;
+    let items = inventory(local)?;
+    let dir = context.settings.cloud_dir();
+    let left = gc::survey(
+        &dir,
+        &ids(&items, Kind::Instance),
+        &ids(&items, Kind::Snapshot),
+    );
+    gc::sweep(&dir, &left).map_err(|error| failed(&error))?;
+    Ok((reaped, left))
+}
+
+pub fn reset(context: &Context, yes: bool, base: bool) -> CliResult {
+    only_local(context)?;
+    let dir = context.settings.cloud_dir();
+    if !yes {
+        return Err(CliError::new(
+            exit::USAGE,
+            format!(
+                "this removes every machine, image and disk in {}",
+                dir.display()
+            ),
+        )
+        .hint("pass --yes to do it"));
+    }
+    let failed =
+        |error: std::io::Error| CliError::failure("cannot reset the local cloud").because(&error);
+    gc::reset(&dir).map_err(failed)?;
+    if base {
+        localcloud::nspawn::files::remove_dir(&context.settings.base_dir()).map_err(failed)?;
+    }
+    match context.format {
+        Format::Json => output::json(&json!({ "removed": dir }))?,
+        Format::Human => output::data(&format!("removed {}\n", dir.display()))?,
+    }
+    Ok(exit::DONE)
+}
+
+fn row(item: &Item) -> Vec<String> {
+    let kind = match item.kind {
+        Kind::Instance => "machine",
+        Kind::Image => "image",
+        Kind::Snapshot => "snapshot",
+    };
+    let owner = match item.owner {
+        Some(owner) if owner.alive => format!("process {}", owner.pid),
+        Some(owner) => format!("process {}, which is gone", owner.pid),
+        None => String::new(),
+    };
+    let name = item.tags.get("Name").cloned().unwrap_or_default();
+    vec![
+        kind.to_owned(),
+        item.id.clone(),
+        item.state.clone(),
+        name,
+        owner,
+    ]
+}
+
+fn ids(items: &[Item], kind: Kind) -> Vec<String> {
+    items
+        .iter()
+        .filter(|item| item.kind == kind)
+        .map(|item| item.id.clone())
+        .collect()
+}
+
+fn inventory(local: &LocalCloud) -> Result<Vec<Item>, CliError> {
+    local
+        .inventory()
+        .map_err(|error| CliError::failure("cannot read the local cloud").because(&error))
+}
+
+fn local(connected: &Connected) -> Result<std::sync::Arc<LocalCloud>, CliError> {
+    connected.local.clone().ok_or_else(cloud_is_aws)
+}
+
+fn only_local(context: &Context) -> Result<(), CliError> {
+    if context.settings.cloud == CloudName::Local {
+        Ok(())
+    } else {
+        Err(cloud_is_aws())
+    }
+}
+
+fn cloud_is_aws() -> CliError {
+    CliError::new(exit::USAGE, "this verb is about the local cloud")
+        .hint("leave out --cloud aws, or unset PIAAS_CLOUD")
+}

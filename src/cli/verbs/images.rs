@@ -1,0 +1,256 @@
+//! `images`: what was baked.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::aws::tags;
+use crate::bake::images::{self, Image};
+use crate::cli::args::Format;
+use crate::cli::context::{Connected, Context, cloud, io};
+use crate::cli::error::{CliError, CliResult};
+use crate::cli::{exit, output};
+use crate::digest::Manifest;
+
+pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
+    let connected = context.connect().await?;
+    let images = images::list(&connected.clients, recipe)
+        .await
+        .map_err(|error| cloud(&error))?;
+    match context.format {
+        Format::Json => {
+            output::json(&json!({ "images": images.iter().map(as_json).collect::<Vec<_>>() }))?
+        }
+        Format::Human if images.is_empty() => {
+            output::note("no images; make one with `piaas-bake bake RECIPE`")
+        }
+        Format::Human => {
+            let mut rows = vec![
+                ["image", "name", "status", "created"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            ];
+            rows.extend(images.iter().map(|image| {
+                vec![
+                    image.id.clone(),
+                    image.name.clone(),
+                    status(image).to_owned(),
+                    image.created.clone(),
+                ]
+            }));
+            output::data(&output::table(&rows))?;
+        }
+    }
+    Ok(exit::DONE)
+}
+
+pub async fn show(context: &Context, word: &str) -> CliResult {
+    let connected = context.connect().await?;
+    let image = find(&connected, word).await?;
+    let manifest = match image.digest() {
+        Some(digest) => images::manifest(&connected.clients, digest)
+            .await
+            .map_err(|error| cloud(&error))?,
+        None => None,
+    };
+    let disk = disk(&connected, &image);
+    match context.format {
+        Format::Json => {
+            let manifest = manifest
+                .as_deref()
+                .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+            let mut value = as_json(&image);
+            value["manifest"] = manifest.unwrap_or_default();
+            value["disk"] = json!(disk);
+            output::json(&value)?;
+        }
+        Format::Human => {
+            let mut rows = vec![
+                row("image", &image.id),
+                row("name", &image.name),
+                row("status", status(&image)),
+                row("digest", image.digest().unwrap_or("none")),
+                row("created", &image.created),
+                row(
+                    "base image",
+                    image.tag(tags::BASE_IMAGE).unwrap_or("unknown"),
+                ),
+                row(
+                    "root",
+                    &format!(
+                        "{} GiB, {}, {}",
+                        image.size_gib, image.architecture, image.boot_mode
+                    ),
+                ),
+                row("snapshot", &image.snapshots.join(" ")),
+            ];
+            if let Some(disk) = disk {
+                rows.push(row("disk", &disk.display().to_string()));
+            }
+            if let Some(manifest) = manifest.and_then(|text| Manifest::from_json(&text).ok()) {
+                let count = manifest.provision.len();
+                rows.push(row(
+                    "recipe",
+                    &format!("{} {} ({count} scripts)", manifest.recipe, manifest.version),
+                ));
+                if let Some(parent) = manifest.parent {
+                    rows.push(row("parent", parent.as_str()));
+                }
+            }
+            output::data(&output::table(&rows))?;
+        }
+    }
+    Ok(exit::DONE)
+}
+
+pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
+    let connected = context.connect().await?;
+    let image = find(&connected, word).await?;
+    let Some(disk) = disk(&connected, &image) else {
+        return Err(
+            CliError::failure(format!("{} has no disk on this host", image.id)).hint(
+                "only images of the local cloud are exported; on AWS use `aws ec2 export-image`",
+            ),
+        );
+    };
+    let copied = copy_sparse(&disk, to)
+        .map_err(|error| io("write", to, &error).hint("choose a file that does not exist"))?;
+    match context.format {
+        Format::Json => {
+            output::json(&json!({ "image_id": image.id, "path": to, "bytes": copied }))?
+        }
+        Format::Human => output::data(&format!("{}\n", to.display()))?,
+    }
+    Ok(exit::DONE)
+}
+
+/// The one image that a word means: an id, a name, a digest, or the newest of a recipe.
+///
+/// # Errors
+/// None, or several.
+pub async fn find(connected: &Connected, word: &str) -> Result<Image, CliError> {
+    let clients = &connected.clients;
+    let of_recipe = images::list(clients, Some(word))
+        .await
+        .map_err(|error| cloud(&error))?;
+    if let Some(newest) = of_recipe.into_iter().find(Image::is_ready) {
+        return Ok(newest);
+    }
+    let mut found = images::find(clients, word)
+        .await
+        .map_err(|error| cloud(&error))?;
+    if found.len() > 1 {
+        let ids: Vec<&str> = found.iter().map(|image| image.id.as_str()).collect();
+        return Err(CliError::failure(format!(
+            "`{word}` means several images: {}",
+            ids.join(", ")
+        ))
+        .hint("give one id"));
+    }
+    if let Some(image) = found.pop() {
+        return Ok(image);
+    }
+    if word.starts_with("ami-")
+        && let Some(image) = images::get(clients, word)
+            .await
+            .map_err(|error| cloud(&error))?
+    {
+        return Ok(image);
+    }
+    Err(CliError::failure(format!("there is no image `{word}`"))
+        .hint("`piaas-bake images list` shows those there are")
+        .hint(format!(
+            "`piaas-bake bake {word}` makes one, if `{word}` is a recipe"
+        )))
+}
+
+/// The raw disk of an image, where the local cloud has one.
+pub fn disk(connected: &Connected, image: &Image) -> Option<std::path::PathBuf> {
+    let cloud = connected.local.as_ref()?;
+    image
+        .snapshots
+        .first()
+        .and_then(|snapshot| cloud.disk(snapshot))
+}
+
+fn status(image: &Image) -> &str {
+    image.tag(tags::STATUS).unwrap_or(&image.state)
+}
+
+fn row(name: &str, value: &str) -> Vec<String> {
+    vec![name.to_owned(), value.to_owned()]
+}
+
+fn as_json(image: &Image) -> serde_json::Value {
+    json!({
+        "image_id": image.id,
+        "name": image.name,
+        "status": status(image),
+        "state": image.state,
+        "digest": image.digest(),
+        "created": image.created,
+        "architecture": image.architecture,
+        "boot_mode": image.boot_mode,
+        "size_gib": image.size_gib,
+        "snapshots": image.snapshots,
+        "tags": image.tags,
+    })
+}
+
+/// Copies a disk, leaving its holes holes; never over an existing file. Gives its size in bytes.
+fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<u64> {
+    use rustix::fs::{SeekFrom, seek};
+    use std::io::{Read as _, Seek as _, Write as _};
+
+    let mut source = std::fs::File::open(from)?;
+    let mut target = std::fs::File::create_new(to)?;
+    let size = source.metadata()?.len();
+    target.set_len(size)?;
+    let mut position = 0;
+    let mut buffer = vec![0; 1 << 20];
+    while position < size {
+        let data = match seek(&source, SeekFrom::Data(position)) {
+            Ok(data) => data,
+            // Nothing but a hole follows (lseek(2), SEEK_DATA).
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let hole = seek(&source, SeekFrom::Hole(data))?;
+        source.seek(std::io::SeekFrom::Start(data))?;
+        target.seek(std::io::SeekFrom::Start(data))?;
+        let mut left = hole - data;
+        while left > 0 {
+            let part = buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
+            source.read_exact(&mut buffer[..part])?;
+            target.write_all(&buffer[..part])?;
+            left -= part as u64;
+        }
+        position = hole;
+    }
+    target.sync_all()?;
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_equal_sparse_and_never_overwrites() {
+        use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let file = std::fs::File::create(&from).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"middle", 32 << 20).unwrap();
+        assert_eq!(copy_sparse(&from, &to).unwrap(), 64 << 20);
+        assert_eq!(std::fs::read(&from).unwrap(), std::fs::read(&to).unwrap());
+        assert!(std::fs::metadata(&to).unwrap().blocks() * 512 < 4 << 20);
+        assert_eq!(
+            copy_sparse(&from, &to).unwrap_err().kind(),
+            std::io::ErrorKind::AlreadyExists
+        );
+    }
+}

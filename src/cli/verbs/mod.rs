@@ -1,0 +1,13 @@
+//! One file a verb.
+
+pub mod bake;
+pub mod cloud;
+pub mod cloud_run;
+pub mod doctor;
+pub mod images;
+pub mod init;
+pub mod lint;
+pub mod plan;
+pub mod render;
+pub mod show;
+pub mod why;

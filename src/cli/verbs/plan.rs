@@ -1,0 +1,236 @@
+//! `plan`: what a bake would do and where. Changes nothing.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use super::show;
+use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
+use crate::bake::{self, SurveyError};
+use crate::cli::args::{CloudName, Format, RecipeArgs};
+use crate::cli::context::{Connected, Context, cloud, invalid};
+use crate::cli::error::{CliError, CliResult};
+use crate::cli::style::elapsed;
+use crate::cli::{exit, output};
+use crate::recipe::model::Resolved;
+use crate::{digest, recipe, render};
+
+pub async fn run(context: &Context, args: &RecipeArgs) -> CliResult {
+    let (resolved, layers) = prepare(context, args)?;
+    let connected = context.connect().await?;
+    let decision = decide(context, &connected, &resolved, layers, Wishes::default()).await?;
+    match context.format {
+        Format::Json => output::json(&as_json(&connected, &decision))?,
+        Format::Human => output::data(&text(context, &connected, &resolved, &decision))?,
+    }
+    Ok(exit::DONE)
+}
+
+/// Loads, renders and hashes a recipe.
+///
+/// # Errors
+/// An invalid recipe (exit code 3).
+pub fn prepare(
+    context: &Context,
+    args: &RecipeArgs,
+) -> Result<(Resolved, Vec<LayerPlan>), CliError> {
+    let resolved = recipe::load(&context.settings.recipes, &args.recipe, &args.sets.set)
+        .map_err(|found| invalid(&found))?;
+    let rendered = render::render(&resolved).map_err(|found| invalid(&found))?;
+    let chain = digest::chain(&resolved, &rendered);
+    let layers = chain
+        .into_iter()
+        .zip(rendered)
+        .map(|((manifest, digest), layer)| LayerPlan {
+            recipe: layer.recipe.clone(),
+            version: layer.version.clone(),
+            digest: digest.as_str().to_owned(),
+            manifest_json: manifest.to_canonical_json(),
+            layer,
+        })
+        .collect();
+    Ok((resolved, layers))
+}
+
+/// How to bake.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wishes {
+    /// Although an image of the digest exists.
+    pub force: bool,
+    /// From the base image, although an image of a parent exists.
+    pub from_base: bool,
+}
+
+/// Looks at the cloud and decides what a bake would do.
+///
+/// # Errors
+/// The base image cannot be found, the cloud refuses, or the recipe cannot be baked here and now.
+pub async fn decide(
+    context: &Context,
+    connected: &Connected,
+    resolved: &Resolved,
+    layers: Vec<LayerPlan>,
+    wishes: Wishes,
+) -> Result<Decision, CliError> {
+    let clients = &connected.clients;
+    let base = bake::resolve(clients, &resolved.base, &resolved.image.architecture)
+        .await
+        .map_err(|error| match &error {
+            bake::BaseError::Cloud(error) => cloud(error),
+            error => CliError::failure(error.to_string()),
+        })?;
+    let target = Target {
+        description: resolved.description.clone(),
+        base,
+        layers,
+        image: resolved.image.clone(),
+        build: resolved.build.clone(),
+        force: wishes.force,
+    };
+    let mut survey = bake::survey(clients, &target, &context.runs())
+        .await
+        .map_err(|error| match &error {
+            SurveyError::Cloud(error) => cloud(error),
+            SurveyError::Journal(error) => CliError::failure(error.to_string()),
+        })?;
+    if wishes.from_base {
+        // An image of a parent that nobody sees is not started from.
+        let top = target.layers.last().map(|layer| layer.digest.clone());
+        survey
+            .of_line
+            .retain(|image| image.digest() == top.as_deref());
+    }
+    bake::plan::plan(&target, &survey, context.clock.now()).map_err(|error| {
+        let refused = CliError::new(error.exit_code(), error.to_string());
+        match error {
+            PlanError::Lease { .. } => refused.hint("`piaas-bake cloud status` shows what runs"),
+            _ => refused,
+        }
+    })
+}
+
+fn as_json(connected: &Connected, decision: &Decision) -> serde_json::Value {
+    let place = json!({
+        "cloud": connected.clients.cloud,
+        "account": connected.account.id,
+        "region": connected.clients.region,
+    });
+    match decision {
+        Decision::AlreadyBaked(image) => json!({
+            "decision": "already-baked",
+            "place": place,
+            "image_id": image.id,
+            "name": image.name,
+            "digest": image.digest(),
+        }),
+        Decision::Bake(plan) => json!({
+            "decision": "bake",
+            "place": place,
+            "name": plan.image_name,
+            "digest": plan.digest,
+            "base_image": plan.base.id,
+            "start_image": plan.start.image.id,
+            "layers": plan.layers,
+            "steps": plan.steps.iter().map(|step| &step.title).collect::<Vec<_>>(),
+            "validate": plan.validate.iter().map(|step| &step.title).collect::<Vec<_>>(),
+            "test": plan.test.iter().map(|step| &step.title).collect::<Vec<_>>(),
+            "creates_for_a_while": plan.temporaries(),
+            "phases": plan.phases().map(bake::Phase::title),
+            "stale_images": plan.stale.iter().map(|image| &image.id).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+fn text(
+    context: &Context,
+    connected: &Connected,
+    resolved: &Resolved,
+    decision: &Decision,
+) -> String {
+    let style = context.out;
+    let place = match context.settings.cloud {
+        CloudName::Local => format!("the local cloud, region {}", connected.clients.region),
+        CloudName::Aws => format!(
+            "AWS account {}, region {}",
+            connected.account.id, connected.clients.region
+        ),
+    };
+    match decision {
+        Decision::AlreadyBaked(image) => format!(
+            "{} {} is baked already\n\n  image   {}\n  name    {}\n  digest  {}\n  where   {place}\n\nA bake would do nothing; --force makes it bake anew.\n",
+            style.tick(),
+            style.bold(&resolved.name),
+            image.id,
+            image.name,
+            image.digest().unwrap_or("unknown"),
+        ),
+        Decision::Bake(plan) => bake_text(context, resolved, plan, &place),
+    }
+}
+
+fn bake_text(context: &Context, resolved: &Resolved, plan: &Plan, place: &str) -> String {
+    let style = context.out;
+    let mut out = format!(
+        "{} would be baked\n\n  image   {}\n  digest  {}\n  where   {place}\n",
+        style.bold(&resolved.name),
+        plan.image_name,
+        plan.digest
+    );
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "  base    {} ({})",
+        plan.base.id,
+        show::base(&resolved.base)
+    );
+    if plan.start.layers > 0 {
+        let _ = writeln!(
+            out,
+            "  start   {} ({}): its {} recipes are not run again",
+            plan.start.image.id, plan.start.image.name, plan.start.layers
+        );
+    }
+    let build = &plan.build;
+    let _ = writeln!(
+        out,
+        "  with    {}, {} GiB, at most {}",
+        build.instance_type,
+        plan.volume_gib,
+        elapsed(build.timeout)
+    );
+    for image in &plan.stale {
+        let _ = writeln!(
+            out,
+            "  first   {} is removed: a run that died left it",
+            image.id
+        );
+    }
+    for (title, scripts) in [
+        ("runs on the builder", &plan.steps),
+        ("checks on the builder", &plan.validate),
+        ("checks on a machine booted from the image", &plan.test),
+    ] {
+        if !scripts.is_empty() {
+            let _ = writeln!(out, "\n{}", style.bold(title));
+        }
+        for script in scripts {
+            let recipe = script.id.split('/').next().unwrap_or_default();
+            let _ = writeln!(
+                out,
+                "  {} {}",
+                script.title,
+                style.dim(&format!("({recipe})"))
+            );
+        }
+    }
+    let _ = writeln!(out, "\n{}", style.bold("makes, and removes again"));
+    for thing in plan.temporaries() {
+        let _ = writeln!(out, "  {thing}");
+    }
+    let _ = writeln!(
+        out,
+        "\nNothing was changed. To do it: piaas-bake bake {}",
+        resolved.name
+    );
+    out
+}

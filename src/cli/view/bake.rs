@@ -1,0 +1,96 @@
+//! The events of a bake on a screen, or as JSON lines.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::progress::Progress;
+use crate::bake::{Event, Stamped};
+use crate::cli::output;
+
+/// Shows events until the stream ends.
+pub async fn show(mut events: UnboundedReceiver<Stamped>, mut progress: Progress) {
+    let mut failing = false;
+    while let Some(Stamped { event, .. }) = events.recv().await {
+        one(&mut progress, event, &mut failing);
+    }
+}
+
+/// Writes events as JSON lines until the stream ends. A reader that has gone does not stop the bake.
+pub async fn write_json(mut events: UnboundedReceiver<Stamped>) {
+    while let Some(event) = events.recv().await {
+        let _ = output::json_line(&event);
+    }
+}
+
+fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
+    match event {
+        Event::Started {
+            run,
+            image_name,
+            start_image,
+            ..
+        } => {
+            progress.note(&format!(
+                "baking {image_name} from {start_image} (run {run})"
+            ));
+        }
+        Event::PhaseStarted { phase } => progress.begin(phase.title()),
+        Event::PhaseFinished {
+            phase,
+            milliseconds,
+        } => {
+            progress.done(phase.title(), Duration::from_millis(milliseconds));
+        }
+        Event::Waiting { what, state } => progress.at(&format!("{what}: {state}")),
+        Event::Created { kind, id } => progress.at(&format!("{} {id}", kind.as_str())),
+        Event::Removed { kind, id } if *failing => {
+            progress.note(&format!("  removed {} {id}", kind.as_str()))
+        }
+        Event::Removed { kind, id } => progress.at(&format!("removed {} {id}", kind.as_str())),
+        Event::StepStarted {
+            number,
+            total,
+            title,
+            attempt,
+            ..
+        } => {
+            let again = if attempt > 1 {
+                format!(" (attempt {attempt})")
+            } else {
+                String::new()
+            };
+            progress.at(&format!("{number}/{total} {title}{again}"));
+        }
+        Event::StepSkipped { title, .. } => progress.note(&format!("  done before: {title}")),
+        Event::StepRetried {
+            title, exit_code, ..
+        } => {
+            progress.note(&format!("  {title}: exit code {exit_code}, trying again"));
+        }
+        Event::StepFinished {
+            title,
+            exit_code: 0,
+            seconds,
+            ..
+        } => progress.step(&title, seconds),
+        Event::StepFinished {
+            title, exit_code, ..
+        } => progress.note(&format!("  {title}: exit code {exit_code}")),
+        Event::Output { line } => progress.output(&line),
+        Event::Snapshot { id, percent } => progress.at(&format!("snapshot {id}: {percent} %")),
+        Event::Undoing { reason } => {
+            *failing = true;
+            progress.failed(&reason);
+            progress.begin("removing what was created");
+        }
+        Event::LeftOver { kind, id, command } => {
+            progress.note(&format!(
+                "  left over: {} {id}; remove it with: {command}",
+                kind.as_str()
+            ));
+        }
+        // The verb itself prints the result and the failure.
+        Event::Done { .. } | Event::Failed { .. } => {}
+    }
+}

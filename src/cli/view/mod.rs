@@ -1,0 +1,4 @@
+//! Readers of the event stream.
+
+pub mod bake;
+pub mod progress;

@@ -1,0 +1,233 @@
+//! Long work on a screen: finished phases stay as lines, the running one shows its time and the last lines of its
+//! output. On anything but a terminal every event is one plain line, with the time since the start.
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::cli::style::{Style, elapsed};
+
+/// How many lines of a running step's output are shown.
+const TAIL: usize = 5;
+
+/// A view of one piece of long work on stderr.
+pub struct Progress {
+    style: Style,
+    start: Instant,
+    screen: Option<Screen>,
+}
+
+/// The moving part at the bottom of a terminal.
+struct Screen {
+    bars: MultiProgress,
+    phase: Option<ProgressBar>,
+    lines: Vec<ProgressBar>,
+    tail: VecDeque<String>,
+}
+
+impl Progress {
+    /// A live view if stderr is a terminal that can move its cursor, plain lines otherwise.
+    #[must_use]
+    pub fn new(style: Style) -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let live = std::io::stderr().is_terminal()
+            && !dumb
+            && std::env::var_os("PIAAS_NO_PROGRESS").is_none();
+        Self {
+            style,
+            start: Instant::now(),
+            screen: live.then(Screen::new),
+        }
+    }
+
+    /// A phase begins.
+    pub fn begin(&mut self, title: &str) {
+        match &mut self.screen {
+            Some(screen) => screen.begin(title),
+            None => self.plain(title),
+        }
+    }
+
+    /// What the running phase is at, such as `snapshot 40 %`.
+    pub fn at(&mut self, note: &str) {
+        match &mut self.screen {
+            Some(screen) => screen.at(note),
+            None => self.plain(&format!("  {note}")),
+        }
+    }
+
+    /// A line of the running step's output.
+    pub fn output(&mut self, line: &str) {
+        let line = printable(line);
+        match &mut self.screen {
+            Some(screen) => screen.output(&line),
+            None => self.plain(&format!("  | {line}")),
+        }
+    }
+
+    /// A step of the running phase ended well; its output makes room for the next one's.
+    pub fn step(&mut self, title: &str, seconds: u64) {
+        let took = elapsed(Duration::from_secs(seconds));
+        let line = format!("    {title} {}", self.style.dim(&format!("({took})")));
+        match &mut self.screen {
+            Some(screen) => {
+                screen.forget_output();
+                screen.keep(&line);
+            }
+            None => self.plain(&line),
+        }
+    }
+
+    /// A phase ended well.
+    pub fn done(&mut self, title: &str, took: Duration) {
+        let line = format!(
+            "{} {title} {}",
+            self.style.tick(),
+            self.style.dim(&format!("({})", elapsed(took)))
+        );
+        self.end(&line);
+    }
+
+    /// A phase failed.
+    pub fn failed(&mut self, title: &str) {
+        let line = format!("{} {title}", self.style.cross());
+        self.end(&line);
+    }
+
+    /// A line that stays.
+    pub fn note(&mut self, text: &str) {
+        match &mut self.screen {
+            Some(screen) => screen.keep(text),
+            None => self.plain(text),
+        }
+    }
+
+    fn end(&mut self, line: &str) {
+        match &mut self.screen {
+            Some(screen) => screen.end(line),
+            None => self.plain(line),
+        }
+    }
+
+    fn plain(&self, text: &str) {
+        let _ = writeln!(
+            std::io::stderr().lock(),
+            "[{:>4} s] {text}",
+            self.start.elapsed().as_secs()
+        );
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(screen) = &mut self.screen {
+            screen.clear();
+        }
+    }
+}
+
+impl Screen {
+    fn new() -> Self {
+        Self {
+            bars: MultiProgress::new(),
+            phase: None,
+            lines: Vec::new(),
+            tail: VecDeque::new(),
+        }
+    }
+
+    fn begin(&mut self, title: &str) {
+        self.clear();
+        let bar = self.bars.add(ProgressBar::new_spinner());
+        bar.set_style(template(
+            "{spinner} {prefix} {elapsed:.dim} {wide_msg:.dim}",
+        ));
+        bar.set_prefix(title.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        self.phase = Some(bar);
+    }
+
+    fn at(&mut self, note: &str) {
+        if let Some(bar) = &self.phase {
+            bar.set_message(note.to_owned());
+        }
+    }
+
+    fn output(&mut self, line: &str) {
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line.to_owned());
+        if self.lines.len() < self.tail.len() {
+            let bar = self.bars.add(ProgressBar::new_spinner());
+            bar.set_style(template("    {wide_msg:.dim}"));
+            self.lines.push(bar);
+        }
+        for (bar, text) in self.lines.iter().zip(&self.tail) {
+            bar.set_message(text.clone());
+        }
+    }
+
+    fn end(&mut self, line: &str) {
+        self.clear();
+        self.keep(line);
+    }
+
+    /// A closed terminal is nobody's to tell.
+    fn keep(&mut self, line: &str) {
+        let _ = self.bars.println(line);
+    }
+
+    fn forget_output(&mut self) {
+        for bar in self.lines.drain(..) {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
+        self.tail.clear();
+    }
+
+    fn clear(&mut self) {
+        for bar in self.phase.take().into_iter().chain(self.lines.drain(..)) {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
+        self.tail.clear();
+    }
+}
+
+fn template(text: &str) -> ProgressStyle {
+    ProgressStyle::with_template(text).expect("the template is a constant that parses")
+}
+
+/// A line without what would move a terminal's cursor or change its colours.
+fn printable(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut chars = line.chars().peekable();
+    while let Some(char) = chars.next() {
+        match char {
+            '\x1b' => {
+                // A control sequence ends with its first letter (ECMA-48, 5.4).
+                if chars.next_if_eq(&'[').is_some() {
+                    while chars.next().is_some_and(|part| !part.is_ascii_alphabetic()) {}
+                }
+            }
+            '\t' => out.push(' '),
+            char if char.is_control() => {}
+            char => out.push(char),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_cannot_move_the_cursor() {
+        assert_eq!(printable("\x1b[31mred\x1b[0m\ta\rb\x07"), "red ab");
+        assert_eq!(printable("plain é"), "plain é");
+    }
+}

@@ -1,0 +1,172 @@
+//! What crashes leave behind on this host, and its removal.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::nspawn::files::{Want, is_locked, put_json, remove_dir, subdirectories};
+use super::nspawn::prune;
+use super::supervisor::cgroup;
+
+/// How long a live helper is given to end.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Something on this host that no record of the local cloud knows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Leftover {
+    /// Files of a machine, perhaps with its processes.
+    Machine { id: String, running: bool },
+    /// Files of a disk, perhaps with its writer.
+    Disk { id: String, being_written: bool },
+    /// Control groups of a machine that is gone.
+    ControlGroup { id: String },
+}
+
+impl std::fmt::Display for Leftover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Machine { id, running: true } => write!(f, "running machine {id}"),
+            Self::Machine { id, running: false } => write!(f, "files of machine {id}"),
+            Self::Disk {
+                id,
+                being_written: true,
+            } => write!(f, "disk {id}, being written"),
+            Self::Disk {
+                id,
+                being_written: false,
+            } => write!(f, "disk {id}"),
+            Self::ControlGroup { id } => write!(f, "control group of machine {id}"),
+        }
+    }
+}
+
+/// What is on this host below `cloud` that is not among the known ids. Changes nothing.
+#[must_use]
+pub fn survey(cloud: &Path, instances: &[String], snapshots: &[String]) -> Vec<Leftover> {
+    let unknown = |dir: &str, known: &[String]| -> Vec<(String, PathBuf)> {
+        subdirectories(&cloud.join(dir))
+            .into_iter()
+            .filter_map(|path| Some((path.file_name()?.to_str()?.to_owned(), path)))
+            .filter(|(id, _)| !known.contains(id))
+            .collect()
+    };
+    let mut left: Vec<Leftover> = unknown("instances", instances)
+        .into_iter()
+        .map(|(id, path)| Leftover::Machine {
+            id,
+            running: is_locked(&path),
+        })
+        .collect();
+    left.extend(
+        unknown("snapshots", snapshots)
+            .into_iter()
+            // A layer that others stand on stays until they are gone.
+            .filter(|(_, path)| !path.join("deleted").exists())
+            .map(|(id, path)| Leftover::Disk {
+                id,
+                being_written: is_locked(&path),
+            }),
+    );
+    // Groups carry no cloud's name: only those of machines that nothing runs in any more are taken.
+    left.extend(
+        cgroup::machines()
+            .into_iter()
+            .filter(|id| cgroup::is_empty(id))
+            .map(|id| Leftover::ControlGroup { id }),
+    );
+    left
+}
+
+/// Removes what [`survey`] found.
+///
+/// # Errors
+/// The file system refuses, or a process does not end.
+pub fn sweep(cloud: &Path, leftovers: &[Leftover]) -> io::Result<()> {
+    for left in leftovers {
+        match left {
+            Leftover::Machine { id, .. } => {
+                let dir = cloud.join("instances").join(id);
+                put_json(&dir.join("want"), &Want::Terminate)?;
+                wait_free(&dir)?;
+                remove_dir(&dir)?;
+                cgroup::remove(id);
+            }
+            Leftover::Disk { id, .. } => {
+                let dir = cloud.join("snapshots").join(id);
+                put_json(&dir.join("deleted"), &())?;
+                wait_free(&dir)?;
+            }
+            Leftover::ControlGroup { id } => cgroup::remove(id),
+        }
+    }
+    prune(cloud)
+}
+
+/// Ends every machine and removes all files of the cloud.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn reset(cloud: &Path) -> io::Result<()> {
+    let all = survey(cloud, &[], &[]);
+    sweep(cloud, &all)?;
+    remove_dir(cloud)
+}
+
+fn wait_free(dir: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + GRACE;
+    while dir.exists() && is_locked(dir) {
+        if Instant::now() >= deadline {
+            return Err(io::Error::other(format!(
+                "the process of {} does not end",
+                dir.display()
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_no_record_knows_is_found_and_removed() {
+        let cloud = tempfile::tempdir().unwrap();
+        for dir in [
+            "instances/i-1",
+            "instances/i-2",
+            "snapshots/snap-1",
+            "snapshots/snap-2",
+        ] {
+            std::fs::create_dir_all(cloud.path().join(dir)).unwrap();
+        }
+        let ours = |left: Vec<Leftover>| -> Vec<Leftover> {
+            left.into_iter()
+                .filter(|left| !matches!(left, Leftover::ControlGroup { .. }))
+                .collect()
+        };
+        let left = ours(survey(cloud.path(), &["i-1".into()], &["snap-2".into()]));
+        assert_eq!(
+            left,
+            [
+                Leftover::Machine {
+                    id: "i-2".into(),
+                    running: false
+                },
+                Leftover::Disk {
+                    id: "snap-1".into(),
+                    being_written: false
+                }
+            ]
+        );
+        sweep(cloud.path(), &left).unwrap();
+        assert!(cloud.path().join("instances/i-1").exists());
+        assert!(!cloud.path().join("instances/i-2").exists());
+        assert!(cloud.path().join("snapshots/snap-2").exists());
+        assert!(!cloud.path().join("snapshots/snap-1").exists());
+    }
+}

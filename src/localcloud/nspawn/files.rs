@@ -1,0 +1,145 @@
+//! The files by which the driver, the supervisors of machines and the writers of disks know of each other.
+//!
+//! `instances/<id>/`: `spec.json` (what was asked for), `chain.json` (lower layers, top first), `upper/` and `work/`
+//! (the machine's own layer), `root/` (where its supervisor mounts it), `status.json`, `want` (the power state asked
+//! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `lock` (held by the supervisor).
+//! `snapshots/<id>/`: `layer/`, `chain.json`, `spec.json`, `progress.json`, `disk.raw`, `lock` (held by the writer),
+//! `deleted` (removed once no chain needs its layer).
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::localcloud::driver::Power;
+
+/// What a supervisor says of its machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    pub power: Power,
+    pub agent_online_since: Option<Timestamp>,
+    pub reason: Option<String>,
+    pub shut_down_from_inside: bool,
+}
+
+impl Status {
+    /// A machine that is being made.
+    #[must_use]
+    pub fn starting() -> Self {
+        Self {
+            power: Power::Starting,
+            agent_online_since: None,
+            reason: None,
+            shut_down_from_inside: false,
+        }
+    }
+}
+
+/// The power state that a machine's supervisor is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    Run,
+    /// Boot again; each request has another number.
+    Reboot(u64),
+    Stop,
+    ForceStop,
+    /// Stop at once and remove everything.
+    Terminate,
+}
+
+/// How far a disk is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Progress {
+    pub percent: u8,
+    pub done: bool,
+    pub error: Option<String>,
+}
+
+/// Writes JSON so that a reader sees the old text or the new one.
+///
+/// # Errors
+/// The file system refuses.
+pub fn put_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    serde_json::to_writer(&mut file, value)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// It is not there, or not what was expected.
+pub fn get_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
+
+/// Takes the lock of a directory; `None` if another process has it. It is free again when the file, and every copy of
+/// it in other processes, is closed.
+///
+/// # Errors
+/// The file system refuses.
+pub fn try_lock(dir: &Path) -> io::Result<Option<File>> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join("lock"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a process holds the lock of a directory.
+#[must_use]
+pub fn is_locked(dir: &Path) -> bool {
+    dir.join("lock").exists() && matches!(try_lock(dir), Ok(None))
+}
+
+/// The directories in `dir`, sorted; none if it does not exist.
+#[must_use]
+pub fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    all.sort();
+    all
+}
+
+/// Removes a directory and all below it; one that is not there is fine.
+///
+/// # Errors
+/// The file system refuses.
+pub fn remove_dir(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_held_until_its_file_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_locked(dir.path()));
+        let lock = try_lock(dir.path()).unwrap().unwrap();
+        assert!(is_locked(dir.path()));
+        assert!(try_lock(dir.path()).unwrap().is_none());
+        drop(lock);
+        assert!(!is_locked(dir.path()));
+    }
+}

@@ -1,0 +1,358 @@
+//! Real machines: systemd-nspawn over overlayfs, each with a supervisor of its own.
+//!
+//! The driver only writes requests and reads answers in files ([`files`]). The work is done by detached processes:
+//! one supervisor a machine ([`super::supervisor`]) and one writer a disk ([`snapshot`]). They hold locks while they
+//! live, so who reads a file knows whether its writer is still there.
+
+pub mod files;
+pub mod overlay;
+pub mod snapshot;
+
+pub use snapshot::main as snapshot_main;
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::BASE_SNAPSHOT;
+use super::driver::{
+    CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
+    SnapshotProgress, SnapshotSpec,
+};
+use files::{Progress, Status, Want, get_json, is_locked, put_json, remove_dir, try_lock};
+
+/// What `GetConsoleOutput` gives at the most (EC2 User Guide, "Instance console output").
+const CONSOLE_BYTES: u64 = 64 * 1024;
+
+/// The driver of real machines.
+#[derive(Debug, Clone)]
+pub struct NspawnDriver {
+    dir: PathBuf,
+    base: PathBuf,
+    exe: PathBuf,
+}
+
+impl NspawnDriver {
+    /// A driver for the cloud in `dir`. `base` is the root of the base image, `exe` this program's own file.
+    #[must_use]
+    pub fn new(dir: PathBuf, base: PathBuf, exe: PathBuf) -> Self {
+        Self { dir, base, exe }
+    }
+
+    fn instance(&self, id: &str) -> PathBuf {
+        self.dir.join("instances").join(id)
+    }
+
+    fn snapshot_dir(&self, id: &str) -> PathBuf {
+        self.dir.join("snapshots").join(id)
+    }
+
+    /// The layers of a snapshot, top first.
+    fn chain_of(&self, snapshot: &str) -> Result<Vec<PathBuf>, DriverError> {
+        if snapshot == BASE_SNAPSHOT {
+            return Ok(vec![self.base.clone()]);
+        }
+        let path = self.snapshot_dir(snapshot).join("chain.json");
+        get_json(&path)
+            .map_err(|error| failed(format!("the disk of {snapshot} is not there: {error}")))
+    }
+
+    /// Starts a helper of this program, detached. It inherits the lock of `dir`, which tells others that it lives.
+    fn detach(&self, verb: &str, dir: &Path, lock: std::fs::File) -> Result<(), DriverError> {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join("helper.log"))
+            .map_err(io(dir))?;
+        let again = log.try_clone().map_err(io(dir))?;
+        let fd = std::os::fd::OwnedFd::from(lock);
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())
+            .map_err(|error| io(dir)(error.into()))?;
+        let mut command = Command::new(&self.exe);
+        command
+            .arg(verb)
+            .arg(dir)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(again)
+            .current_dir("/");
+        // SAFETY: setsid is async-signal-safe, and nothing else happens between fork and exec.
+        unsafe {
+            command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
+        }
+        let mut child = command
+            .spawn()
+            .map_err(|error| failed(format!("cannot start {}: {error}", self.exe.display())))?;
+        // Reaped by a thread: the helper outlives most callers, and a caller that stays must not collect zombies.
+        std::thread::spawn(move || child.wait());
+        Ok(())
+    }
+
+    fn boot(&self, dir: &Path, lock: std::fs::File) -> Result<(), DriverError> {
+        put_json(&dir.join("want"), &Want::Run).map_err(io(dir))?;
+        put_json(&dir.join("status.json"), &Status::starting()).map_err(io(dir))?;
+        self.detach("local-machine", dir, lock)
+    }
+
+    fn want(&self, id: &str, want: Want) -> Result<(), DriverError> {
+        let dir = self.instance(id);
+        put_json(&dir.join("want"), &want).map_err(io(&dir))
+    }
+
+    /// Removes the layers of deleted snapshots that no chain needs any more.
+    fn prune(&self) -> Result<(), DriverError> {
+        prune(&self.dir).map_err(io(&self.dir))
+    }
+}
+
+/// Removes the layers of deleted snapshots below a cloud's directory that no chain needs any more.
+///
+/// # Errors
+/// The file system refuses.
+pub fn prune(cloud: &Path) -> std::io::Result<()> {
+    loop {
+        let snapshots = files::subdirectories(&cloud.join("snapshots"));
+        let holders = files::subdirectories(&cloud.join("instances"))
+            .into_iter()
+            .chain(snapshots.iter().cloned());
+        let needed: Vec<(PathBuf, Vec<PathBuf>)> = holders
+            .map(|dir| {
+                (
+                    dir.clone(),
+                    get_json(&dir.join("chain.json")).unwrap_or_default(),
+                )
+            })
+            .collect();
+        let free = snapshots.iter().find(|dir| {
+            let layer = dir.join("layer");
+            dir.join("deleted").exists()
+                && !needed
+                    .iter()
+                    .any(|(holder, chain)| holder != *dir && chain.contains(&layer))
+        });
+        match free {
+            // Its own chain may have been the last need of another one.
+            Some(dir) => remove_dir(dir)?,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn failed(message: String) -> DriverError {
+    DriverError { message }
+}
+
+fn io(dir: &Path) -> impl Fn(std::io::Error) -> DriverError + use<> {
+    let dir = dir.display().to_string();
+    move |error| failed(format!("cannot use {dir}: {error}"))
+}
+
+impl Driver for NspawnDriver {
+    fn launch(&self, spec: &LaunchSpec) -> Result<(), DriverError> {
+        let chain = self.chain_of(&spec.snapshot_id)?;
+        let dir = self.instance(&spec.instance_id);
+        for sub in ["upper", "work", "root", "commands"] {
+            std::fs::create_dir_all(dir.join(sub)).map_err(io(&dir))?;
+        }
+        put_json(&dir.join("chain.json"), &chain).map_err(io(&dir))?;
+        put_json(&dir.join("spec.json"), spec).map_err(io(&dir))?;
+        match try_lock(&dir).map_err(io(&dir))? {
+            Some(lock) => self.boot(&dir, lock),
+            // A repeated launch.
+            None => Ok(()),
+        }
+    }
+
+    fn observe(&self, instance_id: &str) -> Observation {
+        let dir = self.instance(instance_id);
+        let gone = |power, reason| Observation {
+            power,
+            agent_online_since: None,
+            reason,
+            shut_down_from_inside: false,
+        };
+        // The lock first: a supervisor that ends in between has written its last word by then.
+        let alive = is_locked(&dir);
+        let Ok(status) = get_json::<Status>(&dir.join("status.json")) else {
+            return gone(Power::Gone, None);
+        };
+        if !alive
+            && matches!(
+                status.power,
+                Power::Starting | Power::Running | Power::Stopping
+            )
+        {
+            return gone(
+                Power::Failed,
+                Some("the supervisor of the machine died".to_owned()),
+            );
+        }
+        Observation {
+            power: status.power,
+            agent_online_since: status.agent_online_since,
+            reason: status.reason,
+            shut_down_from_inside: status.shut_down_from_inside,
+        }
+    }
+
+    fn start(&self, instance_id: &str) -> Result<(), DriverError> {
+        let dir = self.instance(instance_id);
+        match try_lock(&dir).map_err(io(&dir))? {
+            Some(lock) => self.boot(&dir, lock),
+            None => Err(failed(format!("{instance_id} is not off yet"))),
+        }
+    }
+
+    fn stop(&self, instance_id: &str, force: bool) -> Result<(), DriverError> {
+        self.want(
+            instance_id,
+            if force { Want::ForceStop } else { Want::Stop },
+        )
+    }
+
+    fn reboot(&self, instance_id: &str) -> Result<(), DriverError> {
+        let now = jiff::Timestamp::now().as_microsecond().unsigned_abs();
+        self.want(instance_id, Want::Reboot(now))
+    }
+
+    fn terminate(&self, instance_id: &str) -> Result<(), DriverError> {
+        let dir = self.instance(instance_id);
+        if !dir.exists() {
+            return Ok(());
+        }
+        self.want(instance_id, Want::Terminate)?;
+        // A live supervisor removes it all; for a machine that is off there is nobody but us.
+        if let Some(_lock) = try_lock(&dir).map_err(io(&dir))? {
+            remove_dir(&dir).map_err(io(&dir))?;
+            super::supervisor::cgroup::remove(instance_id);
+            self.prune()?;
+        }
+        Ok(())
+    }
+
+    fn console(&self, instance_id: &str) -> Vec<u8> {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut file = std::fs::File::open(self.instance(instance_id).join("console.log"))?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(CONSOLE_BYTES)))?;
+            let mut bytes = Vec::new();
+            file.take(CONSOLE_BYTES).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().unwrap_or_default()
+    }
+
+    fn send_command(&self, instance_id: &str, command: &CommandSpec) -> Result<(), DriverError> {
+        let dir = self
+            .instance(instance_id)
+            .join("commands")
+            .join(&command.command_id);
+        match std::fs::create_dir(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+            other => other.map_err(io(&dir))?,
+        }
+        put_json(&dir.join("spec.json"), command).map_err(io(&dir))
+    }
+
+    fn command(&self, instance_id: &str, command_id: &str) -> Option<CommandRecord> {
+        let machine = self.instance(instance_id);
+        let dir = machine.join("commands").join(command_id);
+        let alive = is_locked(&machine);
+        if let Ok(record) = get_json::<CommandRecord>(&dir.join("result.json")) {
+            let over = !matches!(record.state, CommandState::Waiting | CommandState::Running);
+            return Some(if over || alive {
+                record
+            } else {
+                CommandRecord {
+                    state: CommandState::Lost,
+                    ..record
+                }
+            });
+        }
+        dir.join("spec.json").exists().then(|| CommandRecord {
+            state: if alive {
+                CommandState::Waiting
+            } else {
+                CommandState::Lost
+            },
+            exit_code: None,
+            started: None,
+            ended: None,
+            stdout: String::new(),
+            stderr: String::new(),
+        })
+    }
+
+    fn cancel_command(&self, instance_id: &str, command_id: &str) -> Result<(), DriverError> {
+        let dir = self.instance(instance_id).join("commands").join(command_id);
+        if dir.exists() {
+            put_json(&dir.join("cancel"), &()).map_err(io(&dir))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn snapshot(&self, spec: &SnapshotSpec) -> Result<(), DriverError> {
+        let machine = self.instance(&spec.instance_id);
+        let dir = self.snapshot_dir(&spec.snapshot_id);
+        if dir.join("chain.json").exists() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&dir).map_err(io(&dir))?;
+        let lock = try_lock(&dir)
+            .map_err(io(&dir))?
+            .ok_or_else(|| failed(format!("{} is in use", spec.snapshot_id)))?;
+        put_json(&dir.join("spec.json"), spec).map_err(io(&dir))?;
+        put_json(&dir.join("progress.json"), &Progress::default()).map_err(io(&dir))?;
+        snapshot::freeze(&machine, &dir).map_err(io(&dir))?;
+        self.detach("local-snapshot", &dir, lock)
+    }
+
+    fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress {
+        if snapshot_id == BASE_SNAPSHOT {
+            return SnapshotProgress {
+                percent: 100,
+                done: true,
+                error: None,
+            };
+        }
+        let dir = self.snapshot_dir(snapshot_id);
+        let alive = is_locked(&dir);
+        let progress = get_json::<Progress>(&dir.join("progress.json")).unwrap_or_default();
+        let died = !alive && !progress.done && progress.error.is_none();
+        SnapshotProgress {
+            percent: progress.percent,
+            done: progress.done,
+            error: if died {
+                Some("the writer of the disk died".to_owned())
+            } else {
+                progress.error
+            },
+        }
+    }
+
+    fn delete_snapshot(&self, snapshot_id: &str) -> Result<(), DriverError> {
+        let dir = self.snapshot_dir(snapshot_id);
+        if snapshot_id == BASE_SNAPSHOT || !dir.exists() {
+            return Ok(());
+        }
+        put_json(&dir.join("deleted"), &()).map_err(io(&dir))?;
+        // A writer at work sees the mark and ends; its lock keeps the directory until then.
+        if is_locked(&dir) {
+            return Ok(());
+        }
+        match std::fs::remove_file(dir.join("disk.raw")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io(&dir)(error));
+            }
+            _ => {}
+        }
+        self.prune()
+    }
+
+    fn disk(&self, snapshot_id: &str) -> Option<PathBuf> {
+        let done = self.snapshot_progress(snapshot_id).done;
+        Some(self.snapshot_dir(snapshot_id).join("disk.raw")).filter(|disk| done && disk.is_file())
+    }
+}

@@ -1,0 +1,114 @@
+//! Snapshots: a machine's layer is frozen at once, its disk is written by a process of its own.
+
+use std::cell::Cell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use super::files::{Progress, Status, get_json, put_json, remove_dir};
+use super::overlay;
+use crate::image::SOURCE_DATE;
+use crate::image::disk::{self, DiskSpec};
+use crate::image::tree::Tree;
+use crate::localcloud::driver::{Power, SnapshotSpec};
+
+/// Freezes the root of a machine into `dir/layer` and writes `dir/chain.json`.
+///
+/// A machine that is off hands its own layer over and goes on from it with a fresh one; of a running machine the
+/// layer is copied, as consistent as a disk after a power cut (`NoReboot`).
+///
+/// # Errors
+/// The file system refuses.
+pub fn freeze(machine: &Path, dir: &Path) -> io::Result<()> {
+    let (upper, layer) = (machine.join("upper"), dir.join("layer"));
+    let lower: Vec<PathBuf> = get_json(&machine.join("chain.json"))?;
+    let mut chain = vec![layer.clone()];
+    chain.extend(lower);
+    let off = get_json::<Status>(&machine.join("status.json"))
+        .is_ok_and(|status| status.power == Power::Off);
+    if off {
+        std::fs::rename(&upper, &layer)?;
+        std::fs::create_dir(&upper)?;
+        put_json(&machine.join("chain.json"), &chain)?;
+    } else {
+        let copied = Command::new("cp")
+            .args(["-a", "--reflink=auto", "--"])
+            .arg(&upper)
+            .arg(&layer)
+            .status()?;
+        if !copied.success() {
+            return Err(io::Error::other(format!("cp ended with {copied}")));
+        }
+    }
+    put_json(&dir.join("chain.json"), &chain)
+}
+
+/// The process that writes one disk (hidden verb `local-snapshot`).
+#[must_use]
+pub fn main(dir: &Path) -> ExitCode {
+    let result = write(dir);
+    if dir.join("deleted").exists() {
+        // Deleted while it was being written: what is left goes now, or with the last chain that needs it.
+        let _nothing_more_to_do = std::fs::remove_file(dir.join("disk.raw"));
+        return ExitCode::SUCCESS;
+    }
+    let (last, code) = match result {
+        Ok(()) => (
+            Progress {
+                percent: 100,
+                done: true,
+                error: None,
+            },
+            ExitCode::SUCCESS,
+        ),
+        Err(error) => (
+            Progress {
+                percent: 0,
+                done: false,
+                error: Some(error.to_string()),
+            },
+            ExitCode::FAILURE,
+        ),
+    };
+    match put_json(&dir.join("progress.json"), &last) {
+        Ok(()) => code,
+        // The lock falls with this process, and then the disk counts as failed.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let spec: SnapshotSpec = get_json(&dir.join("spec.json"))?;
+    let chain: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
+    overlay::private_namespace()?;
+    let root = dir.join("root");
+    remove_dir(&root)?;
+    std::fs::create_dir(&root)?;
+    overlay::mount_layers(&chain, &root)?;
+    let tree = Tree::scan(&root, SOURCE_DATE)?;
+    let disk_spec = DiskSpec {
+        size_bytes: spec.size_gib << 30,
+        seed: tree.digest()?,
+        source_date: SOURCE_DATE,
+    };
+    let shown = Cell::new(0);
+    let progress = |percent: u8| {
+        if percent > shown.get() && percent < 100 {
+            shown.set(percent);
+            // Only a picture of the work; its end is written by `main`.
+            let _ = put_json(
+                &dir.join("progress.json"),
+                &Progress {
+                    percent,
+                    done: false,
+                    error: None,
+                },
+            );
+        }
+    };
+    let report = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
+    put_json(&dir.join("disk.json"), &report)?;
+    rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
+    std::fs::remove_dir(&root)?;
+    Ok(())
+}

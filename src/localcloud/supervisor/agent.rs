@@ -1,0 +1,203 @@
+//! The agent of a machine: takes commands from files and runs them inside, by the rules of the SSM agent.
+//!
+//! Sources of the rules: amazon-ssm-agent (`appconfig/constants.go`: 24,000 and 8,000 characters of output, five
+//! commands at once, exit code 194 for a reboot) and Systems Manager User Guide, "Handling reboots when running
+//! commands": the script starts again from its first line.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::shared::Shared;
+use crate::localcloud::driver::{CommandRecord, CommandSpec, CommandState};
+use crate::localcloud::nspawn::files::{get_json, put_json};
+
+/// "Reboot me and run me again" (`SendCommand` documentation for Linux).
+const REBOOT: i32 = 194;
+const STDOUT_CHARACTERS: usize = 24_001;
+const STDERR_CHARACTERS: usize = 8_001;
+/// How often a running command is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// One command directory, carried to its end.
+pub fn carry_out(dir: &Path, shared: &Arc<Shared>) {
+    let mut record = CommandRecord {
+        state: CommandState::Running,
+        exit_code: None,
+        started: Some(Timestamp::now()),
+        ended: None,
+        stdout: String::new(),
+        stderr: String::new(),
+    };
+    let result = get_json::<CommandSpec>(&dir.join("spec.json"))
+        .and_then(|spec| run(dir, &spec, shared, &mut record));
+    if let Err(error) = result {
+        record.state = CommandState::Lost;
+        record
+            .stderr
+            .push_str(&format!("the command could not be run: {error}\n"));
+    }
+    record.ended = Some(Timestamp::now());
+    // With the directory gone there is nobody left to tell.
+    let _ = put_json(&dir.join("result.json"), &record);
+}
+
+fn run(
+    dir: &Path,
+    spec: &CommandSpec,
+    shared: &Arc<Shared>,
+    record: &mut CommandRecord,
+) -> io::Result<()> {
+    put_json(&dir.join("result.json"), record)?;
+    let deadline = Instant::now() + Duration::from_secs(spec.execution_timeout);
+    loop {
+        let Some((leader, boot)) = shared.wait_online(deadline) else {
+            record.state = CommandState::TimedOut;
+            return Ok(());
+        };
+        let end = once(dir, spec, leader, boot, deadline, shared)?;
+        record.stdout.push_str(&end.stdout);
+        record.stderr.push_str(&end.stderr);
+        record.stdout = first(&record.stdout, STDOUT_CHARACTERS);
+        record.stderr = first(&record.stderr, STDERR_CHARACTERS);
+        record.exit_code = end.exit_code;
+        record.state = end.state;
+        if end.state != CommandState::Ended || end.exit_code != Some(REBOOT) {
+            return Ok(());
+        }
+        record.state = CommandState::Running;
+        put_json(&dir.join("result.json"), record)?;
+        shared.request_reboot(boot);
+        shared.wait_boot_after(boot, deadline);
+    }
+}
+
+struct End {
+    state: CommandState,
+    exit_code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn once(
+    dir: &Path,
+    spec: &CommandSpec,
+    leader: u32,
+    boot: u64,
+    deadline: Instant,
+    shared: &Shared,
+) -> io::Result<End> {
+    let script = put_script(leader, spec)?;
+    let (stdout_path, stderr_path) = (dir.join("stdout"), dir.join("stderr"));
+    let (stdout, stderr) = (File::create(&stdout_path)?, File::create(&stderr_path)?);
+    let mut child = enter(leader, spec, &script)
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()?;
+    let (state, status) = wait(&mut child, dir, boot, deadline, shared)?;
+    let end = End {
+        state,
+        exit_code: status.and_then(|status| status.code()),
+        stdout: head(&stdout_path, STDOUT_CHARACTERS)?,
+        stderr: head(&stderr_path, STDERR_CHARACTERS)?,
+    };
+    std::fs::remove_file(stdout_path)?;
+    std::fs::remove_file(stderr_path)?;
+    Ok(end)
+}
+
+/// Puts the script into the machine, in memory: nothing of it may end up in an image. Gives its path inside.
+fn put_script(leader: u32, spec: &CommandSpec) -> io::Result<String> {
+    let inside = format!("/run/amazon-ssm-agent/{}", spec.command_id);
+    let outside = PathBuf::from(format!("/proc/{leader}/root{inside}"));
+    std::fs::create_dir_all(&outside)?;
+    let path = outside.join("_script.sh");
+    let mut file = File::create(&path)?;
+    file.write_all(spec.script.as_bytes())?;
+    std::os::unix::fs::fchown(&file, Some(0), Some(0))?;
+    rustix::fs::fchmod(&file, rustix::fs::Mode::RWXU)?;
+    Ok(format!("{inside}/_script.sh"))
+}
+
+/// The command that runs the script inside: `sh -c PATH`, as the agent does, so that a first line `#!…` is honoured.
+fn enter(leader: u32, spec: &CommandSpec, script: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--target={leader}"))
+        .args([
+            "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/", "--",
+        ])
+        .args(["/bin/sh", "-c", "cd \"$1\" && exec /bin/sh -c \"$2\"", "sh"])
+        .arg(spec.working_directory.as_deref().unwrap_or("/"))
+        .arg(script)
+        .env_clear()
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .env("HOME", "/root")
+        .env("LANG", "C.UTF-8")
+        .env("SSM_COMMAND_ID", &spec.command_id)
+        .stdin(Stdio::null())
+        .process_group(0);
+    super::die_with_us(&mut command);
+    command
+}
+
+fn wait(
+    child: &mut Child,
+    dir: &Path,
+    boot: u64,
+    deadline: Instant,
+    shared: &Shared,
+) -> io::Result<(CommandState, Option<ExitStatus>)> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            // A script that is killed by the end of its machine did not end by itself.
+            let lost = status.code().is_none() && !shared.is_boot(boot);
+            return Ok(if lost {
+                (CommandState::Lost, None)
+            } else {
+                (CommandState::Ended, Some(status))
+            });
+        }
+        let killed = if Instant::now() >= deadline {
+            Some(CommandState::TimedOut)
+        } else if dir.join("cancel").exists() {
+            Some(CommandState::Cancelled)
+        } else if !shared.is_boot(boot) {
+            Some(CommandState::Lost)
+        } else {
+            None
+        };
+        if let Some(state) = killed {
+            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                // It may have ended in between.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            child.wait()?;
+            return Ok((state, None));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The first characters of a file. A character has at most four bytes.
+fn head(path: &Path, characters: usize) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(4 * characters as u64)
+        .read_to_end(&mut bytes)?;
+    Ok(first(&String::from_utf8_lossy(&bytes), characters))
+}
+
+fn first(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
+}

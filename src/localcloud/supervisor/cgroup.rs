@@ -1,0 +1,86 @@
+//! A control group of its own for each machine, so that the systemd inside manages no other machine's.
+//!
+//! Hosts have the unified hierarchy, or a hybrid with systemd's named one beside it (systemd, `CGROUP_DELEGATION`).
+
+use std::path::PathBuf;
+
+const ROOTS: [&str; 3] = [
+    "/sys/fs/cgroup/systemd",
+    "/sys/fs/cgroup/unified",
+    "/sys/fs/cgroup",
+];
+
+fn groups(machine: &str) -> impl Iterator<Item = PathBuf> + use<> {
+    let name = format!("piaas-bake/{machine}");
+    ROOTS
+        .into_iter()
+        .map(PathBuf::from)
+        .filter(|root| root.join("cgroup.procs").exists())
+        .map(move |root| root.join(&name))
+}
+
+/// Moves this process, and so all its later children, into the machine's groups.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn enter(machine: &str) -> std::io::Result<()> {
+    for group in groups(machine) {
+        std::fs::create_dir_all(&group)?;
+        std::fs::write(group.join("cgroup.procs"), std::process::id().to_string())?;
+    }
+    Ok(())
+}
+
+/// Removes the machine's groups once nothing runs in them. The kernel keeps those that are in use.
+pub fn remove(machine: &str) {
+    for group in groups(machine) {
+        remove_tree(&group);
+        // The parent, if this was its last machine.
+        if let Some(parent) = group.parent() {
+            let _in_use = std::fs::remove_dir(parent);
+        }
+    }
+}
+
+/// Names of the machines that have groups.
+#[must_use]
+pub fn machines() -> Vec<String> {
+    let parents = ROOTS
+        .into_iter()
+        .map(|root| PathBuf::from(root).join("piaas-bake"));
+    let mut names: Vec<String> = parents
+        .flat_map(|parent| std::fs::read_dir(parent).into_iter().flatten().flatten())
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Groups are removed leaves first; their files go with them.
+fn remove_tree(group: &std::path::Path) {
+    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_tree(&entry.path());
+        }
+    }
+    let _in_use = std::fs::remove_dir(group);
+}
+
+/// Whether no process is in the machine's groups.
+#[must_use]
+pub fn is_empty(machine: &str) -> bool {
+    groups(machine).all(|group| processes(&group) == 0)
+}
+
+fn processes(group: &std::path::Path) -> usize {
+    let own =
+        std::fs::read_to_string(group.join("cgroup.procs")).map_or(0, |list| list.lines().count());
+    let below = std::fs::read_dir(group)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().is_dir());
+    own + below.map(|entry| processes(&entry.path())).sum::<usize>()
+}

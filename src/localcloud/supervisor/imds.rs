@@ -1,0 +1,340 @@
+//! The instance metadata service of one machine (EC2 User Guide, "Instance metadata and user data").
+//!
+//! Version 2: a session token is made by `PUT /latest/api/token` and sent with every request. Version 1, without a
+//! token, is answered only where the launch allowed it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::io::{self, Read as _};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+
+use crate::localcloud::driver::LaunchSpec;
+
+const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
+/// The longest life of a token: six hours.
+const MAX_TTL: u64 = 21_600;
+
+/// Answers on `listener` for as long as this process lives.
+///
+/// # Errors
+/// No runtime can be made.
+pub fn serve(listener: TcpListener, spec: LaunchSpec) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let service = Arc::new(Metadata::new(spec));
+    std::thread::spawn(move || {
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            loop {
+                let (stream, _) = listener.accept().await?;
+                let service = Arc::clone(&service);
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    let service = Arc::clone(&service);
+                    async move { Ok::<_, Infallible>(service.answer(&request)) }
+                });
+                // A client that goes away in the middle is its own concern.
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), answer),
+                );
+            }
+            #[expect(unreachable_code, reason = "gives the block its error type")]
+            io::Result::Ok(())
+        })
+    });
+    Ok(())
+}
+
+struct Metadata {
+    spec: LaunchSpec,
+    /// What is under `/latest/`, by path.
+    leaves: BTreeMap<String, String>,
+    tokens: Mutex<Vec<(String, Instant)>>,
+}
+
+impl Metadata {
+    fn new(spec: LaunchSpec) -> Self {
+        let leaves = leaves(&spec);
+        Self {
+            spec,
+            leaves,
+            tokens: Mutex::default(),
+        }
+    }
+
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let mut response = match (request.method(), path) {
+            (&Method::PUT, "/latest/api/token") => self.token(request),
+            (&Method::GET | &Method::HEAD, _) => self.get(request, path),
+            _ => reply(StatusCode::METHOD_NOT_ALLOWED, String::new()),
+        };
+        response
+            .headers_mut()
+            .insert("server", http::HeaderValue::from_static("EC2ws"));
+        response
+    }
+
+    fn token<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        // A request that went through a proxy is not the machine's own.
+        if request.headers().contains_key("x-forwarded-for") {
+            return reply(StatusCode::FORBIDDEN, String::new());
+        }
+        let ttl = request
+            .headers()
+            .get(TTL_HEADER)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let Some(ttl) = ttl.filter(|ttl| (1..=MAX_TTL).contains(ttl)) else {
+            return reply(StatusCode::BAD_REQUEST, String::new());
+        };
+        let mut bytes = [0; 32];
+        if std::fs::File::open("/dev/urandom")
+            .and_then(|mut random| random.read_exact(&mut bytes))
+            .is_err()
+        {
+            return reply(StatusCode::INTERNAL_SERVER_ERROR, String::new());
+        }
+        let token = hex::encode(bytes);
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        tokens.retain(|(_, end)| *end > now);
+        tokens.push((token.clone(), now + Duration::from_secs(ttl)));
+        let mut response = reply(StatusCode::OK, token);
+        response
+            .headers_mut()
+            .insert(TTL_HEADER, http::HeaderValue::from(ttl));
+        response
+    }
+
+    fn get<B>(&self, request: &Request<B>, path: &str) -> Response<Full<Bytes>> {
+        let allowed = match request.headers().get(TOKEN_HEADER) {
+            None => !self.spec.imds_tokens_required,
+            Some(token) => {
+                let now = Instant::now();
+                let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+                tokens
+                    .iter()
+                    .any(|(known, end)| token.as_bytes() == known.as_bytes() && *end > now)
+            }
+        };
+        if !allowed {
+            return reply(StatusCode::UNAUTHORIZED, String::new());
+        }
+        let Some(rest) = path
+            .strip_prefix("/latest")
+            .or_else(|| path.strip_prefix("/2021-07-15"))
+        else {
+            return if path == "/" {
+                reply(StatusCode::OK, "latest".to_owned())
+            } else {
+                missing()
+            };
+        };
+        let key = rest.trim_matches('/');
+        if let Some(leaf) = self.leaves.get(key) {
+            return reply(StatusCode::OK, leaf.clone());
+        }
+        match listing(&self.leaves, key) {
+            Some(names) => reply(StatusCode::OK, names),
+            None => missing(),
+        }
+    }
+}
+
+fn reply(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert("content-type", http::HeaderValue::from_static("text/plain"));
+    response
+}
+
+fn missing() -> Response<Full<Bytes>> {
+    reply(StatusCode::NOT_FOUND, "404 - Not Found\n".to_owned())
+}
+
+/// The names below a path, a line each; those that have names below them end in a slash.
+fn listing(leaves: &BTreeMap<String, String>, key: &str) -> Option<String> {
+    let prefix = if key.is_empty() {
+        String::new()
+    } else {
+        format!("{key}/")
+    };
+    let names: BTreeSet<String> = leaves
+        .keys()
+        .filter_map(|leaf| leaf.strip_prefix(&prefix))
+        .map(|rest| match rest.split_once('/') {
+            Some((name, _)) => format!("{name}/"),
+            None => rest.to_owned(),
+        })
+        .collect();
+    (!names.is_empty()).then(|| names.into_iter().collect::<Vec<_>>().join("\n"))
+}
+
+fn leaves(spec: &LaunchSpec) -> BTreeMap<String, String> {
+    let name = format!("ip-{}.ec2.internal", spec.private_ip.replace('.', "-"));
+    let document = serde_json::json!({
+        "accountId": spec.account_id,
+        "architecture": "x86_64",
+        "availabilityZone": spec.availability_zone,
+        "imageId": spec.image_id,
+        "instanceId": spec.instance_id,
+        "instanceType": spec.instance_type,
+        "privateIp": spec.private_ip,
+        "region": spec.region,
+        "version": "2017-09-30",
+    });
+    let mut leaves = BTreeMap::from(
+        [
+            ("meta-data/ami-id", spec.image_id.as_str()),
+            ("meta-data/ami-launch-index", "0"),
+            ("meta-data/hostname", &name),
+            ("meta-data/instance-action", "none"),
+            ("meta-data/instance-id", &spec.instance_id),
+            ("meta-data/instance-life-cycle", "on-demand"),
+            ("meta-data/instance-type", &spec.instance_type),
+            ("meta-data/local-hostname", &name),
+            ("meta-data/local-ipv4", &spec.private_ip),
+            (
+                "meta-data/placement/availability-zone",
+                &spec.availability_zone,
+            ),
+            ("meta-data/placement/region", &spec.region),
+            ("meta-data/services/domain", "amazonaws.com"),
+            ("meta-data/services/partition", "aws"),
+        ]
+        .map(|(path, value)| (path.to_owned(), value.to_owned())),
+    );
+    leaves.insert(
+        "dynamic/instance-identity/document".to_owned(),
+        document.to_string(),
+    );
+    if let Some(user_data) = &spec.user_data {
+        leaves.insert("user-data".to_owned(), user_data.clone());
+    }
+    if let Some(profile) = &spec.instance_profile {
+        let arn = format!(
+            "arn:aws:iam::{}:instance-profile/{profile}",
+            spec.account_id
+        );
+        let info = serde_json::json!({ "Code": "Success", "InstanceProfileArn": arn });
+        leaves.insert("meta-data/iam/info".to_owned(), info.to_string());
+    }
+    for (key, value) in &spec.metadata_tags {
+        leaves.insert(format!("meta-data/tags/instance/{key}"), value.clone());
+    }
+    leaves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(required: bool) -> Metadata {
+        Metadata::new(LaunchSpec {
+            instance_id: "i-1".into(),
+            snapshot_id: "snap-1".into(),
+            image_id: "ami-1".into(),
+            instance_type: "t3.micro".into(),
+            region: "us-east-1".into(),
+            availability_zone: "us-east-1a".into(),
+            private_ip: "172.31.7.100".into(),
+            account_id: "000000000000".into(),
+            user_data: None,
+            imds_tokens_required: required,
+            imds_hop_limit: 1,
+            metadata_tags: BTreeMap::from([("Name".to_owned(), "web".to_owned())]),
+            instance_profile: None,
+            terminate_on_shutdown: true,
+        })
+    }
+
+    fn ask(
+        metadata: &Metadata,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (u16, String) {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = metadata.answer(&request.body(()).unwrap());
+        let status = response.status().as_u16();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let body = runtime
+            .block_on(http_body_util::BodyExt::collect(response.into_body()))
+            .unwrap()
+            .to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn version_2_wants_a_token() {
+        let metadata = metadata(true);
+        let id = "/latest/meta-data/instance-id";
+        assert_eq!(ask(&metadata, "GET", id, &[]).0, 401);
+        assert_eq!(ask(&metadata, "PUT", "/latest/api/token", &[]).0, 400);
+        assert_eq!(
+            ask(
+                &metadata,
+                "PUT",
+                "/latest/api/token",
+                &[(TTL_HEADER, "21601")]
+            )
+            .0,
+            400
+        );
+        let forwarded = [(TTL_HEADER, "60"), ("x-forwarded-for", "10.0.0.1")];
+        assert_eq!(
+            ask(&metadata, "PUT", "/latest/api/token", &forwarded).0,
+            403
+        );
+        let (status, token) = ask(&metadata, "PUT", "/latest/api/token", &[(TTL_HEADER, "60")]);
+        assert_eq!(status, 200);
+        assert_eq!(
+            ask(&metadata, "GET", id, &[(TOKEN_HEADER, &token)]),
+            (200, "i-1".to_owned())
+        );
+        assert_eq!(ask(&metadata, "GET", id, &[(TOKEN_HEADER, "guess")]).0, 401);
+    }
+
+    #[test]
+    fn paths_list_what_is_below_them() {
+        let metadata = metadata(false);
+        assert_eq!(
+            ask(&metadata, "GET", "/latest/", &[]).1,
+            "dynamic/\nmeta-data/"
+        );
+        assert_eq!(
+            ask(&metadata, "GET", "/latest/meta-data/placement/", &[]).1,
+            "availability-zone\nregion"
+        );
+        assert_eq!(
+            ask(
+                &metadata,
+                "GET",
+                "/latest/meta-data/tags/instance/Name",
+                &[]
+            )
+            .1,
+            "web"
+        );
+        assert_eq!(ask(&metadata, "GET", "/latest/user-data", &[]).0, 404);
+    }
+}

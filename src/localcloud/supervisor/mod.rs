@@ -1,0 +1,421 @@
+//! The process that runs one machine (hidden verb `local-machine`).
+//!
+//! It holds the machine's lock, mount namespace, network namespace and control group, boots the machine with
+//! systemd-nspawn, answers its metadata service, runs its commands and ends it. All its children die with it, and all
+//! that it mounted vanishes with its namespace: `kill -9` leaves files and empty control groups, nothing else.
+
+mod agent;
+pub mod cgroup;
+mod imds;
+mod network;
+mod shared;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::driver::{LaunchSpec, Power};
+use super::nspawn::files::{Status, Want, get_json, put_json, remove_dir, subdirectories};
+use super::nspawn::{overlay, prune};
+use network::Network;
+use shared::Shared;
+
+/// systemd-nspawn's exit code for "boot me again" (systemd-nspawn(1), `--keep-unit`).
+const REBOOT_EXIT: i32 = 133;
+/// systemd(1), "Signals": SIGRTMIN+4 powers off, SIGRTMIN+5 reboots. SIGRTMIN is 34 with glibc.
+const POWER_OFF: i32 = 38;
+const REBOOT: i32 = 39;
+/// How long an orderly shutdown may take, as systemd's own `DefaultTimeoutStopSec`.
+const GRACE: Duration = Duration::from_secs(90);
+/// How long the supervisor waits for news before it looks at its files.
+const LOOK: Duration = Duration::from_millis(20);
+/// Commands at once (amazon-ssm-agent, `CommandWorkersLimit`).
+const WORKERS: usize = 5;
+
+/// Runs the machine in `dir` to its end.
+#[must_use]
+pub fn main(dir: &Path) -> ExitCode {
+    let result = Supervisor::start(dir).and_then(|mut supervisor| supervisor.run());
+    match result {
+        Ok(End::Off { from_inside }) => {
+            last_word(dir, Power::Off, None, from_inside);
+            ExitCode::SUCCESS
+        }
+        Ok(End::Terminated) => {
+            let id = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let removed =
+                remove_dir(dir).and_then(|()| match dir.parent().and_then(Path::parent) {
+                    Some(cloud) => prune(cloud),
+                    None => Ok(()),
+                });
+            cgroup::remove(&id);
+            if removed.is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            last_word(dir, Power::Failed, Some(error.to_string()), false);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// If this cannot be written, the free lock tells that the supervisor has died.
+fn last_word(dir: &Path, power: Power, reason: Option<String>, shut_down_from_inside: bool) {
+    let status = Status {
+        power,
+        agent_online_since: None,
+        reason,
+        shut_down_from_inside,
+    };
+    let _ = put_json(&dir.join("status.json"), &status);
+}
+
+/// How a machine ended.
+enum End {
+    Off { from_inside: bool },
+    Terminated,
+}
+
+struct Supervisor {
+    dir: PathBuf,
+    spec: LaunchSpec,
+    network: Network,
+    _slirp: Child,
+    notify: UnixDatagram,
+    shared: Arc<Shared>,
+    busy: Arc<AtomicUsize>,
+    /// Commands that have been taken.
+    taken: Vec<PathBuf>,
+    status: Status,
+}
+
+impl Supervisor {
+    fn start(dir: &Path) -> io::Result<Self> {
+        overlay::private_namespace()?;
+        let spec: LaunchSpec = get_json(&dir.join("spec.json"))?;
+        cgroup::enter(&spec.instance_id)?;
+        let lower: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
+        let at = |name: &str| dir.join(name);
+        // The kernel wants an empty work directory of the last mount's features.
+        remove_dir(&at("work"))?;
+        std::fs::create_dir(at("work"))?;
+        overlay::mount_root(&lower, &at("upper"), &at("work"), &at("root"))?;
+        // nspawn's own notes stay in this namespace too.
+        std::fs::create_dir_all("/run/systemd/nspawn")?;
+        rustix::mount::mount(
+            "tmpfs",
+            "/run/systemd/nspawn",
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            None,
+        )?;
+        std::fs::write(
+            at("resolved.conf"),
+            format!("[Resolve]\nDNS={}\n", network::dns(&spec.private_ip)),
+        )?;
+        let network = Network::new()?;
+        let slirp = network.connect(&spec.private_ip)?;
+        imds::serve(network.metadata.try_clone()?, spec.clone())?;
+        let address = SocketAddr::from_abstract_name(format!(
+            "piaas-bake/{}/{}",
+            spec.instance_id,
+            std::process::id()
+        ))?;
+        let notify = UnixDatagram::bind_addr(&address)?;
+        notify.set_read_timeout(Some(LOOK))?;
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            spec,
+            network,
+            _slirp: slirp,
+            notify,
+            shared: Arc::new(Shared::default()),
+            busy: Arc::new(AtomicUsize::new(0)),
+            taken: Vec::new(),
+            status: Status::starting(),
+        })
+    }
+
+    fn run(&mut self) -> io::Result<End> {
+        loop {
+            self.shared.booting();
+            let mut payload = self.boot()?;
+            let end = self.watch(&mut payload);
+            // Whatever happened: no command outlives its boot.
+            let again = matches!(end, Ok(None));
+            self.shared.offline(!again);
+            self.set(|status| status.agent_online_since = None)?;
+            match end? {
+                Some(end) => {
+                    self.finish_commands();
+                    return Ok(end);
+                }
+                None => self.set(|status| status.power = Power::Running)?,
+            }
+        }
+    }
+
+    /// Commands write their last word before the machine's end is told.
+    fn finish_commands(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.busy.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn boot(&self) -> io::Result<Child> {
+        let console = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("console.log"))?;
+        let name = format!("ip-{}", self.spec.private_ip.replace('.', "-"));
+        let mut bind = std::ffi::OsString::from("--bind-ro=");
+        bind.push(self.dir.join("resolved.conf"));
+        bind.push(":/run/systemd/resolved.conf.d/local.conf");
+        let mut namespace = std::ffi::OsString::from("--network-namespace-path=");
+        namespace.push(self.network.path());
+        let mut command = Command::new("systemd-nspawn");
+        command
+            .args([
+                "--quiet",
+                "--settings=no",
+                "--register=no",
+                "--keep-unit",
+                "--boot",
+                "--notify-ready=yes",
+            ])
+            .args([
+                "--console=pipe",
+                "--resolv-conf=off",
+                "--timezone=off",
+                "--link-journal=no",
+            ])
+            .arg(format!("--machine={}", self.spec.instance_id))
+            .arg(format!("--hostname={name}"))
+            .arg(namespace)
+            .arg(bind)
+            .arg("--directory")
+            .arg(self.dir.join("root"))
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "NOTIFY_SOCKET",
+                format!(
+                    "@piaas-bake/{}/{}",
+                    self.spec.instance_id,
+                    std::process::id()
+                ),
+            )
+            .stdin(Stdio::null())
+            .stdout(console.try_clone()?)
+            .stderr(console);
+        die_with_us(&mut command);
+        command.spawn().map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot start systemd-nspawn: {error}"),
+            )
+        })
+    }
+
+    /// Looks after one boot. `None`: boot again.
+    fn watch(&mut self, payload: &mut Child) -> io::Result<Option<End>> {
+        let mut leader: Option<u32> = None;
+        let mut rebooted_for = 0;
+        let mut asked: Option<Want> = None;
+        let mut deadline: Option<Instant> = None;
+        loop {
+            self.news(&mut leader)?;
+            if let Some(status) = payload.try_wait()? {
+                return self.ended(status, leader, asked);
+            }
+            let want = get_json::<Want>(&self.dir.join("want")).unwrap_or(Want::Run);
+            if want == Want::Terminate || want == Want::ForceStop {
+                kill(payload.id(), libc_signal(9))?;
+                payload.wait()?;
+                return Ok(Some(if want == Want::Terminate {
+                    End::Terminated
+                } else {
+                    End::Off { from_inside: false }
+                }));
+            }
+            let reboot = self.shared.take_reboot()
+                || matches!(want, Want::Reboot(number) if number != rebooted_for);
+            if let Want::Reboot(number) = want {
+                rebooted_for = number;
+            }
+            // Before its init is there, nobody inside can be asked.
+            if let Some(leader) = leader
+                && asked.is_none()
+                && (want == Want::Stop || reboot)
+            {
+                asked = Some(if want == Want::Stop {
+                    Want::Stop
+                } else {
+                    Want::Reboot(rebooted_for)
+                });
+                if want == Want::Stop {
+                    self.set(|status| status.power = Power::Stopping)?;
+                } else if matches!(want, Want::Reboot(_)) {
+                    put_json(&self.dir.join("want"), &Want::Run)?;
+                }
+                self.shared.offline(false);
+                self.set(|status| status.agent_online_since = None)?;
+                kill(
+                    leader,
+                    libc_signal(if want == Want::Stop {
+                        POWER_OFF
+                    } else {
+                        REBOOT
+                    }),
+                )?;
+                deadline = Some(Instant::now() + GRACE);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                kill(payload.id(), libc_signal(9))?;
+                deadline = None;
+            }
+            if asked.is_none() {
+                self.take_commands();
+            }
+        }
+    }
+
+    /// Reads what nspawn tells (sd_notify(3)); waits a moment if there is nothing.
+    fn news(&mut self, leader: &mut Option<u32>) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        let length = match self.notify.recv(&mut buffer) {
+            Ok(length) => length,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::Interrupted
+                ) =>
+            {
+                0
+            }
+            Err(error) => return Err(error),
+        };
+        for line in String::from_utf8_lossy(&buffer[..length]).lines() {
+            if let Some(pid) = line.strip_prefix("X_NSPAWN_LEADER_PID=") {
+                *leader = pid.trim().parse().ok();
+                self.set(|status| status.power = Power::Running)?;
+            } else if line == "READY=1"
+                && let Some(leader) = *leader
+                && !self.shared.is_online()
+            {
+                self.shared.online(leader);
+                self.set(|status| status.agent_online_since = Some(Timestamp::now()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(
+        &self,
+        status: ExitStatus,
+        leader: Option<u32>,
+        asked: Option<Want>,
+    ) -> io::Result<Option<End>> {
+        if status.code() == Some(REBOOT_EXIT) || matches!(asked, Some(Want::Reboot(_))) {
+            return Ok(None);
+        }
+        match (asked, leader) {
+            (Some(_), _) => Ok(Some(End::Off { from_inside: false })),
+            (None, Some(_)) if status.success() => Ok(Some(End::Off { from_inside: true })),
+            _ => {
+                let console = std::fs::read(self.dir.join("console.log")).unwrap_or_default();
+                let text = String::from_utf8_lossy(&console);
+                let last: Vec<&str> = text.lines().rev().take(3).collect();
+                let last: Vec<&str> = last.into_iter().rev().collect();
+                Err(io::Error::other(format!(
+                    "the machine ended with {status}: {}",
+                    last.join(" / ")
+                )))
+            }
+        }
+    }
+
+    /// Starts commands that nobody has taken yet, oldest first, up to the agent's limit.
+    fn take_commands(&mut self) {
+        let mut waiting: Vec<(std::time::SystemTime, PathBuf)> =
+            subdirectories(&self.dir.join("commands"))
+                .into_iter()
+                .filter(|dir| !self.taken.contains(dir) && !dir.join("result.json").exists())
+                .filter_map(|dir| {
+                    Some((dir.join("spec.json").metadata().ok()?.modified().ok()?, dir))
+                })
+                .collect();
+        waiting.sort();
+        for (_, dir) in waiting {
+            if !self.shared.is_online() || self.busy.load(Ordering::SeqCst) >= WORKERS {
+                return;
+            }
+            self.busy.fetch_add(1, Ordering::SeqCst);
+            self.taken.push(dir.clone());
+            let (shared, busy) = (Arc::clone(&self.shared), Arc::clone(&self.busy));
+            std::thread::spawn(move || {
+                agent::carry_out(&dir, &shared);
+                busy.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    }
+
+    fn set(&mut self, change: impl FnOnce(&mut Status)) -> io::Result<()> {
+        change(&mut self.status);
+        put_json(&self.dir.join("status.json"), &self.status)
+    }
+}
+
+/// A signal by number; real-time signals have no other name.
+fn libc_signal(number: i32) -> Signal {
+    // SAFETY: 9, 38 and 39 are signals of Linux that the C library does not keep for itself.
+    unsafe { Signal::from_raw_unchecked(number) }
+}
+
+fn kill(process: u32, signal: Signal) -> io::Result<()> {
+    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
+    match kill_process(pid, signal) {
+        // It is over already.
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// The child is killed when the thread that starts it ends, however that comes.
+fn die_with_us(command: &mut Command) {
+    // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            Ok(rustix::process::set_parent_process_death_signal(Some(
+                Signal::KILL,
+            ))?)
+        });
+    }
+}
+
+/// Lets children inherit a descriptor.
+fn inherit(fd: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?)
+}

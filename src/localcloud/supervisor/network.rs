@@ -1,0 +1,135 @@
+//! A machine's network: a namespace without a name, user-mode NAT by slirp4netns, and the metadata address.
+//!
+//! Nothing of it is on the host: no interface, no address, no packet filter. It ends with the processes that hold it.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::thread::UnshareFlags;
+
+/// The instance metadata service's address (EC2 User Guide, "Instance metadata").
+const METADATA: &str = "169.254.169.254";
+/// Name of the machine's interface, as on Nitro instances with Debian.
+const INTERFACE: &str = "ens5";
+
+/// A network namespace and what answers in it.
+pub struct Network {
+    namespace: File,
+    /// Where the metadata service accepts connections; in the namespace.
+    pub metadata: TcpListener,
+}
+
+impl Network {
+    /// Makes a namespace with the metadata address in it.
+    ///
+    /// # Errors
+    /// The kernel or `ip` refuses.
+    pub fn new() -> io::Result<Self> {
+        // A thread of its own enters the namespace; the rest of this process stays on the host's network.
+        std::thread::spawn(|| {
+            // SAFETY: only the network namespace of this thread changes.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
+            run("ip", &["link", "set", "lo", "up"])?;
+            run(
+                "ip",
+                &["address", "add", &format!("{METADATA}/32"), "dev", "lo"],
+            )?;
+            Ok(Self {
+                namespace: File::open("/proc/thread-self/ns/net")?,
+                metadata: TcpListener::bind((METADATA, 80))?,
+            })
+        })
+        .join()
+        .unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the thread that makes the network panicked",
+            ))
+        })
+    }
+
+    /// A path by which other programs find the namespace while this process lives.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            self.namespace.as_raw_fd()
+        ))
+    }
+
+    /// Connects the namespace to the internet; returns when the interface is up. `address` ends in `.100`, the
+    /// gateway is `.2`, the DNS server `.3` (slirp4netns(1), `--cidr`).
+    ///
+    /// # Errors
+    /// slirp4netns is missing or ends.
+    pub fn connect(&self, address: &str) -> io::Result<Child> {
+        let (mut ready, theirs) = io::pipe()?;
+        let mut command = Command::new("slirp4netns");
+        command
+            .args([
+                "--configure",
+                "--mtu=65520",
+                "--disable-host-loopback",
+                "--netns-type=path",
+            ])
+            .arg(format!("--cidr={}.0/24", prefix(address)))
+            .arg(format!("--ready-fd={}", theirs.as_raw_fd()))
+            .arg(self.path())
+            .arg(INTERFACE)
+            .stdin(Stdio::null());
+        super::inherit(&theirs)?;
+        super::die_with_us(&mut command);
+        let child = command.spawn().map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot start slirp4netns: {error}"))
+        })?;
+        drop(theirs);
+        let mut answer = [0];
+        if ready.read(&mut answer)? == 0 {
+            return Err(io::Error::other(
+                "slirp4netns ended before the network was up; helper.log says why",
+            ));
+        }
+        Ok(child)
+    }
+}
+
+/// The DNS server that slirp4netns offers beside `address`.
+#[must_use]
+pub fn dns(address: &str) -> String {
+    format!("{}.3", prefix(address))
+}
+
+fn prefix(address: &str) -> &str {
+    address
+        .rsplit_once('.')
+        .map_or(address, |(prefix, _)| prefix)
+}
+
+fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
+    let status = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!(
+            "{program} {} ended with {status}",
+            arguments.join(" ")
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dns_server_is_in_the_machines_own_network() {
+        assert_eq!(dns("172.31.7.100"), "172.31.7.3");
+    }
+}

@@ -1,0 +1,82 @@
+#!/bin/sh
+# Runs the scripts of a list, one after the other, and remembers which are done.
+#
+#   sh runner.sh LIST          LIST is a file of this directory: steps, validate or test
+#
+# A line of a list: number TAB file TAB time-out in seconds TAB retries TAB reboot (0 or 1) TAB title.
+# Output goes to log/LIST, with a frame (a line that starts with the ASCII record separator) at each beginning and end:
+#   begin N ATTEMPT | end N EXIT SECONDS | skip N | retry N EXIT
+# log/LIST.exit appears when the list is over. Standard output stays short; its last line is the result:
+#   ok COUNT | failed N EXIT ATTEMPTS
+# Exit: 0 all done, 1 a script failed, 2 the bundle is not usable, 194 reboot and run this again (SSM's rule).
+set -u
+
+dir=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 2
+list=${1:?which list}
+cd "$dir" || exit 2
+[ -r "$list" ] || { echo "no list $list in $dir"; exit 2; }
+
+umask 022
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+HOME=/root LC_ALL=C.UTF-8 TZ=UTC DEBIAN_FRONTEND=noninteractive PIAAS_BUNDLE=$dir
+export PATH HOME LC_ALL TZ DEBIAN_FRONTEND PIAAS_BUNDLE
+
+tab=$(printf '\t')
+frame=$(printf '\036')
+log=$dir/log/$list
+mkdir -p "$dir/log" "$dir/done" || exit 2
+rm -f "$log.exit"
+
+finish() { # exit code, result
+    sync
+    echo "$1" >"$log.exit"
+    echo "$2"
+    exit "$1"
+}
+
+# A subshell of its own: what a script exports ends with it. Input is closed, so that nothing waits for a person.
+attempt() { # number, file, time-out
+    (
+        # shellcheck source=/dev/null
+        . "./env/$1" || exit 125
+        cd / || exit 125
+        case $(head -c 2 "$dir/scripts/$2") in
+            '#!') exec timeout -k 10 "$3" "$dir/scripts/$2" ;;
+            *) exec timeout -k 10 "$3" /bin/sh -eu "$dir/scripts/$2" ;;
+        esac
+    ) </dev/null >>"$log" 2>&1
+}
+
+count=0
+while IFS=$tab read -r number file limit retries reboot title <&3; do
+    count=$((count + 1))
+    if [ -e "done/$number" ]; then
+        echo "${frame}skip $number" >>"$log"
+        continue
+    fi
+    tries=0
+    while :; do
+        tries=$((tries + 1))
+        echo "${frame}begin $number $tries" >>"$log"
+        before=$(date +%s)
+        attempt "$number" "$file" "$limit"
+        code=$?
+        # A script that ends without a newline must not swallow the frame.
+        [ -z "$(tail -c 1 "$log")" ] || echo >>"$log"
+        if [ "$code" -eq 0 ] || [ "$tries" -gt "$retries" ]; then break; fi
+        echo "${frame}retry $number $code" >>"$log"
+        sleep "$tries"
+    done
+    echo "${frame}end $number $code $(($(date +%s) - before))" >>"$log"
+    if [ "$code" -ne 0 ]; then
+        echo "script $number ($title) failed with exit code $code"
+        finish 1 "failed $number $code $tries"
+    fi
+    : >"done/$number"
+    if [ "$reboot" = 1 ]; then
+        sync
+        echo "script $number asked for a reboot"
+        exit 194
+    fi
+done 3<"$list"
+finish 0 "ok $count"

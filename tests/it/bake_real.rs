@@ -1,0 +1,310 @@
+//! The whole flow on real machines, through the binary as a user runs it.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Run, Sandbox, cache_dir, left_on_host, machines_wanted};
+
+/// A value that breaks every tool that pastes values into commands.
+const HOSTILE: &str = "it's \"$(touch /pwned)\" `id`; rm -rf /x\n--newline {{ ssm }} \\ é";
+
+const TINY: &str = r#"schema: piaas-bake/v1
+name: tiny
+version: 1.0.0
+description: The smallest recipe that shows a bake.
+from:
+  ssm: /aws/service/debian/release/12/latest/amd64
+parameters:
+  greeting: { type: string, description: Text to keep. }
+files:
+  - path: /etc/tiny.conf
+    content: "plain\n"
+    mode: "0640"
+steps:
+  - name: Keep the greeting
+    run: |
+      printf '%s' {{ greeting }} > /etc/greeting
+      echo "greeting kept"
+validate:
+  - name: The greeting is there
+    run: test -s /etc/greeting
+test:
+  - name: The machine booted with it
+    run: test -s /etc/greeting && test "$(stat -c %a /etc/tiny.conf)" = 640
+image: { size: 3GiB }
+"#;
+
+fn sandbox(name: &str) -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        &format!("recipes/{name}/recipe.yaml"),
+        &TINY.replace("tiny", name),
+    );
+    sandbox
+}
+
+fn start(sandbox: &Sandbox, args: &[&str]) -> Child {
+    sandbox
+        .command(args)
+        .env("PIAAS_CACHE_DIR", cache_dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts")
+}
+
+fn run(sandbox: &Sandbox, args: &[&str]) -> Run {
+    Run::from(
+        start(sandbox, args)
+            .wait_with_output()
+            .expect("the binary ends"),
+    )
+}
+
+fn json(run: &Run) -> serde_json::Value {
+    let last = run.stdout.trim_end().lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last:?}\n{}", run.stderr))
+}
+
+/// Waits until `condition` holds.
+fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn assert_nothing_left(state: &Path) {
+    assert_eq!(left_on_host(state), Vec::<String>::new());
+    let instances = state.join("cloud/instances");
+    let left: Vec<_> = std::fs::read_dir(&instances)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    assert!(left.is_empty(), "machines' files are left: {left:?}");
+}
+
+#[test]
+fn a_recipe_becomes_a_tested_image_and_a_hostile_value_arrives_unchanged() {
+    if !machines_wanted("the bake on real machines") {
+        return;
+    }
+    let sandbox = sandbox("tiny");
+    let set = format!("greeting={HOSTILE}");
+    let baked = json(
+        &run(
+            &sandbox,
+            &["bake", "tiny", "--set", &set, "--format", "json"],
+        )
+        .expect_code(0),
+    );
+    let image = baked["image_id"]
+        .as_str()
+        .expect("a bake ends with its image")
+        .to_owned();
+    assert!(
+        baked["name"].as_str().unwrap().starts_with("tiny-1.0.0-"),
+        "{baked}"
+    );
+
+    let seen = run(
+        &sandbox,
+        &["cloud", "run", &image, "--", "cat", "/etc/greeting"],
+    )
+    .expect_code(0);
+    assert_eq!(seen.stdout, HOSTILE);
+    let pwned = run(
+        &sandbox,
+        &["cloud", "run", &image, "--", "test", "-e", "/pwned"],
+    )
+    .expect_code(1);
+    assert!(!pwned.stderr.contains("caused by"), "{}", pwned.stderr);
+
+    // The same recipe and values: nothing to do, nothing made.
+    let again = json(
+        &run(
+            &sandbox,
+            &["bake", "tiny", "--set", &set, "--format", "json"],
+        )
+        .expect_code(0),
+    );
+    assert_eq!(again["image_id"], image.as_str());
+    assert_eq!(again["outcome"], "already-baked");
+
+    // The disk is a disk: e2fsck and sgdisk agree.
+    let disk = sandbox.path().join("disk.raw");
+    let _ = run(
+        &sandbox,
+        &["images", "export", &image, "-o", disk.to_str().unwrap()],
+    )
+    .expect_code(0);
+    judge_disk(&disk);
+    assert_nothing_left(&sandbox.state());
+}
+
+/// Independent judges of a finished disk: `sgdisk -v` and, on the root partition, `e2fsck -fn`; and the seal holds.
+fn judge_disk(disk: &Path) {
+    let tool = |program: &str, args: &[&str]| {
+        Run::from(
+            std::process::Command::new(program)
+                .args(args)
+                .output()
+                .unwrap_or_else(|error| panic!("{program}: {error}")),
+        )
+    };
+    let path = disk.to_str().unwrap();
+    let verdict = tool("sgdisk", &["-v", path]).expect_code(0);
+    assert!(
+        verdict.stdout.contains("No problems found"),
+        "{}",
+        verdict.stdout
+    );
+    let info = tool("sgdisk", &["-i", "2", path]).expect_code(0).stdout;
+    let sector = |label: &str| -> u64 {
+        let line = info
+            .lines()
+            .find(|line| line.starts_with(label))
+            .unwrap_or_else(|| panic!("{label}: {info}"));
+        line.split_whitespace()
+            .nth(2)
+            .and_then(|number| number.parse().ok())
+            .expect("sgdisk prints a sector number")
+    };
+    let root = format!("{path}?offset={}", sector("First sector") * 512);
+    let _ = tool("e2fsck", &["-fn", &root]).expect_code(0);
+    for gone in [
+        "/etc/ssh/ssh_host_ed25519_key",
+        "/var/lib/systemd/random-seed",
+        "/var/lib/piaas-bake",
+    ] {
+        let stat = tool("debugfs", &["-R", &format!("stat {gone}"), &root]);
+        assert!(
+            stat.stderr.contains("File not found"),
+            "{gone} is in the image: {}",
+            stat.stdout
+        );
+    }
+}
+
+#[test]
+fn two_bakes_of_two_recipes_at_once() {
+    if !machines_wanted("two bakes at once on real machines") {
+        return;
+    }
+    let sandbox = sandbox("tiny");
+    sandbox.write("recipes/other/recipe.yaml", &TINY.replace("tiny", "other"));
+    let both = ["tiny", "other"].map(|name| {
+        start(
+            &sandbox,
+            &["bake", name, "--set", "greeting=hello", "--format", "json"],
+        )
+    });
+    let images: Vec<String> = both
+        .into_iter()
+        .map(|child| {
+            json(&Run::from(child.wait_with_output().unwrap()).expect_code(0))["image_id"]
+                .to_string()
+        })
+        .collect();
+    assert_ne!(images[0], images[1]);
+    assert_nothing_left(&sandbox.state());
+}
+
+#[test]
+fn kill_9_in_the_middle_of_a_bake_then_gc_leaves_nothing() {
+    if !machines_wanted("kill -9 in the middle of a bake") {
+        return;
+    }
+    let sandbox = sandbox("tiny");
+    let recipe = TINY.replace(
+        "echo \"greeting kept\"",
+        "touch /run/in-the-step; sleep 600",
+    );
+    sandbox.write("recipes/tiny/recipe.yaml", &recipe);
+    let mut bake = start(&sandbox, &["bake", "tiny", "--set", "greeting=hello"]);
+    let running = || {
+        std::fs::read_dir(sandbox.state().join("cloud/instances"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|instance| {
+                std::fs::read_to_string(instance.path().join("upper/etc/greeting")).is_ok()
+            })
+    };
+    until(
+        "the step runs on the machine",
+        Duration::from_secs(180),
+        running,
+    );
+    bake.kill().unwrap();
+    let _ = bake.wait();
+
+    let status = run(&sandbox, &["cloud", "status"]).expect_code(0);
+    assert!(
+        status.stdout.contains("running"),
+        "the machine outlives its client:\n{}",
+        status.stdout
+    );
+    let _ = run(&sandbox, &["cloud", "gc"]).expect_code(0);
+    assert_nothing_left(&sandbox.state());
+    let second = run(&sandbox, &["cloud", "gc"]).expect_code(0);
+    assert!(
+        second.stdout.contains("nothing") || second.stderr.contains("nothing"),
+        "{}{}",
+        second.stdout,
+        second.stderr
+    );
+}
+
+#[test]
+fn ctrl_c_removes_everything_and_exits_130() {
+    if !machines_wanted("Ctrl-C in the middle of a bake") {
+        return;
+    }
+    let sandbox = sandbox("tiny");
+    sandbox.write(
+        "recipes/tiny/recipe.yaml",
+        &TINY.replace("echo \"greeting kept\"", "sleep 600"),
+    );
+    let bake = start(&sandbox, &["bake", "tiny", "--set", "greeting=hello"]);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(bake.id()).unwrap()).unwrap();
+    let running = || {
+        std::fs::read_dir(sandbox.state().join("cloud/instances"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|instance| instance.path().join("upper/etc/greeting").exists())
+    };
+    until(
+        "the step runs on the machine",
+        Duration::from_secs(180),
+        running,
+    );
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let _ = Run::from(bake.wait_with_output().unwrap()).expect_code(130);
+    assert_nothing_left(&sandbox.state());
+}
+
+#[test]
+fn a_failing_step_says_what_failed_shows_its_last_lines_and_leaves_nothing() {
+    if !machines_wanted("a failing step on real machines") {
+        return;
+    }
+    let sandbox = sandbox("tiny");
+    let recipe = TINY.replace("echo \"greeting kept\"", "echo the-last-word; exit 3");
+    sandbox.write("recipes/tiny/recipe.yaml", &recipe);
+    let failed = run(&sandbox, &["bake", "tiny", "--set", "greeting=hello"]).expect_code(6);
+    for part in ["Keep the greeting", "the-last-word", ".log", "3"] {
+        assert!(
+            failed.stderr.contains(part),
+            "{part:?} is not in\n{}",
+            failed.stderr
+        );
+    }
+    assert_nothing_left(&sandbox.state());
+}

@@ -1,0 +1,143 @@
+//! The command line without a cloud: what a stranger types, what comes back.
+
+use crate::support::{Sandbox, shipped_recipes};
+
+const GOOD: &str = "schema: piaas-bake/v1
+name: web
+version: 1.0.0
+description: A web server.
+from:
+  ssm: /aws/service/debian/release/12/latest/amd64
+parameters:
+  port: { type: integer, default: 80, description: Where it listens. }
+packages: [nginx]
+steps:
+  - name: Say the port
+    run: echo {{ port }}
+";
+
+#[test]
+fn shipped_recipes_are_clean() {
+    let sandbox = Sandbox::new();
+    let recipes = shipped_recipes();
+    let run = sandbox
+        .run(&["lint", "--recipes", recipes.to_str().unwrap()])
+        .expect_code(0);
+    for name in ["debian-base", "ci-base", "ci-worker"] {
+        assert!(
+            run.stdout.contains(name) || run.stderr.contains(name),
+            "{}{}",
+            run.stdout,
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn a_bad_recipe_is_refused_with_its_place_and_a_way_out_and_nothing_is_made() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "recipes/web/recipe.yaml",
+        &GOOD.replace("packages:", "pakages:"),
+    );
+    for verb in [
+        &["lint", "web"][..],
+        &["plan", "web"],
+        &["bake", "web"],
+        &["show", "web"],
+    ] {
+        let run = sandbox.run(verb).expect_code(3);
+        for part in ["recipes/web/recipe.yaml:9:1", "pakages", "packages"] {
+            assert!(
+                run.stderr.contains(part),
+                "{part:?} is not in\n{}",
+                run.stderr
+            );
+        }
+        assert_eq!(run.stdout, "");
+    }
+    assert!(
+        !sandbox.state().exists(),
+        "a refused recipe leaves no trace"
+    );
+}
+
+#[test]
+fn usage_errors_exit_2() {
+    let sandbox = Sandbox::new();
+    let _ = sandbox.run(&["bake"]).expect_code(2);
+    let _ = sandbox
+        .run(&["bake", "web", "--set", "novalue"])
+        .expect_code(2);
+    let _ = sandbox.run(&["frobnicate"]).expect_code(2);
+}
+
+#[test]
+fn errors_are_json_for_machines() {
+    let sandbox = Sandbox::new();
+    sandbox.write("recipes/web/recipe.yaml", &GOOD.replace("1.0.0", "one"));
+    let run = sandbox
+        .run(&["lint", "web", "--format", "json"])
+        .expect_code(3);
+    let error: serde_json::Value =
+        serde_json::from_str(run.stdout.trim().lines().last().unwrap()).unwrap();
+    assert_eq!(error["exit_code"], 3);
+    assert!(error.to_string().contains("recipe.yaml"), "{error}");
+}
+
+#[test]
+fn render_writes_the_scripts_and_refuses_a_directory_that_is_in_use() {
+    let sandbox = Sandbox::new();
+    sandbox.write("recipes/web/recipe.yaml", GOOD);
+    let run = sandbox
+        .run(&["render", "web", "--set", "port=8080", "-o", "out"])
+        .expect_code(0);
+    assert!(run.stdout.contains("out"), "{}", run.stdout);
+    let scripts = walk(&sandbox.path().join("out"));
+    assert!(
+        scripts.iter().any(|text| text.contains("echo 8080")),
+        "{scripts:?}"
+    );
+    let _ = sandbox.run(&["render", "web", "-o", "out"]).expect_code(1);
+}
+
+#[test]
+fn init_makes_a_recipe_that_lints_clean_and_never_overwrites() {
+    let sandbox = Sandbox::new();
+    let _ = sandbox.run(&["init", "web"]).expect_code(0);
+    let _ = sandbox.run(&["lint", "web"]).expect_code(0);
+    let before = std::fs::read(sandbox.recipes().join("web/recipe.yaml")).unwrap();
+    let _ = sandbox.run(&["init", "web"]).expect_code(1);
+    assert_eq!(
+        before,
+        std::fs::read(sandbox.recipes().join("web/recipe.yaml")).unwrap()
+    );
+}
+
+#[test]
+fn why_says_in_words_what_differs() {
+    let sandbox = Sandbox::new();
+    sandbox.write("recipes/web/recipe.yaml", GOOD);
+    sandbox.write(
+        "recipes/api/recipe.yaml",
+        &GOOD
+            .replace("name: web", "name: api")
+            .replace("[nginx]", "[nginx, jq]"),
+    );
+    let run = sandbox.run(&["why", "web", "api"]).expect_code(0);
+    assert!(run.stdout.contains("jq"), "{}", run.stdout);
+    let same = sandbox.run(&["why", "web", "web"]).expect_code(0);
+    assert!(same.stdout.contains("same"), "{}", same.stdout);
+}
+
+fn walk(dir: &std::path::Path) -> Vec<String> {
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            texts.extend(walk(&entry.path()));
+        } else {
+            texts.push(String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()).into_owned());
+        }
+    }
+    texts
+}

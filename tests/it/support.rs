@@ -1,0 +1,146 @@
+//! What the tests share: a hermetic way to run the binary, and the gate of the tests that need real machines.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The binary under test.
+pub const BIN: &str = env!("CARGO_BIN_EXE_piaas-bake");
+
+/// The recipes that are shipped.
+pub fn shipped_recipes() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes")
+}
+
+/// A directory of its own for one test: home, state and recipes.
+pub struct Sandbox {
+    dir: tempfile::TempDir,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        std::fs::create_dir(dir.path().join("recipes")).expect("the sandbox is writable");
+        Self { dir }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn recipes(&self) -> PathBuf {
+        self.path().join("recipes")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.path().join("state")
+    }
+
+    /// Writes a recipe file, making its directories.
+    pub fn write(&self, relative: &str, text: &str) {
+        let path = self.path().join(relative);
+        std::fs::create_dir_all(path.parent().expect("a relative path has a parent"))
+            .expect("directories can be made");
+        std::fs::write(path, text).expect("the sandbox is writable");
+    }
+
+    /// The binary, with nothing of this machine's environment but PATH.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(BIN);
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path())
+            .env("LC_ALL", "C.UTF-8")
+            .env("PIAAS_STATE_DIR", self.state());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Run {
+        Run::from(self.command(args).output().expect("the binary starts"))
+    }
+}
+
+/// What a run of the binary gave.
+#[must_use]
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Run {
+    /// Asserts the exit code, showing everything when it differs.
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(
+            self.code,
+            Some(code),
+            "\n--- stdout\n{}\n--- stderr\n{}",
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+}
+
+/// Whether the tests on real machines run. `make test` asks for them with `PIAAS_TEST_MACHINES=1`; then a host that
+/// cannot run them fails them. Without it they are left out, and this says so past the test harness's capture.
+pub fn machines_wanted(test: &str) -> bool {
+    let wanted = std::env::var_os("PIAAS_TEST_MACHINES").is_some_and(|value| value == "1");
+    if !wanted {
+        use std::io::Write as _;
+        let _ = writeln!(
+            std::io::stderr(),
+            "left out: {test} (real machines and root; `make test` runs it)"
+        );
+    }
+    wanted
+}
+
+/// Where the base image of the local cloud is cached for all tests.
+pub fn cache_dir() -> PathBuf {
+    std::env::var_os("PIAAS_CACHE_DIR").map_or_else(
+        || std::env::temp_dir().join("piaas-bake-test-cache"),
+        PathBuf::from,
+    )
+}
+
+/// What is left of a local cloud on this host: processes, mounts and interfaces that name `state`.
+pub fn left_on_host(state: &Path) -> Vec<String> {
+    let needle = state.to_string_lossy().into_owned();
+    let mut left = Vec::new();
+    for mount in std::fs::read_to_string("/proc/self/mounts")
+        .unwrap_or_default()
+        .lines()
+    {
+        if mount.contains(&needle) {
+            left.push(format!("mount: {mount}"));
+        }
+    }
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(command) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(&needle)
+            && entry.file_name().to_string_lossy() != std::process::id().to_string()
+        {
+            left.push(format!(
+                "process {}: {command}",
+                entry.file_name().to_string_lossy()
+            ));
+        }
+    }
+    left
+}

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Installs what is missing for: build, test, vm or lint. Says what it installs; does nothing when nothing is missing.
+# Packages that the local cloud itself needs are the business of `piaas-bake doctor --fix`.
+# shellcheck source=tests/scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+command -v cargo >/dev/null || die "cargo is not there: install Rust from https://rustup.rs"
+
+for what in "${@:-build}"; do
+    case $what in
+        build) install_packages gcc libc6-dev ca-certificates ;;
+        test)
+            install_packages python3-venv e2fsprogs dosfstools fdisk qemu-system-x86 ovmf
+            python_environment "$venv" tests/scripts/requirements.txt
+            ;;
+        vm) install_packages qemu-system-x86 ovmf ;;
+        lint) install_packages python3-venv shellcheck ;;
+        *) die "unknown group: $what (build, test, vm or lint)" ;;
+    esac
+done
