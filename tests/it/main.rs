@@ -1,1 +1,3 @@
 //! The integration tests, one binary: each more would link the AWS SDK once more.
+
+mod clients;

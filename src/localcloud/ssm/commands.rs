@@ -286,11 +286,6 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
         working_directory: directory.filter(|directory| !directory.is_empty()).cloned(),
         execution_timeout,
     };
-    for instance in &send.instance_ids {
-        call.driver
-            .send_command(instance, &spec)
-            .map_err(|error| ApiError::internal(error.to_string()))?;
-    }
     let command = Command {
         id: id.clone(),
         document: send.document_name,
@@ -301,8 +296,14 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
         execution_timeout,
         cancelled: None,
     };
+    // Described before it is handed over: the answer to sending is always `Pending`.
     let mut answer = json!({"Command": describe(call, &command)});
     answer["Command"]["Parameters"] = json!(send.parameters);
+    for instance in &command.instance_ids {
+        call.driver
+            .send_command(instance, &spec)
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+    }
     call.state.commands.insert(id, command);
     Ok(answer)
 }
