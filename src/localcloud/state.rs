@@ -146,7 +146,6 @@ pub struct Instance {
     pub availability_zone: String,
     pub region: String,
     pub group_ids: Vec<String>,
-    pub key_name: Option<String>,
     pub instance_profile: Option<String>,
     pub client_token: Option<String>,
     pub metadata: MetadataOptions,

@@ -2,6 +2,7 @@
 
 mod bake_real;
 mod cli;
+mod clients;
 mod cloud_wire;
 mod image;
 mod runner;

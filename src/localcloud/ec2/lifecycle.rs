@@ -150,7 +150,6 @@ mod tests {
             availability_zone: "us-east-1a".into(),
             region: "us-east-1".into(),
             group_ids: vec![],
-            key_name: None,
             instance_profile: None,
             client_token: None,
             metadata: MetadataOptions {

@@ -1,5 +1,6 @@
 //! SSM: parameters, commands and the agents that take them.
 
+mod catalog;
 mod commands;
 mod inventory;
 mod parameters;
@@ -22,6 +23,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("DeleteParameter", parameters::delete),
     ("DeleteParameters", parameters::delete_several),
     ("DescribeInstanceInformation", inventory::describe),
+    ("DescribeParameters", catalog::describe),
     ("GetCommandInvocation", commands::invocation),
     ("GetParameter", parameters::get),
     ("GetParameters", parameters::get_several),

@@ -163,10 +163,6 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
     if !offline.is_empty() {
         return Err(invalid_instances(&offline));
     }
-    for instance in &send.instance_ids {
-        let handed_over = call.driver.send_command(instance, &spec);
-        handed_over.map_err(|error| ApiError::internal(error.to_string()))?;
-    }
     let command = Command {
         id: spec.command_id.clone(),
         document: send.document_name.clone(),
@@ -177,8 +173,13 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
         execution_timeout: spec.execution_timeout,
         cancelled: None,
     };
+    // Described before it is handed over: the answer to sending is always `Pending`.
     let mut answer = json!({"Command": describe(call, &command)});
     answer["Command"]["Parameters"] = json!(send.parameters);
+    for instance in &send.instance_ids {
+        let handed_over = call.driver.send_command(instance, &spec);
+        handed_over.map_err(|error| ApiError::internal(error.to_string()))?;
+    }
     call.state.commands.insert(spec.command_id, command);
     Ok(answer)
 }
