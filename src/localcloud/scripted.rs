@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -69,7 +69,7 @@ impl Outcome {
 }
 
 /// Gives the outcome of a command, or `None` to leave it to the next rule.
-type Rule = Box<dyn Fn(&str, &CommandSpec) -> Option<Outcome> + Send + Sync>;
+type Rule = Arc<dyn Fn(&str, &CommandSpec) -> Option<Outcome> + Send + Sync>;
 
 /// A call that the driver got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +199,7 @@ impl Scripted {
         &self,
         rule: impl Fn(&str, &CommandSpec) -> Option<Outcome> + Send + Sync + 'static,
     ) {
-        lock(&self.script).rules.push(Box::new(rule));
+        lock(&self.script).rules.push(Arc::new(rule));
     }
 
     /// All calls so far that change something, in order.
@@ -429,15 +429,13 @@ impl Driver for Scripted {
     }
 
     fn send_command(&self, instance_id: &str, command: &CommandSpec) -> Result<(), DriverError> {
-        let outcome = {
-            let script = lock(&self.script);
-            script
-                .rules
-                .iter()
-                .rev()
-                .find_map(|rule| rule(instance_id, command))
-                .unwrap_or_default()
-        };
+        // A rule may use the driver: it is asked without a lock.
+        let rules = lock(&self.script).rules.clone();
+        let outcome = rules
+            .iter()
+            .rev()
+            .find_map(|rule| rule(instance_id, command))
+            .unwrap_or_default();
         let mut stage = lock(&self.stage);
         let key = (instance_id.to_owned(), command.command_id.clone());
         if stage.commands.contains_key(&key) {

@@ -35,7 +35,7 @@ pub enum StateError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
-    /// When it started, in clock ticks since boot: field 22 of proc_pid_stat(5).
+    /// When it started, in clock ticks since boot: field 22 of `proc_pid_stat(5)`.
     pub start: u64,
 }
 
@@ -146,7 +146,6 @@ pub struct Instance {
     pub availability_zone: String,
     pub region: String,
     pub group_ids: Vec<String>,
-    pub key_name: Option<String>,
     pub instance_profile: Option<String>,
     pub client_token: Option<String>,
     pub metadata: MetadataOptions,
@@ -231,13 +230,12 @@ pub struct ParameterVersion {
     pub modified: Timestamp,
 }
 
-/// A command that was sent.
+/// A command that was sent. Its parameters are with its machines only: the chunks of a bundle would swell the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     pub id: String,
     pub document: String,
     pub comment: String,
-    pub parameters: BTreeMap<String, Vec<String>>,
     pub instance_ids: Vec<String>,
     pub requested: Timestamp,
     /// Seconds that an agent has to take it.

@@ -2,6 +2,8 @@
 
 mod bake_real;
 mod cli;
+mod clients;
+mod cloud_wire;
 mod image;
 mod runner;
 mod support;

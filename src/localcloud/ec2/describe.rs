@@ -52,7 +52,6 @@ fn field(instance: &Instance, name: &str) -> Vec<String> {
         "owner-id" => ACCOUNT_ID,
         "architecture" => "x86_64",
         "root-device-name" => images::ROOT_DEVICE,
-        "key-name" => instance.key_name.as_deref().unwrap_or_default(),
         "private-dns-name" => return vec![dns_name(instance)],
         _ => "",
     };
@@ -195,7 +194,6 @@ fn item(state: &State, instance: &Instance) -> Xml {
         "stateReason",
         instance.state_reason.as_ref().map(reason_item),
     )
-    .with_some("keyName", instance.key_name.as_ref().map(Xml::text))
     .with_some(
         "iamInstanceProfile",
         instance.instance_profile.as_ref().map(|name| {

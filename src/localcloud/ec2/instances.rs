@@ -30,7 +30,6 @@ struct Wanted {
     max: usize,
     client_token: Option<String>,
     group_ids: Vec<String>,
-    key_name: Option<String>,
     instance_profile: Option<String>,
     user_data: Option<String>,
     metadata: MetadataOptions,
@@ -137,6 +136,13 @@ impl Wanted {
         monitoring.finish("Monitoring")?;
         params.flag("EbsOptimized")?;
         let (subnet, group_ids) = take_network(params)?;
+        if let Some(name) = params.take("KeyName") {
+            // There are none: commands reach machines through their agents.
+            return Err(ApiError::new(
+                "InvalidKeyPair.NotFound",
+                format!("The key pair '{name}' does not exist"),
+            ));
+        }
         let client_token = params.take("ClientToken");
         if let Some(token) = client_token
             .as_deref()
@@ -154,7 +160,6 @@ impl Wanted {
             min,
             max,
             client_token,
-            key_name: params.take("KeyName"),
             instance_profile,
             user_data: take_user_data(params)?,
             metadata: take_metadata(params)?,
@@ -326,32 +331,25 @@ pub(super) fn run(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiErr
     Ok(describe::reservation(call.state, &reservation))
 }
 
-/// The answer to a request that was made before with the same client token.
-fn repeated(call: &mut Call<'_>, params: &Params, request: &str) -> Result<Option<Xml>, ApiError> {
+/// The answer to a request that was made before with the same client token, which lasts as long as its instances are
+/// visible.
+fn repeated(call: &Call<'_>, params: &Params, request: &str) -> Result<Option<Xml>, ApiError> {
     let Some(token) = params.clone().take("ClientToken") else {
         return Ok(None);
     };
     let Some(known) = call.state.tokens.get(&token) else {
         return Ok(None);
     };
-    // A token lasts as long as its instances are visible.
-    let reservation = known.reservation_id.clone();
-    if !call
-        .state
-        .instances
-        .values()
-        .any(|instance| instance.reservation_id == reservation)
-    {
-        call.state.tokens.remove(&token);
-        return Ok(None);
-    }
     if known.request != request {
         return Err(ApiError::new(
             "IdempotentParameterMismatch",
             "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
         ));
     }
-    Ok(Some(describe::reservation(call.state, &reservation)))
+    Ok(Some(describe::reservation(
+        call.state,
+        &known.reservation_id,
+    )))
 }
 
 /// A number that no live instance has, in the third byte.
@@ -396,7 +394,6 @@ fn launch(
             [] => vec![DEFAULT_GROUP.to_owned()],
             ids => ids.to_vec(),
         },
-        key_name: wanted.key_name.clone(),
         instance_profile: wanted.instance_profile.clone(),
         client_token: wanted.client_token.clone(),
         metadata: wanted.metadata.clone(),

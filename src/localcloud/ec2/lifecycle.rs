@@ -28,13 +28,11 @@ fn follow(instance: &Instance, seen: &Observation) -> Option<(InstanceState, Opt
         reason("Server.InternalError", why)
     };
     let (to, why) = match (instance.state, seen.power) {
-        (S::Terminated, _) => return None,
         (S::ShuttingDown, Power::Gone) => (S::Terminated, instance.state_reason.clone()),
-        (S::ShuttingDown, _) => return None,
+        (S::Terminated | S::ShuttingDown, _) => return None,
         (_, Power::Failed) => (S::ShuttingDown, failed()),
         (_, Power::Gone) if seen.shut_down_from_inside => (S::Terminated, inside()),
         (_, Power::Gone) => (S::Terminated, instance.state_reason.clone().or_else(failed)),
-        (S::Stopped, _) => return None,
         (S::Pending, Power::Running) => (S::Running, None),
         (S::Pending | S::Running, Power::Stopping) if !instance.terminate_on_shutdown => (
             S::Stopping,
@@ -49,7 +47,7 @@ fn follow(instance: &Instance, seen: &Observation) -> Option<(InstanceState, Opt
             (to, seen.shut_down_from_inside.then(inside).flatten())
         }
         (S::Stopping, Power::Off) => (S::Stopped, instance.state_reason.clone()),
-        (S::Pending | S::Running | S::Stopping, _) => return None,
+        (S::Pending | S::Running | S::Stopping | S::Stopped, _) => return None,
     };
     (to != instance.state).then_some((to, why))
 }
@@ -152,7 +150,6 @@ mod tests {
             availability_zone: "us-east-1a".into(),
             region: "us-east-1".into(),
             group_ids: vec![],
-            key_name: None,
             instance_profile: None,
             client_token: None,
             metadata: MetadataOptions {

@@ -256,7 +256,6 @@ pub(super) fn create_group(call: &mut Call<'_>, mut params: Params) -> Result<Xm
     }
     let id = call.state.new_id("sg");
     let answer = Xml::children([
-        ("return", Xml::text(true)),
         ("groupId", Xml::text(&id)),
         ("securityGroupArn", Xml::text(group_arn(call.region, &id))),
         ("tagSet", tags::set(&tags)),

@@ -7,8 +7,8 @@ use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::filters::{Filters, Page};
 
-/// Size of the base image's volume in GiB.
-pub const BASE_SIZE: u64 = 2;
+/// Size of the base image's volume in GiB, as Debian's own images have it.
+pub const BASE_SIZE: u64 = 8;
 
 /// An instance type.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,7 @@ const fn kind(name: &'static str, vcpus: u32, gib: u32, burstable: bool) -> Inst
     }
 }
 
-/// x86_64 types that a fleet of CI workers uses.
+/// `x86_64` types that a fleet of CI workers uses.
 const TYPES: &[InstanceType] = &[
     kind("c5.2xlarge", 8, 16, false),
     kind("c5.large", 2, 4, false),

@@ -1,53 +1,25 @@
-//! Run Command: sending scripts and reading what became of them.
-
-use std::collections::BTreeMap;
+//! Run Command: what became of the scripts that were sent.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::driver::{CommandRecord, CommandSpec, CommandState};
+use super::super::driver::{CommandRecord, CommandState};
 use super::super::engine::Call;
 use super::super::state::{Command, InstanceState};
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{epoch, input};
-use super::inventory::is_online;
 use super::{max_results, page, put_some};
 
 /// The one document there is.
-const DOCUMENT: &str = "AWS-RunShellScript";
+pub const DOCUMENT: &str = "AWS-RunShellScript";
 /// How long after sending an invocation is not there yet: SSM is eventually consistent.
 const UNSEEN: SignedDuration = SignedDuration::from_millis(300);
-/// Size of a command's parameters (SSM quotas, "Maximum document size" 64 KB).
-const SIZE_LIMIT: usize = 64 * 1024;
 /// Characters of output that `GetCommandInvocation` gives.
 const STDOUT_LIMIT: usize = 24_000;
 const STDERR_LIMIT: usize = 8_000;
 /// What marks output that was cut.
 const CUT: &str = "\n--output truncated--";
-/// `executionTimeout`, default and limits in seconds (document `AWS-RunShellScript`).
-const EXECUTION_DEFAULT: u64 = 3600;
-const EXECUTION_LIMITS: std::ops::RangeInclusive<u64> = 5..=172_800;
-/// `TimeoutSeconds`, default and limits.
-const DELIVERY_DEFAULT: u64 = 3600;
-const DELIVERY_LIMITS: std::ops::RangeInclusive<u64> = 30..=2_592_000;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Send {
-    document_name: String,
-    #[serde(default)]
-    document_version: Option<String>,
-    #[serde(default)]
-    instance_ids: Vec<String>,
-    #[serde(default)]
-    parameters: BTreeMap<String, Vec<String>>,
-    #[serde(default)]
-    comment: String,
-    #[serde(default)]
-    timeout_seconds: Option<u64>,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct GetInvocation {
@@ -154,7 +126,8 @@ fn cut(text: &str, limit: usize) -> String {
     kept + CUT
 }
 
-fn invalid_instances(ids: &[&str]) -> ApiError {
+/// Instances that a command cannot be sent to.
+pub fn invalid_instances(ids: &[&str]) -> ApiError {
     ApiError::new(
         "InvalidInstanceId",
         format!(
@@ -170,141 +143,6 @@ fn unknown_command(id: &str) -> ApiError {
         "InvalidCommandId",
         format!("The command {id} does not exist."),
     )
-}
-
-/// A whole number from a command's parameters.
-fn seconds(parameters: &BTreeMap<String, Vec<String>>) -> Result<u64, ApiError> {
-    let Some(values) = parameters.get("executionTimeout") else {
-        return Ok(EXECUTION_DEFAULT);
-    };
-    let text = values.first().map(String::as_str).unwrap_or_default();
-    // The document's pattern: one to six digits, so at most 172800.
-    text.parse()
-        .ok()
-        .filter(|_| values.len() == 1)
-        .map(|value: u64| {
-            // What lies outside becomes the default without a word, as in the agent.
-            if EXECUTION_LIMITS.contains(&value) {
-                value
-            } else {
-                EXECUTION_DEFAULT
-            }
-        })
-        .ok_or_else(|| {
-            ApiError::new(
-                "InvalidParameters",
-                format!("Parameter \"executionTimeout\" value \"{text}\" is not valid."),
-            )
-        })
-}
-
-pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
-    let send: Send = input(body)?;
-    if send.document_name != DOCUMENT {
-        return Err(ApiError::new(
-            "InvalidDocument",
-            format!(
-                "Document {} does not exist: the local cloud has {DOCUMENT}.",
-                send.document_name
-            ),
-        ));
-    }
-    if let Some(version) = send
-        .document_version
-        .filter(|version| !matches!(version.as_str(), "1" | "$DEFAULT" | "$LATEST"))
-    {
-        return Err(ApiError::new(
-            "InvalidDocumentVersion",
-            format!("{DOCUMENT} has no version {version}."),
-        ));
-    }
-    let known = ["commands", "workingDirectory", "executionTimeout"];
-    if let Some(name) = send
-        .parameters
-        .keys()
-        .find(|name| !known.contains(&name.as_str()))
-    {
-        return Err(ApiError::new(
-            "InvalidParameters",
-            format!("{DOCUMENT} has no parameter {name}."),
-        ));
-    }
-    let Some(commands) = send.parameters.get("commands") else {
-        return Err(ApiError::new(
-            "InvalidParameters",
-            "The parameter commands is missing.",
-        ));
-    };
-    let size: usize = send
-        .parameters
-        .values()
-        .flatten()
-        .map(|value| value.len() + 1)
-        .sum();
-    if size > SIZE_LIMIT {
-        return Err(ApiError::new(
-            "MaxDocumentSizeExceeded",
-            format!(
-                "The size of the document exceeds {SIZE_LIMIT} bytes: the parameters have {size}."
-            ),
-        ));
-    }
-    let out_of_range = |name: &str| {
-        ApiError::new(
-            "ValidationException",
-            format!("1 validation error detected: Value at '{name}' failed to satisfy constraint"),
-        )
-    };
-    if send.comment.chars().count() > 100 {
-        return Err(out_of_range("comment"));
-    }
-    if !(1..=50).contains(&send.instance_ids.len()) {
-        return Err(out_of_range("instanceIds"));
-    }
-    let delivery_timeout = send.timeout_seconds.unwrap_or(DELIVERY_DEFAULT);
-    if !DELIVERY_LIMITS.contains(&delivery_timeout) {
-        return Err(out_of_range("timeoutSeconds"));
-    }
-    let execution_timeout = seconds(&send.parameters)?;
-    let offline: Vec<_> = send
-        .instance_ids
-        .iter()
-        .filter(|id| !call.state.instances.get(*id).is_some_and(is_online))
-        .map(String::as_str)
-        .collect();
-    if !offline.is_empty() {
-        return Err(invalid_instances(&offline));
-    }
-    let directory = send
-        .parameters
-        .get("workingDirectory")
-        .and_then(|values| values.first());
-    let id = call.state.new_uuid();
-    let spec = CommandSpec {
-        command_id: id.clone(),
-        script: commands.join("\n"),
-        working_directory: directory.filter(|directory| !directory.is_empty()).cloned(),
-        execution_timeout,
-    };
-    for instance in &send.instance_ids {
-        call.driver
-            .send_command(instance, &spec)
-            .map_err(|error| ApiError::internal(error.to_string()))?;
-    }
-    let command = Command {
-        id: id.clone(),
-        document: send.document_name,
-        comment: send.comment,
-        parameters: send.parameters,
-        instance_ids: send.instance_ids,
-        requested: call.now,
-        delivery_timeout,
-        execution_timeout,
-        cancelled: None,
-    };
-    let answer = json!({"Command": describe(call, &command)});
-    call.state.commands.insert(id, command);
-    Ok(answer)
 }
 
 /// How one instance of a command stands.
@@ -335,7 +173,8 @@ fn overall(verdicts: &[Verdict]) -> Verdict {
     worst.copied().unwrap_or(Verdict::same("Success", 0))
 }
 
-fn describe(call: &Call<'_>, command: &Command) -> Value {
+/// `Command`, without its parameters.
+pub fn describe(call: &Call<'_>, command: &Command) -> Value {
     let verdicts: Vec<_> = command
         .instance_ids
         .iter()
@@ -356,7 +195,6 @@ fn describe(call: &Call<'_>, command: &Command) -> Value {
         "DocumentVersion": "$DEFAULT",
         "Comment": command.comment,
         "ExpiresAfter": epoch(expires),
-        "Parameters": command.parameters,
         "InstanceIds": command.instance_ids,
         "Targets": [],
         "RequestedDateTime": epoch(command.requested),
@@ -574,7 +412,6 @@ mod tests {
             id: "c".into(),
             document: DOCUMENT.into(),
             comment: String::new(),
-            parameters: BTreeMap::new(),
             instance_ids: vec!["i-1".into()],
             requested: Timestamp::UNIX_EPOCH,
             delivery_timeout: 600,

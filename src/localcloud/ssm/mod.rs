@@ -1,8 +1,10 @@
 //! SSM: parameters, commands and the agents that take them.
 
+mod catalog;
 mod commands;
 mod inventory;
 mod parameters;
+mod send;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -21,6 +23,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("DeleteParameter", parameters::delete),
     ("DeleteParameters", parameters::delete_several),
     ("DescribeInstanceInformation", inventory::describe),
+    ("DescribeParameters", catalog::describe),
     ("GetCommandInvocation", commands::invocation),
     ("GetParameter", parameters::get),
     ("GetParameters", parameters::get_several),
@@ -28,7 +31,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("ListCommandInvocations", commands::list_invocations),
     ("ListCommands", commands::list),
     ("PutParameter", parameters::put),
-    ("SendCommand", commands::send),
+    ("SendCommand", send::send),
 ];
 
 pub(super) fn handle(

@@ -126,9 +126,8 @@ fn check_name(name: &str) -> Result<(), ApiError> {
 fn tier(wanted: Option<&str>, value: &str) -> Result<&'static str, ApiError> {
     let (name, limit) = match wanted {
         None | Some("Standard") => ("Standard", STANDARD),
-        Some("Advanced") => ("Advanced", ADVANCED),
         Some("Intelligent-Tiering") if value.len() <= STANDARD => ("Standard", STANDARD),
-        Some("Intelligent-Tiering") => ("Advanced", ADVANCED),
+        Some("Advanced" | "Intelligent-Tiering") => ("Advanced", ADVANCED),
         Some(other) => {
             return Err(validation(format!(
                 "Value '{other}' at 'tier' is not one of Standard, Advanced, Intelligent-Tiering"

@@ -50,5 +50,5 @@ pub fn response(
     reason = "milliseconds since 1970 stay far below 2^53"
 )]
 pub fn epoch(time: jiff::Timestamp) -> Value {
-    Value::from(time.as_millisecond() as f64 / 1000.0)
+    Value::from(jiff::SignedDuration::from_millis(time.as_millisecond()).as_secs_f64())
 }

@@ -94,6 +94,7 @@ impl Params {
     }
 
     /// Takes a structure: the parameters below `name.`, without that prefix.
+    #[must_use]
     pub fn structure(&mut self, name: &str) -> Self {
         let prefix = format!("{name}.");
         let keys: Vec<_> = self

@@ -1,0 +1,45 @@
+#!/bin/sh
+# The AWS CLI lists, launches, runs a command on and terminates a machine of the cloud that the environment names.
+set -eu
+
+wait_for() { # wait_for <what> <expected> <command…>: asks until the answer is the expected one
+    what=$1 expected=$2
+    shift 2
+    for _ in $(seq 180); do
+        answer=$("$@" 2>&1) || true
+        if [ "$answer" = "$expected" ]; then return 0; fi
+        sleep 0.5
+    done
+    echo "waited for $what to be $expected, it is: $answer" >&2
+    exit 1
+}
+state() { aws ec2 describe-instances --instance-ids "$instance" --query 'Reservations[].Instances[].State.Name' --output text; }
+ping() {
+    aws ssm describe-instance-information --filters "Key=InstanceIds,Values=$instance" \
+        --query 'InstanceInformationList[].PingStatus' --output text
+}
+status() {
+    aws ssm get-command-invocation --command-id "$command" --instance-id "$instance" --query Status --output text
+}
+
+aws sts get-caller-identity --query Account --output text
+image=$(aws ssm get-parameter --name /aws/service/debian/release/12/latest/amd64 --query Parameter.Value --output text)
+aws ec2 describe-images --image-ids "$image" --query 'Images[].[ImageId,Name,State]' --output text
+
+instance=$(aws ec2 run-instances --image-id "$image" --instance-type t3.micro --metadata-options HttpTokens=required \
+    --tag-specifications 'ResourceType=instance,Tags=[{Key=Name,Value=cli}]' \
+    --query 'Instances[].InstanceId' --output text)
+trap 'aws ec2 terminate-instances --instance-ids "$instance" >/dev/null' EXIT
+wait_for "the state of $instance" running state
+wait_for "the agent of $instance" Online ping
+
+command=$(aws ssm send-command --instance-ids "$instance" --document-name AWS-RunShellScript \
+    --parameters '{"commands": ["printf \"%s\\n\" $((6 * 7))"]}' --query Command.CommandId --output text)
+wait_for "the command $command" Success status
+output=$(aws ssm get-command-invocation --command-id "$command" --instance-id "$instance" \
+    --query StandardOutputContent --output text)
+[ "$(echo "$output" | head -n 1)" = 42 ] || { echo "the command printed: $output" >&2; exit 1; }
+
+trap - EXIT
+aws ec2 terminate-instances --instance-ids "$instance" --query 'TerminatingInstances[].CurrentState.Name' --output text
+wait_for "the state of $instance" terminated state

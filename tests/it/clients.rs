@@ -1,0 +1,120 @@
+//! Clients that nobody here wrote, as judges of the wire: boto3 and the AWS CLI against the local cloud.
+//!
+//! The scripts are in `tests/clients`; `PIAAS_TEST_VENV` names the Python environment that has both clients (`make
+//! test` makes one).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use piaas_bake::clock::SystemClock;
+use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::scripted::{Launch, Outcome, Scripted, SnapshotPlay};
+use piaas_bake::localcloud::serve::serve;
+use piaas_bake::localcloud::{ACCESS_KEY, SECRET_KEY};
+
+/// The Python environment, or `None`, said past the test harness's capture.
+fn venv(test: &str) -> Option<PathBuf> {
+    let venv = std::env::var_os("PIAAS_TEST_VENV").map(PathBuf::from);
+    if venv.is_none() {
+        use std::io::Write as _;
+        let _ = writeln!(
+            std::io::stderr(),
+            "left out: {test} (boto3 and the AWS CLI; `make test` runs it)"
+        );
+    }
+    venv
+}
+
+/// Machines that are quick, with the output of the commands that the scripts in `tests/clients` send.
+fn quick_machines() -> Scripted {
+    let driver = Scripted::new(SystemClock::shared());
+    driver.set_launch(Launch::Boots(Duration::ZERO));
+    driver.set_agent(Some(Duration::ZERO));
+    driver.set_stop(Duration::ZERO);
+    driver.set_snapshot(SnapshotPlay::Completes(Duration::from_millis(300)));
+    driver.on_command("printf", Outcome::output("42\n"));
+    let failing = Outcome {
+        stderr: "oops\n".to_owned(),
+        exit_code: 3,
+        ..Outcome::output("42\n")
+    };
+    driver.on_command("exit 3", failing);
+    driver
+}
+
+/// Runs one script against a cloud of [`quick_machines`] on loopback; fails with what it printed.
+async fn judge(script: &str) {
+    let Some(venv) = venv(script) else { return };
+    let home = tempfile::tempdir().unwrap();
+    let cloud = LocalCloud::open(
+        &home.path().join("cloud"),
+        Arc::new(quick_machines()),
+        SystemClock::shared(),
+    )
+    .unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(serve(cloud, listener, async {
+        // A dropped sender ends the server too.
+        let _ = stopped.await;
+    }));
+
+    let bin = venv.join("bin");
+    let mut path = std::ffi::OsString::from(&bin);
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let program = if script.ends_with(".py") {
+        bin.join("python")
+    } else {
+        "sh".into()
+    };
+    let mut command = Command::new(program);
+    command
+        .arg(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/clients")
+                .join(script),
+        )
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", home.path())
+        .env("LC_ALL", "C.UTF-8")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("AWS_ENDPOINT_URL", endpoint)
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        .env("AWS_DEFAULT_REGION", "eu-central-1")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_PAGER", "");
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
+    assert!(
+        output.status.success(),
+        "{script}: {}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_lists_launches_runs_a_command_and_terminates() {
+    judge("test_machine.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_gets_the_documented_answers() {
+    judge("test_answers.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_aws_cli_lists_launches_runs_a_command_and_terminates() {
+    judge("cli.sh").await;
+}
