@@ -6,6 +6,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ec2::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_ec2::config::{
     Credentials, IdentityCache, SharedCredentialsProvider, SharedHttpClient,
 };
@@ -16,16 +17,8 @@ use aws_smithy_http_client::tls;
 use super::error::{Context, Error};
 use crate::clock::SharedClock;
 
-/// Credentials that the local cloud knows; they open nothing else.
-pub const LOCAL_ACCESS_KEY: &str = "AKIALOCALPIAASBAKE00";
-/// The secret key that belongs to [`LOCAL_ACCESS_KEY`].
-pub const LOCAL_SECRET_KEY: &str = "local-piaas-bake-secret-key";
-/// Region of the local cloud where none is given.
-pub const LOCAL_REGION: &str = "us-east-1";
-
-/// Attempts per call. With the SDK's back-off of up to 20 s between two, throttling would have to last for
-/// several minutes to fail a call.
-const ATTEMPTS: u32 = 12;
+/// Attempts per call, with the SDK's back-off of up to 20 s between two: throttling must last for minutes to fail one.
+const ATTEMPTS: u32 = 16;
 
 /// What to connect to.
 #[derive(Debug, Clone)]
@@ -35,10 +28,12 @@ pub enum Connection {
         region: Option<String>,
         profile: Option<String>,
     },
-    /// The local cloud behind this HTTP client.
+    /// The local cloud behind this HTTP client, with the one key pair that it knows.
     Local {
         http_client: SharedHttpClient,
-        region: Option<String>,
+        region: String,
+        access_key: String,
+        secret_key: String,
     },
 }
 
@@ -84,12 +79,26 @@ impl Clients {
             Connection::Local {
                 http_client,
                 region,
-            } => ("local", local(http_client, region, &clock)),
+                access_key,
+                secret_key,
+            } => {
+                let credentials =
+                    Credentials::new(access_key, secret_key, None, None, "local-cloud");
+                ("local", local(http_client, region, credentials, &clock))
+            }
         };
         let region = config.region().ok_or(ConnectError::NoRegion)?.to_string();
         Ok(Self {
-            ec2: aws_sdk_ec2::Client::new(&config),
-            ssm: aws_sdk_ssm::Client::new(&config),
+            ec2: aws_sdk_ec2::Client::from_conf(
+                aws_sdk_ec2::config::Builder::from(&config)
+                    .retry_partition(retries())
+                    .build(),
+            ),
+            ssm: aws_sdk_ssm::Client::from_conf(
+                aws_sdk_ssm::config::Builder::from(&config)
+                    .retry_partition(retries())
+                    .build(),
+            ),
             sts: aws_sdk_sts::Client::new(&config),
             imagebuilder: aws_sdk_imagebuilder::Client::new(&config),
             cloud,
@@ -116,6 +125,13 @@ impl Clients {
             arn: identity.arn.unwrap_or_default(),
         })
     }
+}
+
+/// The SDK stops retrying once its calls have used up a common allowance; a long bake under throttling would.
+fn retries() -> RetryPartition {
+    RetryPartition::custom("piaas-bake")
+        .token_bucket(TokenBucket::unlimited())
+        .build()
 }
 
 async fn aws(
@@ -147,19 +163,15 @@ async fn aws(
 }
 
 /// Nothing of the caller's AWS environment is looked at: no profile, no endpoint, no credentials can leak in.
-fn local(http_client: SharedHttpClient, region: Option<String>, clock: &SharedClock) -> SdkConfig {
-    let credentials = Credentials::new(
-        LOCAL_ACCESS_KEY,
-        LOCAL_SECRET_KEY,
-        None,
-        None,
-        "local-cloud",
-    );
+fn local(
+    http_client: SharedHttpClient,
+    region: String,
+    credentials: Credentials,
+    clock: &SharedClock,
+) -> SdkConfig {
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
-        .region(Region::new(
-            region.unwrap_or_else(|| LOCAL_REGION.to_owned()),
-        ))
+        .region(Region::new(region))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .identity_cache(IdentityCache::no_cache())
         .http_client(http_client)

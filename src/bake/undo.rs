@@ -9,6 +9,7 @@ use super::error::{Failure, LeftOver};
 use super::event::{Event, Resource, Sink, Stamped};
 use super::images::{self, filter};
 use super::machine;
+use super::phases::launch;
 use super::run::facts;
 use crate::aws::error::Context as _;
 use crate::aws::wait::{Pace, Patience};
@@ -136,21 +137,7 @@ impl Undo<'_> {
     }
 
     async fn security_group(&self, entry: &Entry) -> Result<(), Failure> {
-        let by_name = async || {
-            let answer = self
-                .clients
-                .ec2
-                .describe_security_groups()
-                .filters(filter("group-name", [entry.token.clone()]))
-                .send()
-                .await
-                .call("ec2", "DescribeSecurityGroups")?;
-            Ok(answer
-                .security_groups()
-                .iter()
-                .filter_map(|group| group.group_id().map(str::to_owned))
-                .collect())
-        };
+        let by_name = async || launch::groups_named(self.clients, &entry.token).await;
         for id in self.ids_or_search(entry, by_name).await? {
             let answer = self
                 .clients
@@ -172,11 +159,7 @@ impl Undo<'_> {
     async fn image(&self, entry: &Entry) -> Result<(), Failure> {
         let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
         let by_run = async || {
-            let filters = vec![
-                filter("name", [entry.token.clone()]),
-                filter(format!("tag:{}", tags::RUN), [run.to_owned()]),
-            ];
-            let found = images::describe(self.clients, &["self".to_owned()], filters).await?;
+            let found = images::of_run(self.clients, &entry.token, run).await?;
             Ok(found.into_iter().map(|image| image.id).collect())
         };
         for id in self.ids_or_search(entry, by_run).await? {

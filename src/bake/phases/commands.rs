@@ -189,7 +189,10 @@ pub async fn execute(
         let state = follower.offset.to_string();
         run.pause(&mut pace, &state).await?;
     };
-    follower.drain(run).await?;
+    // A machine that could not end its runner will not read its log either.
+    if matches!(ended.verdict, Verdict::Success | Verdict::Failed(_)) {
+        follower.drain(run).await?;
+    }
     verdict(instance, bundle.scripts(list), bundle.offset(list), ended)
 }
 
