@@ -126,7 +126,7 @@ pub async fn seal(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<
     let ended = finish(
         run,
         instance,
-        Bundle::assert_sealed(),
+        &Bundle::assert_sealed(),
         "assert that the machine is sealed",
     )
     .await?;
