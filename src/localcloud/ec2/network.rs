@@ -1,0 +1,382 @@
+//! The network: one VPC with one subnet, as the addresses of the machines on this host have it.
+
+use super::super::engine::Call;
+use super::super::state::{SecurityGroup, Tags};
+use super::super::wire::error::ApiError;
+use super::super::wire::query::Params;
+use super::super::wire::xml::Xml;
+use super::filters::{Filters, Page};
+use super::tags::{self, Specifications};
+use super::{super::ACCOUNT_ID, is_id};
+
+/// The default VPC.
+pub const VPC: &str = "vpc-0000000000000001f";
+/// Its subnet.
+pub const SUBNET: &str = "subnet-0000000000000001f";
+/// Its default security group.
+pub const DEFAULT_GROUP: &str = "sg-0000000000000001f";
+const CIDR: &str = "172.31.0.0/16";
+
+/// The default VPC's default security group.
+pub fn default_group() -> SecurityGroup {
+    SecurityGroup {
+        id: DEFAULT_GROUP.to_owned(),
+        name: "default".to_owned(),
+        description: "default VPC security group".to_owned(),
+        tags: Tags::new(),
+    }
+}
+
+/// The one availability zone of a region.
+pub fn zone(region: &str) -> String {
+    format!("{region}a")
+}
+
+fn missing(code: &str, what: &str, id: &str) -> ApiError {
+    ApiError::new(code, format!("The {what} '{id}' does not exist"))
+}
+
+/// Refuses ids that are not the one there is.
+fn only(given: &[String], there: &str, code: &str, what: &str) -> Result<(), ApiError> {
+    match given.iter().find(|id| *id != there) {
+        Some(id) => Err(missing(code, what, id)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a subnet that is not ours.
+pub fn check_subnet(id: &str) -> Result<(), ApiError> {
+    only(
+        &[id.to_owned()],
+        SUBNET,
+        "InvalidSubnetID.NotFound",
+        "subnet ID",
+    )
+}
+
+/// Refuses a security group that does not exist.
+pub fn check_group(call: &Call<'_>, id: &str) -> Result<(), ApiError> {
+    if call.state.groups.contains_key(id) {
+        Ok(())
+    } else {
+        let code = if is_id("sg", id) {
+            "InvalidGroup.NotFound"
+        } else {
+            "InvalidGroupId.Malformed"
+        };
+        Err(missing(code, "security group", id))
+    }
+}
+
+pub(super) fn describe_regions(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
+    let names = params.texts("RegionName");
+    let filters = Filters::take(&mut params, &["region-name", "endpoint", "opt-in-status"])?;
+    params.flag("AllRegions")?;
+    call.accept(&params)?;
+    let endpoint = format!("ec2.{}.amazonaws.com", call.region);
+    if let Some(name) = names.iter().find(|name| *name != call.region) {
+        return Err(missing("InvalidParameterValue", "region", name));
+    }
+    let matches = filters.matches(&Tags::new(), |field| {
+        vec![match field {
+            "region-name" => call.region.to_owned(),
+            "endpoint" => endpoint.clone(),
+            _ => "opt-in-not-required".to_owned(),
+        }]
+    });
+    let region = Xml::children([
+        ("regionName", Xml::text(call.region)),
+        ("regionEndpoint", Xml::text(&endpoint)),
+        ("optInStatus", Xml::text("opt-in-not-required")),
+    ]);
+    Ok(Xml::children([(
+        "regionInfo",
+        Xml::list(matches.then_some(region)),
+    )]))
+}
+
+pub(super) fn describe_zones(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
+    let names = params.texts("ZoneName");
+    let filters = Filters::take(
+        &mut params,
+        &["zone-name", "region-name", "state", "zone-type"],
+    )?;
+    params.flag("AllAvailabilityZones")?;
+    call.accept(&params)?;
+    let name = zone(call.region);
+    only(&names, &name, "InvalidParameterValue", "availability zone")?;
+    let matches = filters.matches(&Tags::new(), |field| {
+        vec![match field {
+            "zone-name" => name.clone(),
+            "region-name" => call.region.to_owned(),
+            "state" => "available".to_owned(),
+            _ => "availability-zone".to_owned(),
+        }]
+    });
+    let item = Xml::children([
+        ("zoneName", Xml::text(&name)),
+        ("zoneState", Xml::text("available")),
+        ("regionName", Xml::text(call.region)),
+        ("zoneType", Xml::text("availability-zone")),
+        ("optInStatus", Xml::text("opt-in-not-required")),
+        ("messageSet", Xml::list([])),
+    ]);
+    Ok(Xml::children([(
+        "availabilityZoneInfo",
+        Xml::list(matches.then_some(item)),
+    )]))
+}
+
+pub(super) fn describe_vpcs(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
+    let ids = params.texts("VpcId");
+    let filters = Filters::take(
+        &mut params,
+        &[
+            "vpc-id",
+            "is-default",
+            "isDefault",
+            "state",
+            "cidr",
+            "owner-id",
+        ],
+    )?;
+    Page::take(&mut params, !ids.is_empty())?;
+    call.accept(&params)?;
+    only(&ids, VPC, "InvalidVpcID.NotFound", "vpc ID")?;
+    let matches = filters.matches(&Tags::new(), |field| {
+        let value = match field {
+            "vpc-id" => VPC,
+            "is-default" | "isDefault" => "true",
+            "state" => "available",
+            "cidr" => CIDR,
+            _ => ACCOUNT_ID,
+        };
+        vec![value.to_owned()]
+    });
+    let vpc = Xml::children([
+        ("vpcId", Xml::text(VPC)),
+        ("ownerId", Xml::text(ACCOUNT_ID)),
+        ("state", Xml::text("available")),
+        ("cidrBlock", Xml::text(CIDR)),
+        ("instanceTenancy", Xml::text("default")),
+        ("isDefault", Xml::text(true)),
+    ]);
+    Ok(Xml::children([(
+        "vpcSet",
+        Xml::list(matches.then_some(vpc)),
+    )]))
+}
+
+pub(super) fn describe_subnets(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
+    let ids = params.texts("SubnetId");
+    let known = [
+        "subnet-id",
+        "vpc-id",
+        "availability-zone",
+        "default-for-az",
+        "state",
+        "cidr-block",
+        "owner-id",
+    ];
+    let filters = Filters::take(&mut params, &known)?;
+    Page::take(&mut params, !ids.is_empty())?;
+    call.accept(&params)?;
+    only(&ids, SUBNET, "InvalidSubnetID.NotFound", "subnet ID")?;
+    let zone = zone(call.region);
+    let matches = filters.matches(&Tags::new(), |field| {
+        let value = match field {
+            "subnet-id" => SUBNET,
+            "vpc-id" => VPC,
+            "availability-zone" => &zone,
+            "default-for-az" => "true",
+            "state" => "available",
+            "cidr-block" => CIDR,
+            _ => ACCOUNT_ID,
+        };
+        vec![value.to_owned()]
+    });
+    let live = call
+        .state
+        .instances
+        .values()
+        .filter(|instance| !instance.state.is_ending())
+        .count();
+    let subnet = Xml::children([
+        ("subnetId", Xml::text(SUBNET)),
+        ("vpcId", Xml::text(VPC)),
+        ("ownerId", Xml::text(ACCOUNT_ID)),
+        ("state", Xml::text("available")),
+        ("cidrBlock", Xml::text(CIDR)),
+        (
+            "availableIpAddressCount",
+            Xml::text(super::instances::ADDRESSES - live),
+        ),
+        ("availabilityZone", Xml::text(&zone)),
+        ("defaultForAz", Xml::text(true)),
+        ("mapPublicIpOnLaunch", Xml::text(false)),
+    ]);
+    Ok(Xml::children([(
+        "subnetSet",
+        Xml::list(matches.then_some(subnet)),
+    )]))
+}
+
+fn group_arn(region: &str, id: &str) -> String {
+    format!("arn:aws:ec2:{region}:{ACCOUNT_ID}:security-group/{id}")
+}
+
+pub(super) fn create_group(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
+    let name = params.require("GroupName")?;
+    let description = params.require("GroupDescription")?;
+    let vpc = params.take("VpcId");
+    let tags = Specifications::take(&mut params, &["security-group"])?.of("security-group");
+    call.accept(&params)?;
+    if let Some(vpc) = vpc {
+        only(&[vpc], VPC, "InvalidVpcID.NotFound", "vpc ID")?;
+    }
+    if name.chars().count() > 255 || name.starts_with("sg-") {
+        return Err(super::invalid_value(
+            "groupName",
+            &name,
+            "A name has at most 255 characters and does not begin with sg-.",
+        ));
+    }
+    if description.chars().count() > 255 {
+        return Err(super::invalid_value(
+            "GroupDescription",
+            &description,
+            "Character count must be <= 255.",
+        ));
+    }
+    if call.state.groups.values().any(|group| group.name == name) {
+        return Err(ApiError::new(
+            "InvalidGroup.Duplicate",
+            format!("The security group '{name}' already exists for VPC '{VPC}'"),
+        ));
+    }
+    let id = call.state.new_id("sg");
+    let answer = Xml::children([
+        ("return", Xml::text(true)),
+        ("groupId", Xml::text(&id)),
+        ("securityGroupArn", Xml::text(group_arn(call.region, &id))),
+        ("tagSet", tags::set(&tags)),
+    ]);
+    call.state.groups.insert(
+        id.clone(),
+        SecurityGroup {
+            id,
+            name,
+            description,
+            tags,
+        },
+    );
+    Ok(answer)
+}
+
+pub(super) fn describe_groups(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
+    let ids = params.texts("GroupId");
+    let names = params.texts("GroupName");
+    let filters = Filters::take(
+        &mut params,
+        &[
+            "group-id",
+            "group-name",
+            "vpc-id",
+            "description",
+            "owner-id",
+        ],
+    )?;
+    let page = Page::take(&mut params, !ids.is_empty())?;
+    call.accept(&params)?;
+    for id in &ids {
+        check_group(call, id)?;
+    }
+    if let Some(name) = names
+        .iter()
+        .find(|name| !call.state.groups.values().any(|group| group.name == **name))
+    {
+        return Err(missing("InvalidGroup.NotFound", "security group", name));
+    }
+    let wanted = call.state.groups.values().filter(|group| {
+        (ids.is_empty() || ids.contains(&group.id))
+            && (names.is_empty() || names.contains(&group.name))
+            && filters.matches(&group.tags, |field| {
+                let value = match field {
+                    "group-id" => &group.id,
+                    "group-name" => &group.name,
+                    "vpc-id" => VPC,
+                    "description" => &group.description,
+                    _ => ACCOUNT_ID,
+                };
+                vec![value.to_owned()]
+            })
+    });
+    let (groups, token) = page.cut(wanted.collect(), |group| &group.id);
+    let egress = || {
+        Xml::children([
+            ("ipProtocol", Xml::text("-1")),
+            (
+                "ipRanges",
+                Xml::list([Xml::children([("cidrIp", Xml::text("0.0.0.0/0"))])]),
+            ),
+        ])
+    };
+    let set = Xml::list(groups.into_iter().map(|group| {
+        Xml::children([
+            ("groupId", Xml::text(&group.id)),
+            ("groupName", Xml::text(&group.name)),
+            ("groupDescription", Xml::text(&group.description)),
+            ("ownerId", Xml::text(ACCOUNT_ID)),
+            ("vpcId", Xml::text(VPC)),
+            (
+                "securityGroupArn",
+                Xml::text(group_arn(call.region, &group.id)),
+            ),
+            ("ipPermissions", Xml::list([])),
+            ("ipPermissionsEgress", Xml::list([egress()])),
+            ("tagSet", tags::set(&group.tags)),
+        ])
+    }));
+    Ok(Xml::children([("securityGroupInfo", set)]).with_some("nextToken", token))
+}
+
+pub(super) fn delete_group(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
+    let id = params.take("GroupId");
+    let name = params.take("GroupName");
+    call.accept(&params)?;
+    let id = match (id, name) {
+        (Some(id), None) => id,
+        (None, Some(name)) => {
+            let found = call.state.groups.values().find(|group| group.name == name);
+            found
+                .map(|group| group.id.clone())
+                .ok_or_else(|| missing("InvalidGroup.NotFound", "security group", &name))?
+        }
+        _ => {
+            return Err(ApiError::new(
+                "MissingParameter",
+                "The request must contain the parameter GroupId",
+            ));
+        }
+    };
+    check_group(call, &id)?;
+    if id == DEFAULT_GROUP {
+        return Err(ApiError::new(
+            "CannotDelete",
+            "the specified group: \"default\" cannot be deleted by a user",
+        ));
+    }
+    // A terminated instance no longer has an interface, so nothing of it depends on the group.
+    let used = call.state.instances.values().any(|instance| {
+        instance.state != super::super::state::InstanceState::Terminated
+            && instance.group_ids.contains(&id)
+    });
+    if used {
+        return Err(ApiError::new(
+            "DependencyViolation",
+            format!("resource {id} has a dependent object"),
+        ));
+    }
+    call.state.groups.remove(&id);
+    Ok(super::done().with("groupId", Xml::text(id)))
+}

@@ -1,0 +1,281 @@
+//! One request: signature, service, operation, records.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
+
+use super::driver::Driver;
+use super::state::{Locked, Process, State, StateError, Store};
+use super::wire::Service;
+use super::wire::error::ApiError;
+use super::wire::sigv4::{Authorization, Fault};
+use super::{ACCESS_KEY, SECRET_KEY, ec2, imagebuilder, ssm, sts};
+use crate::clock::SharedClock;
+
+/// A cloud in a directory. Several processes may have the same one open.
+pub struct LocalCloud {
+    store: Store,
+    directory: PathBuf,
+    driver: Arc<dyn Driver>,
+    clock: SharedClock,
+    process: Process,
+    requests: AtomicU64,
+}
+
+impl std::fmt::Debug for LocalCloud {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalCloud")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an operation works on.
+pub(super) struct Call<'a> {
+    pub state: &'a mut State,
+    pub driver: &'a dyn Driver,
+    pub now: Timestamp,
+    pub region: &'a str,
+    pub process: Process,
+    pub dry_run: bool,
+}
+
+impl LocalCloud {
+    /// Opens the cloud in `directory`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`StateError`] if the directory cannot be used or holds something else.
+    pub fn open(
+        directory: &Path,
+        driver: Arc<dyn Driver>,
+        clock: SharedClock,
+    ) -> Result<Arc<Self>, StateError> {
+        let cloud = Self {
+            store: Store::open(directory)?,
+            directory: directory.to_owned(),
+            driver,
+            clock,
+            process: Process::current(),
+            requests: AtomicU64::new(0),
+        };
+        cloud.locked()?.save()?;
+        Ok(Arc::new(cloud))
+    }
+
+    /// The directory it lies in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn locked(&self) -> Result<Locked<'_>, StateError> {
+        let now = self.clock.now();
+        let mut locked = self.store.lock(now)?;
+        ec2::lifecycle::refresh(&mut locked.state, self.driver.as_ref(), now);
+        Ok(locked)
+    }
+
+    pub(super) fn driver(&self) -> &dyn Driver {
+        self.driver.as_ref()
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Answers one request of the AWS API. Blocks for the lock and the disk, not for machines.
+    pub fn handle(&self, request: &Request<Bytes>) -> Response<Bytes> {
+        let request_id = self.request_id();
+        let authorization = match authenticate(request, self.clock.now()) {
+            Ok(authorization) => authorization,
+            Err((service, error)) => return error.respond(service, &request_id),
+        };
+        let (authorization, service) = authorization;
+        let region = &authorization.region;
+        let answer = match service {
+            Service::Ec2 => self.transact(region, |call| {
+                ec2::handle(call, request.body(), &request_id)
+            }),
+            Service::Ssm => self.transact(region, |call| ssm::handle(call, request, &request_id)),
+            Service::Sts => sts::handle(request.body(), &request_id),
+            Service::ImageBuilder => imagebuilder::handle(request, &request_id),
+        };
+        answer.unwrap_or_else(|error| error.respond(service, &request_id))
+    }
+
+    /// What an operation did to the records is kept even if it fails: it fails before it changes anything, or
+    /// machines have changed already.
+    fn transact(
+        &self,
+        region: &str,
+        operation: impl FnOnce(&mut Call<'_>) -> Result<Response<Bytes>, ApiError>,
+    ) -> Result<Response<Bytes>, ApiError> {
+        let broken = |error: StateError| ApiError::internal(error.to_string());
+        let mut locked = self.locked().map_err(broken)?;
+        let mut call = Call {
+            state: &mut locked.state,
+            driver: self.driver.as_ref(),
+            now: self.clock.now(),
+            region,
+            process: self.process,
+            dry_run: false,
+        };
+        let answer = operation(&mut call);
+        locked.save().map_err(broken)?;
+        answer
+    }
+
+    fn request_id(&self) -> String {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let text = format!("{}/{}/{number}", self.clock.now(), self.process.pid);
+        super::state::uuid_form(&hex::encode(Sha256::digest(text)))
+    }
+}
+
+/// How far a request's date may lie from ours.
+fn tolerance(service: Service) -> SignedDuration {
+    // EC2 says 15 minutes (EC2 API Reference, "Error codes", RequestExpired); the others say 5 in their message.
+    SignedDuration::from_mins(if service == Service::Ec2 { 15 } else { 5 })
+}
+
+fn authenticate(
+    request: &Request<Bytes>,
+    now: Timestamp,
+) -> Result<(Authorization, Service), (Service, ApiError)> {
+    let authorization = Authorization::read(request).map_err(|fault| {
+        let service = guess(request);
+        (service, refusal(service, fault))
+    })?;
+    let Some(service) = Service::from_scope(&authorization.service) else {
+        let service = guess(request);
+        let message = format!(
+            "The local cloud has no service {}; it has ec2, ssm, sts and imagebuilder.",
+            authorization.service
+        );
+        let code = if service == Service::Ssm {
+            "UnknownOperationException"
+        } else {
+            "InvalidAction"
+        };
+        return Err((service, ApiError::new(code, message)));
+    };
+    if authorization.access_key != ACCESS_KEY {
+        return Err((service, unknown_key(service)));
+    }
+    if now.duration_since(authorization.time).abs() > tolerance(service) {
+        return Err((service, expired(service, authorization.time, now)));
+    }
+    authorization
+        .verify(request, SECRET_KEY)
+        .map_err(|fault| (service, refusal(service, fault)))?;
+    Ok((authorization, service))
+}
+
+/// The protocol of a request without a readable signature.
+fn guess(request: &Request<Bytes>) -> Service {
+    let target = request
+        .headers()
+        .get("x-amz-target")
+        .and_then(|value| value.to_str().ok());
+    if target.is_some() {
+        Service::Ssm
+    } else if request.uri().path() != "/" {
+        Service::ImageBuilder
+    } else if request
+        .body()
+        .windows(18)
+        .any(|window| window == b"Version=2011-06-15")
+    {
+        Service::Sts
+    } else {
+        Service::Ec2
+    }
+}
+
+fn unknown_key(service: Service) -> ApiError {
+    let invalid = "The security token included in the request is invalid.";
+    match service {
+        Service::Ec2 => auth_failure(),
+        Service::Sts => {
+            ApiError::new("InvalidClientTokenId", invalid).with_status(StatusCode::FORBIDDEN)
+        }
+        Service::Ssm => ApiError::new("UnrecognizedClientException", invalid),
+        Service::ImageBuilder => {
+            ApiError::new("UnrecognizedClientException", invalid).with_status(StatusCode::FORBIDDEN)
+        }
+    }
+}
+
+fn auth_failure() -> ApiError {
+    ApiError::new(
+        "AuthFailure",
+        "AWS was not able to validate the provided access credentials",
+    )
+    .with_status(StatusCode::UNAUTHORIZED)
+}
+
+fn refusal(service: Service, fault: Fault) -> ApiError {
+    let mismatch = "The request signature we calculated does not match the signature you provided. Check your AWS \
+                    Secret Access Key and signing method. Consult the service documentation for details.";
+    let missing = "Missing Authentication Token";
+    let malformed = "Authorization header requires 'Credential', 'Signature' and 'SignedHeaders' parameters and an \
+                     'X-Amz-Date' header of the credential's date.";
+    let (code, message) = match (fault, service) {
+        (Fault::Mismatch, Service::Ec2) => return auth_failure(),
+        (Fault::Mismatch, Service::Sts) => ("SignatureDoesNotMatch", mismatch),
+        (Fault::Mismatch, Service::Ssm | Service::ImageBuilder) => {
+            ("InvalidSignatureException", mismatch)
+        }
+        (Fault::Missing, Service::Ec2 | Service::Sts) => ("MissingAuthenticationToken", missing),
+        (Fault::Missing, Service::Ssm | Service::ImageBuilder) => {
+            ("MissingAuthenticationTokenException", missing)
+        }
+        (Fault::Malformed, Service::Ec2 | Service::Sts) => ("IncompleteSignature", malformed),
+        (Fault::Malformed, Service::Ssm | Service::ImageBuilder) => {
+            ("IncompleteSignatureException", malformed)
+        }
+    };
+    let status = if service == Service::Ssm {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::FORBIDDEN
+    };
+    ApiError::new(code, message).with_status(status)
+}
+
+fn expired(service: Service, signed: Timestamp, now: Timestamp) -> ApiError {
+    let stamp = |time: Timestamp| time.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let limit = tolerance(service);
+    let message = if signed < now {
+        let edge = now - limit;
+        format!(
+            "Signature expired: {} is now earlier than {} ({} - 5 min.)",
+            stamp(signed),
+            stamp(edge),
+            stamp(now)
+        )
+    } else {
+        let edge = now + limit;
+        format!(
+            "Signature not yet current: {} is still later than {} ({} + 5 min.)",
+            stamp(signed),
+            stamp(edge),
+            stamp(now)
+        )
+    };
+    match service {
+        Service::Ec2 => ApiError::new("RequestExpired", "Request has expired."),
+        Service::Sts => {
+            ApiError::new("SignatureDoesNotMatch", message).with_status(StatusCode::FORBIDDEN)
+        }
+        Service::Ssm => ApiError::new("InvalidSignatureException", message),
+        Service::ImageBuilder => {
+            ApiError::new("InvalidSignatureException", message).with_status(StatusCode::FORBIDDEN)
+        }
+    }
+}

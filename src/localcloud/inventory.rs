@@ -1,0 +1,170 @@
+//! What there is, who made it, and what nobody waits for any more.
+
+use jiff::Timestamp;
+
+use super::driver::DriverError;
+use super::engine::LocalCloud;
+use super::state::{InstanceState, Process, Progress, StateError, Tags};
+use super::{ACCOUNT_ID, ec2};
+
+/// The inventory could not be taken, or an orphan could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("cannot remove {id}: {source}; repeat the clean-up")]
+    Driver { id: String, source: DriverError },
+}
+
+/// Kind of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Instance,
+    Image,
+    Snapshot,
+}
+
+/// One resource of the account.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Item {
+    pub kind: Kind,
+    pub id: String,
+    /// As the EC2 API names it: `running`, `available`, `completed`, …
+    pub state: String,
+    pub created: Timestamp,
+    pub tags: Tags,
+    /// Process that made it and whether it still runs; `None` where that does not matter.
+    pub owner: Option<Owner>,
+}
+
+/// A process that made something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Owner {
+    pub pid: u32,
+    pub alive: bool,
+}
+
+impl From<Process> for Owner {
+    fn from(process: Process) -> Self {
+        Self {
+            pid: process.pid,
+            alive: process.is_alive(),
+        }
+    }
+}
+
+/// What [`LocalCloud::reap_orphans`] removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Reaped {
+    pub instances: Vec<String>,
+    pub images: Vec<String>,
+    pub snapshots: Vec<String>,
+}
+
+impl LocalCloud {
+    /// All instances that are not terminated, images and snapshots of the account; the base image is not among them.
+    ///
+    /// # Errors
+    /// [`InventoryError::State`].
+    pub fn inventory(&self) -> Result<Vec<Item>, InventoryError> {
+        let mut locked = self.locked()?;
+        locked.save()?;
+        let state = &locked.state;
+        let live = state
+            .instances
+            .values()
+            .filter(|one| one.state != InstanceState::Terminated);
+        let instances = live.map(|one| Item {
+            kind: Kind::Instance,
+            id: one.id.clone(),
+            state: one.state.code_and_name().1.to_owned(),
+            created: one.launch_time,
+            tags: one.tags.clone(),
+            owner: Some(one.owner.into()),
+        });
+        let images = state
+            .images
+            .values()
+            .filter(|image| image.owner_id == ACCOUNT_ID)
+            .map(|image| Item {
+                kind: Kind::Image,
+                id: image.id.clone(),
+                state: ec2::image_state(image.state).to_owned(),
+                created: image.created,
+                tags: image.tags.clone(),
+                // A finished image outlives its maker.
+                owner: image
+                    .owner
+                    .filter(|_| image.state == Progress::Pending)
+                    .map(Owner::from),
+            });
+        let snapshots = state
+            .snapshots
+            .values()
+            .filter(|one| one.owner_id == ACCOUNT_ID)
+            .map(|one| Item {
+                kind: Kind::Snapshot,
+                id: one.id.clone(),
+                state: ec2::snapshot_state(one.state).to_owned(),
+                created: one.started,
+                tags: one.tags.clone(),
+                owner: None,
+            });
+        Ok(instances.chain(images).chain(snapshots).collect())
+    }
+
+    /// Terminates the instances of processes that are gone, and removes their unfinished images with the snapshots.
+    ///
+    /// # Errors
+    /// [`InventoryError`]; what was removed before stays removed.
+    pub fn reap_orphans(&self) -> Result<Reaped, InventoryError> {
+        let mut locked = self.locked()?;
+        let mut reaped = Reaped::default();
+        let outcome = reap(&mut locked.state, self.driver(), self.now(), &mut reaped);
+        locked.save()?;
+        outcome.map(|()| reaped)
+    }
+}
+
+fn reap(
+    state: &mut super::state::State,
+    driver: &dyn super::driver::Driver,
+    now: Timestamp,
+    reaped: &mut Reaped,
+) -> Result<(), InventoryError> {
+    let failed = |id: &str| {
+        let id = id.to_owned();
+        move |source| InventoryError::Driver { id, source }
+    };
+    for instance in state.instances.values_mut() {
+        if instance.state == InstanceState::Terminated || instance.owner.is_alive() {
+            continue;
+        }
+        driver
+            .terminate(&instance.id)
+            .map_err(failed(&instance.id))?;
+        if instance.state != InstanceState::ShuttingDown {
+            ec2::lifecycle::set_state(instance, InstanceState::ShuttingDown, None, now);
+        }
+        reaped.instances.push(instance.id.clone());
+    }
+    let orphans: Vec<_> = state
+        .images
+        .values()
+        .filter(|image| image.state == Progress::Pending)
+        .filter(|image| image.owner.is_some_and(|owner| !owner.is_alive()))
+        .map(|image| (image.id.clone(), image.snapshot_id.clone()))
+        .collect();
+    for (image, snapshot) in orphans {
+        driver
+            .delete_snapshot(&snapshot)
+            .map_err(failed(&snapshot))?;
+        state.images.remove(&image);
+        state.snapshots.remove(&snapshot);
+        reaped.images.push(image);
+        reaped.snapshots.push(snapshot);
+    }
+    ec2::lifecycle::refresh(state, driver, now);
+    Ok(())
+}

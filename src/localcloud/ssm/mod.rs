@@ -1,0 +1,122 @@
+//! SSM: parameters, commands and the agents that take them.
+
+mod commands;
+mod inventory;
+mod parameters;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use serde_json::Value;
+
+use super::engine::Call;
+use super::wire::error::ApiError;
+use super::wire::json;
+
+/// Reads its input from the body, answers with a JSON object.
+type Operation = fn(&mut Call<'_>, &[u8]) -> Result<Value, ApiError>;
+
+/// Every operation there is, by name.
+const OPERATIONS: &[(&str, Operation)] = &[
+    ("CancelCommand", commands::cancel),
+    ("DeleteParameter", parameters::delete),
+    ("DeleteParameters", parameters::delete_several),
+    ("DescribeInstanceInformation", inventory::describe),
+    ("GetCommandInvocation", commands::invocation),
+    ("GetParameter", parameters::get),
+    ("GetParameters", parameters::get_several),
+    ("GetParametersByPath", parameters::get_by_path),
+    ("ListCommandInvocations", commands::list_invocations),
+    ("ListCommands", commands::list),
+    ("PutParameter", parameters::put),
+    ("SendCommand", commands::send),
+];
+
+pub(super) fn handle(
+    call: &mut Call<'_>,
+    request: &Request<Bytes>,
+    request_id: &str,
+) -> Result<Response<Bytes>, ApiError> {
+    let target = request
+        .headers()
+        .get("x-amz-target")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    let name = target.strip_prefix("AmazonSSM.").unwrap_or(target);
+    let operation = OPERATIONS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, run)| run)
+        .ok_or_else(|| {
+            ApiError::new(
+                "UnknownOperationException",
+                format!("The local cloud does not have the operation {name} of ssm."),
+            )
+        })?;
+    let answer = operation(call, request.body())?;
+    Ok(json::response(
+        StatusCode::OK,
+        json::JSON_1_1,
+        request_id,
+        &answer,
+    ))
+}
+
+/// The part of a list that begins at `token`, which is a position, and the next token.
+fn page<T>(
+    items: Vec<T>,
+    max: usize,
+    token: Option<&str>,
+) -> Result<(Vec<T>, Option<String>), ApiError> {
+    let start = match token {
+        None => 0,
+        Some(token) => token
+            .parse::<usize>()
+            .map_err(|_| ApiError::new("InvalidNextToken", "The specified token is not valid."))?,
+    };
+    let end = start.saturating_add(max);
+    let next = (end < items.len()).then(|| end.to_string());
+    Ok((items.into_iter().skip(start).take(max).collect(), next))
+}
+
+/// `MaxResults`, checked against what the operation allows.
+fn max_results(
+    given: Option<usize>,
+    limits: std::ops::RangeInclusive<usize>,
+) -> Result<usize, ApiError> {
+    let max = given.unwrap_or(*limits.end());
+    if limits.contains(&max) {
+        return Ok(max);
+    }
+    Err(ApiError::new(
+        "ValidationException",
+        format!(
+            "1 validation error detected: Value '{max}' at 'maxResults' failed to satisfy constraint: Member must \
+             have value from {} to {}",
+            limits.start(),
+            limits.end()
+        ),
+    ))
+}
+
+/// Adds a member that may not be there.
+fn put_some(object: &mut Value, name: &str, value: Option<impl Into<Value>>) {
+    if let (Some(members), Some(value)) = (object.as_object_mut(), value) {
+        members.insert(name.to_owned(), value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other() {
+        let (first, token) = page(vec![1, 2, 3], 2, None).unwrap();
+        assert_eq!((first, token.as_deref()), (vec![1, 2], Some("2")));
+        assert_eq!(
+            page(vec![1, 2, 3], 2, token.as_deref()).unwrap(),
+            (vec![3], None)
+        );
+        assert!(page(vec![1], 2, Some("x")).is_err());
+    }
+}

@@ -1,0 +1,489 @@
+//! The records of the services: plain data in one file, changed under one lock.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{BASE_IMAGE, BASE_NAME, BASE_OWNER, BASE_SNAPSHOT};
+
+/// Tags of a resource.
+pub type Tags = BTreeMap<String, String>;
+
+/// The state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("cannot {action} {path}: {source}; check the permissions and the space of the disk", path = path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path} is not a state of the local cloud: {source}; move it away to begin with an empty cloud", path = path.display())]
+    Parse {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+}
+
+/// A process, safe against reuse of its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: field 22 of proc_pid_stat(5).
+    pub start: u64,
+}
+
+impl Process {
+    /// This process.
+    #[must_use]
+    pub fn current() -> Self {
+        let pid = std::process::id();
+        Self {
+            pid,
+            start: start_time(pid).unwrap_or(0),
+        }
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        start_time(self.pid) == Some(self.start)
+    }
+}
+
+/// `None` if there is no such process, or it is a zombie.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, field 2, may hold anything, parentheses too: count from the last one.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        None
+    } else {
+        fields.nth(18)?.parse().ok()
+    }
+}
+
+/// State of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceState {
+    Pending,
+    Running,
+    ShuttingDown,
+    Terminated,
+    Stopping,
+    Stopped,
+}
+
+impl InstanceState {
+    /// Code and name, as `InstanceState` of the EC2 API has them.
+    #[must_use]
+    pub fn code_and_name(self) -> (u8, &'static str) {
+        match self {
+            Self::Pending => (0, "pending"),
+            Self::Running => (16, "running"),
+            Self::ShuttingDown => (32, "shutting-down"),
+            Self::Terminated => (48, "terminated"),
+            Self::Stopping => (64, "stopping"),
+            Self::Stopped => (80, "stopped"),
+        }
+    }
+
+    /// Whether it is on its way out, or out.
+    #[must_use]
+    pub fn is_ending(self) -> bool {
+        matches!(self, Self::ShuttingDown | Self::Terminated)
+    }
+}
+
+/// Why something is in its state: `StateReason`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    pub code: String,
+    pub message: String,
+}
+
+/// The root volume of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    pub id: String,
+    /// GiB.
+    pub size: u64,
+    pub kind: String,
+    pub delete_on_termination: bool,
+    pub tags: Tags,
+}
+
+/// `MetadataOptions` of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataOptions {
+    pub tokens_required: bool,
+    pub hop_limit: u8,
+    pub tags_enabled: bool,
+}
+
+/// An instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    pub id: String,
+    pub reservation_id: String,
+    pub launch_index: u32,
+    pub image_id: String,
+    pub instance_type: String,
+    pub launch_time: Timestamp,
+    pub state: InstanceState,
+    pub state_reason: Option<Reason>,
+    /// `StateTransitionReason`: empty, or who asked and when.
+    pub transition_reason: String,
+    pub private_ip: String,
+    pub availability_zone: String,
+    pub region: String,
+    pub group_ids: Vec<String>,
+    pub key_name: Option<String>,
+    pub instance_profile: Option<String>,
+    pub client_token: Option<String>,
+    pub metadata: MetadataOptions,
+    pub terminate_on_shutdown: bool,
+    pub disable_api_termination: bool,
+    pub interface_id: String,
+    pub volume: Volume,
+    pub tags: Tags,
+    /// Whether the agent has ever reported; since when it answers now.
+    pub agent_registered: bool,
+    pub agent_online_since: Option<Timestamp>,
+    pub terminated_at: Option<Timestamp>,
+    pub owner: Process,
+}
+
+/// State of an image or a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    Pending,
+    Done,
+    Failed,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    pub id: String,
+    pub name: String,
+    pub description: String,
+    pub owner_id: String,
+    pub created: Timestamp,
+    pub state: Progress,
+    pub state_reason: Option<Reason>,
+    pub snapshot_id: String,
+    /// Size of the root volume in GiB.
+    pub size: u64,
+    pub volume_kind: String,
+    pub source_instance_id: Option<String>,
+    pub source_image_id: Option<String>,
+    pub tags: Tags,
+    /// Who made it; `None` for the base image.
+    pub owner: Option<Process>,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub id: String,
+    pub description: String,
+    pub owner_id: String,
+    pub started: Timestamp,
+    pub completed: Option<Timestamp>,
+    pub state: Progress,
+    pub state_message: String,
+    /// 0 to 100.
+    pub percent: u8,
+    pub volume_id: String,
+    pub size: u64,
+    pub tags: Tags,
+}
+
+/// A security group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityGroup {
+    pub id: String,
+    pub name: String,
+    pub description: String,
+    pub tags: Tags,
+}
+
+/// One version of a parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParameterVersion {
+    pub version: u64,
+    pub value: String,
+    /// `String`, `StringList` or `SecureString`.
+    pub kind: String,
+    pub tier: String,
+    pub description: String,
+    pub data_type: String,
+    pub modified: Timestamp,
+}
+
+/// A command that was sent. Its parameters are with its machines only: the chunks of a bundle would swell the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    pub id: String,
+    pub document: String,
+    pub comment: String,
+    pub instance_ids: Vec<String>,
+    pub requested: Timestamp,
+    /// Seconds that an agent has to take it.
+    pub delivery_timeout: u64,
+    pub execution_timeout: u64,
+    /// When somebody asked to cancel it.
+    pub cancelled: Option<Timestamp>,
+}
+
+/// What a client token stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Digest of the request's other parameters.
+    pub request: String,
+    pub reservation_id: String,
+}
+
+/// All records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// When this cloud was made; with `serial`, what ids are made of.
+    pub created: Timestamp,
+    pub serial: u64,
+    pub instances: BTreeMap<String, Instance>,
+    pub images: BTreeMap<String, Image>,
+    pub snapshots: BTreeMap<String, Snapshot>,
+    pub groups: BTreeMap<String, SecurityGroup>,
+    pub parameters: BTreeMap<String, Vec<ParameterVersion>>,
+    pub commands: BTreeMap<String, Command>,
+    pub tokens: BTreeMap<String, Token>,
+}
+
+impl State {
+    /// A new cloud: the base image, its parameter and a default security group.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        let snapshot = Snapshot {
+            id: BASE_SNAPSHOT.to_owned(),
+            description: "Debian 12, amd64".to_owned(),
+            owner_id: BASE_OWNER.to_owned(),
+            started: now,
+            completed: Some(now),
+            state: Progress::Done,
+            state_message: String::new(),
+            percent: 100,
+            // As EC2 shows snapshots that no volume of the owner's stands behind.
+            volume_id: "vol-ffffffff".to_owned(),
+            size: super::ec2::types::BASE_SIZE,
+            tags: Tags::new(),
+        };
+        let image = Image {
+            id: BASE_IMAGE.to_owned(),
+            name: BASE_NAME.to_owned(),
+            description: "Debian 12 (bookworm) for machines on this host".to_owned(),
+            owner_id: BASE_OWNER.to_owned(),
+            created: now,
+            state: Progress::Done,
+            state_reason: None,
+            snapshot_id: BASE_SNAPSHOT.to_owned(),
+            size: super::ec2::types::BASE_SIZE,
+            volume_kind: "gp3".to_owned(),
+            source_instance_id: None,
+            source_image_id: None,
+            tags: Tags::new(),
+            owner: None,
+        };
+        let group = super::ec2::network::default_group();
+        Self {
+            created: now,
+            serial: 0,
+            instances: BTreeMap::new(),
+            images: BTreeMap::from([(image.id.clone(), image)]),
+            snapshots: BTreeMap::from([(snapshot.id.clone(), snapshot)]),
+            groups: BTreeMap::from([(group.id.clone(), group)]),
+            parameters: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+        }
+    }
+
+    fn unique(&mut self) -> String {
+        self.serial += 1;
+        hex::encode(Sha256::digest(format!("{}/{}", self.created, self.serial)))
+    }
+
+    /// A new id: `<prefix>-0` and 16 hex digits.
+    pub fn new_id(&mut self, prefix: &str) -> String {
+        format!("{prefix}-0{}", &self.unique()[..16])
+    }
+
+    /// A new id in the form of a UUID, as commands have.
+    pub fn new_uuid(&mut self) -> String {
+        uuid_form(&self.unique())
+    }
+}
+
+/// Hex digits in the form of a version 4 UUID (RFC 9562).
+#[must_use]
+pub fn uuid_form(hex: &str) -> String {
+    format!(
+        "{}-{}-4{}-8{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..32]
+    )
+}
+
+/// The file, and the lock that guards it.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+}
+
+/// The lock, held; and what was read under it.
+#[derive(Debug)]
+pub struct Locked<'a> {
+    store: &'a Store,
+    // Closing it releases the lock.
+    _lock: File,
+    before: Vec<u8>,
+    pub state: State,
+}
+
+impl Store {
+    /// A store in `directory`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn open(directory: &Path) -> Result<Self, StateError> {
+        std::fs::create_dir_all(directory).map_err(io("create", directory))?;
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// Waits for the lock and reads the state; an empty one if there is none yet.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn lock(&self, now: Timestamp) -> Result<Locked<'_>, StateError> {
+        let path = self.directory.join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(io("open", &path))?;
+        while let Err(error) = flock(&lock, FlockOperation::LockExclusive) {
+            if error != rustix::io::Errno::INTR {
+                return Err(io("lock", &path)(error.into()));
+            }
+        }
+        let path = self.file();
+        let (before, state) = match std::fs::read(&path) {
+            Ok(bytes) => {
+                let state = serde_json::from_slice(&bytes)
+                    .map_err(|source| StateError::Parse { path, source })?;
+                (bytes, state)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                (Vec::new(), State::new(now))
+            }
+            Err(error) => return Err(io("read", &path)(error)),
+        };
+        Ok(Locked {
+            store: self,
+            _lock: lock,
+            before,
+            state,
+        })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.join("state.json")
+    }
+}
+
+impl Locked<'_> {
+    /// Writes the state if it has changed: to a new file that takes the old one's place.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn save(&mut self) -> Result<(), StateError> {
+        let path = self.store.file();
+        let bytes = serde_json::to_vec(&self.state).map_err(|source| StateError::Parse {
+            path: path.clone(),
+            source,
+        })?;
+        if bytes == self.before {
+            return Ok(());
+        }
+        let new = path.with_extension("json.new");
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(io("write", &path))?;
+        self.before = bytes;
+        Ok(())
+    }
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StateError + use<> {
+    let path = path.to_owned();
+    move |source| StateError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_survives_and_ids_do_not_repeat() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let (first, written) = {
+            let mut locked = store.lock(now).unwrap();
+            let id = locked.state.new_id("i");
+            locked.save().unwrap();
+            (id, locked.state.clone())
+        };
+        let mut again = store.lock("2027-01-01T00:00:00Z".parse().unwrap()).unwrap();
+        assert_eq!(again.state, written);
+        let second = again.state.new_id("i");
+        assert_ne!(first, second);
+        assert_eq!(second.len(), "i-0123456789abcdef0".len());
+    }
+
+    #[test]
+    fn a_process_is_alive_only_with_its_own_start_time() {
+        let this = Process::current();
+        assert!(this.is_alive());
+        assert!(
+            !Process {
+                start: this.start + 1,
+                ..this
+            }
+            .is_alive()
+        );
+    }
+}

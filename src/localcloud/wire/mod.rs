@@ -1,0 +1,34 @@
+//! The four protocols on the wire, and the signatures on every request.
+
+pub mod error;
+pub mod json;
+pub mod query;
+pub mod sigv4;
+pub mod xml;
+
+/// A service of the local cloud, by its name in the credential scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// ec2Query, version 2016-11-15.
+    Ec2,
+    /// awsJson1.1.
+    Ssm,
+    /// awsQuery, version 2011-06-15.
+    Sts,
+    /// restJson1.
+    ImageBuilder,
+}
+
+impl Service {
+    /// The service that a credential scope names.
+    #[must_use]
+    pub fn from_scope(name: &str) -> Option<Self> {
+        match name {
+            "ec2" => Some(Self::Ec2),
+            "ssm" => Some(Self::Ssm),
+            "sts" => Some(Self::Sts),
+            "imagebuilder" => Some(Self::ImageBuilder),
+            _ => None,
+        }
+    }
+}
