@@ -28,12 +28,12 @@ pub enum Connection {
         region: Option<String>,
         profile: Option<String>,
     },
-    /// The local cloud behind this HTTP client, with the one key pair that it knows.
+    /// The local cloud behind this HTTP client, with the key that it knows.
     Local {
         http_client: SharedHttpClient,
         region: String,
-        access_key: String,
-        secret_key: String,
+        access_key: &'static str,
+        secret_key: &'static str,
     },
 }
 
@@ -82,8 +82,7 @@ impl Clients {
                 access_key,
                 secret_key,
             } => {
-                let credentials =
-                    Credentials::new(access_key, secret_key, None, None, "local-cloud");
+                let credentials = Credentials::new(access_key, secret_key, None, None, "local-cloud");
                 ("local", local(http_client, region, credentials, &clock))
             }
         };

@@ -53,8 +53,8 @@ impl World {
         let connection = Connection::Local {
             http_client: wire.client(),
             region: DEFAULT_REGION.into(),
-            access_key: ACCESS_KEY.into(),
-            secret_key: SECRET_KEY.into(),
+            access_key: ACCESS_KEY,
+            secret_key: SECRET_KEY,
         };
         let clients = Clients::connect(connection, clock.clone()).await.unwrap();
         Self {
