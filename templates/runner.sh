@@ -25,6 +25,9 @@ tab=$(printf '\t')
 frame=$(printf '\036')
 log=$dir/log/$list
 mkdir -p "$dir/log" "$dir/done" || exit 2
+
+# A command whose answer is lost is sent again: the second runner waits for the first, then finds its work done.
+exec 9>lock && flock 9 || exit 2
 rm -f "$log.exit"
 
 finish() { # exit code, result
@@ -34,7 +37,8 @@ finish() { # exit code, result
     exit "$1"
 }
 
-# A subshell of its own: what a script exports ends with it. Input is closed, so that nothing waits for a person.
+# A subshell of its own: what a script exports ends with it. Input is closed, so that nothing waits for a person; the
+# list and the lock are closed, so that a service that a script starts does not hold them.
 attempt() { # number, file, time-out
     (
         # shellcheck source=/dev/null
@@ -44,7 +48,7 @@ attempt() { # number, file, time-out
             '#!') exec timeout -k 10 "$3" "$dir/scripts/$2" ;;
             *) exec timeout -k 10 "$3" /bin/sh -eu "$dir/scripts/$2" ;;
         esac
-    ) </dev/null >>"$log" 2>&1
+    ) </dev/null >>"$log" 2>&1 3<&- 9<&-
 }
 
 count=0

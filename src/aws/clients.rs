@@ -6,6 +6,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ec2::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_ec2::config::{
     Credentials, IdentityCache, SharedCredentialsProvider, SharedHttpClient,
 };
@@ -16,9 +17,8 @@ use aws_smithy_http_client::tls;
 use super::error::{Context, Error};
 use crate::clock::SharedClock;
 
-/// Attempts per call. With the SDK's back-off of up to 20 s between two, throttling would have to last for
-/// several minutes to fail a call.
-const ATTEMPTS: u32 = 12;
+/// Attempts per call, with the SDK's back-off of up to 20 s between two: throttling must last for minutes to fail one.
+const ATTEMPTS: u32 = 16;
 
 /// What to connect to.
 #[derive(Debug, Clone)]
@@ -89,8 +89,16 @@ impl Clients {
         };
         let region = config.region().ok_or(ConnectError::NoRegion)?.to_string();
         Ok(Self {
-            ec2: aws_sdk_ec2::Client::new(&config),
-            ssm: aws_sdk_ssm::Client::new(&config),
+            ec2: aws_sdk_ec2::Client::from_conf(
+                aws_sdk_ec2::config::Builder::from(&config)
+                    .retry_partition(retries())
+                    .build(),
+            ),
+            ssm: aws_sdk_ssm::Client::from_conf(
+                aws_sdk_ssm::config::Builder::from(&config)
+                    .retry_partition(retries())
+                    .build(),
+            ),
             sts: aws_sdk_sts::Client::new(&config),
             imagebuilder: aws_sdk_imagebuilder::Client::new(&config),
             cloud,
@@ -117,6 +125,13 @@ impl Clients {
             arn: identity.arn.unwrap_or_default(),
         })
     }
+}
+
+/// The SDK stops retrying once its calls have used up a common allowance; a long bake under throttling would.
+fn retries() -> RetryPartition {
+    RetryPartition::custom("piaas-bake")
+        .token_bucket(TokenBucket::unlimited())
+        .build()
 }
 
 async fn aws(

@@ -168,6 +168,9 @@ fn classify(code: &str, status: Option<u16>) -> Kind {
         | "RequestExpired"
         | "IncompleteSignature"
         | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException"
+        | "IncompleteSignatureException"
+        | "InvalidSignatureException"
         | "PendingVerification" => Kind::Unauthorized,
         "InstanceLimitExceeded"
         | "VcpuLimitExceeded"

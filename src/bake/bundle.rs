@@ -19,6 +19,8 @@ const USER_DATA: &str = include_str!("../../templates/user-data.sh");
 
 /// Where bundles are unpacked on a machine.
 const HOME: &str = "/var/lib/piaas-bake";
+/// Where `seal.sh` goes on from once the bundle is gone.
+const SEALED: &str = "/run/piaas-bake-seal";
 /// Base64 characters in one command. A command document may have 64 KB in all (`SendCommand`,
 /// `MaxDocumentSizeExceeded`), JSON and our own lines included.
 const CHUNK: usize = 40_000;
@@ -194,16 +196,19 @@ impl Bundle {
             .replace("@LIMIT@", &FOLLOW_BYTES.to_string())
     }
 
-    /// The command that cleans the machine.
+    /// The command that cleans the machine. Repeated, it goes on from the copy that it made: the bundle is gone.
     #[must_use]
     pub fn seal(&self) -> String {
-        format!("exec /bin/sh {}/seal.sh seal", self.dir())
+        format!(
+            "[ ! -e {SEALED}/seal.sh ] || exec /bin/sh {SEALED}/seal.sh seal\nexec /bin/sh {}/seal.sh seal",
+            self.dir()
+        )
     }
 
-    /// The command that fails if the cleaning left something. The bundle itself is gone by then.
+    /// The command that fails if the cleaning left something.
     #[must_use]
-    pub fn assert_sealed() -> &'static str {
-        "exec /bin/sh /run/piaas-bake-seal/seal.sh assert"
+    pub fn assert_sealed() -> String {
+        format!("exec /bin/sh {SEALED}/seal.sh assert")
     }
 }
 

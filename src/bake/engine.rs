@@ -320,3 +320,23 @@ pub async fn undo_dead_runs(
 pub fn unfinished(ledger: &journal::Ledger, region: &str) -> Vec<LeftOver> {
     super::undo::describe(&ledger.to_undo(), region)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bake_may_move_between_threads() {
+        fn bakes<'a>(
+            clients: &'a Clients,
+            plan: &'a Plan,
+            settings: Settings<'a>,
+        ) -> impl Send + 'a {
+            bake(clients, plan, settings, &())
+        }
+        fn undoes<'a>(clients: &'a Clients, runs: &'a Path) -> impl Send + 'a {
+            undo_dead_runs(clients, "", runs, &())
+        }
+        let _compiles = (bakes as fn(_, _, _) -> _, undoes as fn(_, _) -> _);
+    }
+}

@@ -132,6 +132,15 @@ pub(super) async fn describe(
     Ok(found)
 }
 
+/// The image of this name that a run created, if it did.
+pub(super) async fn of_run(clients: &Clients, name: &str, run: &str) -> Result<Vec<Image>, Error> {
+    let filters = vec![
+        filter("name", [name.to_owned()]),
+        filter(format!("tag:{}", tags::RUN), [run.to_owned()]),
+    ];
+    describe(clients, &["self".to_owned()], filters).await
+}
+
 /// One image, whoever owns it; `None` if it does not exist.
 ///
 /// # Errors

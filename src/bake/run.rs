@@ -165,7 +165,7 @@ impl<'a> Run<'a> {
 
     /// Creates something: writes the intent, acts, writes the outcome. `call` gives the ids of what it made.
     ///
-    /// A call that failed without an answer leaves the intent open: the undo will search for what it may have made.
+    /// A failure that does not say that nothing was made leaves the intent open: the undo will search for what it may have made.
     pub async fn create(
         &mut self,
         kind: Resource,
@@ -189,7 +189,13 @@ impl<'a> Run<'a> {
                 Ok((intent, id))
             }
             Err(error) => {
-                if !error.is_transient() && error.kind != Kind::Other {
+                let refused = [
+                    Kind::Unauthorized,
+                    Kind::Quota,
+                    Kind::Invalid,
+                    Kind::NotFound,
+                ];
+                if refused.contains(&error.kind) {
                     self.journal
                         .failed(intent, &error.to_string(), self.now())?;
                 }

@@ -9,6 +9,7 @@ use super::error::{Failure, LeftOver};
 use super::event::{Event, Resource, Sink, Stamped};
 use super::images::{self, filter};
 use super::machine;
+use super::phases::launch;
 use super::run::facts;
 use crate::aws::error::Context as _;
 use crate::aws::wait::{Pace, Patience};
@@ -106,10 +107,7 @@ impl Undo<'_> {
     }
 
     async fn instance(&self, kind: Resource, entry: &Entry) -> Result<(), Failure> {
-        let ids = self
-            .ids_or_search(entry, async || self.instances_by_token(&entry.token).await)
-            .await?;
-        for id in ids {
+        for id in self.ids(entry, Search::Token(&entry.token)).await? {
             machine::terminate(self.clients, &id).await?;
             machine::wait_terminated(self.clients, &id, self.seed).await?;
             self.emit(Event::Removed { kind, id });
@@ -136,22 +134,7 @@ impl Undo<'_> {
     }
 
     async fn security_group(&self, entry: &Entry) -> Result<(), Failure> {
-        let by_name = async || {
-            let answer = self
-                .clients
-                .ec2
-                .describe_security_groups()
-                .filters(filter("group-name", [entry.token.clone()]))
-                .send()
-                .await
-                .call("ec2", "DescribeSecurityGroups")?;
-            Ok(answer
-                .security_groups()
-                .iter()
-                .filter_map(|group| group.group_id().map(str::to_owned))
-                .collect())
-        };
-        for id in self.ids_or_search(entry, by_name).await? {
+        for id in self.ids(entry, Search::Group(&entry.token)).await? {
             let answer = self
                 .clients
                 .ec2
@@ -171,15 +154,8 @@ impl Undo<'_> {
 
     async fn image(&self, entry: &Entry) -> Result<(), Failure> {
         let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
-        let by_run = async || {
-            let filters = vec![
-                filter("name", [entry.token.clone()]),
-                filter(format!("tag:{}", tags::RUN), [run.to_owned()]),
-            ];
-            let found = images::describe(self.clients, &["self".to_owned()], filters).await?;
-            Ok(found.into_iter().map(|image| image.id).collect())
-        };
-        for id in self.ids_or_search(entry, by_run).await? {
+        let name = &entry.token;
+        for id in self.ids(entry, Search::Image { name, run }).await? {
             self.remove_image(&id, run).await?;
         }
         Ok(())
@@ -286,17 +262,20 @@ impl Undo<'_> {
     }
 
     /// The ids that the journal knows; where it knows none, what a search finds.
-    async fn ids_or_search(
-        &self,
-        entry: &Entry,
-        search: impl AsyncFn() -> Result<Vec<String>, aws::Error>,
-    ) -> Result<Vec<String>, Failure> {
+    async fn ids(&self, entry: &Entry, search: Search<'_>) -> Result<Vec<String>, Failure> {
         if !entry.ids.is_empty() {
             return Ok(entry.ids.clone());
         }
         let mut pace = Pace::new(SEARCH, self.seed);
         loop {
-            let found = search().await?;
+            let found = match search {
+                Search::Token(token) => self.instances_by_token(token).await?,
+                Search::Group(name) => launch::groups_named(self.clients, name).await?,
+                Search::Image { name, run } => {
+                    let images = images::of_run(self.clients, name, run).await?;
+                    images.into_iter().map(|image| image.id).collect()
+                }
+            };
             if !found.is_empty() {
                 return Ok(found);
             }
@@ -306,6 +285,19 @@ impl Undo<'_> {
             }
         }
     }
+}
+
+/// How something is found whose id was never written down.
+#[derive(Clone, Copy)]
+enum Search<'e> {
+    /// Instances by their client token.
+    Token(&'e str),
+    /// A security group by its name.
+    Group(&'e str),
+    Image {
+        name: &'e str,
+        run: &'e str,
+    },
 }
 
 fn is_instance(entry: &Entry) -> bool {

@@ -248,6 +248,34 @@ fn a_reboot_is_asked_for_once() {
     );
 }
 
+#[test]
+fn two_runners_at_once_do_the_work_once() {
+    let mut bundle = Bundle::new();
+    let work = bundle.path("work");
+    bundle.script(
+        &format!("sleep 0.2; echo x >>{}\n", work.display()),
+        "",
+        PLAIN,
+    );
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| bundle.run());
+        let second = scope.spawn(|| bundle.run());
+        assert_eq!(first.join().unwrap(), (0, "ok 1\n".to_owned()));
+        assert_eq!(second.join().unwrap(), (0, "ok 1\n".to_owned()));
+    });
+    assert_eq!(fs::read_to_string(work).unwrap(), "x\n");
+}
+
+#[test]
+fn a_service_that_a_script_starts_holds_neither_lock_nor_list() {
+    let mut bundle = Bundle::new();
+    bundle.script("setsid sleep 5 >/dev/null 2>&1 &\n", "", PLAIN);
+    let started = std::time::Instant::now();
+    assert_eq!(bundle.run().0, 0);
+    assert_eq!(bundle.run().0, 0);
+    assert!(started.elapsed() < std::time::Duration::from_secs(4));
+}
+
 /// Runs `follow.sh` as the bake sends it.
 fn follow(log: &Path, offset: usize, wait: u32, limit: u32) -> Vec<String> {
     let text = fs::read_to_string(template("follow.sh"))

@@ -126,7 +126,7 @@ pub async fn seal(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<
     let ended = finish(
         run,
         instance,
-        Bundle::assert_sealed(),
+        &Bundle::assert_sealed(),
         "assert that the machine is sealed",
     )
     .await?;
@@ -189,7 +189,10 @@ pub async fn execute(
         let state = follower.offset.to_string();
         run.pause(&mut pace, &state).await?;
     };
-    follower.drain(run).await?;
+    // A machine that could not end its runner will not read its log either.
+    if matches!(ended.verdict, Verdict::Success | Verdict::Failed(_)) {
+        follower.drain(run).await?;
+    }
     verdict(instance, bundle.scripts(list), bundle.offset(list), ended)
 }
 

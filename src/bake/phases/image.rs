@@ -10,7 +10,7 @@ use super::super::images::{self, Image};
 use super::super::run::Run;
 use crate::aws::error::Context as _;
 use crate::aws::wait::Patience;
-use crate::aws::{Error, tags};
+use crate::aws::{Error, Kind, tags};
 use crate::journal::{Facts, IntentId};
 
 const SNAPSHOT: Patience = Patience {
@@ -37,11 +37,24 @@ pub async fn create(run: &mut Run<'_>, builder: &str) -> Result<(IntentId, Strin
         .description(plan.description.chars().take(255).collect::<String>())
         .tag_specifications(tags::specification(ResourceType::Image, &image_tags))
         .tag_specifications(tags::specification(ResourceType::Snapshot, &snapshot_tags));
+    let clients = run.clients;
+    let own_run = run.id.to_string();
     let call = async move {
-        let answer = request.send().await.call("ec2", "CreateImage")?;
-        Ok(vec![answer.image_id.ok_or_else(|| {
-            Error::incomplete("ec2", "CreateImage", "image id")
-        })?])
+        match request.send().await.call("ec2", "CreateImage") {
+            Ok(answer) => answer
+                .image_id
+                .map(|id| vec![id])
+                .ok_or_else(|| Error::incomplete("ec2", "CreateImage", "image id")),
+            // A call of ours may have made it, its answer lost; an image of another run is not ours to take.
+            Err(error) if error.kind == Kind::AlreadyExists => {
+                let ours = images::of_run(clients, &plan.image_name, &own_run).await?;
+                ours.into_iter()
+                    .next()
+                    .map(|image| vec![image.id])
+                    .ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     };
     run.create(Resource::Image, &plan.image_name, Facts::new(), call)
         .await

@@ -12,18 +12,24 @@ use base64::Engine as _;
 use super::super::bundle::user_data;
 use super::super::error::Failure;
 use super::super::event::{Event, Resource};
-use super::super::images::Image;
+use super::super::images::{Image, filter};
 use super::super::machine;
 use super::super::run::Run;
 use super::super::ssm;
 use crate::aws::error::Context as _;
 use crate::aws::wait::Patience;
-use crate::aws::{Error, tags};
+use crate::aws::{Clients, Error, Kind, tags};
 use crate::journal::{Facts, IntentId};
 
 const BOOT: Patience = Patience {
     what: "the instance to run and its agent to answer",
     stall: Duration::from_secs(600),
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(5),
+};
+const SETTLE: Patience = Patience {
+    what: "a new security group or image to be visible to all of EC2",
+    stall: Duration::from_secs(30),
     first: Duration::from_secs(1),
     longest: Duration::from_secs(5),
 };
@@ -60,16 +66,43 @@ pub async fn security_groups(
             ResourceType::SecurityGroup,
             &run.temporary_tags(&name),
         ));
+    let clients = run.clients;
+    let own_name = name.clone();
     let call = async move {
-        let answer = call.send().await.call("ec2", "CreateSecurityGroup")?;
-        Ok(vec![answer.group_id.ok_or_else(|| {
-            Error::incomplete("ec2", "CreateSecurityGroup", "group id")
-        })?])
+        match call.send().await.call("ec2", "CreateSecurityGroup") {
+            Ok(answer) => answer
+                .group_id
+                .map(|id| vec![id])
+                .ok_or_else(|| Error::incomplete("ec2", "CreateSecurityGroup", "group id")),
+            // The name holds the run's id: it was made by a call of ours whose answer was lost.
+            Err(error) if error.kind == Kind::AlreadyExists => {
+                groups_named(clients, &own_name).await
+            }
+            Err(error) => Err(error),
+        }
     };
     let (intent, id) = run
         .create(Resource::SecurityGroup, &name, Facts::new(), call)
         .await?;
     Ok((vec![id], Some(intent)))
+}
+
+/// Ids of the security groups with this name.
+pub(in super::super) async fn groups_named(
+    clients: &Clients,
+    name: &str,
+) -> Result<Vec<String>, Error> {
+    let answer = clients
+        .ec2
+        .describe_security_groups()
+        .filters(filter("group-name", [name.to_owned()]))
+        .send()
+        .await
+        .call("ec2", "DescribeSecurityGroups")?;
+    let groups = answer.security_groups().iter();
+    Ok(groups
+        .filter_map(|group| group.group_id().map(str::to_owned))
+        .collect())
 }
 
 async fn vpc_of(run: &Run<'_>, subnet: &str) -> Result<String, Error> {
@@ -141,8 +174,18 @@ pub async fn instance(
         .user_data(base64::engine::general_purpose::STANDARD.encode(user_data))
         .tag_specifications(tags::specification(ResourceType::Instance, &all_tags))
         .tag_specifications(tags::specification(ResourceType::Volume, &all_tags));
+    let clients = run.clients;
+    let mut pace = run.pace(SETTLE);
     let call = async move {
-        let answer = request.send().await.call("ec2", "RunInstances")?;
+        let answer = loop {
+            let answer = request.clone().send().await.call("ec2", "RunInstances");
+            let Err(error) = &answer else { break answer };
+            // The token makes this safe to repeat. A group or image that really does not exist ends the wait.
+            match pace.after(clients.clock.now(), &error.to_string()) {
+                Ok(pause) if error.kind == Kind::NotFound => clients.clock.sleep(pause).await,
+                _ => break answer,
+            }
+        }?;
         let id = answer
             .instances()
             .first()

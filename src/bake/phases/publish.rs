@@ -1,6 +1,6 @@
 //! Making a tested image known: its manifest, its status, the pointer to the newest.
 
-use aws_sdk_ssm::types::{ParameterType, Tag};
+use aws_sdk_ssm::types::ParameterType;
 
 use super::super::base::parameter;
 use super::super::error::Failure;
@@ -9,7 +9,7 @@ use super::super::images::manifest_parts;
 use super::super::names::latest_parameter;
 use super::super::run::{Run, facts};
 use crate::aws::error::Context as _;
-use crate::aws::{Clients, Error, tags};
+use crate::aws::{Clients, Error, Kind, tags};
 use crate::journal::{Facts, IntentId};
 
 /// Stores the manifest under the digest. A forced bake finds it there already and leaves it.
@@ -25,10 +25,9 @@ pub async fn manifest(run: &mut Run<'_>) -> Result<Vec<IntentId>, Failure> {
         if parameter(clients, &name).await?.is_some() {
             continue;
         }
-        let all_tags = parameter_tags(run);
         let token = name.clone();
         let call = async move {
-            put_new(clients, &name, &value, &all_tags).await?;
+            put(clients, &name, &value, false).await?;
             Ok(vec![name])
         };
         intents.push(
@@ -40,32 +39,28 @@ pub async fn manifest(run: &mut Run<'_>) -> Result<Vec<IntentId>, Failure> {
     Ok(intents)
 }
 
-fn parameter_tags(run: &Run<'_>) -> Vec<Tag> {
-    let all = run.tags(&run.plan.image_name);
-    all.iter()
-        .filter_map(|(key, value)| Tag::builder().key(key).value(value).build().ok())
-        .collect()
-}
-
-/// Tags and overwriting exclude each other (`PutParameter`).
-async fn put_new(
-    clients: &Clients,
-    name: &str,
-    value: &str,
-    all_tags: &[Tag],
-) -> Result<(), Error> {
+/// Sets a parameter. Its path says whose it is, so it needs no tags (and the caller no `ssm:AddTagsToResource`).
+async fn put(clients: &Clients, name: &str, value: &str, overwrite: bool) -> Result<(), Error> {
     let request = clients
         .ssm
         .put_parameter()
         .name(name)
         .value(value)
+        .overwrite(overwrite)
         .r#type(ParameterType::String);
-    request
-        .set_tags(Some(all_tags.to_vec()))
-        .send()
-        .await
-        .call("ssm", "PutParameter")
-        .map(drop)
+    match request.send().await.call("ssm", "PutParameter") {
+        Ok(_) => Ok(()),
+        // A call of ours may have made it, its answer lost.
+        Err(error) if error.kind == Kind::AlreadyExists => {
+            let found = parameter(clients, name).await?;
+            if found.as_deref() == Some(value) {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Sets the image's status to `ready`.
@@ -95,24 +90,9 @@ pub async fn latest(run: &mut Run<'_>, image: &str) -> Result<IntentId, Failure>
         facts.insert(facts::PREVIOUS.to_owned(), previous.clone());
     }
     let clients = run.clients;
-    let all_tags = parameter_tags(run);
     let (parameter_name, value) = (name.clone(), image.to_owned());
     let call = async move {
-        if previous.is_none() {
-            put_new(clients, &parameter_name, &value, &all_tags).await?;
-        } else {
-            let request = clients
-                .ssm
-                .put_parameter()
-                .name(&parameter_name)
-                .value(value)
-                .overwrite(true);
-            request
-                .r#type(ParameterType::String)
-                .send()
-                .await
-                .call("ssm", "PutParameter")?;
-        }
+        put(clients, &parameter_name, &value, previous.is_some()).await?;
         Ok(vec![parameter_name])
     };
     Ok(run.create(Resource::Latest, &name, facts, call).await?.0)

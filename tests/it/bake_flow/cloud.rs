@@ -1,0 +1,367 @@
+//! A local cloud whose machines are directories: commands really run in `/bin/sh`, instances are plain records.
+//! Its wire can be told to fail.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use piaas_bake::localcloud::driver::{
+    CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
+    SnapshotProgress, SnapshotSpec,
+};
+use piaas_bake::localcloud::engine::LocalCloud;
+
+/// Machines that are directories below one root.
+#[derive(Debug)]
+pub struct Directories {
+    root: PathBuf,
+    machines: Mutex<BTreeMap<String, Machine>>,
+    /// Looks at a snapshot until it is done.
+    snapshots: Mutex<BTreeMap<String, u8>>,
+}
+
+#[derive(Debug)]
+struct Machine {
+    power: Power,
+    commands: BTreeMap<String, CommandRecord>,
+}
+
+impl Directories {
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            machines: Mutex::default(),
+            snapshots: Mutex::default(),
+        }
+    }
+
+    fn set(&self, instance: &str, power: Power) -> Result<(), DriverError> {
+        if let Some(machine) = self.machines.lock().unwrap().get_mut(instance) {
+            machine.power = power;
+        }
+        Ok(())
+    }
+
+    /// Machines that are not gone.
+    pub fn left(&self) -> Vec<String> {
+        let machines = self.machines.lock().unwrap();
+        machines
+            .iter()
+            .filter(|(_, machine)| machine.power != Power::Gone)
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    /// Snapshots that are not deleted.
+    pub fn snapshots_left(&self) -> Vec<String> {
+        self.snapshots.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// Runs a command by SSM's rules, with the machine's paths below its directory.
+    fn run(&self, instance: &str, script: &str) -> (i32, String, String) {
+        let root = self.root.join(instance);
+        std::fs::create_dir_all(&root).unwrap();
+        let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+        let script = script
+            .replace(
+                "/var/lib/piaas-bake",
+                &format!("{}/var/lib/piaas-bake", root.display()),
+            )
+            .replace("/run/piaas-bake-seal", &templates.display().to_string());
+        let run = || {
+            let mut command = Command::new("/bin/sh");
+            command.arg("-c").arg(&script).env("MACHINE", &root);
+            let meddler = root.join("after-seal");
+            if script.ends_with("/seal.sh assert") && meddler.exists() {
+                Command::new("/bin/sh")
+                    .arg(meddler)
+                    .env("MACHINE", &root)
+                    .status()
+                    .unwrap();
+            }
+            if script.contains("/seal.sh ") {
+                command.env("PIAAS_ROOT", &root);
+            }
+            command.output().unwrap()
+        };
+        let mut output = run();
+        // Exit 194: reboot, and run it again.
+        while output.status.code() == Some(194) {
+            output = run();
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code().unwrap(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    }
+}
+
+impl Driver for Directories {
+    fn launch(&self, spec: &LaunchSpec) -> Result<(), DriverError> {
+        let machine = Machine {
+            power: Power::Running,
+            commands: BTreeMap::new(),
+        };
+        self.machines
+            .lock()
+            .unwrap()
+            .insert(spec.instance_id.clone(), machine);
+        Ok(())
+    }
+
+    fn observe(&self, instance_id: &str) -> Observation {
+        let power = self
+            .machines
+            .lock()
+            .unwrap()
+            .get(instance_id)
+            .map_or(Power::Gone, |machine| machine.power);
+        Observation {
+            power,
+            agent_online_since: (power == Power::Running).then_some(jiff::Timestamp::UNIX_EPOCH),
+            reason: None,
+            shut_down_from_inside: false,
+        }
+    }
+
+    fn start(&self, instance_id: &str) -> Result<(), DriverError> {
+        self.set(instance_id, Power::Running)
+    }
+
+    fn stop(&self, instance_id: &str, _force: bool) -> Result<(), DriverError> {
+        self.set(instance_id, Power::Off)
+    }
+
+    fn reboot(&self, _instance_id: &str) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    fn terminate(&self, instance_id: &str) -> Result<(), DriverError> {
+        self.set(instance_id, Power::Gone)
+    }
+
+    fn console(&self, _instance_id: &str) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn send_command(&self, instance_id: &str, command: &CommandSpec) -> Result<(), DriverError> {
+        let known = |machines: &BTreeMap<String, Machine>| {
+            machines
+                .get(instance_id)
+                .is_some_and(|machine| machine.commands.contains_key(&command.command_id))
+        };
+        if known(&self.machines.lock().unwrap()) {
+            return Ok(());
+        }
+        let (exit_code, stdout, stderr) = self.run(instance_id, &command.script);
+        let record = CommandRecord {
+            state: CommandState::Ended,
+            exit_code: Some(exit_code),
+            started: Some(jiff::Timestamp::UNIX_EPOCH),
+            ended: Some(jiff::Timestamp::UNIX_EPOCH),
+            stdout,
+            stderr,
+        };
+        if let Some(machine) = self.machines.lock().unwrap().get_mut(instance_id) {
+            machine.commands.insert(command.command_id.clone(), record);
+        }
+        Ok(())
+    }
+
+    fn command(&self, instance_id: &str, command_id: &str) -> Option<CommandRecord> {
+        self.machines
+            .lock()
+            .unwrap()
+            .get(instance_id)?
+            .commands
+            .get(command_id)
+            .cloned()
+    }
+
+    fn cancel_command(&self, _instance_id: &str, _command_id: &str) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    fn snapshot(&self, spec: &SnapshotSpec) -> Result<(), DriverError> {
+        self.snapshots
+            .lock()
+            .unwrap()
+            .insert(spec.snapshot_id.clone(), 0);
+        Ok(())
+    }
+
+    fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress {
+        let mut snapshots = self.snapshots.lock().unwrap();
+        let percent = snapshots.entry(snapshot_id.to_owned()).or_default();
+        *percent = (*percent + 25).min(100);
+        SnapshotProgress {
+            percent: *percent,
+            done: *percent == 100,
+            error: None,
+        }
+    }
+
+    fn delete_snapshot(&self, snapshot_id: &str) -> Result<(), DriverError> {
+        self.snapshots.lock().unwrap().remove(snapshot_id);
+        Ok(())
+    }
+
+    fn disk(&self, _snapshot_id: &str) -> Option<PathBuf> {
+        None
+    }
+}
+
+/// What goes wrong on the wire, at the request with this number (from 0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// This one request is refused: the caller may not do that.
+    Refuse(usize),
+    /// This request and all after it are refused.
+    CutOff(usize),
+    /// The request never arrives, and no answer comes.
+    HangBefore(usize),
+    /// The request is carried out, and no answer comes.
+    HangAfter(usize),
+    /// The request is carried out, and its answer is lost on the way.
+    Lose(usize),
+}
+
+/// The wire to a local cloud: counts requests and fails as told.
+#[derive(Debug, Clone)]
+pub struct Wire {
+    cloud: Arc<LocalCloud>,
+    state: Arc<Mutex<WireState>>,
+    /// Told when a request hangs.
+    pub hung: Arc<tokio::sync::Notify>,
+}
+
+#[derive(Debug)]
+struct WireState {
+    fault: Fault,
+    operations: Vec<String>,
+}
+
+impl Wire {
+    pub fn new(cloud: Arc<LocalCloud>) -> Self {
+        let state = WireState {
+            fault: Fault::None,
+            operations: Vec::new(),
+        };
+        Self {
+            cloud,
+            state: Arc::new(Mutex::new(state)),
+            hung: Arc::default(),
+        }
+    }
+
+    pub fn client(&self) -> SharedHttpClient {
+        SharedHttpClient::new(self.clone())
+    }
+
+    /// Forgets what was counted and fails like this from now on.
+    pub fn fail(&self, fault: Fault) {
+        *self.state.lock().unwrap() = WireState {
+            fault,
+            operations: Vec::new(),
+        };
+    }
+
+    /// The operations that were asked for since the last [`Wire::fail`], in order.
+    pub fn operations(&self) -> Vec<String> {
+        self.state.lock().unwrap().operations.clone()
+    }
+}
+
+fn operation(request: &http::Request<Bytes>) -> String {
+    if let Some(target) = request.headers().get("x-amz-target") {
+        return target
+            .to_str()
+            .unwrap()
+            .rsplit('.')
+            .next()
+            .unwrap()
+            .to_owned();
+    }
+    let form = form_urlencoded::parse(request.body());
+    form.into_iter()
+        .find(|(key, _)| key == "Action")
+        .map_or_else(String::new, |(_, action)| action.into_owned())
+}
+
+fn refusal(request: &http::Request<Bytes>) -> http::Response<Bytes> {
+    let body = if request.headers().contains_key("x-amz-target") {
+        r#"{"__type":"AccessDeniedException","message":"refused by the test"}"#
+    } else {
+        "<Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>refused by the test</Message></Error>\
+         </Errors><RequestID>r</RequestID></Response>"
+    };
+    http::Response::builder()
+        .status(403)
+        .body(Bytes::from_static(body.as_bytes()))
+        .unwrap()
+}
+
+fn answer(response: http::Response<Bytes>) -> Result<HttpResponse, ConnectorError> {
+    HttpResponse::try_from(response.map(SdkBody::from))
+        .map_err(|error| ConnectorError::other(error.into(), None))
+}
+
+impl HttpConnector for Wire {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let request = request.try_into_http1x().unwrap();
+        let request = request.map(|body| Bytes::copy_from_slice(body.bytes().unwrap()));
+        let (fault, number) = {
+            let mut state = self.state.lock().unwrap();
+            state.operations.push(operation(&request));
+            (state.fault, state.operations.len() - 1)
+        };
+        let hang = |wire: &Self| {
+            let hung = wire.hung.clone();
+            HttpConnectorFuture::new(async move {
+                hung.notify_one();
+                std::future::pending().await
+            })
+        };
+        match fault {
+            Fault::Refuse(at) if at == number => {
+                HttpConnectorFuture::ready(answer(refusal(&request)))
+            }
+            Fault::CutOff(from) if from <= number => {
+                HttpConnectorFuture::ready(answer(refusal(&request)))
+            }
+            Fault::HangBefore(at) if at == number => hang(self),
+            Fault::HangAfter(at) if at == number => {
+                self.cloud.handle(&request);
+                hang(self)
+            }
+            Fault::Lose(at) if at == number => {
+                self.cloud.handle(&request);
+                HttpConnectorFuture::ready(Err(ConnectorError::io("lost by the test".into())))
+            }
+            _ => HttpConnectorFuture::ready(answer(self.cloud.handle(&request))),
+        }
+    }
+}
+
+impl HttpClient for Wire {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}

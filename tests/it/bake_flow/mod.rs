@@ -1,0 +1,576 @@
+//! The whole bake on a local cloud whose machines are directories, in no time on a clock that jumps; and everything
+//! that can go wrong with it.
+
+mod cloud;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cloud::{Directories, Fault, Wire};
+use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::bake::event::{Event, Phase, Sink, Stamped};
+use piaas_bake::bake::names::RunId;
+use piaas_bake::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target, plan};
+use piaas_bake::bake::{
+    self, BakeError, Baked, Cancel, DeadRun, Failure, Settings, cancel_pair, images, survey,
+};
+use piaas_bake::clock::{JumpingClock, SharedClock};
+use piaas_bake::journal::{self, RunState};
+use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::{ACCESS_KEY, ACCOUNT_ID, BASE_PARAMETER, DEFAULT_REGION, SECRET_KEY};
+use piaas_bake::recipe::model::{BaseRef, BuildSpec, ImageSpec};
+use piaas_bake::render::script::{Layer, Script};
+
+/// A cloud, its wire, its clock, and a directory of runs.
+struct World {
+    clients: Clients,
+    wire: Wire,
+    machines: Arc<Directories>,
+    clock: SharedClock,
+    dir: tempfile::TempDir,
+    runs: Mutex<u32>,
+}
+
+/// Keeps all events.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Event>>);
+
+impl Sink for Heard {
+    fn emit(&self, event: Stamped) {
+        self.0.lock().unwrap().push(event.event);
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock: SharedClock = JumpingClock::starting_at("2026-01-01T00:00:00Z".parse().unwrap());
+        let machines = Arc::new(Directories::new(&dir.path().join("machines")));
+        let cloud =
+            LocalCloud::open(&dir.path().join("cloud"), machines.clone(), clock.clone()).unwrap();
+        let wire = Wire::new(cloud);
+        let connection = Connection::Local {
+            http_client: wire.client(),
+            region: DEFAULT_REGION.into(),
+            access_key: ACCESS_KEY,
+            secret_key: SECRET_KEY,
+        };
+        let clients = Clients::connect(connection, clock.clone()).await.unwrap();
+        Self {
+            clients,
+            wire,
+            machines,
+            clock,
+            dir,
+            runs: Mutex::new(0),
+        }
+    }
+
+    fn runs(&self) -> std::path::PathBuf {
+        self.dir.path().join("runs")
+    }
+
+    async fn target(&self) -> Target {
+        let base = BaseRef::Ssm {
+            parameter: BASE_PARAMETER.into(),
+        };
+        let base = bake::resolve(&self.clients, &base, "x86_64").await.unwrap();
+        Target {
+            description: "A test.".into(),
+            base,
+            layers: vec![layer("base", 'a'), layer("worker", 'b')],
+            image: ImageSpec {
+                size_gib: 8,
+                filesystem: "ext4".into(),
+                architecture: "x86_64".into(),
+                boot_mode: "uefi".into(),
+            },
+            build: BuildSpec {
+                instance_type: "t3.medium".into(),
+                subnet: None,
+                security_groups: vec![],
+                instance_profile: None,
+                timeout: Duration::from_secs(3600),
+            },
+            force: false,
+        }
+    }
+
+    async fn decide(&self, target: &Target) -> Result<Decision, PlanError> {
+        let survey = survey(&self.clients, target, &self.runs()).await.unwrap();
+        plan(target, &survey, self.clock.now())
+    }
+
+    async fn plan(&self, target: &Target) -> Plan {
+        match self.decide(target).await.unwrap() {
+            Decision::Bake(plan) => *plan,
+            Decision::AlreadyBaked(image) => panic!("already baked: {}", image.id),
+        }
+    }
+
+    async fn bake(&self, plan: &Plan, cancel: Cancel, sink: &dyn Sink) -> Result<Baked, BakeError> {
+        let run = {
+            let mut runs = self.runs.lock().unwrap();
+            *runs += 1;
+            RunId::new(self.clock.now(), *runs)
+        };
+        let runs = self.runs();
+        let settings = Settings {
+            runs: &runs,
+            account: ACCOUNT_ID.into(),
+            run,
+            cancel,
+        };
+        bake::bake(&self.clients, plan, settings, sink).await
+    }
+
+    /// Cleans up once. A process that another test starts at this moment has our open files until it becomes the
+    /// program that it runs, and with them the lock of a run that is over: then there is nothing to clean up yet.
+    async fn undo_dead_runs(&self) -> Vec<DeadRun> {
+        let patience = std::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let dead = bake::undo_dead_runs(&self.clients, ACCOUNT_ID, &self.runs(), &())
+                .await
+                .unwrap();
+            let held = self
+                .run_states()
+                .iter()
+                .any(|state| *state != RunState::Finished);
+            if !dead.is_empty() || !held {
+                return dead;
+            }
+            assert!(std::time::Instant::now() < patience, "a run is still held");
+        }
+    }
+
+    /// Everything that exists and that a bake could have made.
+    async fn things(&self) -> Vec<String> {
+        let mut things = self.machines.left();
+        let clients = &self.clients;
+        things.extend(
+            images::list(clients, None)
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|image| image.id),
+        );
+        let answer = clients
+            .ec2
+            .describe_snapshots()
+            .owner_ids("self")
+            .send()
+            .await
+            .unwrap();
+        let snapshots: Vec<String> = answer
+            .snapshots()
+            .iter()
+            .map(|one| one.snapshot_id().unwrap().to_owned())
+            .collect();
+        assert_eq!(self.machines.snapshots_left(), snapshots);
+        things.extend(snapshots);
+        let groups = clients.ec2.describe_security_groups().send().await.unwrap();
+        let names = groups
+            .security_groups()
+            .iter()
+            .map(|group| group.group_name().unwrap().to_owned());
+        things.extend(names.filter(|name| name.starts_with("piaas-bake")));
+        for digest in ['a', 'b'] {
+            if images::manifest(clients, &digest.to_string().repeat(64))
+                .await
+                .unwrap()
+                .is_some()
+            {
+                things.push(format!("manifest {digest}"));
+            }
+        }
+        for recipe in ["base", "worker"] {
+            let name = piaas_bake::bake::names::latest_parameter(recipe);
+            if clients.ssm.get_parameter().name(name).send().await.is_ok() {
+                things.push(format!("latest {recipe}"));
+            }
+        }
+        things
+    }
+
+    fn run_states(&self) -> Vec<RunState> {
+        journal::runs(&self.runs())
+            .unwrap()
+            .into_iter()
+            .map(|run| run.state)
+            .collect()
+    }
+}
+
+fn script(id: &str, text: &str) -> Script {
+    Script {
+        id: id.into(),
+        title: format!("do {id}"),
+        text: text.into(),
+        env: BTreeMap::new(),
+        timeout: Duration::from_secs(60),
+        retries: 0,
+        reboot: false,
+    }
+}
+
+fn layer(recipe: &str, digest: char) -> LayerPlan {
+    let version = semver::Version::new(1, 0, 0);
+    LayerPlan {
+        recipe: recipe.into(),
+        version: version.clone(),
+        digest: digest.to_string().repeat(64),
+        manifest_json: format!("{{\"recipe\":\"{recipe}\"}}"),
+        layer: Layer {
+            recipe: recipe.into(),
+            version,
+            provision: vec![script(
+                &format!("{recipe}/step-001"),
+                &format!("echo building {recipe}\necho {recipe} >\"$MACHINE/built\"\n"),
+            )],
+            validate: vec![script(
+                &format!("{recipe}/validate-001"),
+                "test -s \"$MACHINE/built\"\n",
+            )],
+            test: vec![script(&format!("{recipe}/test-001"), "echo tested\n")],
+            payloads: BTreeMap::new(),
+        },
+    }
+}
+
+#[tokio::test]
+async fn a_recipe_becomes_an_image_that_is_found_again() {
+    let world = World::new().await;
+    let target = world.target().await;
+    let plan = world.plan(&target).await;
+    let heard = Heard::default();
+    let baked = world.bake(&plan, Cancel::never(), &heard).await.unwrap();
+
+    assert_eq!(baked.left_over, []);
+    assert_eq!(world.run_states(), [RunState::Finished]);
+    assert_eq!(world.machines.left(), [] as [String; 0]);
+    let found = images::find(&world.clients, &"b".repeat(12)).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].is_ready());
+    assert_eq!(
+        (&found[0].id, found[0].name.as_str()),
+        (&baked.image, "worker-1.0.0-bbbbbbbbbbbb")
+    );
+    let manifest = images::manifest(&world.clients, &"b".repeat(64))
+        .await
+        .unwrap();
+    assert_eq!(manifest.as_deref(), Some("{\"recipe\":\"worker\"}"));
+    let latest = world
+        .clients
+        .ssm
+        .get_parameter()
+        .name("/piaas-bake/worker/latest")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        latest.parameter().unwrap().value(),
+        Some(baked.image.as_str())
+    );
+    // What is left is the image, its snapshot and its two parameters.
+    assert_eq!(world.things().await.len(), 4);
+
+    let events = heard.0.into_inner().unwrap();
+    let phases: Vec<Phase> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::PhaseFinished { phase, .. } => Some(*phase),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(phases, Phase::ALL);
+    let lines: Vec<&str> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Output { line } => Some(line.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        ["building base", "building worker", "tested", "tested"]
+    );
+    let log = std::fs::read_to_string(&baked.log).unwrap();
+    assert!(log.contains("building worker\n"), "{log}");
+}
+
+#[tokio::test]
+async fn an_image_that_exists_is_enough_unless_forced() {
+    let world = World::new().await;
+    let mut target = world.target().await;
+    let first = world
+        .bake(&world.plan(&target).await, Cancel::never(), &())
+        .await
+        .unwrap();
+    world.wire.fail(Fault::None);
+    assert!(matches!(
+        world.decide(&target).await.unwrap(),
+        Decision::AlreadyBaked(image) if image.id == first.image
+    ));
+    assert_eq!(
+        world
+            .wire
+            .operations()
+            .into_iter()
+            .find(|operation| changes(operation)),
+        None
+    );
+
+    target.force = true;
+    let second = world
+        .bake(&world.plan(&target).await, Cancel::never(), &())
+        .await
+        .unwrap();
+    assert_eq!(second.name, format!("{}-2", first.name));
+    let latest = world
+        .clients
+        .ssm
+        .get_parameter()
+        .name("/piaas-bake/worker/latest")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        latest.parameter().unwrap().value(),
+        Some(second.image.as_str())
+    );
+}
+
+#[tokio::test]
+async fn a_bake_starts_from_its_parents_image() {
+    let world = World::new().await;
+    let whole = world.target().await;
+    let parent = Target {
+        layers: whole.layers[..1].to_vec(),
+        ..whole.clone()
+    };
+    let parent = world
+        .bake(&world.plan(&parent).await, Cancel::never(), &())
+        .await
+        .unwrap();
+    let plan = world.plan(&whole).await;
+    assert_eq!(
+        (&plan.start.image.id, plan.steps.len(), plan.test.len()),
+        (&parent.image, 1, 2)
+    );
+    world.bake(&plan, Cancel::never(), &()).await.unwrap();
+}
+
+async fn bake_with(change: impl FnOnce(&mut Plan)) -> (World, BakeError) {
+    let world = World::new().await;
+    let mut plan = world.plan(&world.target().await).await;
+    change(&mut plan);
+    let error = world.bake(&plan, Cancel::never(), &()).await.unwrap_err();
+    assert_eq!(error.left_over, []);
+    assert_eq!(world.things().await, [] as [String; 0]);
+    assert_eq!(world.run_states(), [RunState::Finished]);
+    (world, error)
+}
+
+#[tokio::test]
+async fn a_script_that_fails_is_named_with_its_last_lines_wherever_it_runs() {
+    type Pick = fn(&mut Plan) -> &mut Vec<Script>;
+    let lists: [(Pick, Phase); 3] = [
+        (|plan| &mut plan.steps, Phase::Provision),
+        (|plan| &mut plan.validate, Phase::Validate),
+        (|plan| &mut plan.test, Phase::Test),
+    ];
+    for (pick, phase) in lists {
+        let (_world, error) = bake_with(|plan| {
+            pick(plan)[1].text = "echo first; echo the reason >&2; exit 3\n".into()
+        })
+        .await;
+        assert_eq!((error.phase, error.exit_code()), (Some(phase), 6));
+        assert!(
+            matches!(
+                error.failure,
+                Failure::Script {
+                    exit_code: 3,
+                    attempts: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert_eq!(error.last_lines, ["first", "the reason"]);
+        assert!(
+            std::fs::read_to_string(&error.log)
+                .unwrap()
+                .contains("the reason")
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_comes_back_after_sealing_is_found() {
+    // A careless service of the recipe writes a history while the machine is being sealed.
+    let (_world, error) = bake_with(|plan| {
+        plan.validate[1].text =
+            "echo 'mkdir -p \"$MACHINE/root\"; echo x >\"$MACHINE/root/.bash_history\"' >\"$MACHINE/after-seal\"\n".into();
+    })
+    .await;
+    assert!(
+        matches!(&error.failure, Failure::NotSealed { remains } if remains[0].ends_with("/root/.bash_history")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_reboot_goes_on_after_the_step() {
+    let world = World::new().await;
+    let mut plan = world.plan(&world.target().await).await;
+    plan.steps[0].reboot = true;
+    let heard = Heard::default();
+    world.bake(&plan, Cancel::never(), &heard).await.unwrap();
+    let events = heard.0.into_inner().unwrap();
+    assert!(
+        events
+            .iter()
+            .any(|event| matches!(event, Event::StepSkipped { number: 1, .. }))
+    );
+}
+
+#[tokio::test]
+async fn an_interruption_in_any_phase_undoes_everything() {
+    struct StopAt(Phase, piaas_bake::bake::Canceller);
+    impl Sink for StopAt {
+        fn emit(&self, event: Stamped) {
+            if event.event == (Event::PhaseStarted { phase: self.0 }) {
+                self.1.cancel();
+            }
+        }
+    }
+    for phase in Phase::ALL
+        .into_iter()
+        .filter(|phase| *phase != Phase::Release)
+    {
+        let world = World::new().await;
+        let plan = world.plan(&world.target().await).await;
+        let (canceller, cancel) = cancel_pair();
+        let error = world
+            .bake(&plan, cancel, &StopAt(phase, canceller))
+            .await
+            .unwrap_err();
+        assert_eq!(error.exit_code(), 130, "{phase:?}: {error}");
+        assert_eq!(world.things().await, [] as [String; 0], "{phase:?}");
+    }
+}
+
+/// Requests of a bake that goes well, with their numbers.
+async fn requests() -> Vec<(usize, String)> {
+    let world = World::new().await;
+    let plan = world.plan(&world.target().await).await;
+    world.wire.fail(Fault::None);
+    world.bake(&plan, Cancel::never(), &()).await.unwrap();
+    world.wire.operations().into_iter().enumerate().collect()
+}
+
+fn changes(operation: &str) -> bool {
+    !operation.starts_with("Describe") && !operation.starts_with("Get")
+}
+
+/// Those that change something.
+async fn changing_requests() -> Vec<(usize, String)> {
+    requests()
+        .await
+        .into_iter()
+        .filter(|(_, operation)| changes(operation))
+        .collect()
+}
+
+/// After a clean-up nothing is left, or exactly one whole image.
+async fn assert_all_or_nothing(world: &World, context: &str) {
+    let things = world.things().await;
+    let ready = images::list(&world.clients, None)
+        .await
+        .unwrap()
+        .iter()
+        .filter(|image| image.is_ready())
+        .count();
+    assert_eq!(things.len(), ready * 4, "{context}: {things:?}");
+}
+
+#[tokio::test]
+async fn refused_at_any_request_it_leaves_nothing() {
+    for (number, operation) in requests().await {
+        let context = format!("{operation} (request {number}) refused");
+        let world = World::new().await;
+        let plan = world.plan(&world.target().await).await;
+        world.wire.fail(Fault::Refuse(number));
+        let outcome = world.bake(&plan, Cancel::never(), &()).await;
+        if let Err(error) = &outcome {
+            assert_eq!(error.left_over, [], "{context}");
+            assert_eq!(error.exit_code(), 5, "{context}");
+            assert_eq!(world.things().await, [] as [String; 0], "{context}");
+        }
+        world.undo_dead_runs().await;
+        assert_all_or_nothing(&world, &context).await;
+    }
+}
+
+#[tokio::test]
+async fn cut_off_at_any_change_it_says_what_is_left_and_removes_it_later() {
+    for (number, operation) in changing_requests().await {
+        let context = format!("cut off at {operation} (request {number})");
+        let world = World::new().await;
+        let plan = world.plan(&world.target().await).await;
+        world.wire.fail(Fault::CutOff(number));
+        let outcome = world.bake(&plan, Cancel::never(), &()).await;
+        world.wire.fail(Fault::None);
+        if let Err(error) = outcome {
+            assert_eq!(
+                world.things().await.is_empty(),
+                error.left_over.is_empty(),
+                "{context}"
+            );
+        }
+        world.undo_dead_runs().await;
+        assert_all_or_nothing(&world, &context).await;
+        assert_eq!(world.run_states(), [RunState::Finished], "{context}");
+    }
+}
+
+#[tokio::test]
+async fn killed_at_any_change_it_is_cleaned_up_later() {
+    for (number, operation) in changing_requests().await {
+        for fault in [Fault::HangBefore(number), Fault::HangAfter(number)] {
+            let context = format!("killed at {operation}, {fault:?}");
+            let world = World::new().await;
+            let plan = world.plan(&world.target().await).await;
+            world.wire.fail(fault);
+            // Dropping the bake is what `kill -9` leaves: no undo, the lock free.
+            tokio::select! {
+                outcome = world.bake(&plan, Cancel::never(), &()) => panic!("{context}: {outcome:?}"),
+                () = world.wire.hung.notified() => {}
+            }
+            world.wire.fail(Fault::None);
+            assert_eq!(world.undo_dead_runs().await.len(), 1, "{context}");
+            assert_all_or_nothing(&world, &context).await;
+            assert_eq!(world.run_states(), [RunState::Finished], "{context}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_changes_nothing() {
+    for (number, operation) in changing_requests().await {
+        let context = format!("answer of {operation} (request {number}) lost");
+        let world = World::new().await;
+        let plan = world.plan(&world.target().await).await;
+        world.wire.fail(Fault::Lose(number));
+        let outcome = world.bake(&plan, Cancel::never(), &()).await;
+        assert_eq!(
+            outcome
+                .unwrap_or_else(|error| panic!("{context}: {error}"))
+                .left_over,
+            [],
+            "{context}"
+        );
+        assert_all_or_nothing(&world, &context).await;
+    }
+}
