@@ -32,7 +32,6 @@ validate:
 test:
   - name: The machine booted with it
     run: test -s /etc/greeting && test "$(stat -c %a /etc/tiny.conf)" = 640
-image: { size: 3GiB }
 "#;
 
 fn sandbox(name: &str) -> Sandbox {
@@ -68,11 +67,20 @@ fn json(run: &Run) -> serde_json::Value {
     serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last:?}\n{}", run.stderr))
 }
 
-/// Waits until `condition` holds.
-fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+/// Waits until the recipe's step has begun on a machine of the bake, which must not end before.
+fn wait_for_the_step(bake: &mut Child, sandbox: &Sandbox) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let begun = || {
+        let instances = std::fs::read_dir(sandbox.state().join("cloud/instances"));
+        instances
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|instance| instance.path().join("upper/etc/greeting").exists())
+    };
+    while !begun() {
+        assert!(Instant::now() < deadline, "the step has not begun");
+        assert_eq!(bake.try_wait().unwrap(), None, "the bake ended early");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -227,20 +235,7 @@ fn kill_9_in_the_middle_of_a_bake_then_gc_leaves_nothing() {
     );
     sandbox.write("recipes/tiny/recipe.yaml", &recipe);
     let mut bake = start(&sandbox, &["bake", "tiny", "--set", "greeting=hello"]);
-    let running = || {
-        std::fs::read_dir(sandbox.state().join("cloud/instances"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|instance| {
-                std::fs::read_to_string(instance.path().join("upper/etc/greeting")).is_ok()
-            })
-    };
-    until(
-        "the step runs on the machine",
-        Duration::from_secs(180),
-        running,
-    );
+    wait_for_the_step(&mut bake, &sandbox);
     bake.kill().unwrap();
     let _ = bake.wait();
 
@@ -271,20 +266,9 @@ fn ctrl_c_removes_everything_and_exits_130() {
         "recipes/tiny/recipe.yaml",
         &TINY.replace("echo \"greeting kept\"", "sleep 600"),
     );
-    let bake = start(&sandbox, &["bake", "tiny", "--set", "greeting=hello"]);
+    let mut bake = start(&sandbox, &["bake", "tiny", "--set", "greeting=hello"]);
     let pid = rustix::process::Pid::from_raw(i32::try_from(bake.id()).unwrap()).unwrap();
-    let running = || {
-        std::fs::read_dir(sandbox.state().join("cloud/instances"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|instance| instance.path().join("upper/etc/greeting").exists())
-    };
-    until(
-        "the step runs on the machine",
-        Duration::from_secs(180),
-        running,
-    );
+    wait_for_the_step(&mut bake, &sandbox);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let _ = Run::from(bake.wait_with_output().unwrap()).expect_code(130);
     assert_nothing_left(&sandbox.state());

@@ -222,6 +222,8 @@ fn layer(recipe: &str, digest: char) -> LayerPlan {
         digest: digest.to_string().repeat(64),
         manifest_json: format!("{{\"recipe\":\"{recipe}\"}}"),
         layer: Layer {
+            packages: Vec::new(),
+            files: BTreeMap::new(),
             recipe: recipe.into(),
             version,
             provision: vec![script(
