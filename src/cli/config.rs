@@ -109,7 +109,9 @@ impl Settings {
     /// The root of the local cloud's base image: a cache, shared by all state directories.
     #[must_use]
     pub fn base_dir(&self) -> PathBuf {
-        self.cache_dir.join("base").join("bookworm-amd64")
+        self.cache_dir
+            .join("base")
+            .join(crate::localcloud::base::directory_name())
     }
 
     /// The Debian mirror that the base is made from.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha256};
 
 const SUITE: &str = "bookworm";
 const PACKAGES: [&str; 19] = [
@@ -61,6 +62,14 @@ pub enum BaseError {
         status: String,
         last_lines: String,
     },
+}
+
+/// Name of the base's directory in a cache; another way of making it has another name.
+#[must_use]
+pub fn directory_name() -> String {
+    let inputs = [&PACKAGES.join(","), NETWORK, FINISH].join("\n");
+    let digest = hex::encode(Sha256::digest(inputs));
+    format!("{SUITE}-amd64-{}", &digest[..8])
 }
 
 /// Whether the base is there.
@@ -122,7 +131,6 @@ fn make(root: &Path, mirror: &str, progress: &dyn Fn(&str)) -> Result<(), BaseEr
             "--aptopt=Acquire::Retries \"3\"",
         ])
         .arg("--aptopt=Apt::Install-Recommends \"false\"")
-        .arg("--dpkgopt=path-exclude=/usr/share/man/*")
         .arg(format!("--include={}", PACKAGES.join(",")))
         .arg(format!("--customize-hook={finish} \"$1\" {values}"))
         .arg(SUITE)

@@ -132,7 +132,7 @@ fn enter(leader: u32, spec: &CommandSpec, script: &str) -> Command {
     command
         .arg(format!("--target={leader}"))
         .args([
-            "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/", "--",
+            "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--",
         ])
         .args(["/bin/sh", "-c", "cd \"$1\" && exec /bin/sh -c \"$2\"", "sh"])
         .arg(spec.working_directory.as_deref().unwrap_or("/"))
