@@ -116,7 +116,7 @@ pub fn ensure(base: &Path, mirror: &str, progress: &dyn Fn(&str)) -> Result<(), 
 fn make(root: &Path, mirror: &str, progress: &dyn Fn(&str)) -> Result<(), BaseError> {
     let mirror = mirror.trim_end_matches('/');
     let security = security_mirror(mirror);
-    let finish = shlex::try_join(["sh", "-c", FINISH, "finish"].into_iter())
+    let finish = shlex::try_join(["sh", "-c", FINISH, "finish"])
         .expect("the script is a constant without a NUL character");
     let values =
         shlex::try_join([mirror, &security, NETWORK]).map_err(|error| BaseError::Failed {

@@ -45,10 +45,6 @@ pub fn response(
 
 /// A time as awsJson writes it: seconds since the epoch, with milliseconds.
 #[must_use]
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "milliseconds since 1970 stay far below 2^53"
-)]
 pub fn epoch(time: jiff::Timestamp) -> Value {
     Value::from(jiff::SignedDuration::from_millis(time.as_millisecond()).as_secs_f64())
 }
