@@ -3,6 +3,7 @@
 //! The scripts are in `tests/clients`; `PIAAS_TEST_VENV` names the Python environment that has both clients (`make
 //! test` makes one).
 
+use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::scripted::{Launch, Outcome, Scripted, SnapshotPlay};
 use piaas_bake::localcloud::serve::serve;
 use piaas_bake::localcloud::{ACCESS_KEY, SECRET_KEY};
+
+use crate::support::{Sandbox, cache_dir, left_on_host, machines_wanted};
 
 /// The Python environment, or `None`, said past the test harness's capture.
 fn venv(test: &str) -> Option<PathBuf> {
@@ -62,6 +65,18 @@ async fn judge(script: &str) {
         let _ = stopped.await;
     }));
 
+    let mut command = client(&venv, script, home.path(), &endpoint);
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
+    assert_succeeded(script, &output);
+}
+
+/// A script of `tests/clients`, with nothing of this machine's environment but PATH.
+fn client(venv: &Path, script: &str, home: &Path, endpoint: &str) -> Command {
     let bin = venv.join("bin");
     let mut path = std::ffi::OsString::from(&bin);
     path.push(":");
@@ -80,7 +95,7 @@ async fn judge(script: &str) {
         )
         .env_clear()
         .env("PATH", path)
-        .env("HOME", home.path())
+        .env("HOME", home)
         .env("LC_ALL", "C.UTF-8")
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("AWS_ENDPOINT_URL", endpoint)
@@ -89,12 +104,10 @@ async fn judge(script: &str) {
         .env("AWS_DEFAULT_REGION", "eu-central-1")
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("AWS_PAGER", "");
-    let output = tokio::task::spawn_blocking(move || command.output())
-        .await
-        .unwrap()
-        .unwrap();
-    stop.send(()).unwrap();
-    server.await.unwrap().unwrap();
+    command
+}
+
+fn assert_succeeded(script: &str, output: &std::process::Output) {
     assert!(
         output.status.success(),
         "{script}: {}\n--- stdout\n{}\n--- stderr\n{}",
@@ -117,4 +130,48 @@ async fn boto3_gets_the_documented_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_aws_cli_lists_launches_runs_a_command_and_terminates() {
     judge("cli.sh").await;
+}
+
+/// The same on real machines: the clients talk to `piaas-bake cloud serve`, as a user starts it.
+#[test]
+fn both_clients_drive_a_real_machine_of_cloud_serve() {
+    let name = "the AWS CLI and boto3 on a real machine of `cloud serve`";
+    if !machines_wanted(name) {
+        return;
+    }
+    let Some(venv) = venv(name) else { return };
+    let sandbox = Sandbox::new();
+    let mut server = sandbox
+        .command(&[
+            "cloud",
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--format",
+            "json",
+        ])
+        .env("PIAAS_CACHE_DIR", cache_dir())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(server.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let serving: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let endpoint = serving["endpoint"].as_str().unwrap();
+    for script in ["test_machine.py", "cli.sh"] {
+        let output = client(&venv, script, sandbox.path(), endpoint)
+            .output()
+            .unwrap();
+        assert_succeeded(script, &output);
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(
+        server.wait().unwrap().success(),
+        "the server ends well at SIGTERM"
+    );
+    assert_eq!(left_on_host(&sandbox.state()), Vec::<String>::new());
 }

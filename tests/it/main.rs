@@ -6,5 +6,6 @@ mod cli;
 mod clients;
 mod cloud_wire;
 mod image;
+mod machines;
 mod runner;
 mod support;

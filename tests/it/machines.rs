@@ -1,0 +1,404 @@
+//! Real machines, driven through the AWS API in process: what SSM and EC2 promise of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_sdk_ec2::types::{InstanceStateName, InstanceType};
+use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::clock::SystemClock;
+use piaas_bake::localcloud::base;
+use piaas_bake::localcloud::nspawn::NspawnDriver;
+use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, LocalCloud, SECRET_KEY, connector};
+
+use crate::support::{BIN, cache_dir, left_on_host, machines_wanted};
+
+const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// A cloud with real machines, in a directory of its own.
+struct Cloud {
+    dir: tempfile::TempDir,
+    clients: Clients,
+}
+
+impl Cloud {
+    async fn open(test: &str) -> Option<Self> {
+        if !machines_wanted(test) {
+            return None;
+        }
+        let base_dir = cache_dir().join("base").join(base::directory_name());
+        let mirror = std::env::var("PIAAS_MIRROR").unwrap_or_else(|_| MIRROR.to_owned());
+        base::ensure(&base_dir, &mirror, &|_| ()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let driver = NspawnDriver::new(dir.path().to_path_buf(), base_dir, PathBuf::from(BIN));
+        let clock = SystemClock::shared();
+        let cloud = LocalCloud::open(dir.path(), Arc::new(driver), clock.clone()).unwrap();
+        let connection = Connection::Local {
+            http_client: connector(cloud),
+            region: "us-east-1".to_owned(),
+            access_key: ACCESS_KEY,
+            secret_key: SECRET_KEY,
+        };
+        let clients = Clients::connect(connection, clock).await.unwrap();
+        Some(Self { dir, clients })
+    }
+
+    /// Launches a machine and waits for its agent.
+    async fn launch(&self) -> String {
+        let launched = self
+            .clients
+            .ec2
+            .run_instances()
+            .image_id(BASE_IMAGE)
+            .instance_type(InstanceType::T3Micro)
+            .min_count(1)
+            .max_count(1)
+            .metadata_options(
+                aws_sdk_ec2::types::InstanceMetadataOptionsRequest::builder()
+                    .http_tokens(aws_sdk_ec2::types::HttpTokensState::Required)
+                    .build(),
+            )
+            .instance_initiated_shutdown_behavior(aws_sdk_ec2::types::ShutdownBehavior::Terminate)
+            .send()
+            .await
+            .unwrap();
+        let id = launched.instances()[0].instance_id().unwrap().to_owned();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let known = self
+                .clients
+                .ssm
+                .describe_instance_information()
+                .send()
+                .await
+                .unwrap();
+            let online = known.instance_information_list().iter().any(|one| {
+                one.instance_id() == Some(&id)
+                    && one.ping_status().is_some_and(|s| s.as_str() == "Online")
+            });
+            if online {
+                return id;
+            }
+            assert!(Instant::now() < deadline, "the agent does not come online");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn send(&self, instance: &str, script: &str, timeout: u32) -> String {
+        let sent = self
+            .clients
+            .ssm
+            .send_command()
+            .document_name("AWS-RunShellScript")
+            .instance_ids(instance)
+            .parameters("commands", script.lines().map(str::to_owned).collect())
+            .parameters("executionTimeout", vec![timeout.to_string()])
+            .send()
+            .await
+            .unwrap();
+        sent.command().unwrap().command_id().unwrap().to_owned()
+    }
+
+    /// Runs a script to its end: status details, exit code, standard output, standard error.
+    async fn run(
+        &self,
+        instance: &str,
+        script: &str,
+        timeout: u32,
+    ) -> (String, i32, String, String) {
+        let command = self.send(instance, script, timeout).await;
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let call = self
+                .clients
+                .ssm
+                .get_command_invocation()
+                .command_id(&command)
+                .instance_id(instance);
+            // Just after sending SSM does not know the invocation yet.
+            if let Ok(answer) = call.send().await
+                && !matches!(
+                    answer.status_details(),
+                    Some("Pending" | "In Progress" | "InProgress" | "Delayed")
+                )
+            {
+                return (
+                    answer.status_details().unwrap_or_default().to_owned(),
+                    answer.response_code(),
+                    answer
+                        .standard_output_content()
+                        .unwrap_or_default()
+                        .to_owned(),
+                    answer
+                        .standard_error_content()
+                        .unwrap_or_default()
+                        .to_owned(),
+                );
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the command does not end: {script}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn wait_for(&self, instance: &str, wanted: InstanceStateName) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let seen = self
+                .clients
+                .ec2
+                .describe_instances()
+                .instance_ids(instance)
+                .send()
+                .await
+                .unwrap();
+            let state = seen.reservations()[0].instances()[0]
+                .state()
+                .and_then(|state| state.name())
+                .cloned();
+            if state.as_ref() == Some(&wanted) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{instance} is {state:?}, not {wanted}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn terminate(&self, instance: &str) {
+        self.clients
+            .ec2
+            .terminate_instances()
+            .instance_ids(instance)
+            .send()
+            .await
+            .unwrap();
+        self.wait_for(instance, InstanceStateName::Terminated).await;
+    }
+
+    fn assert_nothing_left(&self) {
+        // A supervisor ends a moment after it has removed its machine's files.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = left_on_host(self.dir.path());
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{left:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_run_by_the_rules_of_ssm() {
+    let Some(cloud) = Cloud::open("SSM's rules on a real machine").await else {
+        return;
+    };
+    let started = Instant::now();
+    let machine = cloud.launch().await;
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "online after {:?}",
+        started.elapsed()
+    );
+
+    let (status, code, out, err) = cloud
+        .run(&machine, "echo out\necho err >&2\nexit 3", 60)
+        .await;
+    assert_eq!(
+        (status.as_str(), code, out.as_str()),
+        ("Failed", 3, "out\n")
+    );
+    assert!(err.starts_with("err\n"), "{err}");
+
+    // sh runs it, unless its first line says otherwise.
+    let (_, _, out, _) = cloud.run(&machine, "echo ${BASH_VERSION:-none}", 60).await;
+    assert_eq!(out, "none\n");
+    let (_, _, out, _) = cloud
+        .run(&machine, "#!/bin/bash\necho ${BASH_VERSION:+bash}", 60)
+        .await;
+    assert_eq!(out, "bash\n");
+
+    let (_, _, out, err) = cloud
+        .run(
+            &machine,
+            "head -c 30000 /dev/zero | tr '\\0' o\nhead -c 9000 /dev/zero | tr '\\0' e >&2",
+            60,
+        )
+        .await;
+    assert!(
+        out.starts_with(&"o".repeat(24_000 - 100)) && out.len() < 24_100,
+        "{} characters",
+        out.len()
+    );
+    assert!(
+        err.starts_with(&"e".repeat(8_000 - 100)) && err.len() < 8_100,
+        "{} characters",
+        err.len()
+    );
+
+    let waited = Instant::now();
+    let (status, _, _, _) = cloud.run(&machine, "sleep 300", 5).await;
+    assert_eq!(status.replace(' ', ""), "ExecutionTimedOut");
+    assert!(waited.elapsed() < Duration::from_secs(60));
+    let (_, _, out, _) = cloud.run(&machine, "pgrep -c sleep || true", 60).await;
+    assert_eq!(out, "0\n", "a command that ran out of time is gone");
+
+    cloud.terminate(&machine).await;
+    cloud.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_194_reboots_and_runs_the_script_again() {
+    let Some(cloud) = Cloud::open("exit code 194 on a real machine").await else {
+        return;
+    };
+    let machine = cloud.launch().await;
+    let (_, _, before, _) = cloud
+        .run(&machine, "cat /proc/1/stat | cut -d' ' -f22", 60)
+        .await;
+    let script = "echo run >> /var/runs\nif [ \"$(wc -l < /var/runs)\" -lt 2 ]; then exit 194; fi\nwc -l < /var/runs";
+    let (status, code, out, err) = cloud.run(&machine, script, 120).await;
+    assert_eq!((status.as_str(), code), ("Success", 0), "{out}{err}");
+    assert!(out.ends_with("2\n"), "{out}");
+    let (_, _, after, _) = cloud
+        .run(&machine, "cat /proc/1/stat | cut -d' ' -f22", 60)
+        .await;
+    assert_ne!(before, after, "the machine has booted again");
+    cloud.terminate(&machine).await;
+    cloud.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_sees_itself_and_nothing_of_the_host() {
+    let Some(cloud) = Cloud::open("isolation of a real machine").await else {
+        return;
+    };
+    let machine = cloud.launch().await;
+    let secret = cloud.dir.path().join("host-secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+
+    let imds = "curl -s -o /dev/null -w '%{http_code}' http://169.254.169.254/latest/meta-data/instance-id\n\
+                t=$(curl -sX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token)\n\
+                echo \" $(curl -s -H \"X-aws-ec2-metadata-token: $t\" http://169.254.169.254/latest/meta-data/instance-id)\"";
+    let (_, _, out, _) = cloud.run(&machine, imds, 60).await;
+    assert_eq!(out, format!("401 {machine}\n"));
+
+    let (_, _, out, _) = cloud
+        .run(
+            &machine,
+            &format!("cat {} 2>&1 || true", secret.display()),
+            60,
+        )
+        .await;
+    assert!(
+        !out.contains("secret\n") && out.contains("No such file"),
+        "{out}"
+    );
+    let (_, _, out, _) = cloud
+        .run(&machine, "ps ax | grep -c '[l]ocal-machine' || true", 60)
+        .await;
+    assert_eq!(out, "0\n", "the host's processes are not seen");
+    for address in [
+        "127.0.0.1",
+        "172.31.0.1",
+        "$(ip route | awk '/default/ {print $3}')",
+    ] {
+        let script = format!("curl -s --max-time 2 telnet://{address}:{port} </dev/null; echo $?");
+        let (_, _, out, _) = cloud.run(&machine, &script, 60).await;
+        assert_ne!(
+            out, "0\n",
+            "a service on the host's loopback answers at {address}"
+        );
+    }
+    let (_, _, out, _) = cloud
+        .run(
+            &machine,
+            "getent hosts deb.debian.org >/dev/null && echo resolved",
+            60,
+        )
+        .await;
+    assert_eq!(out, "resolved\n");
+    cloud.terminate(&machine).await;
+    cloud.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_from_inside_terminates_and_a_stop_can_be_started_again() {
+    let Some(cloud) = Cloud::open("power states of a real machine").await else {
+        return;
+    };
+    let machine = cloud.launch().await;
+    let ec2 = &cloud.clients.ec2;
+    let (_, _, _, _) = cloud.run(&machine, "echo kept > /var/kept", 60).await;
+    ec2.stop_instances()
+        .instance_ids(&machine)
+        .send()
+        .await
+        .unwrap();
+    cloud.wait_for(&machine, InstanceStateName::Stopped).await;
+    ec2.start_instances()
+        .instance_ids(&machine)
+        .send()
+        .await
+        .unwrap();
+    cloud.wait_for(&machine, InstanceStateName::Running).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // The agent of a machine that has just been started is not online at once.
+    while cloud
+        .clients
+        .ssm
+        .describe_instance_information()
+        .send()
+        .await
+        .unwrap()
+        .instance_information_list()
+        .iter()
+        .all(|one| {
+            one.ping_status()
+                .is_none_or(|status| status.as_str() != "Online")
+        })
+    {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (_, _, out, _) = cloud.run(&machine, "cat /var/kept", 60).await;
+    assert_eq!(out, "kept\n");
+    let _ = cloud.send(&machine, "systemctl poweroff", 60).await;
+    cloud
+        .wait_for(&machine, InstanceStateName::Terminated)
+        .await;
+    cloud.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_supervisor_takes_its_machine_with_it() {
+    let Some(cloud) = Cloud::open("kill -9 of a machine's supervisor").await else {
+        return;
+    };
+    let machine = cloud.launch().await;
+    let supervisor = left_on_host(cloud.dir.path())
+        .into_iter()
+        .find(|line| line.contains("local-machine"))
+        .and_then(|line| {
+            line.split_whitespace()
+                .nth(1)?
+                .trim_end_matches(':')
+                .parse::<i32>()
+                .ok()
+        })
+        .expect("the supervisor runs");
+    let pid = rustix::process::Pid::from_raw(supervisor).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    cloud.assert_nothing_left();
+    // EC2 never loses an instance; a host that died shows as one that is over.
+    cloud.terminate(&machine).await;
+    assert!(!cloud.dir.path().join("instances").join(&machine).exists());
+}
