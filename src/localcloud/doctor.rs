@@ -12,6 +12,11 @@ use super::nspawn::overlay;
 /// The free space that a first bake needs: the base, a few layers and disks.
 const FREE_GIB: u64 = 6;
 
+/// Each machine's systemd watches files with some twenty inotify instances, and all machines count as root's. Linux
+/// allows a user 128 unless told otherwise (inotify(7)).
+const INOTIFY_INSTANCES: u64 = 1024;
+const INOTIFY_FILE: &str = "/proc/sys/fs/inotify/max_user_instances";
+
 /// What the checks look at.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -96,6 +101,7 @@ pub fn checks(config: &Config) -> Vec<Check> {
         checks.push(program(name, file, package, required));
     }
     checks.push(firmware());
+    checks.push(Check::new("inotify", false, inotify()));
     checks.push(Check::new("disk space", true, space(&config.state_dir)));
     if root {
         checks.push(Check::new(
@@ -117,11 +123,20 @@ pub fn checks(config: &Config) -> Vec<Check> {
     checks
 }
 
-/// Installs the Debian packages of the failed checks.
+/// Installs the Debian packages of the failed checks, and raises the limit on inotify until the next boot.
 ///
 /// # Errors
 /// apt-get fails or is not there.
 pub fn fix(checks: &[Check], note: &dyn Fn(&str)) -> io::Result<()> {
+    if checks
+        .iter()
+        .any(|check| check.name == "inotify" && !check.passed())
+    {
+        note(&format!(
+            "setting fs.inotify.max_user_instances to {INOTIFY_INSTANCES} until the next boot"
+        ));
+        std::fs::write(INOTIFY_FILE, INOTIFY_INSTANCES.to_string())?;
+    }
     let packages: Vec<&str> = checks
         .iter()
         .filter(|check| !check.passed())
@@ -202,6 +217,23 @@ fn find(file: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(file))
         .find(|path| path.is_file())
+}
+
+fn inotify() -> Result<String, (String, String)> {
+    let allowed = std::fs::read_to_string(INOTIFY_FILE)
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
+    match allowed {
+        Some(allowed) if allowed < INOTIFY_INSTANCES => Err((
+            format!(
+                "{allowed} instances a user: enough for about {} machines at once",
+                allowed / 25
+            ),
+            format!("sysctl -w fs.inotify.max_user_instances={INOTIFY_INSTANCES}"),
+        )),
+        Some(allowed) => Ok(format!("{allowed} instances a user")),
+        None => Ok("no limit is known".to_owned()),
+    }
 }
 
 /// The nearest directory that exists: a state directory is made only when something happens.

@@ -11,11 +11,7 @@ use crate::localcloud::doctor::{self, Check};
 pub fn run(context: &Context, args: &DoctorArgs) -> CliResult {
     let config = context.doctor_config();
     let mut checks = doctor::checks(&config);
-    if args.fix
-        && checks
-            .iter()
-            .any(|check| !check.passed() && !check.packages.is_empty())
-    {
+    if args.fix && checks.iter().any(|check| !check.passed()) {
         doctor::fix(&checks, &|line| output::note(line))
             .map_err(|error| CliError::failure("cannot install what is missing").because(&error))?;
         checks = doctor::checks(&config);
