@@ -9,11 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
 use super::event::List;
-use crate::render::script::Script;
+use crate::render::script::{SEAL, SEALED_PATHS, Script};
 
 const RUNNER: &str = include_str!("../../templates/runner.sh");
-const SEAL: &str = include_str!("../../templates/seal.sh");
-const SEALED_PATHS: &str = include_str!("../../templates/sealed-paths");
 const FOLLOW: &str = include_str!("../../templates/follow.sh");
 const USER_DATA: &str = include_str!("../../templates/user-data.sh");
 

@@ -331,7 +331,7 @@ pub(super) mod tests {
             manifest_json: "{}".into(),
             layer: Layer {
                 packages: Vec::new(),
-                files: BTreeMap::new(),
+                files: Vec::new(),
                 recipe: recipe.into(),
                 version,
                 provision: vec![script(&format!("{recipe}/step-001-a"))],

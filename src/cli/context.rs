@@ -233,7 +233,7 @@ pub fn cloud(error: &crate::aws::Error) -> CliError {
 /// Findings in recipes, for the edge.
 #[must_use]
 pub fn invalid(found: &Diagnostics) -> CliError {
-    let what = match found.count() {
+    let what = match found.0.len() {
         1 => "1 problem".to_owned(),
         count => format!("{count} problems"),
     };

@@ -1,44 +1,70 @@
 //! The difference of two manifests, in words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::{Manifest, ScriptInput};
+use super::{Manifest, ManifestScript, Under};
+use crate::recipe::model::BaseRef;
 
-/// What makes `b` another image than `a`, one sentence without a full stop each; empty if nothing does.
+const INSTALL_PACKAGES: &str = "Install packages";
+const INSTALL_FILES: &str = "Install files";
+
+/// What makes `b` another layer than `a`: one sentence per difference, in the order in which a bake meets them. Empty
+/// when there is none.
 #[must_use]
 pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     let mut words = Vec::new();
-    changed(&mut words, "the manifest format", &a.format, &b.format);
-    changed(&mut words, "the recipe", &a.recipe, &b.recipe);
-    changed(&mut words, "the version", &a.version, &b.version);
-    let start = |manifest: &Manifest| match (&manifest.base, &manifest.parent) {
-        (Some(base), _) => {
-            let parts: Vec<String> = base
-                .iter()
-                .map(|(key, value)| format!("{key} {value}"))
-                .collect();
-            format!("the base image ({})", parts.join(", "))
-        }
-        (None, Some(parent)) => format!("the parent recipe at {}", parent.short()),
-        (None, None) => "nothing".to_owned(),
-    };
-    changed(&mut words, "what it builds on", &start(a), &start(b));
+    changed(&mut words, "recipe", &a.recipe, &b.recipe);
+    changed(&mut words, "version", &a.version, &b.version);
+    changed(&mut words, "manifest format", &a.format, &b.format);
+    under(&mut words, &a.on, &b.on);
     packages(&mut words, &a.packages, &b.packages);
-    map(&mut words, "the file", &a.files, &b.files);
-    for (what, a, b) in [
-        ("the step", &a.provision, &b.provision),
-        ("the check", &a.validate, &b.validate),
-        ("the test", &a.test, &b.test),
-    ] {
-        scripts(&mut words, what, a, b);
+    files(&mut words, a, b);
+    // Their scripts differ because the lists do, and that is said already.
+    let mut said = Vec::new();
+    if a.packages != b.packages {
+        said.push(INSTALL_PACKAGES);
     }
-    map(&mut words, "the image's", &a.image, &b.image);
+    if a.files != b.files {
+        said.push(INSTALL_FILES);
+    }
+    for (kind, a, b) in [
+        ("step", &a.provision, &b.provision),
+        ("validation", &a.validate, &b.validate),
+        ("test", &a.test, &b.test),
+    ] {
+        scripts(&mut words, kind, a, b, &said);
+    }
     changed(
         &mut words,
-        "the source date",
-        &a.source_date,
-        &b.source_date,
+        "image size",
+        &format!("{} GiB", a.image.size_gib),
+        &format!("{} GiB", b.image.size_gib),
     );
+    changed(
+        &mut words,
+        "file system",
+        &a.image.filesystem,
+        &b.image.filesystem,
+    );
+    changed(
+        &mut words,
+        "architecture",
+        &a.image.architecture,
+        &b.image.architecture,
+    );
+    changed(
+        &mut words,
+        "boot mode",
+        &a.image.boot_mode,
+        &b.image.boot_mode,
+    );
+    if a.seal != b.seal {
+        words.push("what is cleaned before the image is made changed".into());
+    }
+    changed(&mut words, "source date", &a.source_date, &b.source_date);
+    if words.is_empty() && a != b {
+        words.push("the scripts were numbered anew".into());
+    }
     words
 }
 
@@ -48,98 +74,201 @@ fn changed<T: PartialEq + std::fmt::Display>(words: &mut Vec<String>, what: &str
     }
 }
 
-fn packages(words: &mut Vec<String>, a: &[String], b: &[String]) {
-    let (before, after): (BTreeSet<&String>, BTreeSet<&String>) =
-        (a.iter().collect(), b.iter().collect());
-    words.extend(
-        after
-            .difference(&before)
-            .map(|name| format!("the package {name} was added")),
-    );
-    words.extend(
-        before
-            .difference(&after)
-            .map(|name| format!("the package {name} was removed")),
-    );
-    if before == after && a != b {
-        words.push("the packages are in another order".to_owned());
+fn under(words: &mut Vec<String>, a: &Under, b: &Under) {
+    if a == b {
+        return;
+    }
+    words.push(match (a, b) {
+        (Under::Parent(a), Under::Parent(b)) => {
+            format!("parent layer changed from {} to {}", a.short(), b.short())
+        }
+        _ => format!("base changed from {} to {}", name(a), name(b)),
+    });
+}
+
+fn name(under: &Under) -> String {
+    match under {
+        Under::Parent(digest) => format!("layer {}", digest.short()),
+        Under::Base(BaseRef::Ami { id }) => id.clone(),
+        Under::Base(BaseRef::Ssm { parameter }) => parameter.clone(),
+        Under::Base(BaseRef::ImageBuilder { arn }) => arn.clone(),
+        Under::Base(BaseRef::Filter { owners, filters }) => {
+            let filters: Vec<_> = filters
+                .iter()
+                .map(|(name, values)| format!("{name}={}", values.join("|")))
+                .collect();
+            format!(
+                "images of {} with {}",
+                owners.join(", "),
+                filters.join(", ")
+            )
+        }
     }
 }
 
-fn map(
+/// The name in `name=version`.
+fn package_name(package: &str) -> &str {
+    package.split_once('=').map_or(package, |(name, _)| name)
+}
+
+fn packages(words: &mut Vec<String>, a: &[String], b: &[String]) {
+    let find = |list: &[String], name: &str| {
+        list.iter()
+            .find(|package| package_name(package) == name)
+            .cloned()
+    };
+    for package in b {
+        match find(a, package_name(package)) {
+            None => words.push(format!("package {package} added")),
+            Some(old) if old != *package => {
+                words.push(format!("package {old} changed to {package}"))
+            }
+            Some(_) => {}
+        }
+    }
+    for package in a {
+        if find(b, package_name(package)).is_none() {
+            words.push(format!("package {package} removed"));
+        }
+    }
+    let shared = |list: &[String], other: &[String]| -> Vec<String> {
+        list.iter()
+            .filter(|package| find(other, package_name(package)).is_some())
+            .map(|p| package_name(p).into())
+            .collect()
+    };
+    if shared(a, b) != shared(b, a) {
+        words.push("order of the packages changed".into());
+    }
+}
+
+fn files(words: &mut Vec<String>, a: &Manifest, b: &Manifest) {
+    for new in &b.files {
+        let path = &new.path;
+        let Some(old) = a.files.iter().find(|old| old.path == *path) else {
+            words.push(format!("file {path} added"));
+            continue;
+        };
+        if old.sha256 != new.sha256 {
+            words.push(format!("content of {path} changed"));
+        }
+        changed(words, &format!("owner of {path}"), &old.owner, &new.owner);
+        changed(words, &format!("group of {path}"), &old.group, &new.group);
+        changed(words, &format!("mode of {path}"), &old.mode, &new.mode);
+    }
+    for old in &a.files {
+        if !b.files.iter().any(|new| new.path == old.path) {
+            words.push(format!("file {} removed", old.path));
+        }
+    }
+}
+
+/// Scripts are told apart by title, and scripts of one title by their order; ids hold a number that moves.
+fn keys(scripts: &[ManifestScript]) -> Vec<(&str, usize)> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    scripts
+        .iter()
+        .map(|script| {
+            let title = generic(script);
+            let count = seen.entry(title).or_default();
+            *count += 1;
+            (title, *count)
+        })
+        .collect()
+}
+
+/// The scripts for packages and files have titles that count what is in them.
+fn generic(script: &ManifestScript) -> &str {
+    let own = |slug: &str| script.id.ends_with(slug) && script.title.starts_with("Install ");
+    if own("-packages") {
+        INSTALL_PACKAGES
+    } else if own("-files") {
+        INSTALL_FILES
+    } else {
+        &script.title
+    }
+}
+
+fn scripts(
+    words: &mut Vec<String>,
+    kind: &str,
+    a: &[ManifestScript],
+    b: &[ManifestScript],
+    said: &[&str],
+) {
+    let (a_keys, b_keys) = (keys(a), keys(b));
+    for (script, key) in b
+        .iter()
+        .zip(&b_keys)
+        .filter(|(_, key)| !said.contains(&key.0))
+    {
+        let title = key.0;
+        let Some(old) = a_keys.iter().position(|old| old == key).map(|at| &a[at]) else {
+            words.push(format!("{kind} \"{title}\" added"));
+            continue;
+        };
+        if old.sha256 != script.sha256 {
+            words.push(format!(
+                "{kind} \"{title}\" changed (script {} to {})",
+                old.sha256.short(),
+                script.sha256.short()
+            ));
+        }
+        if old.reboot != script.reboot {
+            let now = if script.reboot {
+                "now reboots"
+            } else {
+                "no longer reboots"
+            };
+            words.push(format!("{kind} \"{title}\" {now}"));
+        }
+        environment(words, &format!("{kind} \"{title}\""), &old.env, &script.env);
+    }
+    for key in a_keys
+        .iter()
+        .filter(|key| !b_keys.contains(key) && !said.contains(&key.0))
+    {
+        words.push(format!("{kind} \"{}\" removed", key.0));
+    }
+    moved(words, kind, &a_keys, &b_keys);
+}
+
+fn environment(
     words: &mut Vec<String>,
     what: &str,
     a: &BTreeMap<String, String>,
     b: &BTreeMap<String, String>,
 ) {
-    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    for name in names {
-        match (a.get(name), b.get(name)) {
-            (None, Some(_)) => words.push(format!("{what} {name} was added")),
-            (Some(_), None) => words.push(format!("{what} {name} was removed")),
-            (Some(before), Some(after)) if before != after => {
-                words.push(format!(
-                    "{what} {name} changed from {} to {}",
-                    short(before),
-                    short(after)
-                ));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// A value that starts with a digest, with the digest shortened.
-fn short(value: &str) -> String {
-    match value.split_once(' ') {
-        Some((digest, rest)) if digest.len() == 64 => format!("{} {rest}", &digest[..12]),
-        _ => value.to_owned(),
-    }
-}
-
-/// Scripts are told apart by title; what packages and files do is said elsewhere.
-fn scripts(words: &mut Vec<String>, what: &str, a: &[ScriptInput], b: &[ScriptInput]) {
-    let said_elsewhere = |script: &&ScriptInput| {
-        !matches!(script.title.as_str(), "Install packages" | "Install files")
-    };
-    let (a, b): (Vec<&ScriptInput>, Vec<&ScriptInput>) = (
-        a.iter().filter(said_elsewhere).collect(),
-        b.iter().filter(said_elsewhere).collect(),
-    );
-    let has = |list: &[&ScriptInput], title: &str| list.iter().any(|script| script.title == title);
-    for script in &b {
-        match a.iter().find(|before| before.title == script.title) {
-            None => words.push(format!("{what} \"{}\" was added", script.title)),
-            Some(before) if before.text != script.text => {
-                words.push(format!("{what} \"{}\" has another text", script.title))
-            }
-            Some(before) if before.env != script.env => words.push(format!(
-                "{what} \"{}\" has another environment",
-                script.title
+    for (name, value) in b {
+        match a.get(name) {
+            None => words.push(format!("{what}: variable {name} added")),
+            Some(old) if old != value => words.push(format!(
+                "{what}: variable {name} changed from {old:?} to {value:?}"
             )),
-            Some(before) if before.reboot != script.reboot => {
-                let now = if script.reboot {
-                    "now reboots"
-                } else {
-                    "no longer reboots"
-                };
-                words.push(format!("{what} \"{}\" {now} the machine", script.title));
-            }
             Some(_) => {}
         }
     }
-    words.extend(
-        a.iter()
-            .filter(|s| !has(&b, &s.title))
-            .map(|s| format!("{what} \"{}\" was removed", s.title)),
-    );
-    let order = |list: &[&ScriptInput], other: &[&ScriptInput]| -> Vec<String> {
-        list.iter()
-            .filter(|s| has(other, &s.title))
-            .map(|s| s.title.clone())
-            .collect()
-    };
-    if order(&a, &b) != order(&b, &a) {
-        words.push(format!("{what}s run in another order"));
+    for name in a.keys().filter(|name| !b.contains_key(*name)) {
+        words.push(format!("{what}: variable {name} removed"));
+    }
+}
+
+/// Names the scripts that stand elsewhere among those that both have.
+fn moved(words: &mut Vec<String>, kind: &str, a: &[(&str, usize)], b: &[(&str, usize)]) {
+    let mut rest: Vec<_> = a.iter().filter(|key| b.contains(key)).collect();
+    let shared: Vec<_> = b.iter().filter(|key| a.contains(key)).collect();
+    for (n, key) in shared.iter().enumerate() {
+        if rest.get(n) == Some(key) {
+            continue;
+        }
+        // Taking it from its old place and putting it here brings the rest back into step.
+        if let Some(at) = rest.iter().position(|old| old == key) {
+            rest.remove(at);
+            rest.insert(n.min(rest.len()), key);
+        }
+        words.push(match n.checked_sub(1).map(|before| shared[before].0) {
+            Some(before) => format!("{kind} \"{}\" moved after \"{before}\"", key.0),
+            None => format!("{kind} \"{}\" moved to the front", key.0),
+        });
     }
 }

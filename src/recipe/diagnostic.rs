@@ -1,133 +1,127 @@
-//! What is wrong with a recipe: each finding with its place, the offending line and a way out.
+//! What is wrong with a recipe, where, and a way out.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::model::Location;
 
-/// One finding.
+/// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Where; `None` for what has no place in a file, such as a value of `--set`.
-    pub at: Option<Location>,
-    /// What is wrong, without a full stop.
-    pub message: String,
-    /// What to do about it.
-    pub help: Option<String>,
-    /// The text of the line at `at`.
+    /// Where; `None` when it is not about a place in a file (a recipe that does not exist, `--set`).
+    pub location: Option<Location>,
+    /// The line it stands on, for the caret.
     pub source_line: Option<String>,
+    /// What is wrong, lower case, one sentence.
+    pub message: String,
+    /// A way out.
+    pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// A finding at a place in a file whose text is at hand.
-    #[must_use]
-    pub fn at(
-        file: &Path,
-        text: &str,
-        line: usize,
-        column: usize,
-        message: impl Into<String>,
-    ) -> Self {
+    /// A diagnostic about no particular place.
+    pub fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self {
-            at: Some(Location {
-                file: file.to_path_buf(),
-                line,
-                column,
-            }),
-            message: message.into(),
-            help: None,
-            source_line: text.lines().nth(line.saturating_sub(1)).map(str::to_owned),
-        }
-    }
-
-    /// A finding about a whole file, or about nothing in a file.
-    #[must_use]
-    pub fn general(file: Option<PathBuf>, message: impl Into<String>) -> Self {
-        let at = file.map(|file| Location {
-            file,
-            line: 1,
-            column: 1,
-        });
-        Self {
-            at,
-            message: message.into(),
-            help: None,
+            location: None,
             source_line: None,
+            message: message.into(),
+            help: Some(help.into()),
         }
     }
 
-    /// Adds the way out.
-    #[must_use]
-    pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
-        self
+    /// A diagnostic at a place in `text`, which is the content of the file that `at` names.
+    pub fn at(
+        at: Location,
+        text: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        let source_line = text.lines().nth(at.line.saturating_sub(1)).map(visible);
+        Self {
+            location: Some(at),
+            source_line,
+            message: message.into(),
+            help: Some(help.into()),
+        }
     }
+}
+
+/// A line as it can be shown: tabs and control characters take one column, so the caret stays under its character, and
+/// what a file holds cannot steer the terminal.
+fn visible(line: &str) -> String {
+    line.chars()
+        .take(400)
+        .map(|c| {
+            if c == '\t' {
+                ' '
+            } else if c.is_control() {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.at {
-            Some(at) => write!(
+        writeln!(f, "error: {}", self.message)?;
+        let mut gutter = String::new();
+        if let Some(at) = &self.location {
+            gutter = " ".repeat(at.line.to_string().len());
+            writeln!(
                 f,
-                "{}:{}:{}: {}",
+                "{gutter}--> {}:{}:{}",
                 at.file.display(),
                 at.line,
-                at.column,
-                self.message
-            )?,
-            None => f.write_str(&self.message)?,
-        }
-        if let (Some(at), Some(line)) = (&self.at, &self.source_line) {
-            // A very long line is shown around the place; the caret stays under it.
-            let start = at.column.saturating_sub(60);
-            let shown: String = line.chars().skip(start).take(100).collect();
-            let number = at.line.to_string();
-            let gutter = " ".repeat(number.len());
-            let indent = " ".repeat(at.column.saturating_sub(1 + start));
-            write!(
-                f,
-                "\n {gutter} |\n {number} | {shown}\n {gutter} | {indent}^"
+                at.column
             )?;
+            if let Some(line) = &self.source_line {
+                writeln!(f, "{gutter} |")?;
+                writeln!(f, "{} | {line}", at.line)?;
+                writeln!(f, "{gutter} | {}^", " ".repeat(at.column.saturating_sub(1)))?;
+            }
         }
         if let Some(help) = &self.help {
-            write!(f, "\n   help: {help}")?;
+            writeln!(f, "{gutter} = help: {help}")?;
         }
         Ok(())
     }
 }
 
-/// All findings of one look at a recipe; never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Diagnostics(Vec<Diagnostic>);
+/// Everything that is wrong, in the order of the files. Never empty inside an `Err`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// `Err` with the findings, or `Ok(value)` if there are none.
-    ///
-    /// # Errors
-    /// The findings.
-    pub fn check<T>(found: Vec<Diagnostic>, value: T) -> Result<T, Self> {
-        if found.is_empty() {
-            Ok(value)
-        } else {
-            Err(Self(found))
+    /// Adds one.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        // A mistake in a parent shows up on every way to it; once is enough.
+        if !self.0.contains(&diagnostic) {
+            self.0.push(diagnostic);
         }
     }
 
-    /// The findings, in the order in which they were found.
-    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.0.iter()
+    /// Takes over all of `other`.
+    pub fn extend(&mut self, other: Self) {
+        for diagnostic in other.0 {
+            self.push(diagnostic);
+        }
     }
 
-    /// How many there are; at least one.
+    /// True when nothing is wrong.
     #[must_use]
-    pub fn count(&self) -> usize {
-        self.0.len()
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
-    /// The findings themselves.
-    #[must_use]
-    pub fn into_vec(self) -> Vec<Diagnostic> {
-        self.0
+    /// `value` if nothing is wrong, else what is.
+    pub fn or<T>(self, value: T) -> Result<T, Self> {
+        if self.is_empty() {
+            Ok(value)
+        } else {
+            Err(self)
+        }
     }
 }
 
@@ -139,11 +133,11 @@ impl From<Diagnostic> for Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, diagnostic) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n\n")?;
+        for (n, diagnostic) in self.0.iter().enumerate() {
+            if n > 0 {
+                writeln!(f)?;
             }
-            diagnostic.fmt(f)?;
+            write!(f, "{diagnostic}")?;
         }
         Ok(())
     }
@@ -151,35 +145,34 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// The known name nearest to `name`, if one is near enough to be what was meant.
-#[must_use]
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+/// The known word nearest to `word`, if one is near enough to be meant.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.chars().count().max(3) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_finding_shows_its_line_and_a_caret() {
-        let text = "schema: piaas-bake/v1\npakages: [nginx]\n";
-        let finding = Diagnostic::at(Path::new("r.yaml"), text, 2, 1, "unknown key `pakages`")
-            .help("did you mean `packages`?");
-        assert_eq!(
-            finding.to_string(),
-            "r.yaml:2:1: unknown key `pakages`\n   |\n 2 | pakages: [nginx]\n   | ^\n   help: did you mean `packages`?"
-        );
+/// "did you mean …" if something is near, else the whole choice.
+pub fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    if let Some(near) = nearest(word, known.clone()) {
+        return format!("did you mean `{near}`?");
     }
+    let all: Vec<_> = known.into_iter().map(|name| format!("`{name}`")).collect();
+    if all.is_empty() {
+        "there are none to choose from".into()
+    } else {
+        format!("known here: {}", all.join(", "))
+    }
+}
 
-    #[test]
-    fn the_nearest_name_must_be_near() {
-        assert_eq!(nearest("pakages", ["packages", "files"]), Some("packages"));
-        assert_eq!(nearest("frobnicate", ["packages", "files"]), None);
+/// The start of a file.
+pub(crate) fn top_of(file: &Path) -> Location {
+    Location {
+        file: file.to_path_buf(),
+        line: 1,
+        column: 1,
     }
 }

@@ -1,64 +1,91 @@
-//! A first recipe.
+//! A recipe to start from.
 
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::diagnostic::{Diagnostic, Diagnostics};
-use super::{load, raw};
+use super::diagnostic::{Diagnostic, Diagnostics, suggest};
+use super::load::{FILE, line, names};
+use super::units;
 
-/// Writes `recipes/<name>/recipe.yaml`: commented, and baking as it is. Gives the path.
+/// Writes a short, commented recipe that lints clean, and returns the files written. `from` is the name of a recipe, an
+/// SSM parameter (`/…`) or an AMI id.
 ///
 /// # Errors
-/// A bad name, a recipe that is there already, an unknown parent, or a directory that cannot be written.
-pub fn init(recipes: &Path, name: &str, from: Option<&str>) -> Result<PathBuf, Diagnostics> {
-    let fail = |message: String, help: &str| {
-        Diagnostics::from(Diagnostic::general(None, message).help(help))
-    };
-    if !raw::is_name(name) {
-        return Err(fail(
-            format!("`{name}` is not a recipe name"),
-            "use lower case letters, digits and single hyphens, such as `ci-worker`",
-        ));
+/// The name is not a recipe name, something of that name is already there, `from` is unknown, or the disk says no.
+pub fn init(dir: &Path, name: &str, from: &str) -> Result<Vec<PathBuf>, Diagnostics> {
+    if !units::is_recipe_name(name) {
+        let help = "use lower-case letters, digits and hyphens, a letter first";
+        return Err(Diagnostic::new(format!("`{name}` is not a recipe name"), help).into());
     }
-    let from = match from {
-        None => "  ssm: /aws/service/debian/release/12/latest/amd64".to_owned(),
-        Some(parent) => {
-            let parent = load::load(recipes, parent, &[])?;
-            format!("  recipe: {}\n  version: ^{}", parent.name, parent.version)
-        }
+    let base = match from {
+        _ if from.starts_with('/') => format!("ssm: {from}"),
+        _ if from.starts_with("ami-") => format!("ami: {from}"),
+        _ => parent_line(dir, from)?,
     };
-    let dir = recipes.join(name);
-    let path = dir.join("recipe.yaml");
-    let text = TEMPLATE.replace("NAME", name).replace("FROM", &from);
-    std::fs::create_dir_all(&dir)
-        .and_then(|()| std::fs::File::create_new(&path))
-        .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
-        .map_err(|error| {
-            let help = match error.kind() {
-                std::io::ErrorKind::AlreadyExists => "choose another name, or edit that recipe",
-                _ => "check the directory, or pass --recipes DIR",
-            };
-            fail(format!("cannot write {}: {error}", path.display()), help)
-        })?;
-    Ok(path)
+    let home = dir.join(name);
+    let file = home.join(FILE);
+    let failed = |error: std::io::Error| {
+        Diagnostics::from(Diagnostic::new(
+            format!("cannot write {}: {error}", file.display()),
+            "check the path and its permissions",
+        ))
+    };
+    fs::create_dir_all(dir).map_err(failed)?;
+    fs::create_dir(&home).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            let help = "choose another name, or remove it first";
+            Diagnostic::new(format!("{} is already there", home.display()), help).into()
+        }
+        _ => failed(error),
+    })?;
+    fs::File::create_new(&file)
+        .and_then(|mut new| new.write_all(recipe(name, &base).as_bytes()))
+        .map_err(failed)?;
+    Ok(vec![file])
 }
 
-const TEMPLATE: &str = "\
-schema: piaas-bake/v1
-name: NAME
+fn parent_line(dir: &Path, from: &str) -> Result<String, Diagnostics> {
+    let known = names(dir).unwrap_or_default();
+    if !known.iter().any(|candidate| candidate == from) {
+        let help = format!(
+            "{}; or an SSM parameter (/aws/service/…) or an AMI id",
+            suggest(from, known.iter().map(String::as_str))
+        );
+        return Err(
+            Diagnostic::new(format!("there is no recipe `{from}` to build on"), help).into(),
+        );
+    }
+    let recipes = line(dir, from)?.recipes;
+    let parent = &recipes
+        .last()
+        .expect("a line that was read holds the recipe it was read for")
+        .version;
+    // Before 1.0.0 every minor version may break (semver.org, 4).
+    let range = if parent.major == 0 {
+        format!("^0.{}", parent.minor)
+    } else {
+        format!("^{}", parent.major)
+    };
+    Ok(format!("recipe: {from}, version: {range}"))
+}
+
+fn recipe(name: &str, base: &str) -> String {
+    format!(
+        "schema: piaas-bake/v1
+name: {name}
 version: 0.1.0
-description: What this image is for.
-from: # a parent recipe, an SSM parameter, an AMI id, a filter or an Image Builder ARN
-FROM
+description: Says hello from a file.
+from: {{ {base} }}   # a recipe, or an image: ssm, ami, filter
 parameters:
-  greeting: { type: string, default: Hello, description: Shown when somebody logs in. }
-packages: [jq]
+  greeting: {{ type: string, default: Hello, description: What the file says. }}
+packages: []          # Debian packages, such as [git, curl]
+files:
+  - {{ path: /etc/greeting, content: \"{{{{ greeting }}}}\\n\" }}   # or `source:` a file beside this one
 steps:
-  - name: Greet
-    run: printf '%s\\n' {{ greeting }} > /etc/motd # a value is always one quoted word
-validate: # on the builder
-  - name: The package is installed
-    run: jq --version
-test: # on an instance booted from the new image
-  - name: The machine is up
-    run: systemctl is-system-running --wait
-";
+  - {{ name: Show it, run: cat /etc/greeting }}
+test:                 # on a machine booted from the new image
+  - {{ name: The greeting is there, run: \"grep -Fx {{{{ greeting }}}} /etc/greeting\" }}
+"
+    )
+}

@@ -1,18 +1,23 @@
 //! Recipes: schema, loading, inheritance, lint.
 //!
-//! [`load`] reads `recipes/<name>/recipe.yaml` and its parents and gives one merged [`model::Resolved`], or all
-//! findings at once, each with file, line, column and a way out.
+//! A recipe is `<recipes>/<name>/recipe.yaml` and the files beside it. [`load()`] reads it and all it builds on, checks
+//! each file by itself (`raw`) and merges the line root first: layers keep their order, parameters are inherited and
+//! may be set by a child, `image` and `build` are overridden key by key. What is wrong comes back as [`Diagnostics`], all
+//! at once, each with its place and a way out.
 
-mod diagnostic;
-mod init;
+pub mod diagnostic;
+pub mod files;
+pub mod init;
 mod load;
+mod merge;
 pub mod model;
+mod node;
 mod raw;
-mod reader;
-mod span;
+mod units;
 
-pub use diagnostic::{Diagnostic, Diagnostics, nearest};
+pub use diagnostic::{Diagnostic, Diagnostics};
 pub use init::init;
-pub use load::{load, load_for_lint, names};
+pub use load::{FILE, load, load_for_lint, names};
 
-pub(crate) use load::placed;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A recipe line, merged: what to bake, on what, in which order.
 #[derive(Debug, Clone)]
@@ -19,10 +19,10 @@ pub struct Resolved {
     pub base: BaseRef,
     /// The recipes of the line, root first.
     pub line: Vec<LineRecipe>,
-    /// Effective parameter values after defaults, overrides of children and `--set`.
-    pub parameters: BTreeMap<String, Value>,
     /// Where each parameter of the line is declared.
     pub declared: BTreeMap<String, Location>,
+    /// Effective parameter values after defaults, overrides of children and `--set`.
+    pub parameters: BTreeMap<String, Value>,
     /// Disk and boot settings, merged.
     pub image: ImageSpec,
     /// Builder settings, merged.
@@ -36,6 +36,8 @@ pub struct LineRecipe {
     pub version: semver::Version,
     /// Directory of the recipe; paths in it are relative to this.
     pub dir: PathBuf,
+    /// Disk and boot settings merged from the root up to here: what this recipe has when it is baked by itself.
+    pub image: ImageSpec,
     pub packages: Vec<String>,
     pub files: Vec<FileSpec>,
     pub steps: Vec<StepSpec>,
@@ -55,7 +57,7 @@ pub enum Value {
 }
 
 /// The image at the root of a line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum BaseRef {
     /// An AMI id.
@@ -119,7 +121,7 @@ pub struct StepSpec {
 }
 
 /// Disk and boot settings of the image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSpec {
     /// Size of the root volume in GiB.
     pub size_gib: u32,

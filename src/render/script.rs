@@ -3,15 +3,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+/// Cleans a builder before it becomes an image, and asserts that it is clean.
+pub const SEAL: &str = include_str!("../../templates/seal.sh");
+
+/// The list that [`SEAL`] works through.
+pub const SEALED_PATHS: &str = include_str!("../../templates/sealed-paths");
+
 /// Everything one recipe of a line does, rendered.
 #[derive(Debug, Clone)]
 pub struct Layer {
     pub recipe: String,
     pub version: semver::Version,
-    /// Names of the packages that it installs, for the manifest.
+    /// The packages that `provision` installs, by name.
     pub packages: Vec<String>,
-    /// Files that it installs, for the manifest: path to `<sha256> <owner>:<group> <mode>`.
-    pub files: BTreeMap<String, String>,
+    /// The files that `provision` installs.
+    pub files: Vec<InstalledFile>,
     /// Packages, files and steps, in order.
     pub provision: Vec<Script>,
     /// Checks on the builder, after all provisioning of the line.
@@ -20,6 +28,18 @@ pub struct Layer {
     pub test: Vec<Script>,
     /// Bytes that scripts install, by their sha256 in hex; a script finds one at `"$PIAAS_BUNDLE/files/<sha256>"`.
     pub payloads: BTreeMap<String, Vec<u8>>,
+}
+
+/// A file that a layer installs; its bytes are the payload `sha256`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledFile {
+    /// Absolute path on the machine.
+    pub path: String,
+    pub owner: String,
+    pub group: String,
+    /// Four octal digits, such as `0644`.
+    pub mode: String,
+    pub sha256: String,
 }
 
 /// One script, complete: user values are in it, quoted.

@@ -1,282 +1,435 @@
-//! tera, strict, with shell quoting as the escape function of scripts.
+//! One template to one text, with tera's errors brought to their place.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::Path;
 
-use serde::Serialize;
-use tera::{Context, Tera};
+use tera::{Context, Delimiters, ErrorKind, Kwargs, State, Tera};
 
-use super::quoting;
-use crate::recipe::model::{Location, Source, Value};
-use crate::recipe::{Diagnostic, nearest, placed};
+use super::quote;
+use super::tags::{self, Dialect, Tag, TagKind};
+use crate::recipe::diagnostic::{Diagnostic, Diagnostics, suggest};
+use crate::recipe::files;
+use crate::recipe::model::{Location, Value};
 
-/// What a text is rendered for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A script: `{{ value }}` becomes one quoted word.
-    Shell,
-    /// A file or a variable: `{{ value }}` becomes the value.
-    Text,
-}
+/// Statements that cannot change how a value in them is quoted.
+const SCRIPT_STATEMENTS: [&str; 11] = [
+    "if", "elif", "else", "endif", "for", "endfor", "set", "raw", "endraw", "break", "continue",
+];
 
-impl Kind {
-    /// The template's name; its suffix turns the quoting on.
-    fn template_name(self) -> &'static str {
-        match self {
-            Self::Shell => "script.sh",
-            Self::Text => "text",
-        }
-    }
-}
+/// The filter that quotes each item of a list; every value of a script goes through it.
+const WORDS: &str = "__words";
 
-/// Renders texts with the parameters of one recipe line.
-pub struct Renderer<'a> {
-    parameters: &'a BTreeMap<String, Value>,
+/// Renders templates with the values of one recipe line.
+pub struct Renderer {
+    script: Tera,
+    plain: Tera,
+    context: Context,
+    known: BTreeSet<String>,
     used: BTreeSet<String>,
 }
 
-impl<'a> Renderer<'a> {
-    #[must_use]
-    pub fn new(parameters: &'a BTreeMap<String, Value>) -> Self {
+/// Where the text of a template comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// A file of its own.
+    File(&'a Path),
+    /// Text in a recipe, somewhere after this place.
+    Inline(&'a Location),
+}
+
+impl Renderer {
+    /// A renderer that knows these values.
+    pub fn new(parameters: &BTreeMap<String, Value>) -> Self {
+        let mut context = Context::new();
+        for (name, value) in parameters {
+            context.insert(name.clone(), value);
+        }
+        Self::with(context, parameters.keys().cloned().collect())
+    }
+
+    /// A renderer that knows one value.
+    pub fn of(name: &str, value: &impl serde::Serialize) -> Self {
+        let mut context = Context::new();
+        context.insert(name.to_string(), value);
+        Self::with(context, BTreeSet::from([name.to_string()]))
+    }
+
+    fn with(context: Context, known: BTreeSet<String>) -> Self {
         Self {
-            parameters,
+            script: script_engine(),
+            plain: Tera::default(),
+            context,
+            known,
             used: BTreeSet::new(),
         }
     }
 
-    /// The parameters that some text has used.
-    #[must_use]
+    /// The parameters that templates have named so far.
     pub fn used(&self) -> &BTreeSet<String> {
         &self.used
     }
 
-    /// Renders one of our own script templates with one value.
-    pub fn own(&self, template: &str, name: &'static str, value: &impl Serialize) -> String {
-        let mut context = Context::new();
-        context.insert(name, value);
-        let mut tera = engine();
-        tera.add_raw_template(Kind::Shell.template_name(), template)
-            .and_then(|()| tera.render(Kind::Shell.template_name(), &context))
-            .expect("our own templates parse and use only the value they are given")
-    }
-
-    /// Renders a text of a recipe.
-    ///
-    /// # Errors
-    /// Findings at `at`, or in the template file itself.
-    pub fn source(
-        &mut self,
-        source: &Source,
-        at: &Location,
-        kind: Kind,
-    ) -> Result<String, Vec<Diagnostic>> {
-        match source {
-            Source::Inline(text) => self.text(text, kind, &|line, message| match line {
-                Some(line) if text.lines().nth(1).is_some() => {
-                    placed(at, format!("{message} (line {line} of its text)"))
-                }
-                _ => placed(at, message),
-            }),
-            Source::Raw(path) | Source::Template(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    vec![placed(
-                        at,
-                        format!("cannot read {}: {error}", path.display()),
-                    )]
-                })?;
-                self.text(&text, kind, &|line, message| {
-                    Diagnostic::at(&shown(path), &text, line.unwrap_or(1), 1, message)
-                })
-            }
-        }
-    }
-
-    fn text(
+    /// Renders `text`; `None` if something is wrong with it (then `found` says what).
+    pub fn render(
         &mut self,
         text: &str,
-        kind: Kind,
-        place: &dyn Fn(Option<usize>, String) -> Diagnostic,
-    ) -> Result<String, Vec<Diagnostic>> {
-        let name = kind.template_name();
-        let mut tera = engine();
-        if let Err(error) = tera.add_raw_template(name, text) {
-            let (line, message) = explain(&error);
-            let help = "write `{{ parameter }}`; text that holds `{{` itself goes between {% raw %} and {% endraw %}";
-            return Err(vec![
-                place(line, format!("the template does not parse: {message}")).help(help),
-            ]);
+        origin: Origin<'_>,
+        dialect: Dialect,
+        found: &mut Diagnostics,
+    ) -> Option<String> {
+        let tags = tags::scan(text, dialect);
+        let before = found.0.len();
+        if dialect == Dialect::Script {
+            check_script(text, &tags, origin, found);
         }
-        let mut found = Vec::new();
-        if kind == Kind::Shell {
-            for quoted in quoting::quoted_values(text) {
-                let message = format!("`{}` stands inside {}", quoted.expression, quoted.inside);
-                found.push(
-                    place(Some(quoted.line), message)
-                        .help("remove the quotes: a value is always one quoted word"),
-                );
+        let mut engine = if dialect == Dialect::Script {
+            self.script.clone()
+        } else {
+            self.plain.clone()
+        };
+        // The name decides on escaping; `.sh` is what the script engine escapes.
+        let name = if dialect == Dialect::Script {
+            "script.sh"
+        } else {
+            "text"
+        };
+        // First as it was written, so that errors speak of what was written.
+        let mut source = Source::plain(text);
+        if let Err(error) = engine.add_raw_template(name, text) {
+            report(&error, &source, text, origin, found);
+            return None;
+        }
+        let variables: BTreeSet<String> = engine
+            .get_template_variables(name)
+            .into_iter()
+            .flatten()
+            .map(String::from)
+            .collect();
+        for variable in variables {
+            if self.known.contains(&variable) {
+                self.used.insert(variable);
+                continue;
+            }
+            let tag = tags
+                .iter()
+                .find(|tag| tags::mentions(&text[tag.inner.clone()], &variable));
+            let help = format!(
+                "{}; or declare it under `parameters:`",
+                suggest(&variable, self.known.iter().map(String::as_str))
+            );
+            let at = tag.map_or(0, |tag| tag.start);
+            found.push(diagnostic(
+                text,
+                at,
+                origin,
+                format!("`{variable}` is not defined"),
+                help,
+            ));
+        }
+        if found.0.len() > before {
+            return None;
+        }
+        if dialect == Dialect::Script {
+            source = Source::with_words(text, &tags);
+        }
+        match engine
+            .add_raw_template(name, &source.text)
+            .and_then(|()| engine.render(name, &self.context))
+        {
+            Ok(rendered) => Some(rendered),
+            Err(error) => {
+                report(&error, &source, text, origin, found);
+                None
             }
         }
-        for variable in tera.get_template_variables(name).into_iter().flatten() {
-            if self.parameters.contains_key(variable) {
-                self.used.insert(variable.to_owned());
-            } else {
-                let line = text
-                    .lines()
-                    .position(|line| line.contains(variable))
-                    .map(|index| index + 1);
-                let finding = place(line, format!("there is no parameter `{variable}`"));
-                found.push(
-                    match nearest(variable, self.parameters.keys().map(String::as_str)) {
-                        Some(near) => finding.help(format!("did you mean `{near}`?")),
-                        None => finding.help(format!(
-                            "declare it: `{variable}: {{ type: string, description: … }}`"
-                        )),
-                    },
-                );
-            }
-        }
-        if !found.is_empty() {
-            return Err(found);
-        }
-        let mut context = Context::new();
-        for (name, value) in self.parameters {
-            context.insert(name.clone(), value);
-        }
-        tera.render(name, &context).map_err(|error| {
-            let (line, message) = explain(&error);
-            vec![place(
-                line,
-                format!("the template does not render: {message}"),
-            )]
-        })
     }
 }
 
-/// A path as a person in this directory would write it.
-fn shown(path: &Path) -> std::path::PathBuf {
-    std::env::current_dir()
-        .ok()
-        .and_then(|here| here.canonicalize().ok())
-        .and_then(|here| path.strip_prefix(here).ok().map(Path::to_path_buf))
-        .unwrap_or_else(|| path.to_path_buf())
-}
-
-fn engine() -> Tera {
-    let mut tera = Tera::new();
-    tera.autoescape_on([".sh"]);
-    tera.set_escape_fn(quote);
-    tera
-}
-
-/// One POSIX shell word that expands to `value` (IEEE Std 1003.1, Shell Command Language, 2.2.2).
-fn quote(value: &str, out: &mut dyn Write) -> std::io::Result<()> {
-    let quoted = shlex::try_quote(value).map_err(|_nul| {
-        std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "a value with a NUL character cannot be a shell word",
-        )
-    })?;
-    out.write_all(quoted.as_bytes())
-}
-
-/// The line of an error in its template, where tera knows one, and the error in one line.
-fn explain(error: &tera::Error) -> (Option<usize>, String) {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    let line = text
-        .split("-->")
-        .nth(1)
-        .and_then(|place| place.split_whitespace().next())
-        .and_then(|place| place.split(':').nth(1))
-        .and_then(|line| line.parse().ok());
-    let message = text
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("error: ")
-        .to_owned();
-    (line, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::PathBuf;
-    use std::process::Command;
-
-    fn at() -> Location {
-        Location {
-            file: PathBuf::from("r.yaml"),
-            line: 1,
-            column: 1,
-        }
-    }
-
-    fn render(text: &str, value: &str, kind: Kind) -> Result<String, Vec<Diagnostic>> {
-        let parameters = BTreeMap::from([("value".to_owned(), Value::String(value.to_owned()))]);
-        Renderer::new(&parameters).source(&Source::Inline(text.to_owned()), &at(), kind)
-    }
-
-    fn through_a_shell(value: &str) -> Vec<u8> {
-        let script = render("printf '%s' {{ value }}", value, Kind::Shell).unwrap();
-        Command::new("/bin/sh")
-            .arg("-c")
-            .arg(script)
-            .output()
-            .unwrap()
-            .stdout
-    }
-
-    proptest::proptest! {
-        #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, ..Default::default() })]
-        #[test]
-        fn any_value_is_one_word(value in "[^\0]{0,40}") {
-            proptest::prop_assert_eq!(through_a_shell(&value), value.as_bytes());
-        }
-
-        #[test]
-        fn hostile_values_arrive_unchanged(value in "[-'\"`$(){}\\\\;|&<>*?#!~ \n\té]{0,20}") {
-            proptest::prop_assert_eq!(through_a_shell(&value), value.as_bytes());
-        }
-    }
-
-    #[test]
-    fn a_nul_is_refused() {
-        let found = render("echo {{ value }}", "a\0b", Kind::Shell).unwrap_err();
-        assert!(found[0].message.contains("NUL"), "{}", found[0]);
-    }
-
-    #[test]
-    fn files_get_the_value_itself() {
-        assert_eq!(
-            render("v={{ value }}", "a b'c", Kind::Text).unwrap(),
-            "v=a b'c"
+/// tera for scripts: every value is quoted, and what would take the quotes off is not there.
+fn script_engine() -> Tera {
+    let mut engine = Tera::default();
+    let delimiters = Delimiters {
+        comment_start: "{=".into(),
+        comment_end: "=}".into(),
+        ..Delimiters::default()
+    };
+    engine
+        .set_delimiters(delimiters)
+        .expect("the delimiters differ from each other and no template is loaded");
+    engine.autoescape_on([".sh"]);
+    engine.set_escape_fn(quote::quote);
+    engine.register_filter(WORDS, words);
+    engine.register_filter("join", join);
+    for name in [
+        "safe",
+        "escape",
+        "escape_html",
+        "escape_xml",
+        "newlines_to_br",
+    ] {
+        engine.register_filter(
+            name,
+            |_: &tera::Value, _: Kwargs, _: &State<'_>| -> tera::TeraResult<tera::Value> {
+                Err(tera::Error::message(
+                    "scripts have no filter that changes quoting: every value is quoted by itself",
+                ))
+            },
         );
     }
+    engine
+}
 
-    #[test]
-    fn mistakes_are_findings_with_a_way_out() {
-        let text = |template: &str, kind| render(template, "x", kind).unwrap_err()[0].to_string();
-        assert!(text("echo {{ valu }}", Kind::Shell).contains("did you mean `value`?"));
-        assert!(text("echo '{{ value }}'", Kind::Shell).contains("remove the quotes"));
-        assert!(text("echo {{ value ", Kind::Shell).contains("does not parse"));
-        assert!(text("echo {{ value | frobnicate }}", Kind::Shell).contains("frobnicate"));
+/// A list becomes several words; anything else becomes text, which the escape function quotes (tera escapes no numbers).
+fn words(value: &tera::Value, _: Kwargs, _: &State<'_>) -> tera::TeraResult<tera::Value> {
+    if value.is_undefined() || value.is_none() {
+        return Err(tera::Error::message("this has no value"));
+    }
+    let Some(items) = value.as_array() else {
+        return Ok(if value.is_string() {
+            value.clone()
+        } else {
+            tera::Value::normal_string(&value.to_string())
+        });
+    };
+    let mut out = Vec::new();
+    for (n, item) in items.iter().enumerate() {
+        if n > 0 {
+            out.push(b' ');
+        }
+        quote::quote(&item.to_string(), &mut out)
+            .map_err(|error| tera::Error::message(error.to_string()))?;
+    }
+    let text = String::from_utf8(out).map_err(|error| tera::Error::message(error.to_string()))?;
+    Ok(tera::Value::safe_string(&text))
+}
+
+/// As tera's own, but its result is still a value to quote: one word.
+fn join(value: &tera::Value, kwargs: Kwargs, _: &State<'_>) -> tera::TeraResult<tera::Value> {
+    let separator = kwargs.get::<&str>("sep")?.unwrap_or_default();
+    let items = value
+        .as_array()
+        .ok_or_else(|| tera::Error::message("`join` needs a list"))?;
+    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
+    Ok(tera::Value::normal_string(&texts.join(separator)))
+}
+
+/// What tera cannot know about a shell script.
+fn check_script(text: &str, tags: &[Tag], origin: Origin<'_>, found: &mut Diagnostics) {
+    for (at, misplaced) in quote::misplaced(text, tags) {
+        found.push(diagnostic(text, at, origin, misplaced.why, misplaced.help));
+    }
+    let interpreter = text
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("#!"))
+        .filter(|line| !is_shell(line));
+    if let (Some(interpreter), Some(tag)) = (
+        interpreter,
+        tags.iter().find(|tag| tag.kind == TagKind::Value),
+    ) {
+        found.push(diagnostic(
+            text,
+            tag.start,
+            origin,
+            format!(
+                "values are quoted for a shell, but `{}` runs this",
+                interpreter.trim()
+            ),
+            "pass the value by `env:` and read it from the environment",
+        ));
+    }
+    for tag in tags.iter().filter(|tag| tag.kind == TagKind::Statement) {
+        let inside = &text[tag.inner.clone()];
+        let word = inside
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .next()
+            .unwrap_or_default();
+        if !SCRIPT_STATEMENTS.contains(&word) || (word == "set" && !inside.contains('=')) {
+            found.push(diagnostic(
+                text,
+                tag.start,
+                origin,
+                format!("a script cannot use `{{% {inside} %}}`"),
+                "scripts have if, for, raw and `set name = value`; use the shell for the rest",
+            ));
+        }
+    }
+}
+
+fn is_shell(interpreter: &str) -> bool {
+    interpreter
+        .split_whitespace()
+        .filter_map(|word| word.rsplit('/').next())
+        .any(|name| matches!(name, "sh" | "bash" | "dash" | "ksh" | "mksh" | "busybox"))
+}
+
+/// A template as tera gets it, and what was put into it.
+struct Source {
+    text: String,
+    /// Offset in `text` and length of each insertion.
+    inserted: Vec<(usize, usize)>,
+}
+
+impl Source {
+    fn plain(text: &str) -> Self {
+        Self {
+            text: text.to_string(),
+            inserted: Vec::new(),
+        }
     }
 
-    #[test]
-    fn a_list_is_several_words_in_a_loop() {
-        let list = Value::List(vec!["a b".to_owned(), "c".to_owned()]);
-        let parameters = BTreeMap::from([("list".to_owned(), list)]);
-        let text = "echo{% for item in list %} {{ item }}{% endfor %}";
-        let mut renderer = Renderer::new(&parameters);
-        let rendered = renderer
-            .source(&Source::Inline(text.to_owned()), &at(), Kind::Shell)
-            .unwrap();
-        assert_eq!(rendered, "echo 'a b' c");
+    /// Sends every value through [`WORDS`].
+    fn with_words(text: &str, tags: &[Tag]) -> Self {
+        let filter = format!(") | {WORDS}");
+        let (mut out, mut inserted, mut copied) = (String::new(), Vec::new(), 0);
+        for tag in tags
+            .iter()
+            .filter(|tag| tag.kind == TagKind::Value && !tag.inner.is_empty())
+        {
+            for (place, addition) in [(tag.inner.start, "("), (tag.inner.end, filter.as_str())] {
+                out.push_str(&text[copied..place]);
+                inserted.push((out.len(), addition.len()));
+                out.push_str(addition);
+                copied = place;
+            }
+        }
+        out.push_str(&text[copied..]);
+        Self {
+            text: out,
+            inserted,
+        }
+    }
+
+    /// An offset of `text` in the original.
+    fn original(&self, offset: usize) -> usize {
+        let before = self.inserted.iter().take_while(|(at, _)| *at < offset);
+        before.fold(offset, |offset_left, (at, length)| {
+            offset_left - (*length).min(offset - at)
+        })
+    }
+
+    fn offset(&self, line: usize, column: usize) -> usize {
+        let start: usize = self
+            .text
+            .split_inclusive('\n')
+            .take(line.saturating_sub(1))
+            .map(str::len)
+            .sum();
+        let rest = &self.text[start..];
+        start
+            + rest
+                .char_indices()
+                .nth(column)
+                .map_or(rest.len(), |(at, _)| at)
+    }
+}
+
+/// Brings an error of tera to its place.
+fn report(
+    error: &tera::Error,
+    source: &Source,
+    text: &str,
+    origin: Origin<'_>,
+    found: &mut Diagnostics,
+) {
+    let help = "see https://keats.github.io/tera for what a template can say; {% raw %} … {% endraw %} keeps braces as they are";
+    match error.kind() {
+        ErrorKind::SyntaxError(report) | ErrorKind::RenderingError(report) => {
+            let at = source.original(report.span().range.start);
+            found.push(diagnostic(text, at, origin, lower(report.message()), help));
+        }
+        // Unknown filters, tests and functions come as finished reports, a blank line between them.
+        other => {
+            for part in other.to_string().split("\n\n") {
+                let message = part
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ");
+                let at = part
+                    .lines()
+                    .find_map(place_in_report)
+                    .map_or(0, |(line, column)| {
+                        source.original(source.offset(line, column.saturating_sub(1)))
+                    });
+                if !message.is_empty() && part.starts_with("error: ") || found.is_empty() {
+                    found.push(diagnostic(text, at, origin, lower(message), help));
+                }
+            }
+        }
+    }
+}
+
+/// `--> name:line:column` of a report.
+fn place_in_report(line: &str) -> Option<(usize, usize)> {
+    let (_, place) = line.split_once("-->")?;
+    let mut parts = place.trim().rsplit(':');
+    let column = parts.next()?.parse().ok()?;
+    Some((parts.next()?.parse().ok()?, column))
+}
+
+fn lower(message: &str) -> String {
+    let mut chars = message.chars();
+    chars.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(chars).collect()
+    })
+}
+
+/// A diagnostic at a byte offset of a template.
+pub fn diagnostic(
+    text: &str,
+    offset: usize,
+    origin: Origin<'_>,
+    message: impl Into<String>,
+    help: impl Into<String>,
+) -> Diagnostic {
+    let offset = text.floor_char_boundary(offset.min(text.len()));
+    let line = text[..offset].matches('\n').count() + 1;
+    let start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
+    let column = text[start..offset].chars().count() + 1;
+    match origin {
+        Origin::File(file) => Diagnostic::at(
+            Location {
+                file: file.to_path_buf(),
+                line,
+                column,
+            },
+            text,
+            message,
+            help,
+        ),
+        Origin::Inline(step) => {
+            let recipe = files::text(&step.file).unwrap_or_default();
+            let at = inline_place(
+                &recipe,
+                step,
+                text.lines().nth(line - 1).unwrap_or_default(),
+                column,
+            );
+            Diagnostic::at(at, &recipe, message, help)
+        }
+    }
+}
+
+/// Where a line of an inline text stands in its recipe: the first line after the step that holds it. YAML takes
+/// indentation and quotes away, so the place cannot be counted.
+fn inline_place(recipe: &str, step: &Location, wanted: &str, column: usize) -> Location {
+    let wanted_text = wanted.trim();
+    let found = recipe
+        .lines()
+        .enumerate()
+        .skip(step.line - 1)
+        .find_map(|(n, line)| {
+            let at = line.find(wanted_text).filter(|_| !wanted_text.is_empty())?;
+            Some((n + 1, line[..at].chars().count()))
+        });
+    let Some((line, indent)) = found else {
+        return step.clone();
+    };
+    let skipped = wanted.chars().count() - wanted.trim_start().chars().count();
+    Location {
+        file: step.file.clone(),
+        line,
+        column: indent + column.saturating_sub(skipped),
     }
 }

@@ -10,7 +10,7 @@ use crate::cli::args::Format;
 use crate::cli::context::{Connected, Context, cloud, io};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, output};
-use crate::digest::Manifest;
+use crate::digest::{Manifest, Under};
 
 pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
     let connected = context.connect().await?;
@@ -93,8 +93,8 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
                     "recipe",
                     &format!("{} {} ({count} scripts)", manifest.recipe, manifest.version),
                 ));
-                if let Some(parent) = manifest.parent {
-                    rows.push(row("parent", parent.as_str()));
+                if let Under::Parent(parent) = manifest.on {
+                    rows.push(row("parent", &parent.to_string()));
                 }
             }
             output::data(&output::table(&rows))?;

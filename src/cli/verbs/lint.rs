@@ -26,21 +26,15 @@ pub fn run(context: &Context, args: &LintArgs) -> CliResult {
         args.recipe.clone()
     };
     let mut clean = Vec::new();
-    let mut found = Vec::new();
+    let mut found = Diagnostics::default();
     for name in names {
         match check(context, &name) {
             Ok(resolved) => clean.push(resolved),
             // A fault of a parent shows in every child; once is enough.
-            Err(diagnostics) => found.extend(
-                diagnostics
-                    .into_vec()
-                    .into_iter()
-                    .filter(|one| !found.contains(one))
-                    .collect::<Vec<_>>(),
-            ),
+            Err(diagnostics) => found.extend(diagnostics),
         }
     }
-    Diagnostics::check(found, ()).map_err(|found| invalid(&found))?;
+    found.or(()).map_err(|found| invalid(&found))?;
     match context.format {
         Format::Json => {
             let list: Vec<_> = clean

@@ -44,7 +44,7 @@ pub fn prepare(
         .map(|((manifest, digest), layer)| LayerPlan {
             recipe: layer.recipe.clone(),
             version: layer.version.clone(),
-            digest: digest.as_str().to_owned(),
+            digest: digest.to_string(),
             manifest_json: manifest.to_canonical_json(),
             layer,
         })

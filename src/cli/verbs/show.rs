@@ -81,19 +81,16 @@ fn text(
             "\n{} {}  {}",
             style.bold(&layer.recipe),
             layer.version,
-            style.dim(digest.short())
+            style.dim(&digest.short())
         );
         if !layer.packages.is_empty() {
             let _ = writeln!(out, "  packages  {}", layer.packages.join(" "));
         }
-        for path in layer.files.keys() {
-            let _ = writeln!(out, "  file      {path}");
+        for file in &layer.files {
+            let _ = writeln!(out, "  file      {}", file.path);
         }
-        let own = layer
-            .provision
-            .iter()
-            .filter(|script| script.id.contains("/step-"));
-        for (kind, script) in own
+        let steps = layer.provision.iter();
+        for (kind, script) in steps
             .map(|script| ("step", script))
             .chain(layer.validate.iter().map(|script| ("validate", script)))
             .chain(layer.test.iter().map(|script| ("test", script)))

@@ -72,7 +72,7 @@ async fn manifest(context: &Context, word: &str) -> Result<Manifest, CliError> {
             .ok_or_else(|| CliError::failure(format!("the line of `{word}` is empty")));
     }
     let connected = context.connect().await?;
-    if Digest::parse(word).is_some() {
+    if word.parse::<Digest>().is_ok() {
         return stored(&connected, word).await;
     }
     let image = find(&connected, word).await?;

@@ -223,7 +223,7 @@ fn layer(recipe: &str, digest: char) -> LayerPlan {
         manifest_json: format!("{{\"recipe\":\"{recipe}\"}}"),
         layer: Layer {
             packages: Vec::new(),
-            files: BTreeMap::new(),
+            files: Vec::new(),
             recipe: recipe.into(),
             version,
             provision: vec![script(

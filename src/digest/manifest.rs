@@ -1,0 +1,171 @@
+//! The named inputs of a layer, and their canonical form.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Digest;
+use crate::image::SOURCE_DATE;
+use crate::recipe::model::{BaseRef, ImageSpec, Resolved};
+use crate::render::script::{InstalledFile, Layer, SEAL, SEALED_PATHS, Script};
+
+/// Name and version of the format; another version gives other digests.
+pub const FORMAT: &str = "piaas-bake/manifest/1";
+
+/// The inputs of one layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: String,
+    pub recipe: String,
+    pub version: semver::Version,
+    /// What the layer stands on.
+    pub on: Under,
+    /// Packages by name. They are in a script too; here they can be told apart.
+    pub packages: Vec<String>,
+    /// Files with the sha256 of their bytes, likewise.
+    pub files: Vec<InstalledFile>,
+    pub provision: Vec<ManifestScript>,
+    pub validate: Vec<ManifestScript>,
+    pub test: Vec<ManifestScript>,
+    pub image: ImageSpec,
+    /// Of what cleans the builder before it becomes an image: the script and its list of paths, one after the other.
+    pub seal: Digest,
+    /// [`SOURCE_DATE`].
+    pub source_date: i64,
+}
+
+/// What a layer stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Under {
+    /// An image that is not ours.
+    Base(BaseRef),
+    /// The layer below.
+    Parent(Digest),
+}
+
+/// A script, without its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestScript {
+    pub id: String,
+    pub title: String,
+    /// Of the rendered text.
+    pub sha256: Digest,
+    pub env: BTreeMap<String, String>,
+    pub reboot: bool,
+}
+
+/// A text is not a manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("this is not a manifest: {0}")]
+    Parse(#[from] serde_json::Error),
+    #[error(
+        "this manifest has the format `{0}`, this version reads `{FORMAT}`; use the piaas-bake that wrote it"
+    )]
+    Format(String),
+}
+
+impl Manifest {
+    /// JSON with sorted keys, without blanks and without floating-point numbers: equal manifests give equal bytes.
+    #[must_use]
+    pub fn to_canonical_json(&self) -> String {
+        let value = serde_json::to_value(self)
+            .expect("a manifest holds texts, integers, lists and maps with text keys");
+        let mut json = String::new();
+        canonical(&value, &mut json);
+        json
+    }
+
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// The text is not JSON of this shape, or of another format version.
+    pub fn from_json(json: &str) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: String,
+        }
+        let Format { format } = serde_json::from_str(json)?;
+        if format != FORMAT {
+            return Err(ManifestError::Format(format));
+        }
+        Ok(serde_json::from_str(json)?)
+    }
+
+    /// The digest of the layer.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.to_canonical_json().as_bytes())
+    }
+}
+
+/// Sorts the keys itself: whether `serde_json` does depends on the features that other crates ask of it.
+fn canonical(value: &serde_json::Value, json: &mut String) {
+    use serde_json::Value;
+    match value {
+        Value::Array(items) => {
+            json.push('[');
+            for (n, item) in items.iter().enumerate() {
+                json.push_str(if n > 0 { "," } else { "" });
+                canonical(item, json);
+            }
+            json.push(']');
+        }
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            json.push('{');
+            for (n, (key, item)) in sorted.into_iter().enumerate() {
+                json.push_str(if n > 0 { "," } else { "" });
+                json.push_str(&Value::from(key.as_str()).to_string());
+                json.push(':');
+                canonical(item, json);
+            }
+            json.push('}');
+        }
+        other => json.push_str(&other.to_string()),
+    }
+}
+
+/// The manifests and digests of a line, root first. `layers` are what `resolved` renders to.
+#[must_use]
+pub fn chain(resolved: &Resolved, layers: &[Layer]) -> Vec<(Manifest, Digest)> {
+    let mut chain: Vec<(Manifest, Digest)> = Vec::new();
+    for (recipe, layer) in resolved.line.iter().zip(layers) {
+        let on = chain.last().map_or_else(
+            || Under::Base(resolved.base.clone()),
+            |(_, digest)| Under::Parent(*digest),
+        );
+        let manifest = Manifest {
+            format: FORMAT.into(),
+            recipe: layer.recipe.clone(),
+            version: layer.version.clone(),
+            on,
+            packages: layer.packages.clone(),
+            files: layer.files.clone(),
+            provision: layer.provision.iter().map(script).collect(),
+            validate: layer.validate.iter().map(script).collect(),
+            test: layer.test.iter().map(script).collect(),
+            // As merged up to here, so a layer has the same digest in every line that holds it.
+            image: recipe.image.clone(),
+            seal: Digest::of([SEAL, SEALED_PATHS].concat().as_bytes()),
+            source_date: SOURCE_DATE,
+        };
+        let digest = manifest.digest();
+        chain.push((manifest, digest));
+    }
+    chain
+}
+
+fn script(script: &Script) -> ManifestScript {
+    ManifestScript {
+        id: script.id.clone(),
+        title: script.title.clone(),
+        sha256: Digest::of(script.text.as_bytes()),
+        env: script.env.clone(),
+        reboot: script.reboot,
+    }
+}

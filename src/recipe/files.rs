@@ -1,0 +1,169 @@
+//! The files of a recipe: bounded, and never outside its directory.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+
+use super::diagnostic::{Diagnostic, Diagnostics, suggest};
+use super::model::Location;
+use super::node::Node;
+
+/// The largest recipe, script or template: 1 MiB.
+pub const LARGEST_TEXT: u64 = 1 << 20;
+
+/// The largest file to install: 16 MiB. All of it travels through Systems Manager in pieces of 40 KB.
+pub const LARGEST_PAYLOAD: u64 = 16 << 20;
+
+/// The absolute path of a file that a recipe names, after checking that it is a regular file inside the directory of the
+/// recipe (symbolic links followed) of at most `largest` bytes.
+pub fn beside(
+    node: Node<'_>,
+    dir: &Path,
+    largest: u64,
+    found: &mut Diagnostics,
+) -> Option<PathBuf> {
+    let text = node.text(found)?;
+    match inside(dir, text, largest) {
+        Ok(path) => Some(path),
+        Err((message, help)) => {
+            found.push(node.diagnostic(message, help));
+            None
+        }
+    }
+}
+
+fn inside(dir: &Path, text: &str, largest: u64) -> Result<PathBuf, (String, String)> {
+    let keep_in =
+        || "copy the file into the directory of the recipe and name it from there".to_string();
+    let relative = Path::new(text);
+    if text.is_empty()
+        || relative
+            .components()
+            .any(|part| !matches!(part, Component::Normal(_) | Component::CurDir))
+    {
+        return Err((format!("`{text}` leads outside the recipe"), keep_in()));
+    }
+    let path = dir.join(relative);
+    let real = match path.canonicalize() {
+        Ok(real) => real,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err((
+                format!("the file `{text}` does not exist"),
+                neighbours(&path),
+            ));
+        }
+        Err(error) => {
+            return Err((
+                format!("cannot read `{text}`: {error}"),
+                "check the path and its permissions".into(),
+            ));
+        }
+    };
+    let home = dir.canonicalize().map_err(|error| {
+        (
+            format!("cannot read the recipe's directory: {error}"),
+            keep_in(),
+        )
+    })?;
+    if !real.starts_with(&home) {
+        return Err((
+            format!("`{text}` is a link that leads outside the recipe"),
+            keep_in(),
+        ));
+    }
+    let about = real
+        .metadata()
+        .map_err(|error| (format!("cannot read `{text}`: {error}"), keep_in()))?;
+    if !about.is_file() {
+        return Err((
+            format!("`{text}` is not a regular file"),
+            "name a file; list each file of a directory by itself".into(),
+        ));
+    }
+    if about.len() > largest {
+        let help = "fetch large files in a step, with their checksum, or package them";
+        return Err((
+            format!("`{text}` has {} bytes; the limit is {largest}", about.len()),
+            help.into(),
+        ));
+    }
+    Ok(real)
+}
+
+/// What could be meant by a file that does not exist.
+fn neighbours(path: &Path) -> String {
+    let wanted = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let mut names: Vec<String> = path
+        .parent()
+        .and_then(|parent| parent.read_dir().ok())
+        .map(|entries| {
+            entries
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect()
+        })
+        .unwrap_or_default();
+    names.sort();
+    if names.is_empty() {
+        return "create it; paths start at the directory of the recipe".into();
+    }
+    format!(
+        "create it, or name one that exists; {}",
+        suggest(&wanted, names.iter().map(String::as_str))
+    )
+}
+
+/// Why a text could not be read.
+fn unreadable(file: &Path, why: impl std::fmt::Display) -> Diagnostic {
+    Diagnostic::new(
+        format!("cannot read {}: {why}", file.display()),
+        "check that it is a readable file",
+    )
+}
+
+/// Reads at most `largest` bytes.
+///
+/// # Errors
+/// The file cannot be read or is larger.
+pub fn bytes(file: &Path, largest: u64) -> Result<Vec<u8>, Diagnostic> {
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|open| open.take(largest + 1).read_to_end(&mut bytes))
+        .map_err(|error| unreadable(file, error))?;
+    if bytes.len() as u64 > largest {
+        return Err(Diagnostic::new(
+            format!("{} is larger than {largest} bytes", file.display()),
+            "split it, or fetch the data in a step",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Reads a UTF-8 text of at most 1 MiB.
+///
+/// # Errors
+/// The file cannot be read, is larger, or is not UTF-8 (then with the place of the first bad byte).
+pub fn text(file: &Path) -> Result<String, Diagnostic> {
+    String::from_utf8(bytes(file, LARGEST_TEXT)?).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.split(|b| *b == b'\n').count();
+        let start = good
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |at| at + 1);
+        let column = String::from_utf8_lossy(&good[start..]).chars().count() + 1;
+        Diagnostic {
+            location: Some(Location {
+                file: file.to_path_buf(),
+                line,
+                column,
+            }),
+            source_line: None,
+            message: "this is not UTF-8".into(),
+            help: Some("save the file as UTF-8 (`iconv -t UTF-8`)".into()),
+        }
+    })
+}

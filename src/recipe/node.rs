@@ -1,0 +1,565 @@
+//! A YAML document with a place for every key and value.
+//!
+//! `serde_yaml` gives the values, `saphyr-parser` the places; the two trees have the same shape. Anchors, aliases and
+//! tags are not part of the format, so a small file stays a small tree.
+
+use std::path::{Path, PathBuf};
+
+use saphyr_parser::{Event, Marker, Parser, StrInput};
+use serde_yaml::Value;
+
+use super::diagnostic::{Diagnostic, Diagnostics, suggest, top_of};
+use super::model::Location;
+
+/// Deeper than any recipe; a bound for the walk.
+const DEEPEST: usize = 32;
+
+/// A parsed recipe file.
+#[derive(Debug)]
+pub struct Document {
+    pub file: PathBuf,
+    pub text: String,
+    value: Value,
+    places: Places,
+}
+
+/// Line and column of a value, and of what is in it.
+#[derive(Debug)]
+struct Places {
+    at: (usize, usize),
+    children: Children,
+}
+
+#[derive(Debug)]
+enum Children {
+    None,
+    List(Vec<Places>),
+    /// Key, place of the key, value.
+    Map(Vec<(String, (usize, usize), Places)>),
+}
+
+/// A value in a document.
+#[derive(Debug, Clone, Copy)]
+pub struct Node<'d> {
+    document: &'d Document,
+    value: &'d Value,
+    places: &'d Places,
+}
+
+impl Document {
+    /// Parses one document.
+    ///
+    /// # Errors
+    /// Text that is not YAML, and YAML that a recipe may not use: several documents, duplicate or non-text keys, anchors,
+    /// aliases, tags.
+    pub fn parse(file: &Path, text: String) -> Result<Self, Diagnostics> {
+        let mut events = Events {
+            file,
+            text: &text,
+            parser: Parser::new_from_str(&text),
+            found: Diagnostics::default(),
+        };
+        let Some(places) = events.document()? else {
+            return Err(Diagnostic::at(
+                top_of(file),
+                &text,
+                "the file is empty",
+                "`piaas-bake init` writes a recipe to start from",
+            )
+            .into());
+        };
+        let found = events.found;
+        let value: Value = match serde_yaml::from_str(&text) {
+            Ok(value) => value,
+            // Duplicate keys are already reported, each with its place.
+            Err(_) if !found.is_empty() => return Err(found),
+            Err(error) => {
+                let at = error.location().map_or_else(
+                    || top_of(file),
+                    |at| Location {
+                        file: file.to_path_buf(),
+                        line: at.line(),
+                        column: at.column(),
+                    },
+                );
+                return Err(Diagnostic::at(
+                    at,
+                    &text,
+                    format!("not YAML: {error}"),
+                    "correct the YAML at this place",
+                )
+                .into());
+            }
+        };
+        found.or(Self {
+            file: file.to_path_buf(),
+            text,
+            value,
+            places,
+        })
+    }
+
+    /// The whole document.
+    pub fn root(&self) -> Node<'_> {
+        Node {
+            document: self,
+            value: &self.value,
+            places: &self.places,
+        }
+    }
+
+    /// A diagnostic at a place in this document.
+    pub fn diagnostic(
+        &self,
+        at: (usize, usize),
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Diagnostic {
+        Diagnostic::at(self.location(at), &self.text, message, help)
+    }
+
+    fn location(&self, (line, column): (usize, usize)) -> Location {
+        Location {
+            file: self.file.clone(),
+            line,
+            column,
+        }
+    }
+}
+
+/// Builds the tree of places from parser events.
+struct Events<'t> {
+    file: &'t Path,
+    text: &'t str,
+    parser: Parser<'t, StrInput<'t>>,
+    found: Diagnostics,
+}
+
+/// saphyr counts columns from 0, we from 1.
+fn place(mark: Marker) -> (usize, usize) {
+    (mark.line(), mark.col() + 1)
+}
+
+impl<'t> Events<'t> {
+    fn diagnostic(
+        &self,
+        (line, column): (usize, usize),
+        message: impl Into<String>,
+        help: &str,
+    ) -> Diagnostic {
+        Diagnostic::at(
+            Location {
+                file: self.file.to_path_buf(),
+                line,
+                column,
+            },
+            self.text,
+            message,
+            help,
+        )
+    }
+
+    fn next(&mut self) -> Result<(Event<'t>, (usize, usize)), Diagnostics> {
+        match self.parser.next_event() {
+            Some(Ok((event, span))) => Ok((event, place(span.start))),
+            Some(Err(error)) => {
+                let at = place(*error.marker());
+                let line = self
+                    .text
+                    .lines()
+                    .nth(at.0.saturating_sub(1))
+                    .unwrap_or_default();
+                let indent = &line[..line.len() - line.trim_start().len()];
+                let help = if indent.contains('\t') {
+                    "indent with spaces: YAML does not allow tabs there"
+                } else {
+                    "check the indentation, and quote text that holds `: `, ` #`, `{`, `[`, `*` or `&`"
+                };
+                Err(self
+                    .diagnostic(at, format!("not YAML: {}", error.info()), help)
+                    .into())
+            }
+            None => Ok((Event::StreamEnd, (1, 1))),
+        }
+    }
+
+    fn document(&mut self) -> Result<Option<Places>, Diagnostics> {
+        let mut root = None;
+        loop {
+            match self.next()? {
+                (Event::StreamEnd, _) => return Ok(root),
+                (Event::DocumentStart(_), at) if root.is_some() => {
+                    return Err(self
+                        .diagnostic(
+                            at,
+                            "a second document begins here",
+                            "a recipe file holds one; remove the `---`",
+                        )
+                        .into());
+                }
+                (
+                    Event::DocumentStart(_)
+                    | Event::DocumentEnd
+                    | Event::StreamStart
+                    | Event::Nothing,
+                    _,
+                ) => {}
+                (event, at) => root = Some(self.value(event, at, 0)?),
+            }
+        }
+    }
+
+    fn value(
+        &mut self,
+        event: Event<'t>,
+        at: (usize, usize),
+        depth: usize,
+    ) -> Result<Places, Diagnostics> {
+        if depth > DEEPEST {
+            return Err(self
+                .diagnostic(
+                    at,
+                    "this is nested too deep",
+                    "a recipe needs five levels at most",
+                )
+                .into());
+        }
+        let (anchor, tagged) = match &event {
+            Event::Scalar(_, _, anchor, tag) => (*anchor, tag.is_some()),
+            Event::SequenceStart(anchor, tag) | Event::MappingStart(anchor, tag) => {
+                (*anchor, tag.is_some())
+            }
+            Event::Alias(id) => (*id, false),
+            _ => (0, false),
+        };
+        if anchor != 0 {
+            return Err(self
+                .diagnostic(
+                    at,
+                    "recipes have no anchors and aliases",
+                    "write the value out; share by `from`",
+                )
+                .into());
+        }
+        if tagged {
+            return Err(self
+                .diagnostic(
+                    at,
+                    "recipes have no YAML tags",
+                    "quote the text if it begins with `!`",
+                )
+                .into());
+        }
+        let children = match event {
+            Event::SequenceStart(..) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next()? {
+                        (Event::SequenceEnd, _) => break Children::List(items),
+                        (event, at) => items.push(self.value(event, at, depth + 1)?),
+                    }
+                }
+            }
+            Event::MappingStart(..) => self.map(depth)?,
+            _ => Children::None,
+        };
+        Ok(Places { at, children })
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Children, Diagnostics> {
+        let mut entries: Vec<(String, (usize, usize), Places)> = Vec::new();
+        loop {
+            let (event, at) = self.next()?;
+            let key = match event {
+                Event::MappingEnd => return Ok(Children::Map(entries)),
+                Event::Scalar(key, _, 0, None) => key.into_owned(),
+                _ => {
+                    return Err(self
+                        .diagnostic(at, "a key must be plain text", "write `key: value`")
+                        .into());
+                }
+            };
+            let (event, value_at) = self.next()?;
+            let value = self.value(event, value_at, depth + 1)?;
+            if let Some((_, (line, _), _)) = entries.iter().find(|(known, _, _)| *known == key) {
+                let help = format!("it is already on line {line}; keep one of them");
+                let found = self.diagnostic(at, format!("duplicate key `{key}`"), &help);
+                self.found.push(found);
+            } else {
+                entries.push((key, at, value));
+            }
+        }
+    }
+}
+
+impl<'d> Node<'d> {
+    /// Where it stands.
+    pub fn location(&self) -> Location {
+        self.document.location(self.places.at)
+    }
+
+    /// A diagnostic about this value.
+    pub fn diagnostic(&self, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
+        self.document.diagnostic(self.places.at, message, help)
+    }
+
+    /// The document it is in.
+    pub fn document(&self) -> &'d Document {
+        self.document
+    }
+
+    pub fn is_null(&self) -> bool {
+        self.value.is_null()
+    }
+
+    pub fn is_map(&self) -> bool {
+        self.value.is_mapping()
+    }
+
+    /// The value as YAML understands it.
+    pub fn value(&self) -> &'d Value {
+        self.value
+    }
+
+    /// What it is, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "nothing",
+            Value::Bool(_) => "a boolean",
+            Value::Number(number) if number.is_f64() => "a number with a fraction",
+            Value::Number(_) => "an integer",
+            Value::String(_) => "text",
+            Value::Sequence(_) => "a list",
+            Value::Mapping(_) => "a map",
+            Value::Tagged(_) => "a tagged value",
+        }
+    }
+
+    /// A map's entries in the order of the file: key, its diagnostic builder's place, value.
+    pub fn entries(&self, found: &mut Diagnostics) -> Vec<Entry<'d>> {
+        let (Value::Mapping(map), Children::Map(places)) = (self.value, &self.places.children)
+        else {
+            found.push(self.diagnostic(
+                format!("expected a map, found {}", self.kind()),
+                "write `key: value` lines, indented",
+            ));
+            return Vec::new();
+        };
+        places
+            .iter()
+            .filter_map(|(key, key_at, places)| {
+                // A key that YAML reads as a number or boolean has no text form in the value tree.
+                let Some(value) = map.get(key.as_str()) else {
+                    found.push(self.document.diagnostic(
+                        *key_at,
+                        format!("key `{key}` is not text"),
+                        format!("quote it: \"{key}\""),
+                    ));
+                    return None;
+                };
+                Some(Entry {
+                    key,
+                    key_at: *key_at,
+                    node: Node {
+                        document: self.document,
+                        value,
+                        places,
+                    },
+                })
+            })
+            .collect()
+    }
+
+    /// A map's entries, where only `known` keys may stand.
+    pub fn fields(&self, known: &[&str], found: &mut Diagnostics) -> Fields<'d> {
+        let entries = self.entries(found);
+        for entry in entries.iter().filter(|entry| !known.contains(&entry.key)) {
+            found.push(entry.diagnostic(
+                format!("unknown key `{}`", entry.key),
+                suggest(entry.key, known.iter().copied()),
+            ));
+        }
+        Fields {
+            owner: *self,
+            entries,
+        }
+    }
+
+    /// The items of a list.
+    pub fn items(&self, found: &mut Diagnostics) -> Vec<Self> {
+        let (Value::Sequence(items), Children::List(places)) = (self.value, &self.places.children)
+        else {
+            found.push(self.diagnostic(
+                format!("expected a list, found {}", self.kind()),
+                "write each item on a line of its own after `- `",
+            ));
+            return Vec::new();
+        };
+        items
+            .iter()
+            .zip(places)
+            .map(|(value, places)| Node {
+                document: self.document,
+                value,
+                places,
+            })
+            .collect()
+    }
+
+    /// Text.
+    pub fn text(&self, found: &mut Diagnostics) -> Option<&'d str> {
+        match self.value.as_str() {
+            Some(text) if text.contains('\0') => {
+                found.push(self.diagnostic("a NUL character cannot stand here", "remove it"));
+                None
+            }
+            Some(text) => Some(text),
+            None => {
+                let help = if self.is_null() {
+                    "write a value, or remove the key"
+                } else {
+                    "put it in quotes to make it text"
+                };
+                found.push(self.diagnostic(format!("expected text, found {}", self.kind()), help));
+                None
+            }
+        }
+    }
+
+    /// A boolean.
+    pub fn boolean(&self, found: &mut Diagnostics) -> Option<bool> {
+        let value = self.value.as_bool();
+        if value.is_none() {
+            found.push(self.diagnostic(
+                format!("expected a boolean, found {}", self.kind()),
+                "write `true` or `false`",
+            ));
+        }
+        value
+    }
+
+    /// A whole number from 0 to `most`.
+    pub fn count(&self, most: u32, found: &mut Diagnostics) -> Option<u32> {
+        let value = self
+            .value
+            .as_u64()
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| *n <= most);
+        if value.is_none() {
+            found.push(self.diagnostic(
+                format!("expected a whole number, 0 to {most}"),
+                "write a number without quotes",
+            ));
+        }
+        value
+    }
+
+    /// Text that `parse` understands; its error is the way out.
+    pub fn parsed<T>(
+        &self,
+        what: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        found: &mut Diagnostics,
+    ) -> Option<T> {
+        let written = match self.value {
+            Value::Number(number) => number.to_string(),
+            _ => self.text(found)?.to_string(),
+        };
+        // A number without quotes has already lost its leading zeros, so it is never what was meant.
+        let result = if self.value.is_number() {
+            Err(parse("").err().unwrap_or_else(|| "put it in quotes".into()))
+        } else {
+            parse(&written)
+        };
+        result
+            .map_err(|help| found.push(self.diagnostic(format!("`{written}` is not {what}"), help)))
+            .ok()
+    }
+
+    /// Text that passes `check`.
+    pub fn checked(
+        &self,
+        what: &str,
+        check: impl Fn(&str) -> bool,
+        help: &str,
+        found: &mut Diagnostics,
+    ) -> Option<String> {
+        let text = self.text(found)?;
+        if check(text) {
+            return Some(text.to_string());
+        }
+        found.push(self.diagnostic(format!("`{text}` is not {what}"), help));
+        None
+    }
+}
+
+/// A key and its value.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'d> {
+    pub key: &'d str,
+    key_at: (usize, usize),
+    pub node: Node<'d>,
+}
+
+impl Entry<'_> {
+    /// A diagnostic about the key.
+    pub fn diagnostic(&self, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
+        self.node.document.diagnostic(self.key_at, message, help)
+    }
+}
+
+/// The entries of a map with known keys.
+#[derive(Debug)]
+pub struct Fields<'d> {
+    owner: Node<'d>,
+    entries: Vec<Entry<'d>>,
+}
+
+impl<'d> Fields<'d> {
+    /// The value of `key`, if it is there.
+    pub fn get(&self, key: &str) -> Option<Node<'d>> {
+        self.entry(key).map(|entry| entry.node)
+    }
+
+    /// The entry of `key`, if it is there.
+    pub fn entry(&self, key: &str) -> Option<Entry<'d>> {
+        self.entries.iter().find(|entry| entry.key == key).copied()
+    }
+
+    /// The value of `key`, which must be there.
+    pub fn require(&self, key: &str, help: &str, found: &mut Diagnostics) -> Option<Node<'d>> {
+        let node = self.get(key);
+        if node.is_none() {
+            found.push(self.owner.diagnostic(format!("`{key}` is missing"), help));
+        }
+        node
+    }
+
+    /// The one entry of `choices` that must be there.
+    pub fn one_of(&self, choices: &[&str], found: &mut Diagnostics) -> Option<Entry<'d>> {
+        let mut present = self
+            .entries
+            .iter()
+            .filter(|entry| choices.contains(&entry.key))
+            .copied();
+        let all = choices
+            .iter()
+            .map(|choice| format!("`{choice}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let Some(first) = present.next() else {
+            found.push(self.owner.diagnostic(
+                format!("one of {all} is missing"),
+                format!("write exactly one of {all}"),
+            ));
+            return None;
+        };
+        for more in present {
+            found.push(more.diagnostic(
+                format!("`{}` cannot stand beside `{}`", more.key, first.key),
+                format!("keep exactly one of {all}"),
+            ));
+        }
+        Some(first)
+    }
+}

@@ -1,0 +1,217 @@
+//! One recipe file, read and checked by itself: what it says, and where.
+
+mod base;
+mod contents;
+mod parameters;
+mod settings;
+mod steps;
+
+use std::path::{Path, PathBuf};
+
+use semver::Version;
+
+use super::diagnostic::Diagnostics;
+use super::model::{FileSpec, Location, StepSpec};
+use super::node::{Document, Node};
+use super::units;
+use base::read_from;
+use contents::{read_files, read_packages};
+use parameters::read_parameters;
+use settings::{read_build, read_image};
+use steps::read_step;
+
+pub use base::From;
+pub use parameters::{Kind, RawParameter, RawParameterKind};
+pub use settings::{RawBuild, RawImage};
+
+/// The schema this version reads.
+pub const SCHEMA: &str = "piaas-bake/v1";
+
+const KEYS: [&str; 13] = [
+    "schema",
+    "name",
+    "version",
+    "description",
+    "from",
+    "parameters",
+    "packages",
+    "files",
+    "steps",
+    "validate",
+    "test",
+    "image",
+    "build",
+];
+
+/// What a recipe file says; `None` where it says nothing, so that its parent's word stands.
+#[derive(Debug)]
+pub struct RawRecipe {
+    pub name: String,
+    pub version: Version,
+    pub description: String,
+    pub dir: PathBuf,
+    pub from: From,
+    pub parameters: Vec<RawParameter>,
+    pub packages: Vec<String>,
+    pub files: Vec<FileSpec>,
+    pub steps: Vec<StepSpec>,
+    pub validate: Vec<StepSpec>,
+    pub test: Vec<StepSpec>,
+    pub image: RawImage,
+    pub build: RawBuild,
+}
+
+/// A place to report about later, with the line it is on.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub at: Location,
+    pub line: String,
+}
+
+impl Place {
+    fn of(node: &Node<'_>) -> Self {
+        let at = node.location();
+        let line = node
+            .document()
+            .text
+            .lines()
+            .nth(at.line - 1)
+            .unwrap_or_default()
+            .to_string();
+        Self { at, line }
+    }
+
+    /// A diagnostic at this place.
+    pub fn diagnostic(
+        &self,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> super::diagnostic::Diagnostic {
+        super::diagnostic::Diagnostic {
+            location: Some(self.at.clone()),
+            source_line: Some(self.line.clone()),
+            message: message.into(),
+            help: Some(help.into()),
+        }
+    }
+}
+
+/// Reads a document; `None` if a part is missing that nothing works without (then `found` says so).
+pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<RawRecipe> {
+    let top = document.root().fields(&KEYS, found);
+    if let Some(schema) = top.require(
+        "schema",
+        "begin the file with `schema: piaas-bake/v1`",
+        found,
+    ) {
+        schema.checked(
+            "a schema that this version reads",
+            |text| text == SCHEMA,
+            "write `schema: piaas-bake/v1`",
+            found,
+        );
+    }
+    let name = top
+        .require(
+            "name",
+            "write `name:` with the name of the directory",
+            found,
+        )
+        .and_then(|node| {
+            let name = node.checked("a recipe name", units::is_recipe_name, NAME_HELP, found)?;
+            let directory = dir
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            if name != directory {
+                found.push(node.diagnostic(
+                    format!("the recipe is named `{name}`, its directory `{directory}`"),
+                    format!("write `name: {directory}`, or rename the directory"),
+                ));
+            }
+            Some(name)
+        });
+    let version = top
+        .require("version", "write `version: 1.0.0`", found)
+        .and_then(|node| {
+            node.parsed(
+                "a semantic version",
+                |text| Version::parse(text).map_err(|_| VERSION_HELP.into()),
+                found,
+            )
+        });
+    let description = top
+        .require(
+            "description",
+            "say in one line what the image is for",
+            found,
+        )
+        .and_then(|node| {
+            node.checked(
+                "one line",
+                is_one_line,
+                "say in one line what the image is for",
+                found,
+            )
+        });
+    let from = top
+        .require(
+            "from",
+            "say what it builds on, such as `from: { recipe: debian-base, version: ^1 }`",
+            found,
+        )
+        .and_then(|node| read_from(node, found));
+    let list = |key: &str, found: &mut Diagnostics| {
+        top.get(key)
+            .map(|node| node.items(found))
+            .unwrap_or_default()
+    };
+    let steps = |key: &str, found: &mut Diagnostics| -> Vec<StepSpec> {
+        list(key, found)
+            .into_iter()
+            .filter_map(|node| read_step(node, dir, found))
+            .collect()
+    };
+
+    let parameters = top
+        .get("parameters")
+        .map(|node| read_parameters(node, found))
+        .unwrap_or_default();
+    let packages = read_packages(list("packages", found), found);
+    let files = read_files(list("files", found), dir, found);
+    let (provision, validate, test) = (
+        steps("steps", found),
+        steps("validate", found),
+        steps("test", found),
+    );
+    let image = top
+        .get("image")
+        .map(|node| read_image(node, found))
+        .unwrap_or_default();
+    let build = top
+        .get("build")
+        .map(|node| read_build(node, found))
+        .unwrap_or_default();
+    Some(RawRecipe {
+        name: name?,
+        version: version?,
+        description: description?,
+        dir: dir.to_path_buf(),
+        from: from?,
+        parameters,
+        packages,
+        files,
+        steps: provision,
+        validate,
+        test,
+        image,
+        build,
+    })
+}
+
+const NAME_HELP: &str = "use lower-case letters, digits and hyphens, a letter first";
+const VERSION_HELP: &str = "write major.minor.patch, such as 1.0.0 (semver.org)";
+
+fn is_one_line(text: &str) -> bool {
+    !text.trim().is_empty() && text.len() <= 200 && !text.contains(char::is_control)
+}

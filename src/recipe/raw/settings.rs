@@ -1,0 +1,125 @@
+//! `image` and `build`: the disk that comes out, and the machine that makes it.
+
+use std::time::Duration;
+
+use crate::recipe::diagnostic::Diagnostics;
+use crate::recipe::node::{Fields, Node};
+use crate::recipe::units;
+
+const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
+const BOOT_MODES: [&str; 2] = ["uefi", "uefi-preferred"];
+
+#[derive(Debug, Default)]
+pub struct RawImage {
+    pub size_gib: Option<u32>,
+    pub filesystem: Option<String>,
+    pub architecture: Option<String>,
+    pub boot_mode: Option<String>,
+}
+
+/// An inner `None` is an explicit `null`: nothing, whatever the parent says.
+#[derive(Debug, Default)]
+pub struct RawBuild {
+    pub instance_type: Option<String>,
+    pub subnet: Option<Option<String>>,
+    pub security_groups: Option<Vec<String>>,
+    pub instance_profile: Option<Option<String>>,
+    pub timeout: Option<Duration>,
+}
+
+pub fn read_image(node: Node<'_>, found: &mut Diagnostics) -> RawImage {
+    let fields = node.fields(&["size", "filesystem", "architecture", "boot_mode"], found);
+    RawImage {
+        size_gib: fields
+            .get("size")
+            .and_then(|node| node.parsed("a size", units::size_gib, found)),
+        filesystem: choice(&fields, "filesystem", &["ext4"], found),
+        architecture: choice(&fields, "architecture", &ARCHITECTURES, found),
+        boot_mode: choice(&fields, "boot_mode", &BOOT_MODES, found),
+    }
+}
+
+fn choice(
+    fields: &Fields<'_>,
+    key: &str,
+    choices: &[&str],
+    found: &mut Diagnostics,
+) -> Option<String> {
+    let help = format!("choose from: {}", choices.join(", "));
+    fields.get(key)?.checked(
+        "supported here",
+        |text| choices.contains(&text),
+        &help,
+        found,
+    )
+}
+
+pub fn read_build(node: Node<'_>, found: &mut Diagnostics) -> RawBuild {
+    let fields = node.fields(
+        &[
+            "instance_type",
+            "subnet",
+            "security_groups",
+            "instance_profile",
+            "timeout",
+        ],
+        found,
+    );
+    let optional = |key: &str,
+                    what: &str,
+                    help: &str,
+                    check: &dyn Fn(&str) -> bool,
+                    found: &mut Diagnostics| {
+        let node = fields.get(key)?;
+        if node.is_null() {
+            Some(None)
+        } else {
+            node.checked(what, check, help, found).map(Some)
+        }
+    };
+    let subnet = optional(
+        "subnet",
+        "a subnet id",
+        "write `subnet-…`, or null for the default one",
+        &|text| text.starts_with("subnet-"),
+        found,
+    );
+    let help = "write its name or ARN, or null";
+    let instance_profile = optional(
+        "instance_profile",
+        "an instance profile",
+        help,
+        &|text| !text.trim().is_empty(),
+        found,
+    );
+    let groups = fields.get("security_groups").map(|node| {
+        let mut ids = Vec::new();
+        for item in node.items(found) {
+            let help = "write its id, `sg-…`; a name is not unique";
+            ids.extend(item.checked(
+                "a security group id",
+                |text| text.starts_with("sg-"),
+                help,
+                found,
+            ));
+        }
+        ids
+    });
+    let instance_type = fields.get("instance_type").and_then(|node| {
+        node.checked(
+            "an instance type",
+            |text| text.contains('.') && !text.contains(char::is_whitespace),
+            "write one such as t3.medium",
+            found,
+        )
+    });
+    RawBuild {
+        instance_type,
+        subnet,
+        security_groups: groups,
+        instance_profile,
+        timeout: fields
+            .get("timeout")
+            .and_then(|node| node.parsed("a duration", units::duration, found)),
+    }
+}

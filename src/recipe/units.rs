@@ -1,0 +1,173 @@
+//! Durations, sizes, modes and names as recipes write them.
+
+use std::time::Duration;
+
+/// The longest time-out of a step: what `AWS-RunShellScript` takes as `executionTimeout` (172800 seconds).
+pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(172_800);
+
+/// `90s`, `10m`, `1h30m`. More than nothing, at most 48 hours.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const HOW: &str = "write a number with its unit, such as 90s, 10m or 1h30m";
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    // The units must come in this order, each once, so "1m1m" and "5s1h" are refused.
+    for (unit, factor) in [('h', 3600), ('m', 60), ('s', 1)] {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        if digits > 0 && rest[digits..].starts_with(unit) {
+            let number: u64 = rest[..digits].parse().map_err(|_| HOW.to_string())?;
+            seconds = number
+                .checked_mul(factor)
+                .and_then(|n| n.checked_add(seconds))
+                .ok_or("that is too long")?;
+            rest = &rest[digits + 1..];
+        }
+    }
+    if !rest.is_empty() || text.is_empty() {
+        return Err(HOW.into());
+    }
+    let duration = Duration::from_secs(seconds);
+    if duration.is_zero() || duration > LONGEST_TIMEOUT {
+        return Err("write something between 1s and 48h, the limits of AWS-RunShellScript".into());
+    }
+    Ok(duration)
+}
+
+/// `8GiB`: whole gibibytes, the unit of EBS volumes; 1 to 16384, the limits of a gp2 volume.
+pub fn size_gib(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let Ok(number) = digits.parse::<u32>() else {
+        return Err("write whole gibibytes, such as 8GiB".into());
+    };
+    if text != format!("{number}GiB") {
+        return Err(format!(
+            "write {number}GiB: volumes come in whole gibibytes"
+        ));
+    }
+    if !(1..=16_384).contains(&number) {
+        return Err("write something between 1GiB and 16384GiB, the limits of a gp2 volume".into());
+    }
+    Ok(number)
+}
+
+/// `"0644"`: permission bits in octal, with or without setuid, setgid and sticky.
+pub fn mode(text: &str) -> Result<u32, String> {
+    let octal = matches!(text.len(), 3 | 4) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let parsed = if octal {
+        u32::from_str_radix(text, 8).ok()
+    } else {
+        None
+    };
+    parsed.ok_or_else(|| "write three or four octal digits in quotes, such as \"0644\"".into())
+}
+
+/// Names of recipes and thus parts of names of images: lower-case letters, digits and hyphens, a letter first, at most
+/// 64 characters (an AMI name has at most 128, with version and digest in it).
+pub fn is_recipe_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Names of parameters: what a template can name, in lower case.
+pub fn is_parameter_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// Names of environment variables (POSIX, "Name").
+pub fn is_env_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Names of users and groups as Debian's adduser takes them.
+pub fn is_user_name(name: &str) -> bool {
+    name.len() <= 32
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+}
+
+/// A Debian package name (Debian Policy 5.6.1), with an architecture (`:arm64`) or an exact version (`=1.2-3`) if given.
+pub fn is_package(text: &str) -> bool {
+    let (name, version) = text
+        .split_once('=')
+        .map_or((text, None), |(name, version)| (name, Some(version)));
+    let (name, arch) = name
+        .split_once(':')
+        .map_or((name, None), |(name, arch)| (name, Some(arch)));
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    name.len() >= 2
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().all(|b| plain(b) || b"+-.".contains(&b))
+        && arch.is_none_or(|arch| !arch.is_empty() && arch.bytes().all(|b| plain(b) || b == b'-'))
+        && version.is_none_or(|version| {
+            version.starts_with(|c: char| c.is_ascii_digit())
+                && version
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b".+-:~".contains(&b))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("48h"), Ok(LONGEST_TIMEOUT));
+        for bad in [
+            "",
+            "10",
+            "m",
+            "1m1m",
+            "5s1h",
+            "0s",
+            "49h",
+            "-1s",
+            "1.5h",
+            "1d",
+            "99999999999999999999h",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size_gib("8GiB"), Ok(8));
+        for bad in [
+            "8", "8G", "8GB", "8 GiB", "08GiB", "0GiB", "16385GiB", "GiB", "-1GiB", "8.5GiB",
+        ] {
+            assert!(size_gib(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn modes() {
+        assert_eq!(mode("0644"), Ok(0o644));
+        assert_eq!(mode("4755"), Ok(0o4755));
+        for bad in ["", "644 ", "0888", "rw", "00644", "0o644", "+755"] {
+            assert!(mode(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn packages() {
+        for good in ["git", "g++", "libc6:arm64", "nginx=1.22.1-9+deb12u1", "0ad"] {
+            assert!(is_package(good), "{good}");
+        }
+        for bad in [
+            "", "a", "Git", "-o", "git curl", "git;id", "x=", "git=;id", "gi\nt", "g:=",
+        ] {
+            assert!(!is_package(bad), "{bad}");
+        }
+    }
+}

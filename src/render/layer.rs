@@ -1,0 +1,249 @@
+//! One recipe of a line to one layer.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::script::{InstalledFile, Layer, Script};
+use super::tags::Dialect;
+use super::template::{Origin, Renderer, diagnostic};
+use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
+use crate::recipe::files;
+use crate::recipe::model::{FileSpec, LineRecipe, Source, StepSpec};
+
+const PACKAGES: &str = include_str!("../../templates/packages.apt.sh.tera");
+const FILES: &str = include_str!("../../templates/files.sh.tera");
+
+/// Mirrors can be slow; apt itself gives up on a dead one long before.
+const PACKAGES_TIMEOUT: Duration = Duration::from_secs(1800);
+const FILES_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Renders one recipe. What is wrong goes to `found`, and then the layer is not to be used.
+pub fn layer(recipe: &LineRecipe, renderer: &mut Renderer, found: &mut Diagnostics) -> Layer {
+    let mut layer = Layer {
+        recipe: recipe.name.clone(),
+        version: recipe.version.clone(),
+        packages: recipe.packages.clone(),
+        files: Vec::new(),
+        provision: Vec::new(),
+        validate: Vec::new(),
+        test: Vec::new(),
+        payloads: BTreeMap::new(),
+    };
+    for file in &recipe.files {
+        let Some(bytes) = payload(file, renderer, found) else {
+            continue;
+        };
+        let sha256 = hex::encode(Sha256::digest(&bytes));
+        layer.files.push(InstalledFile {
+            path: file.path.clone(),
+            owner: file.owner.clone(),
+            group: file.group.clone(),
+            mode: format!("{:04o}", file.mode),
+            sha256: sha256.clone(),
+        });
+        layer.payloads.insert(sha256, bytes);
+    }
+    if !recipe.packages.is_empty() {
+        let text = own(&mut Renderer::of("packages", &recipe.packages), PACKAGES);
+        let title = counted(recipe.packages.len(), "package");
+        layer.provision.push(own_script(
+            recipe,
+            1,
+            "packages",
+            title,
+            text,
+            PACKAGES_TIMEOUT,
+        ));
+    }
+    if !layer.files.is_empty() {
+        let text = own(&mut Renderer::of("files", &layer.files), FILES);
+        let title = counted(layer.files.len(), "file");
+        layer.provision.push(own_script(
+            recipe,
+            layer.provision.len() + 1,
+            "files",
+            title,
+            text,
+            FILES_TIMEOUT,
+        ));
+    }
+    let first = layer.provision.len() + 1;
+    layer.provision.extend(scripts(
+        recipe,
+        "step",
+        first,
+        &recipe.steps,
+        renderer,
+        found,
+    ));
+    layer.validate = scripts(recipe, "validate", 1, &recipe.validate, renderer, found);
+    layer.test = scripts(recipe, "test", 1, &recipe.test, renderer, found);
+    layer
+}
+
+fn counted(count: usize, thing: &str) -> String {
+    format!(
+        "Install {count} {thing}{}",
+        if count == 1 { "" } else { "s" }
+    )
+}
+
+/// Renders a template that is part of this program.
+fn own(renderer: &mut Renderer, text: &str) -> String {
+    let mut found = Diagnostics::default();
+    renderer
+        .render(
+            text,
+            Origin::File(Path::new("templates")),
+            Dialect::Script,
+            &mut found,
+        )
+        .unwrap_or_else(|| {
+            panic!("the templates in the program are tested with every kind of value: {found}")
+        })
+}
+
+fn own_script(
+    recipe: &LineRecipe,
+    number: usize,
+    slug: &str,
+    title: String,
+    text: String,
+    timeout: Duration,
+) -> Script {
+    let id = format!("{}/step-{number:03}-{slug}", recipe.name);
+    Script {
+        id,
+        title,
+        text,
+        env: BTreeMap::new(),
+        timeout,
+        retries: 0,
+        reboot: false,
+    }
+}
+
+/// The bytes of a file to install.
+fn payload(file: &FileSpec, renderer: &mut Renderer, found: &mut Diagnostics) -> Option<Vec<u8>> {
+    match &file.source {
+        Source::Raw(path) => keep(files::bytes(path, files::LARGEST_PAYLOAD), found),
+        Source::Inline(text) => renderer
+            .render(text, Origin::Inline(&file.at), Dialect::Plain, found)
+            .map(String::into_bytes),
+        Source::Template(path) => {
+            let text = keep(files::text(path), found)?;
+            let script = path.to_string_lossy().ends_with(".sh.tera");
+            let dialect = if script {
+                Dialect::Script
+            } else {
+                Dialect::Plain
+            };
+            renderer
+                .render(&text, Origin::File(path), dialect, found)
+                .map(String::into_bytes)
+        }
+    }
+}
+
+fn scripts(
+    recipe: &LineRecipe,
+    phase: &str,
+    first: usize,
+    steps: &[StepSpec],
+    renderer: &mut Renderer,
+    found: &mut Diagnostics,
+) -> Vec<Script> {
+    let mut scripts = Vec::new();
+    for (n, step) in steps.iter().enumerate() {
+        let text = script_text(step, renderer, found);
+        let mut env = BTreeMap::new();
+        for (name, value) in &step.env {
+            if let Some(value) =
+                renderer.render(value, Origin::Inline(&step.at), Dialect::Plain, found)
+            {
+                env.insert(name.clone(), value);
+            }
+        }
+        let Some(text) = text else { continue };
+        scripts.push(Script {
+            id: format!(
+                "{}/{phase}-{:03}-{}",
+                recipe.name,
+                first + n,
+                slug(&step.name)
+            ),
+            title: step.name.clone(),
+            text,
+            env,
+            timeout: step.timeout,
+            retries: step.retries,
+            reboot: step.reboot,
+        });
+    }
+    scripts
+}
+
+fn script_text(
+    step: &StepSpec,
+    renderer: &mut Renderer,
+    found: &mut Diagnostics,
+) -> Option<String> {
+    let (source, origin) = match &step.source {
+        Source::Inline(text) => (text.clone(), Origin::Inline(&step.at)),
+        Source::Raw(path) | Source::Template(path) => {
+            (keep(files::text(path), found)?, Origin::File(path))
+        }
+    };
+    if let Some(at) = source.find(['\0', '\r']) {
+        let (message, help) = if source[at..].starts_with('\r') {
+            (
+                "the script has CRLF line ends, which a shell does not understand",
+                "convert it (`dos2unix`), and set `* text eol=lf` in .gitattributes",
+            )
+        } else {
+            ("the script holds a NUL character", "remove it")
+        };
+        found.push(diagnostic(&source, at, origin, message, help));
+        return None;
+    }
+    match &step.source {
+        Source::Raw(_) => Some(source),
+        _ => renderer.render(&source, origin, Dialect::Script, found),
+    }
+}
+
+fn keep<T>(result: Result<T, Diagnostic>, found: &mut Diagnostics) -> Option<T> {
+    result.map_err(|diagnostic| found.push(diagnostic)).ok()
+}
+
+/// A title as a part of a file name: lower-case letters and digits, hyphens between them, at most 40 characters.
+fn slug(title: &str) -> String {
+    let words: Vec<String> = title
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_ascii_lowercase)
+        .collect();
+    let slug: String = words.join("-").chars().take(40).collect();
+    let slug = slug.trim_end_matches('-');
+    if slug.is_empty() {
+        "step".into()
+    } else {
+        slug.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slug;
+
+    #[test]
+    fn slugs_are_safe_file_names() {
+        assert_eq!(slug("Enable the worker!"), "enable-the-worker");
+        assert_eq!(slug("../../etc"), "etc");
+        assert_eq!(slug("ÄÖ"), "step");
+        assert!(slug(&"word ".repeat(30)).len() <= 40);
+    }
+}

@@ -1,0 +1,145 @@
+//! Where the tags of a template stand, without understanding what is in them: enough to judge the text around them and
+//! to name the place of an error.
+
+/// Which delimiters a template has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Values are quoted for the shell. `{#` is not a comment, because the shell has `${#name}`.
+    Script,
+    /// Values are put in as they are.
+    Plain,
+}
+
+/// A tag of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag {
+    pub kind: TagKind,
+    /// Byte offsets in the text, delimiters included.
+    pub start: usize,
+    pub end: usize,
+    /// Byte offsets of what is inside, without delimiters, `-` and blanks.
+    pub inner: std::ops::Range<usize>,
+}
+
+/// What a tag is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagKind {
+    /// `{{ value }}`
+    Value,
+    /// `{% statement %}`
+    Statement,
+    /// `{# comment #}`
+    Comment,
+}
+
+/// All tags of a text, in order. Stops at a tag that does not end: the parser of the templates reports that.
+pub fn scan(text: &str, dialect: Dialect) -> Vec<Tag> {
+    let mut tags = Vec::new();
+    let mut at = 0;
+    let mut raw = false;
+    while let Some(offset) = text[at..].find('{') {
+        let start = at + offset;
+        let rest = &text[start..];
+        let (kind, close) = if rest.starts_with("{{") && !raw {
+            (TagKind::Value, "}}")
+        } else if rest.starts_with("{%") {
+            (TagKind::Statement, "%}")
+        } else if rest.starts_with("{#") && dialect == Dialect::Plain && !raw {
+            (TagKind::Comment, "#}")
+        } else {
+            at = start + 1;
+            continue;
+        };
+        let Some(length) = find_close(&rest[2..], close, kind) else {
+            break;
+        };
+        let inner_all = &rest[2..2 + length];
+        let trimmed = inner_all.trim_start_matches('-').trim_start();
+        let inner_start = start + 2 + (inner_all.len() - trimmed.len());
+        let inner_end = inner_start + trimmed.trim_end_matches('-').trim_end().len();
+        let end = start + 2 + length + 2;
+        let word = &text[inner_start..inner_end];
+        if kind == TagKind::Statement && raw && word != "endraw" {
+            at = start + 1;
+            continue;
+        }
+        if kind == TagKind::Statement {
+            raw = word == "raw";
+        }
+        tags.push(Tag {
+            kind,
+            start,
+            end,
+            inner: inner_start..inner_end,
+        });
+        at = end;
+    }
+    tags
+}
+
+/// Offset of the closing delimiter; one inside a text literal does not count.
+fn find_close(rest: &str, close: &str, kind: TagKind) -> Option<usize> {
+    if kind == TagKind::Comment {
+        return rest.find(close);
+    }
+    let mut literal = None;
+    let mut escaped = false;
+    for (at, c) in rest.char_indices() {
+        match literal {
+            Some(_) if escaped => escaped = false,
+            Some(_) if c == '\\' => escaped = true,
+            Some(quote) if c == quote => literal = None,
+            Some(_) => {}
+            None if rest[at..].starts_with(close) => return Some(at),
+            None if matches!(c, '"' | '\'' | '`') => literal = Some(c),
+            None => {}
+        }
+    }
+    None
+}
+
+/// True if the tag's text holds `name` as a word of its own.
+pub fn mentions(inside: &str, name: &str) -> bool {
+    inside
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .any(|word| word == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inside(text: &str, dialect: Dialect) -> Vec<&str> {
+        scan(text, dialect)
+            .into_iter()
+            .map(|tag| &text[tag.inner])
+            .collect()
+    }
+
+    #[test]
+    fn tags_are_found() {
+        assert_eq!(
+            inside("a {{ b }} {%- if c -%} {{- '}}' -}}", Dialect::Plain),
+            ["b", "if c", "'}}'"]
+        );
+        assert_eq!(
+            inside(
+                "{% raw %}{{ a }}{% if %}{% endraw %}{{ b }}",
+                Dialect::Plain
+            ),
+            ["raw", "endraw", "b"]
+        );
+        assert_eq!(
+            inside("{# {{ a }} #}{{ b }}", Dialect::Plain),
+            ["{{ a }}", "b"]
+        );
+        assert_eq!(inside("${#x} {{ b }} #}", Dialect::Script), ["b"]);
+        assert_eq!(inside("{{ a", Dialect::Script), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn words_are_whole() {
+        assert!(mentions("a | default(value=b)", "b"));
+        assert!(!mentions("ab.c", "b"));
+    }
+}

@@ -1,0 +1,353 @@
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::recipe;
+use crate::recipe::diagnostic::Diagnostics;
+use crate::recipe::model::Value;
+use crate::recipe::tests::Kitchen;
+use tags::Dialect;
+use template::{Origin, Renderer};
+
+fn text(
+    template: &str,
+    dialect: Dialect,
+    parameters: &[(&str, Value)],
+) -> Result<String, Diagnostics> {
+    let parameters: BTreeMap<_, _> = parameters
+        .iter()
+        .map(|(name, value)| ((*name).into(), value.clone()))
+        .collect();
+    let mut found = Diagnostics::default();
+    let text = Renderer::new(&parameters).render(
+        template,
+        Origin::File(Path::new("t")),
+        dialect,
+        &mut found,
+    );
+    text.ok_or(found)
+}
+
+fn string(text: &str) -> Value {
+    Value::String(text.into())
+}
+
+fn list(items: &[&str]) -> Value {
+    Value::List(items.iter().map(|item| (*item).into()).collect())
+}
+
+/// The bytes that a script prints under the real shell.
+fn run(script: &str) -> Vec<u8> {
+    let output = Command::new("/bin/sh")
+        .args(["-eu", "-c", script])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{script}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output.stdout
+}
+
+#[test]
+fn every_type_is_words_in_a_script_and_plain_elsewhere() {
+    let parameters = [
+        ("s", string("a 'b'")),
+        ("n", Value::Integer(-5)),
+        ("b", Value::Boolean(true)),
+        ("l", list(&["x y", "", "it's"])),
+        ("e", list(&[])),
+    ];
+    let script = |template: &str| text(template, Dialect::Script, &parameters).unwrap();
+    assert_eq!(
+        script("{{ s }} {{ n }} {{ b }}"),
+        r"'a '\''b'\''' '-5' 'true'"
+    );
+    assert_eq!(
+        script("x {{ l }} y {{- e -}} z"),
+        r"x 'x y' '' 'it'\''s' yz"
+    );
+    assert_eq!(
+        script("{% for i in l %}{{ i }};{% endfor %}"),
+        r"'x y';'';'it'\''s';"
+    );
+    assert_eq!(script("{{ l | join(sep=\", \") }}"), r"'x y, , it'\''s'");
+    assert_eq!(
+        script("{% if n == -5 and b %}{{ s ~ n }}{% endif %}"),
+        r"'a '\''b'\''-5'"
+    );
+    assert_eq!(
+        script("{{ \"a b\" }} ${#x} {% raw %}{{ s }}{% endraw %}"),
+        "'a b' ${#x} {{ s }}"
+    );
+    assert_eq!(
+        script("{{ s | upper }} {{ l | first }} {{ l | sort }}"),
+        r"'A '\''B'\''' 'x y' '' 'it'\''s' 'x y'"
+    );
+    let plain = text(
+        "{{ s }} {{ n }} {{ b }} {# gone #}{% for i in l %}<{{ i }}>{% endfor %}",
+        Dialect::Plain,
+        &parameters,
+    );
+    assert_eq!(plain.unwrap(), "a 'b' -5 true <x y><><it's>");
+}
+
+#[test]
+fn a_value_is_never_read_as_a_template() {
+    let hostile = [("s", string("{{ t }}{% raw %}")), ("t", string("secret"))];
+    assert_eq!(
+        text("{{ s }}", Dialect::Plain, &hostile).unwrap(),
+        "{{ t }}{% raw %}"
+    );
+}
+
+#[test]
+fn what_would_undo_quoting_is_refused() {
+    let one = [("s", string("x")), ("l", list(&["x"]))];
+    for bad in [
+        "echo \"{{ s }}\"",
+        "{{ s | safe }}",
+        "{{ s | escape_html }}",
+        "{{ s | newlines_to_br }}",
+        "{% set y %}{{ s }}{% endset %}",
+        "{% filter upper %}{{ s }}{% endfilter %}",
+        "{% include \"x\" %}",
+        "# {{ s }}",
+        "{{ nope }}",
+        "{{ s.t }}",
+        "{{ s",
+        "{% if %}",
+    ] {
+        assert!(text(bad, Dialect::Script, &one).is_err(), "{bad}");
+    }
+}
+
+fn hostile() -> impl Strategy<Value = String> {
+    let nasty = prop::sample::select(vec![
+        "'",
+        "\"",
+        "$(id)",
+        "`id`",
+        "\n",
+        ";",
+        "&",
+        "|",
+        "\\",
+        "{{ x }}",
+        "{% raw %}",
+        "-n",
+        "--",
+        "$HOME",
+        "*",
+        "~",
+        "#",
+        " ",
+        "\t",
+        "é",
+        "\u{2028}",
+        "\u{1f600}",
+        "!",
+        "<<E",
+        "\r",
+        "\u{7f}",
+        "\u{1}",
+        "'\\''",
+        "if",
+        "5>",
+    ]);
+    prop_oneof![
+        prop::collection::vec(nasty, 0..8).prop_map(|parts| parts.concat()),
+        "[^\u{0}]{0,20}"
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn hostile_values_arrive_through_a_real_shell(value in hostile(), items in prop::collection::vec(hostile(), 0..4)) {
+        let parameters = [("value", string(&value)), ("items", Value::List(items.clone()))];
+        let script = text(
+            "show() { for word do printf '%s\\0' \"$word\"; done; }\nx={{ value }}\nshow {{ value }} \"$x\" \"<$(printf %s. {{ value }})>\" {{ items }}\n",
+            Dialect::Script,
+            &parameters,
+        ).unwrap();
+        let mut expected = vec![value.clone(), value.clone(), format!("<{value}.>")];
+        expected.extend(items);
+        let expected: String = expected.iter().map(|word| format!("{word}\0")).collect();
+        prop_assert_eq!(String::from_utf8(run(&script)).unwrap(), expected);
+    }
+}
+
+const LAYER: &str = "parameters:
+  who: { type: string, default: \"it's $(me)\" }
+packages: [git, g++]
+files:
+  - { path: /etc/plain, content: \"{{ who }}\\n\", mode: \"0600\" }
+  - { path: \"/etc/with space's\", source: files/raw }
+  - { path: /usr/local/bin/start, template: files/start.sh.tera, mode: \"0755\", owner: daemon, group: daemon }
+steps:
+  - name: First
+    run: |
+      printf %s {{ who }}
+    env: { WHO: \"{{ who }}!\" }
+    timeout: 1m
+    retries: 2
+    reboot: true
+  - { name: Second, script: scripts/raw.sh }
+validate:
+  - { name: Check, run: test -e /etc/plain }
+test:
+  - { name: Check, run: test -e /etc/plain }
+";
+
+fn layer() -> (Kitchen, Layer) {
+    let kitchen = Kitchen::new();
+    kitchen
+        .put("a/files/raw", b"\xff{{ who }}")
+        .put("a/files/start.sh.tera", "#!/bin/sh\necho {{ who }}\n");
+    kitchen
+        .put("a/scripts/raw.sh", "echo \"{{ not rendered }}\"\n")
+        .recipe("a", LAYER);
+    recipe::load_for_lint(kitchen.dir(), "a").unwrap();
+    let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
+    let layer = render(&resolved).unwrap().remove(0);
+    (kitchen, layer)
+}
+
+#[test]
+fn a_recipe_becomes_scripts_and_payloads() {
+    let (_kitchen, layer) = layer();
+    let ids: Vec<_> = layer
+        .provision
+        .iter()
+        .chain(&layer.validate)
+        .chain(&layer.test)
+        .map(|s| s.id.as_str())
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            "a/step-001-packages",
+            "a/step-002-files",
+            "a/step-003-first",
+            "a/step-004-second",
+            "a/validate-001-check",
+            "a/test-001-check"
+        ]
+    );
+    let first = &layer.provision[2];
+    assert_eq!(first.text, "printf %s 'it'\\''s $(me)'\n");
+    assert_eq!(first.env["WHO"], "it's $(me)!");
+    assert_eq!(
+        (first.timeout.as_secs(), first.retries, first.reboot),
+        (60, 2, true)
+    );
+    assert_eq!(layer.provision[3].text, "echo \"{{ not rendered }}\"\n");
+    let contents: Vec<_> = layer
+        .files
+        .iter()
+        .map(|file| layer.payloads[&file.sha256].as_slice())
+        .collect();
+    assert_eq!(
+        contents,
+        [
+            b"it's $(me)\n".as_slice(),
+            b"\xff{{ who }}",
+            b"#!/bin/sh\necho 'it'\\''s $(me)'\n"
+        ]
+    );
+    assert!(
+        layer.provision[0].text.contains("install -- 'git' 'g++'"),
+        "{}",
+        layer.provision[0].text
+    );
+    let place = format!(
+        "place '{}' 'daemon' 'daemon' '0755' '/usr/local/bin/start'\n",
+        layer.files[2].sha256
+    );
+    assert!(
+        layer.provision[1].text.ends_with(&place),
+        "{}",
+        layer.provision[1].text
+    );
+}
+
+#[test]
+fn the_layer_can_be_written_out_and_its_own_scripts_please_shellcheck() {
+    let (kitchen, layer) = layer();
+    let out = kitchen.dir().join("out");
+    let written = write_dir(&[layer], &out).unwrap();
+    assert!(written.contains(&out.join("a/step-003-first.env")));
+    assert!(
+        written
+            .iter()
+            .all(|path| path.starts_with(&out) && path.is_file())
+    );
+    let own = [
+        out.join("a/step-001-packages"),
+        out.join("a/step-002-files"),
+    ];
+    match Command::new("shellcheck")
+        .arg("--shell=sh")
+        .args(&own)
+        .output()
+    {
+        Ok(output) => assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        ),
+        Err(_) => eprintln!("left out: shellcheck is not installed"),
+    }
+}
+
+#[test]
+fn the_files_script_installs_and_repeats() {
+    let kitchen = Kitchen::new();
+    let target = kitchen.dir().join("root/etc/deep/it's here");
+    kitchen.recipe(
+        "a",
+        &format!(
+            "files:\n  - {{ path: \"{}\", content: hello, mode: \"0640\" }}\n",
+            target.display()
+        ),
+    );
+    let mut layers = render(&recipe::load(kitchen.dir(), "a", &[]).unwrap()).unwrap();
+    let out = kitchen.dir().join("bundle");
+    write_dir(&layers, &out).unwrap();
+    let user = String::from_utf8(run("id -un")).unwrap();
+    let group = String::from_utf8(run("id -gn")).unwrap();
+    // Files belong to root, which this test may not be.
+    let script = layers.remove(0).provision.remove(0).text;
+    let script = script.replace(
+        " 'root' 'root' ",
+        &format!(" '{}' '{}' ", user.trim(), group.trim()),
+    );
+    for _ in 0..2 {
+        let status = Command::new("/bin/sh")
+            .args(["-c", &script])
+            .env("PIAAS_BUNDLE", &out)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "hello");
+    }
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(
+        fs::metadata(&target).unwrap().permissions().mode() & 0o7777,
+        0o640
+    );
+    assert_eq!(
+        fs::metadata(target.parent().unwrap())
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777,
+        0o755
+    );
+}
