@@ -89,7 +89,11 @@ pub fn sweep(cloud: &Path, leftovers: &[Leftover]) -> io::Result<()> {
         match left {
             Leftover::Machine { id, .. } => {
                 let dir = cloud.join("instances").join(id);
-                put_json(&dir.join("want"), &Want::Terminate)?;
+                // One that is on its way out by itself takes no more orders.
+                match put_json(&dir.join("want"), &Want::Terminate) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
                 wait_free(&dir)?;
                 remove_dir(&dir)?;
                 cgroup::remove(id);

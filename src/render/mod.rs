@@ -58,8 +58,13 @@ fn unused(name: &str, at: &Location) -> Diagnostic {
 /// script beside it in `….env`, payloads in `files/<sha256>`. Returns the files written, in order.
 ///
 /// # Errors
-/// A file or directory cannot be written.
+/// `AlreadyExists` if there is anything in `dir`; whatever the file system says.
 pub fn write_dir(layers: &[Layer], dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::create_dir_all(dir)?;
+    if fs::read_dir(dir)?.next().is_some() {
+        let message = format!("{} is not empty", dir.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
     let mut written = Vec::new();
     let mut put = |path: PathBuf, bytes: &[u8]| -> io::Result<()> {
         if let Some(parent) = path.parent() {

@@ -95,7 +95,7 @@ fn render_writes_the_scripts_and_refuses_a_directory_that_is_in_use() {
     assert!(run.stdout.contains("out"), "{}", run.stdout);
     let scripts = walk(&sandbox.path().join("out"));
     assert!(
-        scripts.iter().any(|text| text.contains("echo 8080")),
+        scripts.iter().any(|text| text.contains("echo '8080'")),
         "{scripts:?}"
     );
     let _ = sandbox.run(&["render", "web", "-o", "out"]).expect_code(1);

@@ -280,10 +280,11 @@ fn row(item: &Item) -> Vec<String> {
     ]
 }
 
+/// What has a right to files on this host. A terminated machine has none, though its record stays for a while.
 fn ids(items: &[Item], kind: Kind) -> Vec<String> {
     items
         .iter()
-        .filter(|item| item.kind == kind)
+        .filter(|item| item.kind == kind && item.state != "terminated")
         .map(|item| item.id.clone())
         .collect()
 }

@@ -90,9 +90,13 @@ pub fn try_lock(dir: &Path) -> io::Result<Option<File>> {
         .truncate(false)
         .write(true)
         .open(dir.join("lock"))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+    Ok(lock(&file)?.then_some(file))
+}
+
+fn lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -100,7 +104,8 @@ pub fn try_lock(dir: &Path) -> io::Result<Option<File>> {
 /// Whether a process holds the lock of a directory.
 #[must_use]
 pub fn is_locked(dir: &Path) -> bool {
-    dir.join("lock").exists() && matches!(try_lock(dir), Ok(None))
+    // Looking makes no file: the directory may be on its way out.
+    File::open(dir.join("lock")).is_ok_and(|file| matches!(lock(&file), Ok(false)))
 }
 
 /// The directories in `dir`, sorted; none if it does not exist.
@@ -122,15 +127,63 @@ pub fn subdirectories(dir: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// The file system refuses.
 pub fn remove_dir(dir: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let mut tries = 0;
+    loop {
+        match std::fs::remove_dir_all(dir) {
+            // Somebody wrote a file between the look into the directory and its removal.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries < 100 => {
+                tries += 1;
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => return Ok(()),
+        }
     }
+}
+
+/// Removes the directory of a machine, whose lock the caller holds. Others may look at it and write to it meanwhile:
+/// it is itself until all that is large is gone, then not there at all.
+///
+/// # Errors
+/// The file system refuses.
+pub fn remove_machine(dir: &Path) -> io::Result<()> {
+    for part in subdirectories(dir) {
+        remove_dir(&part)?;
+    }
+    let gone = dir.with_extension("removed");
+    remove_dir(&gone)?;
+    match std::fs::rename(dir, &gone) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    remove_dir(&gone)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_is_removed_while_others_look_and_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = dir.path().join("i-1");
+        for _ in 0..50 {
+            std::fs::create_dir_all(machine.join("upper/etc")).unwrap();
+            put_json(&machine.join("status.json"), &Status::starting()).unwrap();
+            let held = try_lock(&machine).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while machine.exists() {
+                        is_locked(&machine);
+                        // Fails when the machine has gone in between.
+                        let _gone = put_json(&machine.join("want"), &Want::Terminate);
+                    }
+                });
+                remove_machine(&machine).unwrap();
+            });
+            drop(held);
+            assert_eq!(subdirectories(dir.path()), Vec::<PathBuf>::new());
+        }
+    }
 
     #[test]
     fn a_lock_is_held_until_its_file_is_closed() {

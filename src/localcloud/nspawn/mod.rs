@@ -20,7 +20,9 @@ use super::driver::{
     CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
     SnapshotProgress, SnapshotSpec,
 };
-use files::{Progress, Status, Want, get_json, is_locked, put_json, remove_dir, try_lock};
+use files::{
+    Progress, Status, Want, get_json, is_locked, put_json, remove_dir, remove_machine, try_lock,
+};
 
 /// What `GetConsoleOutput` gives at the most (EC2 User Guide, "Instance console output").
 const CONSOLE_BYTES: u64 = 64 * 1024;
@@ -226,14 +228,21 @@ impl Driver for NspawnDriver {
         if !dir.exists() {
             return Ok(());
         }
-        self.want(instance_id, Want::Terminate)?;
-        // A live supervisor removes it all; for a machine that is off there is nobody but us.
-        if let Some(_lock) = try_lock(&dir).map_err(io(&dir))? {
-            remove_dir(&dir).map_err(io(&dir))?;
-            super::supervisor::cgroup::remove(instance_id);
-            self.prune()?;
+        let end = || {
+            put_json(&dir.join("want"), &Want::Terminate)?;
+            // A live supervisor removes it all; for a machine that is off there is nobody but us.
+            if let Some(_lock) = try_lock(&dir)? {
+                remove_machine(&dir)?;
+                super::supervisor::cgroup::remove(instance_id);
+                prune(&self.dir)?;
+            }
+            Ok(())
+        };
+        match end() {
+            // Its supervisor was faster.
+            Err(_) if !dir.exists() => Ok(()),
+            ended => ended.map_err(io(&dir)),
         }
-        Ok(())
     }
 
     fn console(&self, instance_id: &str) -> Vec<u8> {

@@ -25,7 +25,9 @@ use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::driver::{LaunchSpec, Power};
-use super::nspawn::files::{Status, Want, get_json, put_json, remove_dir, subdirectories};
+use super::nspawn::files::{
+    Status, Want, get_json, put_json, remove_dir, remove_machine, subdirectories,
+};
 use super::nspawn::{overlay, prune};
 use network::Network;
 use shared::Shared;
@@ -68,7 +70,7 @@ pub fn main(dir: &Path) -> ExitCode {
 /// Removes the machine in `dir`, and layers that only it needed.
 fn remove(dir: &Path) -> io::Result<()> {
     rustix::mount::unmount(dir.join("root"), rustix::mount::UnmountFlags::DETACH)?;
-    remove_dir(dir)?;
+    remove_machine(dir)?;
     if let Some(cloud) = dir.parent().and_then(Path::parent) {
         prune(cloud)?;
     }
