@@ -169,7 +169,10 @@ impl Context {
         for check in &failed {
             error.hints.extend(check.way_out.clone());
         }
-        Err(error.hint("`piaas-bake doctor --fix` installs what is missing"))
+        if failed.iter().any(|check| check.fixable()) {
+            error = error.hint("`piaas-bake doctor --fix` mends it");
+        }
+        Err(error)
     }
 
     /// What the checks of this host need to know.

@@ -17,6 +17,8 @@ const FREE_GIB: u64 = 6;
 const INOTIFY_INSTANCES: u64 = 1024;
 const INOTIFY_FILE: &str = "/proc/sys/fs/inotify/max_user_instances";
 
+const INOTIFY: &str = "inotify";
+
 /// What the checks look at.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -44,6 +46,12 @@ impl Check {
     #[must_use]
     pub fn passed(&self) -> bool {
         self.way_out.is_none()
+    }
+
+    /// Whether [`fix`] can mend what failed.
+    #[must_use]
+    pub fn fixable(&self) -> bool {
+        !self.passed() && (!self.packages.is_empty() || self.name == INOTIFY)
     }
 
     fn new(name: &'static str, required: bool, result: Result<String, (String, String)>) -> Self {
@@ -101,7 +109,7 @@ pub fn checks(config: &Config) -> Vec<Check> {
         checks.push(program(name, file, package, required));
     }
     checks.push(firmware());
-    checks.push(Check::new("inotify", false, inotify()));
+    checks.push(Check::new(INOTIFY, false, inotify()));
     checks.push(Check::new("disk space", true, space(&config.state_dir)));
     if root {
         checks.push(Check::new(
@@ -130,7 +138,7 @@ pub fn checks(config: &Config) -> Vec<Check> {
 pub fn fix(checks: &[Check], note: &dyn Fn(&str)) -> io::Result<()> {
     if checks
         .iter()
-        .any(|check| check.name == "inotify" && !check.passed())
+        .any(|check| check.name == INOTIFY && !check.passed())
     {
         note(&format!(
             "setting fs.inotify.max_user_instances to {INOTIFY_INSTANCES} until the next boot"

@@ -162,9 +162,9 @@ pub fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str> + Clone)
     }
     let all: Vec<_> = known.into_iter().map(|name| format!("`{name}`")).collect();
     if all.is_empty() {
-        "there are none to choose from".into()
+        "there are none to choose from.".into()
     } else {
-        format!("known here: {}", all.join(", "))
+        format!("known here: {}.", all.join(", "))
     }
 }
 

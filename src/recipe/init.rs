@@ -49,7 +49,7 @@ fn parent_line(dir: &Path, from: &str) -> Result<String, Diagnostics> {
     let known = names(dir).unwrap_or_default();
     if !known.iter().any(|candidate| candidate == from) {
         let help = format!(
-            "{}; or an SSM parameter (/aws/service/…) or an AMI id",
+            "{} An SSM parameter (/aws/service/…) or an AMI id will do too",
             suggest(from, known.iter().map(String::as_str))
         );
         return Err(

@@ -139,7 +139,7 @@ fn inherit(
             (RawParameterKind::Set(_), None) => found.push(raw.at.diagnostic(
                 format!("no parent declares the parameter `{}`", raw.name),
                 format!(
-                    "{}; or declare it: `{}: {{ type: string, default: … }}`",
+                    "{} Or declare it: `{}: {{ type: string, default: … }}`",
                     suggest(&raw.name, parameters.keys().map(String::as_str)),
                     raw.name
                 ),

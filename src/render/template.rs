@@ -114,7 +114,7 @@ impl Renderer {
                 .iter()
                 .find(|tag| tags::mentions(&text[tag.inner.clone()], &variable));
             let help = format!(
-                "{}; or declare it under `parameters:`",
+                "{} Or declare it under `parameters:`",
                 suggest(&variable, self.known.iter().map(String::as_str))
             );
             let at = tag.map_or(0, |tag| tag.start);

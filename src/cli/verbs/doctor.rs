@@ -48,10 +48,10 @@ pub fn run(context: &Context, args: &DoctorArgs) -> CliResult {
         "this host cannot run the local cloud: {failed} of {} checks failed",
         checks.len()
     ));
-    Err(if args.fix {
-        error
-    } else {
+    Err(if checks.iter().any(doctor::Check::fixable) {
         error.hint("`piaas-bake doctor --fix` installs what is missing")
+    } else {
+        error
     })
 }
 

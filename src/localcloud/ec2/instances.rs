@@ -264,13 +264,30 @@ fn take_user_data(params: &mut Params) -> Result<Option<String>, ApiError> {
     })
 }
 
+/// Whether a parameter with two values has the second; the first is the default.
+fn switch(options: &mut Params, name: &str, values: [&str; 2]) -> Result<bool, ApiError> {
+    match options.take(name) {
+        None => Ok(false),
+        Some(value) if values.contains(&value.as_str()) => Ok(value == values[1]),
+        Some(value) => Err(invalid_value(
+            name,
+            &value,
+            &format!("It must be {} or {}.", values[0], values[1]),
+        )),
+    }
+}
+
 fn take_metadata(params: &mut Params) -> Result<MetadataOptions, ApiError> {
     let mut options = params.structure("MetadataOptions");
-    let tokens = options.take("HttpTokens");
+    let tokens_required = switch(&mut options, "HttpTokens", ["optional", "required"])?;
     let hop_limit = options
         .parsed::<u8>("HttpPutResponseHopLimit")?
         .unwrap_or(1);
-    let tags = options.take("InstanceMetadataTags");
+    let tags_enabled = switch(
+        &mut options,
+        "InstanceMetadataTags",
+        ["disabled", "enabled"],
+    )?;
     if let Some(endpoint) = options
         .take("HttpEndpoint")
         .filter(|endpoint| endpoint != "enabled")
@@ -290,9 +307,9 @@ fn take_metadata(params: &mut Params) -> Result<MetadataOptions, ApiError> {
         ));
     }
     Ok(MetadataOptions {
-        tokens_required: tokens.as_deref() == Some("required"),
+        tokens_required,
         hop_limit,
-        tags_enabled: tags.as_deref() == Some("enabled"),
+        tags_enabled,
     })
 }
 

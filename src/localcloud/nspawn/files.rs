@@ -173,7 +173,7 @@ mod tests {
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     while machine.exists() {
-                        is_locked(&machine);
+                        let _looked = is_locked(&machine);
                         // Fails when the machine has gone in between.
                         let _gone = put_json(&machine.join("want"), &Want::Terminate);
                     }

@@ -36,6 +36,28 @@ async fn a_client_token_launches_once() {
 }
 
 #[tokio::test]
+async fn a_value_that_a_metadata_option_does_not_have_launches_nothing() {
+    let world = World::new();
+    let options = aws_sdk_ec2::types::InstanceMetadataOptionsRequest::builder();
+    let launch = |options| {
+        let call = world.ec2.run_instances().image_id(BASE_IMAGE);
+        call.min_count(1)
+            .max_count(1)
+            .metadata_options(options)
+            .send()
+    };
+    for wrong in [
+        options.clone().http_tokens("requird".into()),
+        options.clone().instance_metadata_tags("on".into()),
+        options.clone().http_endpoint("off".into()),
+        options.clone().http_put_response_hop_limit(65),
+    ] {
+        assert_eq!(code(launch(wrong.build()).await), "InvalidParameterValue");
+    }
+    assert_eq!(world.driver.live_machines().len(), 0);
+}
+
+#[tokio::test]
 async fn signatures_are_checked() {
     let world = World::new();
     let forged = config(world.cloud.clone(), world.clock.clone(), "another secret");
