@@ -118,7 +118,7 @@ fn yaml_that_is_not_for_recipes() {
         &format!("steps: {}{}\n", "[".repeat(40), "]".repeat(40)),
         &["nested too deep"],
     );
-    refused("1: x\n", &["6:1", "unknown key `1`"]);
+    refused("1: x\n", &["6:1", "key `1` is not text"]);
     let kitchen = Kitchen::new();
     kitchen.put("a/recipe.yaml", "");
     assert!(kitchen.complaint("a").contains("the file is empty"));
