@@ -34,6 +34,25 @@ fn shipped_recipes_are_clean() {
 }
 
 #[test]
+fn the_first_recipe_of_the_readme_is_clean_and_short() {
+    let sandbox = Sandbox::new();
+    let readme = include_str!("../../README.md");
+    let text = readme
+        .split("```yaml\n# recipes/web/recipe.yaml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("the README has a first recipe");
+    assert!(text.lines().count() <= 10, "{text}");
+    let files = std::process::Command::new("cp")
+        .args(["-r", shipped_recipes().to_str().unwrap()])
+        .arg(sandbox.path())
+        .status();
+    assert!(files.unwrap().success());
+    sandbox.write("recipes/web/recipe.yaml", text);
+    let _ = sandbox.run(&["lint", "web"]).expect_code(0);
+}
+
+#[test]
 fn a_bad_recipe_is_refused_with_its_place_and_a_way_out_and_nothing_is_made() {
     let sandbox = Sandbox::new();
     sandbox.write(

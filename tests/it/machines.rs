@@ -291,6 +291,12 @@ async fn a_machine_sees_itself_and_nothing_of_the_host() {
     let (_, _, out, _) = cloud.run(&machine, imds, 60).await;
     assert_eq!(out, format!("401 {machine}\n"));
 
+    // The metadata service takes no port of the machine: a web server can listen on all its addresses.
+    let (_, _, out, _) = cloud
+        .run(&machine, "ss -Hltn 'sport = :80' | wc -l", 60)
+        .await;
+    assert_eq!(out, "0\n");
+
     let (_, _, out, _) = cloud
         .run(
             &machine,

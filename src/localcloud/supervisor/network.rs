@@ -5,60 +5,66 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::TcpListener;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 /// The instance metadata service's address (EC2 User Guide, "Instance metadata").
 const METADATA: &str = "169.254.169.254";
 /// Name of the machine's interface, as on Nitro instances with Debian.
 const INTERFACE: &str = "ens5";
+/// The machine's end of the wire to the metadata service, and the service's end.
+const WIRE: [&str; 2] = ["metadata0", "machine0"];
 
 /// A network namespace and what answers in it.
 pub struct Network {
     namespace: File,
-    /// Where the metadata service accepts connections; in the namespace.
+    /// Where the metadata service accepts connections. It is in a namespace of its own, at the other end of a wire: on
+    /// the machine's own stack it would hold port 80, and no server there could listen on all addresses.
     pub metadata: TcpListener,
 }
 
 impl Network {
-    /// Makes a namespace with the metadata address in it.
+    /// Makes a namespace, and the metadata service's beside it.
     ///
     /// # Errors
     /// The kernel or `ip` refuses.
     pub fn new() -> io::Result<Self> {
-        // A thread of its own enters the namespace; the rest of this process stays on the host's network.
-        std::thread::spawn(|| {
+        let namespace = in_thread(|| {
             // SAFETY: only the network namespace of this thread changes.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
             run("ip", &["link", "set", "lo", "up"])?;
-            run(
-                "ip",
-                &["address", "add", &format!("{METADATA}/32"), "dev", "lo"],
-            )?;
-            Ok(Self {
-                namespace: File::open("/proc/thread-self/ns/net")?,
-                metadata: TcpListener::bind((METADATA, 80))?,
-            })
-        })
-        .join()
-        .unwrap_or_else(|_| {
-            Err(io::Error::other(
-                "the thread that makes the network panicked",
-            ))
+            File::open("/proc/thread-self/ns/net")
+        })?;
+        let path = path_of(&namespace);
+        let [machine, service] = WIRE;
+        let metadata = in_thread(move || {
+            // SAFETY: only the network namespace of this thread changes.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
+            let path = path.to_string_lossy();
+            let wire = [
+                "link", "add", service, "type", "veth", "peer", "name", machine, "netns",
+            ];
+            run("ip", &[&wire[..], &[&path]].concat())?;
+            run("ip", &["link", "set", "lo", "up"])?;
+            let address = format!("{METADATA}/32");
+            run("ip", &["address", "add", &address, "dev", service])?;
+            run("ip", &["link", "set", service, "up"])?;
+            run("ip", &["route", "add", "default", "dev", service])?;
+            TcpListener::bind((METADATA, 80))
+        })?;
+        Ok(Self {
+            namespace,
+            metadata,
         })
     }
 
     /// A path by which other programs find the namespace while this process lives.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.namespace.as_raw_fd()
-        ))
+        path_of(&self.namespace)
     }
 
     /// Connects the namespace to the internet; returns when the interface is up. `address` ends in `.100`, the
@@ -93,8 +99,48 @@ impl Network {
                 "slirp4netns ended before the network was up; helper.log says why",
             ));
         }
+        self.reach_metadata(address)?;
         Ok(child)
     }
+
+    /// Sends what is for the metadata service down the wire. `address` is the machine's, which is up by now.
+    fn reach_metadata(&self, address: &str) -> io::Result<()> {
+        let namespace = self.namespace.try_clone()?;
+        let address = address.to_owned();
+        in_thread(move || {
+            rustix::thread::move_into_link_name_space(
+                namespace.as_fd(),
+                Some(LinkNameSpaceType::Network),
+            )?;
+            let [machine, _] = WIRE;
+            run("ip", &["link", "set", machine, "up"])?;
+            let to = format!("{METADATA}/32");
+            run(
+                "ip",
+                &["route", "add", &to, "dev", machine, "src", &address],
+            )
+        })
+    }
+}
+
+/// Does something in a thread of its own, which may enter another namespace; the rest of this process stays on the host's
+/// network.
+fn in_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    std::thread::spawn(work).join().unwrap_or_else(|_| {
+        Err(io::Error::other(
+            "the thread that makes the network panicked",
+        ))
+    })
+}
+
+fn path_of(namespace: &File) -> PathBuf {
+    PathBuf::from(format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        namespace.as_raw_fd()
+    ))
 }
 
 /// The DNS server that slirp4netns offers beside `address`.
