@@ -1,6 +1,6 @@
 //! The command line without a cloud: what a stranger types, what comes back.
 
-use crate::support::{Sandbox, shipped_recipes};
+use crate::support::{Run, Sandbox, shipped_recipes};
 
 const GOOD: &str = "schema: piaas-bake/v1
 name: web
@@ -131,6 +131,56 @@ fn init_makes_a_recipe_that_lints_clean_and_never_overwrites() {
         before,
         std::fs::read(sandbox.recipes().join("web/recipe.yaml")).unwrap()
     );
+}
+
+#[test]
+fn the_digest_is_the_same_in_another_place_locale_zone_and_umask() {
+    let digests = |configure: &dyn Fn(&mut std::process::Command)| {
+        let sandbox = Sandbox::new();
+        let recipes = shipped_recipes();
+        let recipes = recipes.to_str().unwrap();
+        let mut command = sandbox.command(&[
+            "show",
+            "ci-worker",
+            "--recipes",
+            recipes,
+            "--format",
+            "json",
+        ]);
+        configure(&mut command);
+        let run = Run::from(command.output().unwrap()).expect_code(0);
+        let shown: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+        let line = shown["line"].as_array().unwrap();
+        line.iter()
+            .map(|layer| layer["digest"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let here = digests(&|_| ());
+    assert_eq!(here.len(), 3);
+    let elsewhere = digests(&|command| {
+        command
+            .env("LC_ALL", "tr_TR.UTF-8")
+            .env("TZ", "Pacific/Kiritimati")
+            .env("USER", "somebody")
+            .current_dir("/");
+    });
+    assert_eq!(here, elsewhere);
+
+    // A copy, written in another order with other modes: only what is in the files counts.
+    let copy = Sandbox::new();
+    let script = "umask 077; cd \"$1\" && find . -type f | sort -r | while read -r file; do \
+                  mkdir -p \"$2/${file%/*}\" && cat \"$file\" >\"$2/$file\"; done";
+    let copied = std::process::Command::new("sh")
+        .args(["-c", script, "sh"])
+        .args([shipped_recipes(), copy.recipes()])
+        .status();
+    assert!(copied.unwrap().success());
+    let run = copy
+        .run(&["show", "ci-worker", "--format", "json"])
+        .expect_code(0);
+    for digest in here {
+        assert!(run.stdout.contains(&digest), "{digest}");
+    }
 }
 
 #[test]
