@@ -58,6 +58,7 @@ pub struct Account {
 /// The clients of all services.
 #[derive(Debug, Clone)]
 pub struct Clients {
+    pub autoscaling: aws_sdk_autoscaling::Client,
     pub ec2: aws_sdk_ec2::Client,
     pub ssm: aws_sdk_ssm::Client,
     pub sts: aws_sdk_sts::Client,
@@ -89,6 +90,11 @@ impl Clients {
         };
         let region = config.region().ok_or(ConnectError::NoRegion)?.to_string();
         Ok(Self {
+            autoscaling: aws_sdk_autoscaling::Client::from_conf(
+                aws_sdk_autoscaling::config::Builder::from(&config)
+                    .retry_partition(retries())
+                    .build(),
+            ),
             ec2: aws_sdk_ec2::Client::from_conf(
                 aws_sdk_ec2::config::Builder::from(&config)
                     .retry_partition(retries())
