@@ -14,7 +14,7 @@ use super::state::{Locked, Process, State, StateError, Store};
 use super::wire::Service;
 use super::wire::error::ApiError;
 use super::wire::sigv4::{Authorization, Fault};
-use super::{ACCESS_KEY, SECRET_KEY, ec2, imagebuilder, ssm, sts};
+use super::{ACCESS_KEY, SECRET_KEY, autoscaling, ec2, imagebuilder, ssm, sts};
 use crate::clock::SharedClock;
 
 /// A cloud in a directory. Several processes may have the same one open.
@@ -77,6 +77,7 @@ impl LocalCloud {
         let now = self.clock.now();
         let mut locked = self.store.lock(now)?;
         ec2::lifecycle::refresh(&mut locked.state, self.driver.as_ref(), now);
+        autoscaling::advance(&mut locked.state, self.driver.as_ref(), now, self.process);
         Ok(locked)
     }
 
@@ -100,6 +101,9 @@ impl LocalCloud {
         let answer = match service {
             Service::Ec2 => self.transact(region, |call| {
                 ec2::handle(call, request.body(), &request_id)
+            }),
+            Service::AutoScaling => self.transact(region, |call| {
+                autoscaling::handle(call, request.body(), &request_id)
             }),
             Service::Ssm => self.transact(region, |call| ssm::handle(call, request, &request_id)),
             Service::Sts => sts::handle(request.body(), &request_id),
@@ -154,7 +158,7 @@ fn authenticate(
     let Some(service) = Service::from_scope(&authorization.service) else {
         let service = guess(request);
         let message = format!(
-            "The local cloud has no service {}; it has ec2, ssm, sts and imagebuilder.",
+            "The local cloud has no service {}; it has ec2, autoscaling, ssm, sts and imagebuilder.",
             authorization.service
         );
         let code = if service == Service::Ssm {
@@ -186,22 +190,25 @@ fn guess(request: &Request<Bytes>) -> Service {
         Service::Ssm
     } else if request.uri().path() != "/" {
         Service::ImageBuilder
-    } else if request
-        .body()
-        .windows(18)
-        .any(|window| window == b"Version=2011-06-15")
-    {
+    } else if says(request, b"Version=2011-06-15") {
         Service::Sts
+    } else if says(request, b"Version=2011-01-01") {
+        Service::AutoScaling
     } else {
         Service::Ec2
     }
+}
+
+fn says(request: &Request<Bytes>, text: &[u8]) -> bool {
+    let mut windows = request.body().windows(text.len());
+    windows.any(|window| window == text)
 }
 
 fn unknown_key(service: Service) -> ApiError {
     let invalid = "The security token included in the request is invalid.";
     match service {
         Service::Ec2 => auth_failure(),
-        Service::Sts => {
+        Service::Sts | Service::AutoScaling => {
             ApiError::new("InvalidClientTokenId", invalid).with_status(StatusCode::FORBIDDEN)
         }
         Service::Ssm => ApiError::new("UnrecognizedClientException", invalid),
@@ -227,15 +234,21 @@ fn refusal(service: Service, fault: Fault) -> ApiError {
                      'X-Amz-Date' header of the credential's date.";
     let (code, message) = match (fault, service) {
         (Fault::Mismatch, Service::Ec2) => return auth_failure(),
-        (Fault::Mismatch, Service::Sts) => ("SignatureDoesNotMatch", mismatch),
+        (Fault::Mismatch, Service::Sts | Service::AutoScaling) => {
+            ("SignatureDoesNotMatch", mismatch)
+        }
         (Fault::Mismatch, Service::Ssm | Service::ImageBuilder) => {
             ("InvalidSignatureException", mismatch)
         }
-        (Fault::Missing, Service::Ec2 | Service::Sts) => ("MissingAuthenticationToken", missing),
+        (Fault::Missing, Service::Ec2 | Service::Sts | Service::AutoScaling) => {
+            ("MissingAuthenticationToken", missing)
+        }
         (Fault::Missing, Service::Ssm | Service::ImageBuilder) => {
             ("MissingAuthenticationTokenException", missing)
         }
-        (Fault::Malformed, Service::Ec2 | Service::Sts) => ("IncompleteSignature", malformed),
+        (Fault::Malformed, Service::Ec2 | Service::Sts | Service::AutoScaling) => {
+            ("IncompleteSignature", malformed)
+        }
         (Fault::Malformed, Service::Ssm | Service::ImageBuilder) => {
             ("IncompleteSignatureException", malformed)
         }
@@ -270,7 +283,7 @@ fn expired(service: Service, signed: Timestamp, now: Timestamp) -> ApiError {
     };
     match service {
         Service::Ec2 => ApiError::new("RequestExpired", "Request has expired."),
-        Service::Sts => {
+        Service::Sts | Service::AutoScaling => {
             ApiError::new("SignatureDoesNotMatch", message).with_status(StatusCode::FORBIDDEN)
         }
         Service::Ssm => ApiError::new("InvalidSignatureException", message),

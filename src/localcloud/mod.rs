@@ -4,6 +4,7 @@
 //! [`serve`]), its signature is checked, and one operation runs over the records in `state.json`. Machines are the
 //! [`driver::Driver`]'s affair; the operations read what became of them on every call.
 
+pub mod autoscaling;
 pub mod base;
 pub mod connector;
 pub mod doctor;

@@ -301,6 +301,9 @@ pub struct State {
     pub tokens: BTreeMap<String, Token>,
     #[serde(default)]
     pub launch_templates: BTreeMap<String, LaunchTemplate>,
+    /// Auto Scaling groups by name.
+    #[serde(default)]
+    pub scaling: BTreeMap<String, super::autoscaling::records::Group>,
 }
 
 impl State {
@@ -349,6 +352,7 @@ impl State {
             commands: BTreeMap::new(),
             tokens: BTreeMap::new(),
             launch_templates: BTreeMap::new(),
+            scaling: BTreeMap::new(),
         }
     }
 

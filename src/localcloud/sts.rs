@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use super::ACCOUNT_ID;
 use super::wire::error::ApiError;
 use super::wire::query::Params;
-use super::wire::xml::{Xml, document, response};
+use super::wire::xml::{Xml, response, wrapped};
 
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
@@ -29,16 +29,7 @@ pub(super) fn handle(body: &[u8], request_id: &str) -> Result<Response<Bytes>, A
         ("UserId", Xml::text("AIDALOCALPIAASBAKE00")),
         ("Account", Xml::text(ACCOUNT_ID)),
     ]);
-    let body = Xml::children([
-        ("GetCallerIdentityResult", result),
-        (
-            "ResponseMetadata",
-            Xml::children([("RequestId", Xml::text(request_id))]),
-        ),
-    ]);
-    Ok(response(
-        StatusCode::OK,
-        request_id,
-        &document("GetCallerIdentityResponse", Some(NAMESPACE), &body),
-    ))
+    let metadata = Xml::children([("RequestId", Xml::text(request_id))]);
+    let text = wrapped(&action, NAMESPACE, Some(&result), &metadata);
+    Ok(response(StatusCode::OK, request_id, &text))
 }

@@ -34,6 +34,13 @@ def hold_against_model(operation_model, response_dict, **_):
         root = ElementTree.fromstring(response_dict["body"])
         if local_name(root) != where + "Response":
             FINDINGS.append(f"{where}: the root element is {local_name(root)}")
+        if protocol == "query" and shape is None:
+            # Without an output there is no result, only the metadata.
+            envelope = {"ResponseMetadata"}
+            for child in root:
+                if local_name(child) not in envelope:
+                    FINDINGS.append(f"{where}: {local_name(child)} is not in the model")
+            return
         if protocol == "query":
             root = root.find("{*}" + (shape.serialization.get("resultWrapper") or where + "Result"))
         envelope = {"requestId"} if shape is not None and shape.members else {"requestId", "return"}

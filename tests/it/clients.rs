@@ -133,6 +133,11 @@ async fn boto3_makes_launch_templates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boto3_drives_auto_scaling_groups() {
+    judge("test_autoscaling.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_aws_cli_lists_launches_runs_a_command_and_terminates() {
     judge("cli.sh").await;
 }

@@ -268,7 +268,10 @@ fn row(item: &Item) -> Vec<String> {
     let owner = match item.owner {
         Some(owner) if owner.alive => format!("process {}", owner.pid),
         Some(owner) => format!("process {}, which is gone", owner.pid),
-        None => String::new(),
+        None => {
+            let group = item.tags.get("aws:autoscaling:groupName");
+            group.map_or_else(String::new, |group| format!("group {group}"))
+        }
     };
     let name = item.tags.get("Name").cloned().unwrap_or_default();
     vec![

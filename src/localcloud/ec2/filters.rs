@@ -104,20 +104,21 @@ pub struct Page {
 impl Page {
     /// Takes `MaxResults` and `NextToken`. `ids_given`: with ids there are no pages.
     pub fn take(params: &mut Params, ids_given: bool) -> Result<Self, ApiError> {
-        Self::within(params, ids_given, 5..=1000)
+        Self::within(params, "MaxResults", ids_given, 5..=1000)
     }
 
-    /// As [`Self::take`], with other limits of `MaxResults`; the upper one is the default.
+    /// As [`Self::take`], with another name and other limits of the size; the upper one is the default.
     pub fn within(
         params: &mut Params,
+        name: &str,
         ids_given: bool,
         limits: RangeInclusive<usize>,
     ) -> Result<Self, ApiError> {
-        let max: Option<usize> = params.parsed("MaxResults")?;
+        let max: Option<usize> = params.parsed(name)?;
         if ids_given && max.is_some() {
             return Err(ApiError::new(
                 "InvalidParameterCombination",
-                "The parameter MaxResults cannot be used with a list of ids",
+                format!("The parameter {name} cannot be used with a list of ids"),
             ));
         }
         if let Some(max) = max.filter(|max| !limits.contains(max)) {
@@ -126,7 +127,7 @@ impl Page {
                 limits.start(),
                 limits.end()
             );
-            return Err(invalid_value("maxResults", &max.to_string(), &why));
+            return Err(invalid_value(name, &max.to_string(), &why));
         }
         let after = params
             .take("NextToken")

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::driver::{Driver, Observation, Power};
+use super::super::driver::{Driver, DriverError, Observation, Power};
 use super::super::state::{Instance, InstanceState, Progress, Reason, State};
 
 /// How long a terminated instance stays visible (EC2 User Guide, "Terminate your instance").
@@ -116,6 +116,26 @@ fn refresh_instance(instance: &mut Instance, driver: &dyn Driver, now: Timestamp
             set_state(instance, to, why, now);
         }
     }
+}
+
+/// Terminates an instance for a service that launched it.
+///
+/// # Errors
+/// The driver refuses; nothing has changed then.
+pub fn end(
+    instance: &mut Instance,
+    driver: &dyn Driver,
+    now: Timestamp,
+) -> Result<(), DriverError> {
+    if instance.state == InstanceState::Terminated {
+        return Ok(());
+    }
+    driver.terminate(&instance.id)?;
+    if instance.state != InstanceState::ShuttingDown {
+        set_state(instance, InstanceState::ShuttingDown, None, now);
+    }
+    refresh_instance(instance, driver, now);
+    Ok(())
 }
 
 /// Changes the state of an instance and what hangs on it.

@@ -1,7 +1,7 @@
 //! EC2, version 2016-11-15: a table of operations over the records.
 
 mod describe;
-mod filters;
+pub(super) mod filters;
 mod images;
 pub(super) mod instances;
 pub(super) mod launch_templates;
@@ -145,7 +145,7 @@ fn invalid_value(parameter: &str, value: &str, why: &str) -> ApiError {
 }
 
 /// `<prefix>-` and 8 or 17 hex digits.
-fn is_id(prefix: &str, id: &str) -> bool {
+pub(super) fn is_id(prefix: &str, id: &str) -> bool {
     id.strip_prefix(prefix)
         .and_then(|rest| rest.strip_prefix('-'))
         .is_some_and(|digits| {

@@ -52,7 +52,7 @@ impl ApiError {
                 ]);
                 super::xml::response(self.status, request_id, &document("Response", None, &body))
             }
-            Service::Sts => {
+            Service::Sts | Service::AutoScaling => {
                 let fault = if self.status.is_server_error() {
                     "Receiver"
                 } else {
@@ -64,11 +64,12 @@ impl ApiError {
                     ("Message", Xml::text(&self.message)),
                 ]);
                 let body = Xml::children([("Error", error), ("RequestId", Xml::text(request_id))]);
-                let text = document(
-                    "ErrorResponse",
-                    Some("https://sts.amazonaws.com/doc/2011-06-15/"),
-                    &body,
-                );
+                let namespace = if service == Service::Sts {
+                    "https://sts.amazonaws.com/doc/2011-06-15/"
+                } else {
+                    "http://autoscaling.amazonaws.com/doc/2011-01-01/"
+                };
+                let text = document("ErrorResponse", Some(namespace), &body);
                 super::xml::response(self.status, request_id, &text)
             }
             Service::Ssm => {

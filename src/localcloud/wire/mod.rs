@@ -15,6 +15,8 @@ pub enum Service {
     Ssm,
     /// awsQuery, version 2011-06-15.
     Sts,
+    /// awsQuery, version 2011-01-01.
+    AutoScaling,
     /// restJson1.
     ImageBuilder,
 }
@@ -27,6 +29,7 @@ impl Service {
             "ec2" => Some(Self::Ec2),
             "ssm" => Some(Self::Ssm),
             "sts" => Some(Self::Sts),
+            "autoscaling" => Some(Self::AutoScaling),
             "imagebuilder" => Some(Self::ImageBuilder),
             _ => None,
         }

@@ -28,6 +28,11 @@ impl Xml {
         Self::children(items.into_iter().map(|item| ("item", item)))
     }
 
+    /// A list as awsQuery writes it: one `member` for each element.
+    pub fn members(items: impl IntoIterator<Item = Self>) -> Self {
+        Self::children(items.into_iter().map(|item| ("member", item)))
+    }
+
     /// Adds a child; on text it does nothing.
     #[must_use]
     pub fn with(mut self, name: &'static str, child: Self) -> Self {
@@ -86,6 +91,21 @@ pub fn document(root: &str, namespace: Option<&str>, body: &Xml) -> String {
     let _ = write!(out, "<{root}{attribute}>");
     body.write(&mut out);
     let _ = write!(out, "</{root}>");
+    out
+}
+
+/// A whole answer of awsQuery: the result below `<action>Result`, where the operation has one, and the metadata.
+#[must_use]
+pub fn wrapped(action: &str, namespace: &str, result: Option<&Xml>, metadata: &Xml) -> String {
+    let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    let _ = write!(out, "<{action}Response xmlns=\"{namespace}\">");
+    if let Some(result) = result {
+        let _ = write!(out, "<{action}Result>");
+        result.write(&mut out);
+        let _ = write!(out, "</{action}Result>");
+    }
+    Xml::children([("ResponseMetadata", metadata.clone())]).write(&mut out);
+    let _ = write!(out, "</{action}Response>");
     out
 }
 

@@ -1,0 +1,368 @@
+//! Brings groups forward: sees what became of their instances, plans, and carries the plan out.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::super::driver::Driver;
+use super::super::ec2::instances::{self, Order};
+use super::super::ec2::launch_templates::{self, Name, Reference};
+use super::super::ec2::lifecycle;
+use super::super::ec2::settings::Settings;
+use super::super::engine::Call;
+use super::super::state::{InstanceState, Process, State, Tags};
+use super::super::wire::error::ApiError;
+use super::super::wire::query::Params;
+use super::activities;
+use super::plan::{Action, Seen, Why, plan};
+use super::records::{
+    ActivityStatus, Group, Lifecycle, LifecycleAction, Member, TemplateName, Transition,
+};
+
+/// Rounds of planning in one go. A group settles in a handful; more is left to the next look.
+const ROUNDS: usize = 32;
+/// The pause after a launch that failed, doubled with each one more. AWS backs off too, but does not say how long.
+const BACK_OFF: SignedDuration = SignedDuration::from_secs(10);
+const LONGEST_BACK_OFF: SignedDuration = SignedDuration::from_mins(10);
+
+/// What a group works on.
+pub(super) struct World<'a> {
+    pub state: &'a mut State,
+    pub driver: &'a dyn Driver,
+    pub now: Timestamp,
+    pub process: Process,
+}
+
+/// Brings all groups forward. Repeating it changes nothing until time passes or an instance changes.
+pub fn advance(state: &mut State, driver: &dyn Driver, now: Timestamp, process: Process) {
+    let names: Vec<String> = state.scaling.keys().cloned().collect();
+    for name in names {
+        // Out of the records while it works on them.
+        let Some(mut group) = state.scaling.remove(&name) else {
+            continue;
+        };
+        let mut world = World {
+            state,
+            driver,
+            now,
+            process,
+        };
+        if settle(&mut world, &mut group) {
+            state.scaling.insert(name, group);
+        }
+    }
+}
+
+/// Whether the group is still there afterwards.
+fn settle(world: &mut World<'_>, group: &mut Group) -> bool {
+    for _ in 0..ROUNDS {
+        let actions = plan(group, &look(world.state, group), world.now);
+        if actions.is_empty() {
+            break;
+        }
+        for action in actions {
+            if action == Action::Vanish {
+                return false;
+            }
+            act(world, group, action);
+        }
+    }
+    if group.capacity() == group.desired {
+        group.reason = None;
+    }
+    activities::prune(group, world.now);
+    true
+}
+
+fn look(state: &State, group: &Group) -> BTreeMap<String, Seen> {
+    let one = |id: &String| {
+        let seen = match state.instances.get(id).map(|instance| instance.state) {
+            Some(InstanceState::Pending) => Seen::Starting,
+            Some(InstanceState::Running) => Seen::Running,
+            Some(
+                InstanceState::Stopping | InstanceState::Stopped | InstanceState::ShuttingDown,
+            ) => Seen::Failing,
+            Some(InstanceState::Terminated) | None => Seen::Gone,
+        };
+        (id.clone(), seen)
+    };
+    group.members.keys().map(one).collect()
+}
+
+fn act(world: &mut World<'_>, group: &mut Group, action: Action) {
+    match action {
+        Action::Launch(count) => launch(world, group, count),
+        Action::Hold(id, transition) => hold(world, group, &id, transition),
+        Action::Expire(id, hook) => {
+            if let Some(member) = group.members.get_mut(&id) {
+                for action in &mut member.actions {
+                    if action.hook == hook && action.result.is_none() {
+                        action.result = Some(action.default_result);
+                    }
+                }
+            }
+        }
+        Action::Enter(id, lifecycle) => enter(world, group, &id, lifecycle),
+        Action::Retire(id, why) => retire(world, group, &id, why),
+        Action::Terminate(id) => {
+            let now = world.now;
+            if let Some(instance) = world.state.instances.get_mut(&id)
+                && let Err(error) = lifecycle::end(instance, world.driver, now)
+            {
+                // The next look tries again.
+                activities::note(group, &id, &error.to_string());
+                return;
+            }
+            if let Some(member) = group.members.get_mut(&id) {
+                member.lifecycle = Lifecycle::TerminatingProceed;
+                member.actions.clear();
+            }
+        }
+        Action::Drop(id) => {
+            if let Some(member) = group.members.remove(&id) {
+                activities::end(group, &member, ActivityStatus::Successful, None, world.now);
+            }
+        }
+        // Seen by the caller, which alone can drop the group.
+        Action::Vanish => {}
+    }
+}
+
+/// Instances that a group has launched, or why it has none.
+pub(super) fn launch_now(
+    world: &mut World<'_>,
+    group: &mut Group,
+    count: usize,
+    cause: &str,
+) -> Result<Vec<String>, ApiError> {
+    let reference = Reference {
+        template: Name::Id(group.template.id.clone()),
+        version: Some(group.template.version.clone()),
+    };
+    let found = launch_templates::resolve(world.state, &reference)?;
+    let mut params = Params::from(found.parameters.clone());
+    let settings = Settings::take(&group.region, &mut params)?;
+    let mut tags: Tags = group
+        .tags
+        .iter()
+        .filter(|(_, tag)| tag.propagate)
+        .map(|(key, tag)| (key.clone(), tag.value.clone()))
+        .collect();
+    tags.extend(found.system_tags());
+    tags.insert("aws:autoscaling:groupName".to_owned(), group.name.clone());
+    let order = Order {
+        settings,
+        tags,
+        min: 1,
+        max: count,
+        client_token: None,
+        owner: None,
+    };
+    let mut call = Call {
+        state: world.state,
+        driver: world.driver,
+        now: world.now,
+        region: &group.region,
+        process: world.process,
+        dry_run: false,
+    };
+    let reservation = instances::launch(&mut call, &order)?;
+    let made = world.state.instances.values();
+    let made = made.filter(|instance| instance.reservation_id == reservation);
+    let mut made: Vec<_> = made
+        .map(|one| {
+            (
+                one.launch_index,
+                one.id.clone(),
+                one.instance_type.clone(),
+                one.availability_zone.clone(),
+            )
+        })
+        .collect();
+    made.sort();
+    let mut ids = Vec::new();
+    for (_, id, instance_type, zone) in made {
+        let capacity = group.capacity();
+        let cause = format!(
+            "{cause}, increasing the capacity from {capacity} to {}.",
+            capacity + 1
+        );
+        let description = format!("Launching a new EC2 instance: {id}");
+        let activity = activities::begin(world, group, description, cause);
+        let member = Member {
+            instance_id: id.clone(),
+            instance_type,
+            zone,
+            template: TemplateName {
+                id: found.id.clone(),
+                name: found.name.clone(),
+                version: found.version.to_string(),
+            },
+            lifecycle: Lifecycle::Pending,
+            healthy: true,
+            protected: group.protect_new,
+            joined: world.now,
+            in_service: None,
+            actions: Vec::new(),
+            activity: Some(activity),
+        };
+        group.members.insert(id.clone(), member);
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+fn launch(world: &mut World<'_>, group: &mut Group, count: usize) {
+    let cause = format!(
+        "{}At {} an instance was started in response to a difference between desired and actual capacity",
+        activities::reason(group),
+        activities::stamp(world.now)
+    );
+    if let Err(error) = launch_now(world, group, count, &cause) {
+        let description = format!(
+            "Launching a new EC2 instance.  Status Reason: {} Launching EC2 instance failed.",
+            error.message
+        );
+        let id = activities::begin(world, group, description, format!("{cause}."));
+        let now = world.now;
+        if let Some(activity) = group.activity(&id) {
+            activity.status = ActivityStatus::Failed;
+            activity.message = Some(error.message.chars().take(255).collect());
+            activity.ended = Some(now);
+            activity.progress = 100;
+        }
+        back_off(group, world.now);
+    }
+}
+
+fn back_off(group: &mut Group, now: Timestamp) {
+    let factor = 1 << group.failures.min(10);
+    group.failures += 1;
+    let pause = BACK_OFF
+        .checked_mul(factor)
+        .map_or(LONGEST_BACK_OFF, |pause| pause.min(LONGEST_BACK_OFF));
+    group.retry_at = Some(now + pause);
+}
+
+/// Begins one lifecycle action for every hook of a transition.
+fn hold(world: &mut World<'_>, group: &mut Group, id: &str, transition: Transition) {
+    let mut held = Vec::new();
+    for (name, hook) in &group.hooks {
+        if hook.transition == transition {
+            held.push(LifecycleAction {
+                hook: name.clone(),
+                token: world.state.new_uuid(),
+                started: world.now,
+                deadline: world.now + SignedDuration::from_secs(hook.heartbeat),
+                end: world.now + SignedDuration::from_secs(hook.global_timeout()),
+                default_result: hook.default_result,
+                result: None,
+            });
+        }
+    }
+    let Some(member) = group.members.get_mut(id) else {
+        return;
+    };
+    member.actions = held;
+    member.lifecycle = match transition {
+        Transition::Launching => Lifecycle::PendingWait,
+        Transition::Terminating => Lifecycle::TerminatingWait,
+    };
+    let activity = member.activity.clone().unwrap_or_default();
+    if let Some(activity) = group.activity(&activity) {
+        activity.status = ActivityStatus::MidLifecycleAction;
+        activity.progress = 60;
+    }
+}
+
+fn enter(world: &mut World<'_>, group: &mut Group, id: &str, lifecycle: Lifecycle) {
+    let Some(member) = group.members.get_mut(id) else {
+        return;
+    };
+    member.lifecycle = lifecycle;
+    if lifecycle != Lifecycle::InService {
+        return;
+    }
+    member.actions.clear();
+    member.in_service = Some(world.now);
+    let member = member.clone();
+    group.failures = 0;
+    group.retry_at = None;
+    activities::end(group, &member, ActivityStatus::Successful, None, world.now);
+}
+
+/// Begins to take an instance out.
+fn retire(world: &mut World<'_>, group: &mut Group, id: &str, why: Why) {
+    let at = activities::stamp(world.now);
+    let capacity = group.capacity();
+    let Some(member) = group.members.get(id).cloned() else {
+        return;
+    };
+    let cause = match why {
+        Why::ScaleIn => format!(
+            "{}At {at} an instance was taken out of service in response to a difference between desired and actual \
+             capacity, shrinking the capacity from {capacity} to {}.  At {at} instance {id} was selected for termination.",
+            activities::reason(group),
+            capacity.saturating_sub(1)
+        ),
+        Why::Failed => format!(
+            "At {at} an instance was taken out of service in response to an EC2 health check indicating it has been \
+             terminated or stopped."
+        ),
+        Why::Unhealthy => {
+            format!(
+                "At {at} an instance was taken out of service in response to a user health-check."
+            )
+        }
+        Why::Abandoned => format!(
+            "At {at} an instance was taken out of service in response to a lifecycle action that was abandoned."
+        ),
+    };
+    if member.lifecycle.is_pending() {
+        let message = match why {
+            Why::Abandoned => "The lifecycle action was abandoned.".to_owned(),
+            Why::ScaleIn => {
+                "The desired capacity was lowered before the instance was in service.".to_owned()
+            }
+            Why::Failed | Why::Unhealthy => failure(world.state, id),
+        };
+        let status = if why == Why::ScaleIn {
+            ActivityStatus::Cancelled
+        } else {
+            back_off(group, world.now);
+            ActivityStatus::Failed
+        };
+        activities::end(group, &member, status, Some(message), world.now);
+    }
+    take_out(world, group, id, cause);
+}
+
+/// What EC2 says of an instance that failed.
+fn failure(state: &State, id: &str) -> String {
+    let reason = state
+        .instances
+        .get(id)
+        .and_then(|instance| instance.state_reason.as_ref());
+    let why = reason.map_or("it is gone", |reason| reason.message.as_str());
+    format!("Instance failed to launch: {why}")
+}
+
+/// Begins the activity that takes an instance out; gives its id.
+pub(super) fn take_out(
+    world: &mut World<'_>,
+    group: &mut Group,
+    id: &str,
+    cause: String,
+) -> Option<String> {
+    let description = format!("Terminating EC2 instance: {id}");
+    let activity = activities::begin(world, group, description, cause);
+    let member = group.members.get_mut(id)?;
+    member.lifecycle = Lifecycle::Terminating;
+    member.actions.clear();
+    member.protected = false;
+    member.activity = Some(activity.clone());
+    if let Some(activity) = group.activity(&activity) {
+        activity.status = ActivityStatus::InProgress;
+    }
+    Some(activity)
+}
