@@ -256,6 +256,5 @@ impl Drive<'_> {
 /// Name of the lease of a group's rolls.
 #[must_use]
 pub fn lease_name(group: &str) -> String {
-    let name = record::parameter(group);
-    name.trim_start_matches("/piaas-bake/").replace('/', "-")
+    format!("roll-{}", record::segment(group))
 }

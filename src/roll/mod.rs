@@ -11,6 +11,7 @@ pub mod checks;
 mod difference;
 mod engine;
 pub mod event;
+pub mod lease;
 pub mod look;
 pub mod next;
 pub mod preflight;

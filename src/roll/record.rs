@@ -15,7 +15,25 @@ const REFRESHES_KEPT: usize = 6;
 /// Name of the SSM parameter that holds the record of a group's newest roll.
 #[must_use]
 pub fn parameter(group: &str) -> String {
-    format!("/piaas-bake/rolls/{group}")
+    format!("/piaas-bake/rolls/{}", segment(group))
+}
+
+/// A group's name as one part of a parameter's name, which takes fewer characters (`PutParameter`, `Name`).
+#[must_use]
+pub fn segment(group: &str) -> String {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if group.bytes().all(fits) {
+        return group.to_owned();
+    }
+    let mut out = String::from("x_");
+    for byte in group.bytes() {
+        if fits(byte) && byte != b'_' {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    out
 }
 
 /// A launch template version and the image in it.
@@ -388,6 +406,15 @@ pub(super) mod tests {
         let other = record().to_json().unwrap().replace("roll/v1", "roll/v9");
         let error = RollRecord::from_json("/p", &other).unwrap_err().to_string();
         assert!(error.contains("delete-parameter --name /p"), "{error}");
+    }
+
+    #[test]
+    fn a_group_with_blanks_has_a_parameter_too() {
+        assert_eq!(
+            parameter("ci-workers_1.a"),
+            "/piaas-bake/rolls/ci-workers_1.a"
+        );
+        assert_eq!(parameter("a b_c/d"), "/piaas-bake/rolls/x_a_20b_5fc_2fd");
     }
 
     #[test]
