@@ -153,9 +153,9 @@ fn empty(record: &RollRecord, world: &World, machine: &CanaryMachine, now: Times
         });
     };
     let age = now.duration_since(sent.at);
-    let again = |reason: String| {
+    let again = |answered: bool, reason: String| {
         if age >= SignedDuration::try_from(ASK).unwrap_or_default() {
-            Step::note(Note::CanaryAskAgain)
+            Step::note(Note::CanaryAskAgain { answered })
         } else {
             Step::wait(now, ASK, reason)
         }
@@ -165,11 +165,15 @@ fn empty(record: &RollRecord, world: &World, machine: &CanaryMachine, now: Times
             Step::Act(Call::TerminateCanary(id))
         }
         Some(Errand::Cordoned(Emptiness::NotYet(what))) => {
-            again(format!("canary {id} to finish: {what}"))
+            again(true, format!("canary {id} to finish: {what}"))
         }
-        Some(Errand::Cordoned(Emptiness::Unknown(why))) => doubt(why)
-            .unwrap_or_else(|| again(format!("canary {id} to answer whether a job runs: {why}"))),
-        _ if age >= COMMAND => Step::note(Note::CanaryAskAgain),
+        Some(Errand::Cordoned(Emptiness::Unknown(why))) => doubt(why).unwrap_or_else(|| {
+            again(
+                false,
+                format!("canary {id} to answer whether a job runs: {why}"),
+            )
+        }),
+        _ if age >= COMMAND => Step::note(Note::CanaryAskAgain { answered: false }),
         _ => doubt("the command does not end").unwrap_or_else(|| {
             Step::wait(now, LOOK, format!("canary {id} to answer to the cordon"))
         }),

@@ -78,12 +78,12 @@ pub async fn look(
     }
     match record.new_version {
         None => world.versions = versions(clients, &record.template).await?,
+        Some(number) if record.heading == Heading::Back => {
+            world.users = Some(users(clients, &record.template, number).await?);
+        }
         Some(number) if !record.verified => {
             world.difference =
                 compare(clients, &record.template, record.old.version, number).await?;
-        }
-        Some(number) if record.heading == Heading::Back => {
-            world.users = Some(users(clients, &record.template, number).await?);
         }
         Some(_) => {}
     }

@@ -85,8 +85,11 @@ pub enum Note {
         failure: Option<String>,
         worker: Worker,
     },
-    /// The last command to the canary gave nothing that helps: it is sent again.
-    CanaryAskAgain,
+    /// The last command to the canary did not settle it: it is sent again.
+    CanaryAskAgain {
+        /// The worker answered, so its silence is counted anew.
+        answered: bool,
+    },
     CanaryGone,
     CanaryLeft(String),
     RefreshFound {
@@ -184,7 +187,13 @@ impl RollRecord {
             Note::VersionVerified => self.verified = true,
             Note::CanaryFound(id) => self.canary.instance = Some(id.clone()),
             Note::CanaryJudged { failure, worker } => self.judge(failure.as_ref(), *worker, now),
-            Note::CanaryAskAgain => self.canary.sent = None,
+            Note::CanaryAskAgain { answered } => {
+                self.canary.sent = None;
+                if *answered {
+                    self.canary.worker = Worker::Present;
+                    self.canary.leaving = Some(now);
+                }
+            }
             Note::CanaryGone => self.canary.gone = true,
             Note::CanaryLeft(why) => {
                 self.canary.gone = true;

@@ -435,6 +435,41 @@ fn a_canary_whose_worker_fell_silent_is_left_to_a_person_and_one_that_never_spok
 }
 
 #[test]
+fn a_canary_that_said_it_is_busy_is_never_terminated_for_its_silence() {
+    let mut model = Model::new(&[0]);
+    model.canary_busy = 2;
+    model.run_until(|step| matches!(step, Step::Act(Call::CordonCanary(_))));
+    // Nobody knew of a worker before; its first answer says that it runs a job.
+    model.record.canary.worker = Worker::Unknown;
+    model.step(false);
+    model.run_until(|step| matches!(step, Step::Act(Call::CordonCanary(_))));
+    model.world.canary.as_mut().unwrap().online = false;
+    model.record.turn_back("test");
+    assert_eq!(model.run(&[]), Outcome::RolledBack);
+    assert!(model.record.canary.left.is_some());
+    assert_eq!(model.world.canary.as_ref().unwrap().state, "running");
+}
+
+#[test]
+fn the_silence_of_a_canary_is_counted_from_its_last_answer() {
+    let mut model = Model::new(&[0]);
+    // Busy for two hours, one answer each 10 s.
+    model.canary_busy = 720;
+    model.run_until(|step| matches!(step, Step::Act(Call::CordonCanary(_))));
+    for _ in 0..500 {
+        model.run_until(|step| matches!(step, Step::Act(Call::Note(Note::CanaryAskAgain { .. }))));
+        model.step(false);
+    }
+    model.step(false);
+    model.world.errand = Some(Errand::Cordoned(Emptiness::Unknown("one time".into())));
+    let step = next(&model.record, &model.world, model.now);
+    assert!(matches!(step, Step::Wait { .. }), "{step:?}");
+    let outcome = model.run(&[]);
+    assert_eq!(outcome, Outcome::RolledOut);
+    model.assert_end(outcome);
+}
+
+#[test]
 fn going_back_gives_up_after_some_refreshes_and_says_so() {
     let mut model = Model::new(&[0]);
     assert_eq!(model.run(&[]), Outcome::RolledOut);

@@ -51,7 +51,7 @@ async fn start(context: &Context, args: &StartArgs) -> CliResult {
             held.release().await;
             return Err(unfinished(&record));
         }
-        return carry_on(context, &connected, record, held, true).await;
+        return carry_on(context, &connected, record, held, true, Interrupt::TurnBack).await;
     }
     let plan = plan(&connected, group, &image).await;
     let (template, old) = match plan {
@@ -86,7 +86,15 @@ async fn start(context: &Context, args: &StartArgs) -> CliResult {
     store::save(clients, &record)
         .await
         .map_err(|error| stored(&error))?;
-    carry_on(context, &connected, record, held, false).await
+    carry_on(
+        context,
+        &connected,
+        record,
+        held,
+        false,
+        Interrupt::TurnBack,
+    )
+    .await
 }
 
 fn options(args: &StartArgs) -> Result<Options, CliError> {
@@ -225,6 +233,15 @@ fn unfinished(record: &RollRecord) -> CliError {
     .hint(format!("or turn it back: piaas-bake roll abort {group}"))
 }
 
+/// What an interruption means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Interrupt {
+    /// Turn back, as `roll abort` does.
+    TurnBack,
+    /// Leave the roll where it is; another call goes on with it.
+    Leave,
+}
+
 /// Takes a roll to its end, and shows it.
 async fn carry_on(
     context: &Context,
@@ -232,13 +249,16 @@ async fn carry_on(
     record: RollRecord,
     held: Holding,
     picked_up: bool,
+    on_interrupt: Interrupt,
 ) -> CliResult {
     let group = record.group.clone();
     let (canceller, cancel) = cancel_pair();
-    interrupt::watch_signals(
-        move || canceller.cancel(),
-        format!("stopped at once; go on with: piaas-bake roll watch {group}"),
-    )?;
+    let go_on = format!("stopped; go on with: piaas-bake roll watch {group}");
+    let (leaver, mut leave) = cancel_pair();
+    match on_interrupt {
+        Interrupt::TurnBack => interrupt::watch_signals(move || canceller.cancel(), go_on.clone())?,
+        Interrupt::Leave => interrupt::on_signal(move || leaver.cancel())?,
+    }
     let (sink, events) = mpsc::unbounded_channel();
     let screen = show(context, events);
     let _ = sink.send(Stamped {
@@ -253,13 +273,20 @@ async fn carry_on(
     });
     let Holding(mut lease) = held;
     let was_interrupted = cancel.clone();
-    let result = roll::drive(&connected.clients, record, &mut lease, cancel, &sink).await;
+    let result = tokio::select! {
+        result = roll::drive(&connected.clients, record, &mut lease, cancel, &sink) => Some(result),
+        () = leave.cancelled() => None,
+    };
     Holding(lease).release().await;
     drop(sink);
     joined(screen).await?;
     match result {
-        Ok(record) => ended(context, &record, &was_interrupted),
-        Err(error) => Err(failed(&group, &error)),
+        Some(Ok(record)) => ended(context, &record, &was_interrupted),
+        Some(Err(error)) => Err(failed(&group, &error)),
+        None => {
+            output::note(&go_on);
+            Ok(exit::INTERRUPTED)
+        }
     }
 }
 
@@ -372,7 +399,7 @@ async fn take_over(context: &Context, connected: &Connected, group: &str) -> Cli
                     held.release().await;
                     return over(context, connected, group).await;
                 };
-                return carry_on(context, connected, record, held, true).await;
+                return carry_on(context, connected, record, held, true, Interrupt::Leave).await;
             }
             Err(Held::Cloud(error)) => return Err(cloud(&error)),
             Err(Held::ByAnother(_)) => {
@@ -468,7 +495,7 @@ async fn rollback(context: &Context, group: &str) -> CliResult {
     }
     let held = Holding(take(&connected, group).await?);
     match begin_rollback(&connected, group).await {
-        Ok(record) => carry_on(context, &connected, record, held, true).await,
+        Ok(record) => carry_on(context, &connected, record, held, true, Interrupt::Leave).await,
         Err(error) => {
             held.release().await;
             Err(error)

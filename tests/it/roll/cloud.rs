@@ -76,6 +76,8 @@ pub struct Model {
     pub canary_job: SignedDuration,
     /// `RollbackInstanceRefresh` is refused.
     pub irreversible: bool,
+    /// Somebody else's user data is in each new version.
+    pub meddled: bool,
     /// Jobs that a termination ended.
     pub killed: Vec<String>,
     tokens: BTreeMap<String, String>,
@@ -112,6 +114,7 @@ impl Model {
             dying: None,
             canary_job: SignedDuration::ZERO,
             irreversible: false,
+            meddled: false,
             killed: Vec::new(),
             tokens: BTreeMap::new(),
             commands: BTreeMap::new(),
@@ -273,11 +276,16 @@ impl Model {
         let mut items = String::new();
         for (version, (image, description)) in &self.versions {
             if number.is_none_or(|one| one == Some(*version)) {
+                let user_data = if self.meddled && *version > 3 {
+                    "<userData>eA==</userData>"
+                } else {
+                    ""
+                };
                 let _ = write!(
                     items,
                     "<item><launchTemplateId>{TEMPLATE}</launchTemplateId><versionNumber>{version}</versionNumber>\
                      <versionDescription>{description}</versionDescription><launchTemplateData><imageId>{image}\
-                     </imageId><instanceType>t3.micro</instanceType></launchTemplateData></item>"
+                     </imageId><instanceType>t3.micro</instanceType>{user_data}</launchTemplateData></item>"
                 );
             }
         }
