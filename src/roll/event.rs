@@ -125,7 +125,9 @@ pub fn view(record: &RollRecord, world: &World) -> View {
         .flat_map(|group| &group.members)
         .map(|member| {
             let there = target.as_ref().is_some_and(|target| member.is_on(target));
-            let since = record.mark.as_ref().map(|mark| mark.since);
+            let since = active
+                .map(|active| active.started)
+                .filter(|since| *since < Timestamp::MAX);
             let (waits_for, until) = match (member.life, there, &member.check) {
                 (Life::Pending, ..) => ("boot, hooks".to_owned(), None),
                 (Life::Standby, ..) => ("its return from standby".to_owned(), None),

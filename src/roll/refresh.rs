@@ -116,7 +116,8 @@ fn under_way(
     match &record.mark {
         Some(mark) if mark.stand == stand => {
             let blocked = active.status == Status::InProgress && only_busy(group, target);
-            if blocked && !wrong_way && now.duration_since(mark.since) >= BLOCKED {
+            // Whether the hour counts from the start or from the last progress is not documented: the earlier is safe.
+            if blocked && !wrong_way && now.duration_since(active.started) >= BLOCKED {
                 return Step::Act(Call::CancelRefresh {
                     id: active.id.clone(),
                     busy: true,

@@ -2,11 +2,12 @@
 //! whatever is lost and whenever the process dies.
 
 mod cloud;
+mod wire;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloud::{Fault, GROUP, TEMPLATE, Wire};
+use cloud::{GROUP, TEMPLATE};
 use jiff::SignedDuration;
 use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::bake::Cancel;
@@ -19,6 +20,7 @@ use piaas_bake::roll::preflight::{self, Image, Refusal, Verdict};
 use piaas_bake::roll::record::{Options, Outcome, RollRecord, Side};
 use piaas_bake::roll::world::Request;
 use piaas_bake::roll::{self, Held, Hold as _, RollError, lease, lease_name, store};
+use wire::{Fault, Wire};
 
 struct World {
     clients: Clients,
