@@ -81,7 +81,7 @@ impl LocalCloud {
             state: one.state.code_and_name().1.to_owned(),
             created: one.launch_time,
             tags: one.tags.clone(),
-            owner: Some(one.owner.into()),
+            owner: one.owner.map(Owner::from),
         });
         let images = state
             .images
@@ -144,7 +144,8 @@ fn reap(
         move |source| InventoryError::Driver { id, source }
     };
     for instance in state.instances.values_mut() {
-        if instance.state == InstanceState::Terminated || instance.owner.is_alive() {
+        let orphaned = instance.owner.is_some_and(|owner| !owner.is_alive());
+        if instance.state == InstanceState::Terminated || !orphaned {
             continue;
         }
         driver

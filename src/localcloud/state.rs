@@ -158,7 +158,8 @@ pub struct Instance {
     pub agent_registered: bool,
     pub agent_online_since: Option<Timestamp>,
     pub terminated_at: Option<Timestamp>,
-    pub owner: Process,
+    /// Process that asked for it; `None`: a service looks after it.
+    pub owner: Option<Process>,
 }
 
 /// State of an image or a snapshot.
@@ -250,7 +251,39 @@ pub struct Command {
 pub struct Token {
     /// Digest of the request's other parameters.
     pub request: String,
-    pub reservation_id: String,
+    /// Id of what was made for it: a reservation, or a launch template and perhaps its version.
+    #[serde(alias = "reservation_id")]
+    pub made: String,
+}
+
+/// A launch template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchTemplate {
+    pub id: String,
+    pub name: String,
+    pub created: Timestamp,
+    pub default_version: u64,
+    /// The number that the next version gets; numbers are not used again.
+    pub next_version: u64,
+    pub versions: BTreeMap<u64, TemplateVersion>,
+    pub tags: Tags,
+}
+
+impl LaunchTemplate {
+    /// The newest version there is.
+    #[must_use]
+    pub fn latest_version(&self) -> u64 {
+        self.versions.keys().next_back().copied().unwrap_or(0)
+    }
+}
+
+/// One version of a launch template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateVersion {
+    pub description: Option<String>,
+    pub created: Timestamp,
+    /// Parameters as `RunInstances` takes them, `TagSpecification.1.Tag.1.Key` and the like.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// All records.
@@ -266,6 +299,8 @@ pub struct State {
     pub parameters: BTreeMap<String, Vec<ParameterVersion>>,
     pub commands: BTreeMap<String, Command>,
     pub tokens: BTreeMap<String, Token>,
+    #[serde(default)]
+    pub launch_templates: BTreeMap<String, LaunchTemplate>,
 }
 
 impl State {
@@ -313,6 +348,7 @@ impl State {
             parameters: BTreeMap::new(),
             commands: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            launch_templates: BTreeMap::new(),
         }
     }
 

@@ -128,6 +128,11 @@ async fn boto3_gets_the_documented_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boto3_makes_launch_templates() {
+    judge("test_launch_templates.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_aws_cli_lists_launches_runs_a_command_and_terminates() {
     judge("cli.sh").await;
 }

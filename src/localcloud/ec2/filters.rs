@@ -1,5 +1,7 @@
 //! Filters and pages of the `Describe…` operations.
 
+use std::ops::RangeInclusive;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -102,6 +104,15 @@ pub struct Page {
 impl Page {
     /// Takes `MaxResults` and `NextToken`. `ids_given`: with ids there are no pages.
     pub fn take(params: &mut Params, ids_given: bool) -> Result<Self, ApiError> {
+        Self::within(params, ids_given, 5..=1000)
+    }
+
+    /// As [`Self::take`], with other limits of `MaxResults`; the upper one is the default.
+    pub fn within(
+        params: &mut Params,
+        ids_given: bool,
+        limits: RangeInclusive<usize>,
+    ) -> Result<Self, ApiError> {
         let max: Option<usize> = params.parsed("MaxResults")?;
         if ids_given && max.is_some() {
             return Err(ApiError::new(
@@ -109,9 +120,13 @@ impl Page {
                 "The parameter MaxResults cannot be used with a list of ids",
             ));
         }
-        if let Some(max) = max.filter(|max| !(5..=1000).contains(max)) {
-            let why = "Expecting a value from 5 to 1000.";
-            return Err(invalid_value("maxResults", &max.to_string(), why));
+        if let Some(max) = max.filter(|max| !limits.contains(max)) {
+            let why = format!(
+                "Expecting a value from {} to {}.",
+                limits.start(),
+                limits.end()
+            );
+            return Err(invalid_value("maxResults", &max.to_string(), &why));
         }
         let after = params
             .take("NextToken")
@@ -125,7 +140,7 @@ impl Page {
             })
             .transpose()?;
         Ok(Self {
-            max: max.unwrap_or(1000),
+            max: max.unwrap_or(*limits.end()),
             after,
         })
     }

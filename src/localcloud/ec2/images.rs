@@ -8,7 +8,7 @@ use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::super::{ACCOUNT_ID, BASE_OWNER};
 use super::filters::{Filters, Page, matches};
-use super::instances::take_root_volume;
+use super::settings::take_root_volume;
 use super::tags::{self, Specifications};
 use super::{describe as instances, is_id, snapshots, time};
 

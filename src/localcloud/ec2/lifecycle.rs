@@ -171,7 +171,7 @@ mod tests {
             agent_registered: false,
             agent_online_since: None,
             terminated_at: None,
-            owner: Process { pid: 1, start: 1 },
+            owner: Some(Process { pid: 1, start: 1 }),
         }
     }
 

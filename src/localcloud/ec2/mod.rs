@@ -3,12 +3,15 @@
 mod describe;
 mod filters;
 mod images;
-mod instances;
+pub(super) mod instances;
+pub(super) mod launch_templates;
 pub(super) mod lifecycle;
 pub(super) mod network;
 mod power;
+pub(super) mod settings;
 mod snapshots;
 mod tags;
+mod template_data;
 pub(super) mod types;
 
 use bytes::Bytes;
@@ -30,8 +33,18 @@ type Operation = fn(&mut Call<'_>, Params) -> Result<Xml, ApiError>;
 /// Every operation there is, by name.
 const OPERATIONS: &[(&str, Operation)] = &[
     ("CreateImage", images::create),
+    ("CreateLaunchTemplate", launch_templates::create),
+    (
+        "CreateLaunchTemplateVersion",
+        launch_templates::create_version,
+    ),
     ("CreateSecurityGroup", network::create_group),
     ("CreateTags", tags::create),
+    ("DeleteLaunchTemplate", launch_templates::delete),
+    (
+        "DeleteLaunchTemplateVersions",
+        launch_templates::delete_versions,
+    ),
     ("DeleteSecurityGroup", network::delete_group),
     ("DeleteSnapshot", snapshots::delete),
     ("DeleteTags", tags::delete),
@@ -41,6 +54,11 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("DescribeInstanceStatus", describe::status),
     ("DescribeInstanceTypes", types::describe),
     ("DescribeInstances", describe::instances),
+    (
+        "DescribeLaunchTemplateVersions",
+        launch_templates::describe_versions,
+    ),
+    ("DescribeLaunchTemplates", launch_templates::describe),
     ("DescribeRegions", network::describe_regions),
     ("DescribeSecurityGroups", network::describe_groups),
     ("DescribeSnapshots", snapshots::describe),
@@ -49,6 +67,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("DescribeVolumes", snapshots::describe_volumes),
     ("DescribeVpcs", network::describe_vpcs),
     ("GetConsoleOutput", power::console),
+    ("ModifyLaunchTemplate", launch_templates::modify),
     ("RebootInstances", power::reboot),
     ("RunInstances", instances::run),
     ("StartInstances", power::start),

@@ -125,6 +125,11 @@ fn resource<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Tags, ApiError
             let found = found.map(|snapshot| &mut snapshot.tags);
             found.ok_or_else(|| missing("InvalidSnapshot.NotFound", "snapshot"))
         }
+        "lt" => {
+            let found = state.launch_templates.get_mut(id);
+            let found = found.map(|template| &mut template.tags);
+            found.ok_or_else(|| missing("InvalidLaunchTemplateId.NotFound", "launch template"))
+        }
         "sg" => {
             let found = state.groups.get_mut(id).map(|group| &mut group.tags);
             found.ok_or_else(|| missing("InvalidGroup.NotFound", "security group"))
@@ -235,6 +240,12 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
             .groups
             .values()
             .map(|one| (one.id.as_str(), "security-group", &one.tags)),
+    );
+    resources.extend(
+        state
+            .launch_templates
+            .values()
+            .map(|one| (one.id.as_str(), "launch-template", &one.tags)),
     );
     let mut rows: Vec<_> = resources
         .into_iter()

@@ -110,6 +110,24 @@ impl Params {
         Self(entries.collect())
     }
 
+    /// All that is left, by name.
+    #[must_use]
+    pub fn into_map(self) -> BTreeMap<String, String> {
+        self.0
+    }
+
+    /// Adds `others`, parameter by parameter of the top level: one that is here already, or has members or elements
+    /// here, stays as it is.
+    pub fn inherit(&mut self, others: &BTreeMap<String, String>) {
+        let top = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+        let given: BTreeSet<String> = self.0.keys().map(|name| top(name)).collect();
+        for (name, value) in others {
+            if !given.contains(&top(name)) {
+                self.0.insert(name.clone(), value.clone());
+            }
+        }
+    }
+
     fn numbers(&self, name: &str) -> BTreeSet<u32> {
         let prefix = format!("{name}.");
         let rests = self.0.keys().filter_map(|key| key.strip_prefix(&prefix));
@@ -128,6 +146,12 @@ impl Params {
             Some(name) if within.is_empty() => Err(unknown(name)),
             Some(name) => Err(unknown(&format!("{within}.{name}"))),
         }
+    }
+}
+
+impl From<BTreeMap<String, String>> for Params {
+    fn from(params: BTreeMap<String, String>) -> Self {
+        Self(params)
     }
 }
 
@@ -160,6 +184,20 @@ mod tests {
         );
         params.take("Odd");
         params.finish("").unwrap();
+    }
+
+    #[test]
+    fn what_is_given_hides_what_is_inherited_as_a_whole() {
+        let mut params =
+            Params::parse(b"ImageId=ami-1&TagSpecification.1.ResourceType=instance").unwrap();
+        let template = Params::parse(
+            b"ImageId=ami-2&InstanceType=t3.large&TagSpecification.1.ResourceType=volume&TagSpecification.2.ResourceType=instance",
+        );
+        params.inherit(&template.unwrap().into_map());
+        let expected = Params::parse(
+            b"ImageId=ami-1&InstanceType=t3.large&TagSpecification.1.ResourceType=instance",
+        );
+        assert_eq!(params, expected.unwrap());
     }
 
     #[test]
