@@ -391,3 +391,82 @@ async fn the_look_before_a_roll_tells_numbered_moving_and_done_apart() {
         refusal.way_out()
     );
 }
+
+/// The launch template versions of a roll, on the local cloud itself.
+#[tokio::test]
+async fn the_local_cloud_makes_and_drops_versions_as_a_roll_asks() {
+    use piaas_bake::localcloud::{BASE_IMAGE, connector};
+    use piaas_bake::roll::act;
+    use piaas_bake::roll::look::{self, Memory};
+    use piaas_bake::roll::step::{Call, Reply};
+
+    let dir = tempfile::tempdir().unwrap();
+    let clock = JumpingClock::starting_at("2026-01-01T12:00:00Z".parse().unwrap());
+    let driver = Arc::new(Scripted::new(clock.clone()));
+    let cloud = LocalCloud::open(dir.path(), driver.clone(), clock.clone()).unwrap();
+    let connection = Connection::Local {
+        http_client: connector(cloud),
+        region: DEFAULT_REGION.into(),
+        access_key: ACCESS_KEY,
+        secret_key: SECRET_KEY,
+    };
+    let clients = Clients::connect(connection, clock.clone()).await.unwrap();
+    let data = aws_sdk_ec2::types::RequestLaunchTemplateData::builder()
+        .image_id("ami-0123456789abcdef0")
+        .instance_type("t3.micro".into())
+        .user_data("eA==")
+        .build();
+    let template = clients
+        .ec2
+        .create_launch_template()
+        .launch_template_name("workers")
+        .launch_template_data(data)
+        .send()
+        .await
+        .unwrap();
+    let id = template
+        .launch_template
+        .unwrap()
+        .launch_template_id
+        .unwrap();
+    let old = Side {
+        version: 1,
+        image: "ami-0123456789abcdef0".into(),
+    };
+    let options = World::new(&[]).await.record(true).options;
+    let now = piaas_bake::clock::Clock::now(&*clock);
+    let mut record = RollRecord::new(
+        "r-1".into(),
+        GROUP.into(),
+        id.clone(),
+        old,
+        BASE_IMAGE.into(),
+        options,
+        now,
+    );
+    let mut memory = Memory::default();
+    let mut make = async |record: &mut RollRecord, call: Call| {
+        record.intend(&call, None, now);
+        let reply = act::act(&clients, record, &mut memory, &call)
+            .await
+            .unwrap();
+        record.learn(&call, &reply, now);
+        reply
+    };
+    // Each call twice: the reply to the first one may have been lost.
+    for _ in 0..2 {
+        let reply = make(&mut record, Call::CreateVersion).await;
+        assert_eq!(reply, Reply::Made("2".into()));
+    }
+    let data = async |version: &str| look::version(&clients, &id, version).await.unwrap();
+    let (number, new) = data("$Latest").await.unwrap();
+    assert_eq!((number, new.image_id()), (2, Some(BASE_IMAGE)));
+    let (_, mut old) = data("1").await.unwrap();
+    old.image_id = Some(BASE_IMAGE.into());
+    assert_eq!(old, new);
+    for _ in 0..2 {
+        let reply = make(&mut record, Call::DropVersion(2)).await;
+        assert_eq!(reply, Reply::Done);
+    }
+    assert_eq!(data("2").await, None);
+}
