@@ -7,6 +7,7 @@
 //!
 //! - [`cli`]: one file per verb, and the readers of the event stream. Only this room prints.
 //! - [`bake`]: plan, steps, AMI. Knows EC2, SSM and tags.
+//! - [`roll`]: a group goes to another image by an instance refresh, or back.
 //! - [`recipe`], [`render`], [`digest`]: YAML to a merged recipe, to scripts, to a content hash. Pure.
 //! - [`journal`]: the write-ahead log of intents and outcomes.
 //! - [`aws`]: clients, errors, waiting, tags.
@@ -24,3 +25,4 @@ pub mod journal;
 pub mod localcloud;
 pub mod recipe;
 pub mod render;
+pub mod roll;

@@ -188,7 +188,9 @@ fn classify(code: &str, status: Option<u16>) -> Kind {
         | "InvocationDoesNotExist"
         | "ResourceNotFoundException"
         | "InvalidSnapshot.NotFound"
-        | "InvalidAMIID.Unavailable" => Kind::NotFound,
+        | "InvalidAMIID.Unavailable"
+        | "InvalidLaunchTemplateId.VersionNotFound"
+        | "InvalidLaunchTemplateName.NotFoundException" => Kind::NotFound,
         "DependencyViolation"
         | "InvalidSnapshot.InUse"
         | "IncorrectState"

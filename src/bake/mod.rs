@@ -17,7 +17,7 @@ mod once;
 mod phases;
 pub mod plan;
 mod run;
-mod ssm;
+pub(crate) mod ssm;
 mod survey;
 mod undo;
 

@@ -77,7 +77,7 @@ pub struct Invocation {
 }
 
 /// Sends `script` to one machine; gives the command's id.
-pub(super) async fn send(
+pub(crate) async fn send(
     clients: &Clients,
     instance: &str,
     script: &str,
@@ -106,7 +106,7 @@ pub(super) async fn send(
 }
 
 /// How a command stands; `None` if SSM does not know it yet, as happens just after sending.
-pub(super) async fn invocation(
+pub(crate) async fn invocation(
     clients: &Clients,
     instance: &str,
     command: &str,
@@ -136,7 +136,7 @@ pub(super) async fn invocation(
 }
 
 /// What SSM says of the agent of a machine: `Online`, `ConnectionLost`, …; `unregistered` before it first reports.
-pub(super) async fn ping(clients: &Clients, instance: &str) -> Result<String, Error> {
+pub(crate) async fn ping(clients: &Clients, instance: &str) -> Result<String, Error> {
     let filter = InstanceInformationStringFilter::builder()
         .key("InstanceIds")
         .values(instance)

@@ -18,8 +18,8 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 recipe invalid, 4 lock or digest mismatch, 5 refused by the cloud,
-6 bake failed and cleaned up, 7 bake failed and clean-up incomplete, 9 timed out, 10 lease held by another run,
-70 bug, 130 interrupted.
+6 bake failed and cleaned up, 7 bake failed and clean-up incomplete, 8 roll halted or rolled back, 9 timed out,
+10 lease held by another run, 70 bug, 130 interrupted.
 
 First steps:  piaas-bake doctor --fix    piaas-bake plan ci-worker    piaas-bake bake ci-worker";
 
@@ -94,6 +94,9 @@ pub enum Verb {
     /// List, show and export images
     #[command(subcommand)]
     Images(ImagesVerb),
+    /// Roll a group of workers to another image, without killing jobs, or back
+    #[command(subcommand)]
+    Roll(super::verbs::roll_args::RollVerb),
     /// The local cloud: serve it, look at it, clean it
     #[command(subcommand)]
     Cloud(CloudVerb),

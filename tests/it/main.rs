@@ -8,5 +8,6 @@ mod cloud_wire;
 mod host;
 mod image;
 mod machines;
+mod roll;
 mod runner;
 mod support;

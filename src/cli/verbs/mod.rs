@@ -9,5 +9,7 @@ pub mod init;
 pub mod lint;
 pub mod plan;
 pub mod render;
+pub mod roll;
+pub mod roll_args;
 pub mod show;
 pub mod why;

@@ -1,0 +1,260 @@
+//! The shell round the decision: look, decide, write the intent, act, write the outcome; until it is over.
+
+use std::time::Duration;
+
+use super::event::{Event, Sink, Stamped, View, view};
+use super::look::{self, Memory};
+use super::next::{LOOK, next};
+use super::record::{Heading, Outcome, RecordError, RollRecord};
+use super::step::{Call, Note, Reply, Step};
+use super::store::{self, StoreError};
+use super::world::{Life, Request, World};
+use super::{act, record};
+use crate::aws::{Clients, Error};
+use crate::bake::Cancel;
+
+/// How often in a row the cloud may ask for patience before the roll stops; its record stays.
+const PATIENCE: u32 = 400;
+
+/// Only one process at a time rolls a group.
+pub trait Hold: Send {
+    /// The lease's epoch: higher with each holder.
+    fn epoch(&self) -> u64;
+
+    /// Renews the lease when that is due.
+    ///
+    /// # Errors
+    /// [`Held`] once somebody else has it.
+    fn keep(&mut self) -> impl Future<Output = Result<(), Held>> + Send;
+}
+
+/// Why a lease was lost or cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Held {
+    #[error("{0}")]
+    ByAnother(String),
+    #[error(transparent)]
+    Cloud(#[from] Error),
+}
+
+/// A roll could not go on. Its record stays, and the next call picks it up.
+#[derive(Debug, thiserror::Error)]
+pub enum RollError {
+    #[error(transparent)]
+    Cloud(#[from] Error),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("this process does not hold the group any more: {0}")]
+    Lost(String),
+    #[error("the cloud refuses a step that the roll cannot do without: {0}")]
+    Stuck(String),
+    #[error("the cloud asked for patience too often, last: {0}")]
+    Impatient(String),
+}
+
+impl From<StoreError> for RollError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Cloud(error) => Self::Cloud(error),
+            StoreError::Record(error) => Self::Record(error),
+        }
+    }
+}
+
+impl From<Held> for RollError {
+    fn from(held: Held) -> Self {
+        match held {
+            Held::ByAnother(who) => Self::Lost(who),
+            Held::Cloud(error) => Self::Cloud(error),
+        }
+    }
+}
+
+struct Drive<'a> {
+    clients: &'a Clients,
+    record: RollRecord,
+    sink: &'a dyn Sink,
+    memory: Memory,
+    shown: Option<View>,
+    waiting: Option<String>,
+    /// How often in a row the cloud asked for patience.
+    later: u32,
+}
+
+/// Takes a roll to its end. Dropping the future at any point, or a `kill -9`, loses nothing: the next call of this
+/// function goes on from the record and the world.
+///
+/// # Errors
+/// [`RollError`]; the record stays as it is.
+pub async fn drive(
+    clients: &Clients,
+    record: RollRecord,
+    hold: &mut impl Hold,
+    mut cancel: Cancel,
+    sink: &dyn Sink,
+) -> Result<RollRecord, RollError> {
+    let mut drive = Drive {
+        clients,
+        record,
+        sink,
+        memory: Memory::default(),
+        shown: None,
+        waiting: None,
+        later: 0,
+    };
+    hold.keep().await?;
+    drive.record.epoch = hold.epoch();
+    store::save(clients, &drive.record).await?;
+    loop {
+        hold.keep().await?;
+        let mut world = look::look(clients, &drive.record, &mut drive.memory).await?;
+        if cancel.is_cancelled() {
+            world.request = Some(Request {
+                roll: drive.record.id.clone(),
+                reason: "it was interrupted".to_owned(),
+            });
+        }
+        drive.show(&world);
+        match next(&drive.record, &world, clients.clock.now()) {
+            Step::Done(outcome) => {
+                store::forget_request(clients, &drive.record.group).await?;
+                drive.ended(&world, outcome);
+                return Ok(drive.record);
+            }
+            Step::Act(call) => {
+                if let Some(pause) = drive.act(&world, call).await? {
+                    sleep(clients, pause, &mut cancel).await;
+                }
+            }
+            Step::Wait { reason, until } => {
+                drive.wait(reason, until);
+                let workers = drive.blocking(&world);
+                act::ask_workers(clients, &mut drive.memory, workers).await;
+                let pause = until.duration_since(clients.clock.now());
+                let pause = Duration::try_from(pause).unwrap_or_default();
+                sleep(clients, pause, &mut cancel).await;
+            }
+        }
+    }
+}
+
+/// Sleeps, less long if somebody interrupts a roll that has not turned back for it yet.
+async fn sleep(clients: &Clients, pause: Duration, cancel: &mut Cancel) {
+    let before = cancel.is_cancelled();
+    tokio::select! {
+        () = clients.clock.sleep(pause) => {}
+        () = cancel.cancelled(), if !before => {}
+    }
+}
+
+impl Drive<'_> {
+    fn emit(&self, event: Event) {
+        let at = self.clients.clock.now();
+        self.sink.emit(Stamped { at, event });
+    }
+
+    fn show(&mut self, world: &World) {
+        let view = view(&self.record, world);
+        if self.shown.as_ref() != Some(&view) {
+            self.emit(Event::Looked(view.clone()));
+            self.shown = Some(view);
+        }
+    }
+
+    fn wait(&mut self, reason: String, until: jiff::Timestamp) {
+        self.later = 0;
+        if self.waiting.as_ref() != Some(&reason) {
+            self.waiting = Some(reason.clone());
+            self.emit(Event::Waiting { reason, until });
+        }
+    }
+
+    /// One call, its intent on record before it and its outcome after it. Gives how long to pause, if at all.
+    async fn act(&mut self, world: &World, call: Call) -> Result<Option<Duration>, RollError> {
+        let clients = self.clients;
+        self.announce(world, &call);
+        let before = self.record.clone();
+        let newest = world.refreshes.first().map(|refresh| refresh.id.as_str());
+        self.record.intend(&call, newest, clients.clock.now());
+        if self.record != before {
+            store::save(clients, &self.record).await?;
+        }
+        let reply = act::act(clients, &self.record, &mut self.memory, &call).await?;
+        let intended = self.record.clone();
+        self.record.learn(&call, &reply, clients.clock.now());
+        if self.record != intended {
+            store::save(clients, &self.record).await?;
+        }
+        if let (Heading::Forward, Heading::Back, Some(reason)) =
+            (before.heading, self.record.heading, &self.record.reason)
+        {
+            self.emit(Event::TurnedBack {
+                reason: reason.clone(),
+            });
+        }
+        match reply {
+            Reply::Later(reason) if self.later >= PATIENCE => Err(RollError::Impatient(reason)),
+            Reply::Later(reason) => {
+                self.later += 1;
+                if self.waiting.as_ref() != Some(&reason) {
+                    self.waiting = Some(reason.clone());
+                    self.emit(Event::Again { reason });
+                }
+                Ok(Some(LOOK))
+            }
+            Reply::Refused(why) if self.record == intended => Err(RollError::Stuck(why)),
+            _ => {
+                self.later = 0;
+                Ok(None)
+            }
+        }
+    }
+
+    fn announce(&self, world: &World, call: &Call) {
+        match (call, &world.difference, self.record.new_version) {
+            (Call::Note(Note::VersionVerified), Some(fields), Some(version)) => {
+                self.emit(Event::Difference {
+                    version,
+                    fields: fields.clone(),
+                });
+            }
+            (Call::Note(_), ..) => {}
+            _ => self.emit(Event::Calling { call: call.clone() }),
+        }
+    }
+
+    /// Instances whose workers keep the roll from going on.
+    fn blocking(&self, world: &World) -> Vec<String> {
+        let Some(target) = self.record.target() else {
+            return Vec::new();
+        };
+        let members = world.group.iter().flat_map(|group| &group.members);
+        members
+            .filter(|member| {
+                member.life == Life::InService && member.protected && !member.is_on(&target)
+            })
+            .map(|member| member.id.clone())
+            .collect()
+    }
+
+    fn ended(&self, world: &World, outcome: Outcome) {
+        let view = view(&self.record, world);
+        self.emit(Event::Ended {
+            outcome,
+            reason: self
+                .record
+                .given_up
+                .clone()
+                .or_else(|| self.record.reason.clone()),
+            instances: view.instances,
+            group_version: world.group.as_ref().and_then(|group| group.version),
+            left: self.record.left.clone(),
+        });
+    }
+}
+
+/// Name of the lease of a group's rolls.
+#[must_use]
+pub fn lease_name(group: &str) -> String {
+    format!("roll-{}", record::segment(group))
+}

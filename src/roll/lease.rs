@@ -1,0 +1,228 @@
+//! The lease of a group's rolls, in Parameter Store.
+//!
+//! `/piaas-bake/leases/<name>/<epoch>` is created without overwriting, which is atomic: one caller gets an epoch. Only
+//! the newest epoch counts. Its holder renews it by overwriting its own parameter; the next epoch may be taken once
+//! the newest has expired. The epoch grows with each holder, so it tells late commands from current ones.
+
+use std::time::Duration;
+
+use aws_sdk_ssm::types::ParameterType;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::engine::{Held, Hold};
+use crate::aws::error::Context as _;
+use crate::aws::{Clients, Error, Kind};
+
+/// How long a lease holds without renewal.
+const TERM: SignedDuration = SignedDuration::from_secs(60);
+/// How far the clocks of two holders may differ.
+const SKEW: SignedDuration = SignedDuration::from_secs(5);
+/// Between two looks whether a holder still lives.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Who holds a lease, and until when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    pub holder: String,
+    pub expires: Timestamp,
+}
+
+/// A lease that this process holds.
+#[derive(Debug)]
+pub struct Lease {
+    clients: Clients,
+    path: String,
+    epoch: u64,
+    term: Term,
+}
+
+fn parameter(path: &str, epoch: u64) -> String {
+    format!("{path}/{epoch:010}")
+}
+
+/// The newest epoch and its term, and the older epochs that are still listed. A term that cannot be read has expired.
+async fn newest(
+    clients: &Clients,
+    path: &str,
+) -> Result<(Option<(u64, Term)>, Vec<String>), Error> {
+    let mut found = Vec::new();
+    let mut token = None;
+    loop {
+        let page = clients
+            .ssm
+            .get_parameters_by_path()
+            .path(path)
+            .set_next_token(token)
+            .send()
+            .await
+            .call("ssm", "GetParametersByPath")?;
+        for parameter in page.parameters.unwrap_or_default() {
+            let name = parameter.name.unwrap_or_default();
+            let epoch = name.rsplit('/').next().and_then(|last| last.parse().ok());
+            if let Some(epoch) = epoch {
+                found.push((epoch, name, parameter.value.unwrap_or_default()));
+            }
+        }
+        token = page.next_token.filter(|token| !token.is_empty());
+        if token.is_none() {
+            break;
+        }
+    }
+    found.sort();
+    let newest = found.pop().map(|(epoch, _, value): (u64, String, String)| {
+        let term = serde_json::from_str(&value).unwrap_or_else(|_| Term {
+            holder: "nobody".to_owned(),
+            expires: Timestamp::UNIX_EPOCH,
+        });
+        (epoch, term)
+    });
+    Ok((newest, found.into_iter().map(|(_, name, _)| name).collect()))
+}
+
+async fn put(clients: &Clients, name: String, term: &Term, overwrite: bool) -> Result<(), Error> {
+    let value = serde_json::to_string(term).expect("a term has only text keys");
+    clients
+        .ssm
+        .put_parameter()
+        .name(name)
+        .value(value)
+        .r#type(ParameterType::String)
+        .overwrite(overwrite)
+        .send()
+        .await
+        .call("ssm", "PutParameter")
+        .map(drop)
+}
+
+fn by_another(term: &Term) -> Held {
+    Held::ByAnother(format!("{} holds it until {}", term.holder, term.expires))
+}
+
+/// Who holds a lease now, if anybody does.
+///
+/// # Errors
+/// [`Error`] of `GetParametersByPath`.
+pub async fn holder(clients: &Clients, name: &str) -> Result<Option<Term>, Error> {
+    let (newest, _) = newest(clients, &path(name)).await?;
+    Ok(newest
+        .map(|(_, term)| term)
+        .filter(|term| clients.clock.now() < term.expires))
+}
+
+fn path(name: &str) -> String {
+    format!("/piaas-bake/leases/{name}")
+}
+
+/// Takes a lease. If somebody has it, this waits until that one renews it, and so lives, or until it runs out.
+///
+/// # Errors
+/// [`Held`].
+pub async fn take(clients: &Clients, name: &str, holder: &str) -> Result<Lease, Held> {
+    let path = path(name);
+    let mut seen: Option<(u64, Term)> = None;
+    loop {
+        let now = clients.clock.now();
+        let (found, older) = newest(clients, &path).await?;
+        if let Some((epoch, term)) = &found {
+            if seen
+                .as_ref()
+                .is_some_and(|seen| *seen != (*epoch, term.clone()))
+            {
+                return Err(by_another(term));
+            }
+            if now < term.expires + SKEW {
+                seen = Some((*epoch, term.clone()));
+                clients.clock.sleep(LOOK).await;
+                continue;
+            }
+        }
+        let epoch = found.as_ref().map_or(1, |(epoch, _)| epoch + 1);
+        let term = Term {
+            holder: holder.to_owned(),
+            expires: now + TERM,
+        };
+        match put(clients, parameter(&path, epoch), &term, false).await {
+            Ok(()) => {}
+            // Either somebody was faster, or the answer to our own call was lost: the value says which.
+            Err(error) if error.kind == Kind::AlreadyExists => {
+                let (now_newest, _) = newest(clients, &path).await?;
+                match now_newest {
+                    Some((number, other)) if number == epoch && other == term => {}
+                    Some((_, other)) => return Err(by_another(&other)),
+                    None => continue,
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let stale: Vec<String> = older
+            .into_iter()
+            .chain(found.map(|(epoch, _)| parameter(&path, epoch)))
+            .collect();
+        forget(clients, stale).await?;
+        return Ok(Lease {
+            clients: clients.clone(),
+            path,
+            epoch,
+            term,
+        });
+    }
+}
+
+async fn forget(clients: &Clients, names: Vec<String>) -> Result<(), Error> {
+    // Ten names a call (`DeleteParameters`).
+    for names in names.chunks(10) {
+        clients
+            .ssm
+            .delete_parameters()
+            .set_names(Some(names.to_vec()))
+            .send()
+            .await
+            .call("ssm", "DeleteParameters")?;
+    }
+    Ok(())
+}
+
+impl Lease {
+    /// Gives the lease back, so that the next one need not wait. The epoch stays on record.
+    ///
+    /// # Errors
+    /// [`Error`] of `PutParameter`; the lease then runs out by itself.
+    pub async fn release(mut self) -> Result<(), Error> {
+        self.term.expires = self.clients.clock.now() - SKEW;
+        put(
+            &self.clients,
+            parameter(&self.path, self.epoch),
+            &self.term,
+            true,
+        )
+        .await
+    }
+}
+
+impl Hold for Lease {
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    async fn keep(&mut self) -> Result<(), Held> {
+        let now = self.clients.clock.now();
+        if now.duration_since(self.term.expires - TERM) < TERM / 3 {
+            return Ok(());
+        }
+        let (newest, _) = newest(&self.clients, &self.path).await?;
+        match newest {
+            Some((epoch, term)) if epoch != self.epoch => return Err(by_another(&term)),
+            _ => {}
+        }
+        self.term.expires = now + TERM;
+        put(
+            &self.clients,
+            parameter(&self.path, self.epoch),
+            &self.term,
+            true,
+        )
+        .await?;
+        Ok(())
+    }
+}
