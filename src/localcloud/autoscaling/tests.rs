@@ -420,7 +420,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 impl World {
-    /// Does it; gives the instance that was taken down by it, if any.
+    /// Does it; gives the instance that may go because of it, if any.
     fn happen(&mut self, event: &Event) -> Option<String> {
         let ids = self.ids();
         let pick = |index: usize| ids.get(index % ids.len().max(1)).cloned();
@@ -428,10 +428,15 @@ impl World {
             Event::Desire(count) => {
                 format!("SetDesiredCapacity&AutoScalingGroupName=g&DesiredCapacity={count}")
             }
-            Event::Protect(index, on) => format!(
-                "SetInstanceProtection&AutoScalingGroupName=g&ProtectedFromScaleIn={on}&InstanceIds.member.1={}",
-                pick(*index)?
-            ),
+            Event::Protect(index, on) => {
+                let id = pick(*index)?;
+                // Refused while it is not in service.
+                let _ = self.ask(&format!(
+                    "SetInstanceProtection&AutoScalingGroupName=g&ProtectedFromScaleIn={on}&InstanceIds.member.1={id}"
+                ));
+                // A scale-in that waited takes it at once.
+                return (!on).then_some(id);
+            }
             Event::Die(index) => {
                 let id = pick(*index)?;
                 self.driver.terminate(&id).unwrap();
@@ -455,7 +460,7 @@ impl World {
                 return None;
             }
         };
-        // Some requests are refused: too many, not in service.
+        // Refused where it is more than the maximum.
         let _ = self.ask(&ask);
         None
     }
