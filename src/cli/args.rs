@@ -108,6 +108,13 @@ pub enum Verb {
     /// Write the disk of one snapshot of the local cloud
     #[command(hide = true)]
     LocalSnapshot { dir: PathBuf },
+    /// Answer the machines of the local cloud
+    #[command(hide = true)]
+    LocalEndpoint {
+        dir: PathBuf,
+        #[arg(long)]
+        base: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -215,6 +222,14 @@ pub enum CloudVerb {
         /// Remove the cached base image too
         #[arg(long)]
         base: bool,
+    },
+    /// Let machines reach a port of this host's loopback, at 169.254.42.1; without a port, list them
+    Expose {
+        /// The port
+        port: Option<u16>,
+        /// Take it back
+        #[arg(long, requires = "port")]
+        remove: bool,
     },
     /// Boot a machine from an image, run a command on it through SSM, show the output, terminate it
     Run {

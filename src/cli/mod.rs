@@ -31,6 +31,7 @@ pub fn main() -> ExitCode {
     match &cli.verb {
         Verb::LocalMachine { dir } => return crate::localcloud::supervisor::main(dir),
         Verb::LocalSnapshot { dir } => return crate::localcloud::nspawn::snapshot_main(dir),
+        Verb::LocalEndpoint { dir, base } => return crate::localcloud::endpoint::main(dir, base),
         _ => {}
     }
     let (format, color) = (cli.global.format, cli.global.color);
@@ -73,10 +74,13 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Cloud(CloudVerb::Status) => block_on(verbs::cloud::status(context)),
         Verb::Cloud(CloudVerb::Gc { dry_run }) => block_on(verbs::cloud::gc(context, dry_run)),
         Verb::Cloud(CloudVerb::Reset { yes, base }) => verbs::cloud::reset(context, yes, base),
+        Verb::Cloud(CloudVerb::Expose { port, remove }) => {
+            verbs::cloud_expose::run(context, port, remove)
+        }
         Verb::Cloud(CloudVerb::Run { image, command }) => {
             block_on(verbs::cloud_run::run(context, &image, &command))
         }
-        Verb::LocalMachine { .. } | Verb::LocalSnapshot { .. } => {
+        Verb::LocalMachine { .. } | Verb::LocalSnapshot { .. } | Verb::LocalEndpoint { .. } => {
             unreachable!("handled before the settings are read")
         }
     }

@@ -81,6 +81,16 @@ impl LocalCloud {
         Ok(locked)
     }
 
+    /// Moves the cloud on, as every request does. `look` is asked while it is locked.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn tick<T>(&self, look: impl FnOnce() -> T) -> Result<T, StateError> {
+        let mut locked = self.locked()?;
+        locked.save()?;
+        Ok(look())
+    }
+
     pub(super) fn driver(&self) -> &dyn Driver {
         self.driver.as_ref()
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::nspawn::files::{Want, is_locked, put_json, remove_dir, subdirectories};
 use super::nspawn::prune;
+use super::state::Store;
 use super::supervisor::cgroup;
 
 /// How long a live helper is given to end.
@@ -114,9 +115,23 @@ pub fn sweep(cloud: &Path, leftovers: &[Leftover]) -> io::Result<()> {
 /// # Errors
 /// As [`sweep`].
 pub fn reset(cloud: &Path) -> io::Result<()> {
+    disband(cloud);
     let all = survey(cloud, &[], &[]);
     sweep(cloud, &all)?;
     remove_dir(cloud)
+}
+
+/// Forgets all groups, so that nobody who has the cloud open replaces the machines that go.
+fn disband(cloud: &Path) {
+    if !cloud.exists() {
+        return;
+    }
+    // Records that cannot be read or written are of no use to anybody else either.
+    let _ = Store::open(cloud).and_then(|store| {
+        let mut locked = store.lock(jiff::Timestamp::now())?;
+        locked.state.scaling.clear();
+        locked.save()
+    });
 }
 
 fn wait_free(dir: &Path) -> io::Result<()> {

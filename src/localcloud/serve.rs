@@ -11,7 +11,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -50,8 +51,36 @@ pub async fn serve(
     Ok(())
 }
 
+/// As [`serve`], on a Unix socket.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve_unix(
+    cloud: Arc<LocalCloud>,
+    listener: UnixListener,
+    shutdown: impl Future<Output = ()>,
+) -> std::io::Result<()> {
+    let (stop, stopping) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            Some(_) = connections.join_next() => continue,
+            () = &mut shutdown => break,
+        };
+        connections.spawn(converse(cloud.clone(), stream, stopping.clone()));
+    }
+    drop(stop);
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
 /// Answers on one connection until its client closes it, or until it is idle and `stopping` ends.
-async fn converse(cloud: Arc<LocalCloud>, stream: TcpStream, mut stopping: watch::Receiver<()>) {
+async fn converse<S>(cloud: Arc<LocalCloud>, stream: S, mut stopping: watch::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| answer(cloud.clone(), request));
     let mut connection =
         std::pin::pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));

@@ -1,5 +1,6 @@
 //! Real machines, driven through the AWS API in process: what SSM and EC2 promise of them.
 
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,9 @@ use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::clock::SystemClock;
 use piaas_bake::localcloud::base;
 use piaas_bake::localcloud::nspawn::NspawnDriver;
-use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, LocalCloud, SECRET_KEY, connector};
+use piaas_bake::localcloud::{
+    ACCESS_KEY, BASE_IMAGE, LocalCloud, SECRET_KEY, connector, endpoint, exposed,
+};
 
 use crate::support::{BIN, cache_dir, left_on_host, machines_wanted};
 
@@ -45,6 +48,15 @@ impl Cloud {
 
     /// Launches a machine and waits for its agent.
     async fn launch(&self) -> String {
+        self.launch_with(None).await
+    }
+
+    async fn launch_with(&self, profile: Option<&str>) -> String {
+        let profile = profile.map(|name| {
+            aws_sdk_ec2::types::IamInstanceProfileSpecification::builder()
+                .name(name)
+                .build()
+        });
         let launched = self
             .clients
             .ec2
@@ -59,6 +71,7 @@ impl Cloud {
                     .build(),
             )
             .instance_initiated_shutdown_behavior(aws_sdk_ec2::types::ShutdownBehavior::Terminate)
+            .set_iam_instance_profile(profile)
             .send()
             .await
             .unwrap();
@@ -407,4 +420,76 @@ async fn a_killed_supervisor_takes_its_machine_with_it() {
     // EC2 never loses an instance; a host that died shows as one that is over.
     cloud.terminate(&machine).await;
     assert!(!cloud.dir.path().join("instances").join(&machine).exists());
+}
+
+/// Answers every connection on a port of the host's loopback with `hello`.
+fn greet() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_reaches_the_api_and_the_ports_that_are_exposed() {
+    let Some(cloud) = Cloud::open("the AWS API inside a real machine").await else {
+        return;
+    };
+    let (first, later, hidden) = (greet(), greet(), greet());
+    exposed::set(cloud.dir.path(), first, true).unwrap();
+    let machine = cloud.launch_with(Some("worker")).await;
+
+    // Units that ask for it are told where the API is.
+    let unit = "systemd-run --quiet --wait --pipe --property=PassEnvironment=AWS_ENDPOINT_URL \
+                sh -c 'echo $AWS_ENDPOINT_URL'";
+    let (_, _, url, err) = cloud.run(&machine, unit, 60).await;
+    assert_eq!(url.trim(), "http://169.254.169.254:4599", "{err}");
+
+    let script = format!(
+        r#"imds=http://169.254.169.254/latest
+        t=$(curl -sX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' $imds/api/token)
+        ask() {{ curl -sf -H "X-aws-ec2-metadata-token: $t" $imds/meta-data/iam/security-credentials/$1; }}
+        role=$(ask)
+        echo $role
+        value() {{ ask $role | sed 's/.*"'$1'":"\([^"]*\)".*/\1/'; }}
+        curl -s --aws-sigv4 aws:amz:us-east-1:ec2 --user "$(value AccessKeyId):$(value SecretAccessKey)" \
+            -H "x-amz-security-token: $(value Token)" --data 'Action=DescribeInstances&Version=2016-11-15' {}"#,
+        url.trim()
+    );
+    let (_, _, out, err) = cloud.run(&machine, &script, 60).await;
+    assert!(out.starts_with("worker\n"), "{out}{err}");
+    assert!(
+        out.contains(&format!("<instanceId>{machine}</instanceId>")),
+        "{out}{err}"
+    );
+
+    let get = |port: u16| format!("curl -s --max-time 5 http://169.254.42.1:{port}/; echo \" $?\"");
+    let (_, _, out, _) = cloud.run(&machine, &get(first), 60).await;
+    assert_eq!(out, "hello 0\n");
+    let (_, _, out, _) = cloud.run(&machine, &get(hidden), 60).await;
+    assert_eq!(out, " 7\n", "a port that is not exposed refuses");
+    // A machine that runs notices, both ways.
+    exposed::set(cloud.dir.path(), later, true).unwrap();
+    exposed::set(cloud.dir.path(), first, false).unwrap();
+    let wait = format!(
+        "until curl -sf http://169.254.42.1:{later}/; do sleep 0.1; done\n\
+         while curl -sf --max-time 5 http://169.254.42.1:{first}/ >/dev/null; do sleep 0.1; done; echo"
+    );
+    let (status, _, out, _) = cloud.run(&machine, &wait, 30).await;
+    assert_eq!((status.as_str(), out.as_str()), ("Success", "hello\n"));
+
+    cloud.terminate(&machine).await;
+    cloud.assert_nothing_left();
+    // With the last machine the endpoint ends.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while endpoint::runs(cloud.dir.path()) {
+        assert!(Instant::now() < deadline, "the endpoint does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -302,7 +302,7 @@ fn local(connected: &Connected) -> Result<std::sync::Arc<LocalCloud>, CliError> 
     connected.local.clone().ok_or_else(cloud_is_aws)
 }
 
-fn only_local(context: &Context) -> Result<(), CliError> {
+pub(super) fn only_local(context: &Context) -> Result<(), CliError> {
     if context.settings.cloud == CloudName::Local {
         Ok(())
     } else {

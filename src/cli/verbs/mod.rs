@@ -2,6 +2,7 @@
 
 pub mod bake;
 pub mod cloud;
+pub mod cloud_expose;
 pub mod cloud_run;
 pub mod doctor;
 pub mod images;

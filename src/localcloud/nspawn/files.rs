@@ -85,11 +85,19 @@ pub fn get_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 /// # Errors
 /// The file system refuses.
 pub fn try_lock(dir: &Path) -> io::Result<Option<File>> {
+    try_lock_file(&dir.join("lock"))
+}
+
+/// As [`try_lock`], of a file that is a lock itself.
+///
+/// # Errors
+/// The file system refuses.
+pub fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(dir.join("lock"))?;
+        .open(path)?;
     Ok(lock(&file)?.then_some(file))
 }
 
@@ -104,8 +112,14 @@ fn lock(file: &File) -> io::Result<bool> {
 /// Whether a process holds the lock of a directory.
 #[must_use]
 pub fn is_locked(dir: &Path) -> bool {
+    is_file_locked(&dir.join("lock"))
+}
+
+/// As [`is_locked`], of a file that is a lock itself.
+#[must_use]
+pub fn is_file_locked(path: &Path) -> bool {
     // Looking makes no file: the directory may be on its way out.
-    File::open(dir.join("lock")).is_ok_and(|file| matches!(lock(&file), Ok(false)))
+    File::open(path).is_ok_and(|file| matches!(lock(&file), Ok(false)))
 }
 
 /// The directories in `dir`, sorted; none if it does not exist.

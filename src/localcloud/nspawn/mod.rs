@@ -15,11 +15,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::BASE_SNAPSHOT;
 use super::driver::{
     CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
     SnapshotProgress, SnapshotSpec,
 };
+use super::{BASE_SNAPSHOT, endpoint};
 use files::{
     Progress, Status, Want, get_json, is_locked, put_json, remove_dir, remove_machine, try_lock,
 };
@@ -62,15 +62,20 @@ impl NspawnDriver {
 
     /// Starts a helper of this program, detached. It inherits the lock of `dir`, which tells others that it lives.
     fn detach(&self, verb: &str, dir: &Path, lock: std::fs::File) -> Result<(), DriverError> {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(dir.join("helper.log"))
-            .map_err(io(dir))?;
-        let again = log.try_clone().map_err(io(dir))?;
         let fd = std::os::fd::OwnedFd::from(lock);
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())
             .map_err(|error| io(dir)(error.into()))?;
+        self.start_detached(self.helper(verb, dir, dir)?)
+    }
+
+    /// A helper of this program on a directory, with its log in `logs`.
+    fn helper(&self, verb: &str, dir: &Path, logs: &Path) -> Result<Command, DriverError> {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(logs.join("helper.log"))
+            .map_err(io(logs))?;
+        let again = log.try_clone().map_err(io(logs))?;
         let mut command = Command::new(&self.exe);
         command
             .arg(verb)
@@ -79,6 +84,10 @@ impl NspawnDriver {
             .stdout(log)
             .stderr(again)
             .current_dir("/");
+        Ok(command)
+    }
+
+    fn start_detached(&self, mut command: Command) -> Result<(), DriverError> {
         // SAFETY: setsid is async-signal-safe, and nothing else happens between fork and exec.
         unsafe {
             command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
@@ -91,7 +100,18 @@ impl NspawnDriver {
         Ok(())
     }
 
+    /// Starts the cloud's endpoint unless it runs.
+    fn ensure_endpoint(&self) -> Result<(), DriverError> {
+        if endpoint::runs(&self.dir) {
+            return Ok(());
+        }
+        let mut command = self.helper("local-endpoint", &self.dir, &self.dir)?;
+        command.arg("--base").arg(&self.base);
+        self.start_detached(command)
+    }
+
     fn boot(&self, dir: &Path, lock: std::fs::File) -> Result<(), DriverError> {
+        self.ensure_endpoint()?;
         put_json(&dir.join("want"), &Want::Run).map_err(io(dir))?;
         put_json(&dir.join("status.json"), &Status::starting()).map_err(io(dir))?;
         self.detach("local-machine", dir, lock)

@@ -16,11 +16,16 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::localcloud::driver::LaunchSpec;
+use crate::localcloud::{ACCESS_KEY, SECRET_KEY};
 
 const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
+const CREDENTIALS: &str = "meta-data/iam/security-credentials";
+/// Clients sign it and send it along; it opens nothing.
+const SESSION_TOKEN: &str = "local-piaas-bake-session";
 /// The longest life of a token: six hours.
 const MAX_TTL: u64 = 21_600;
 
@@ -143,6 +148,11 @@ impl Metadata {
             };
         };
         let key = rest.trim_matches('/');
+        if let Some(profile) = &self.spec.instance_profile
+            && key.strip_prefix(CREDENTIALS) == Some(&format!("/{profile}"))
+        {
+            return reply(StatusCode::OK, credentials(Timestamp::now()));
+        }
         if let Some(leaf) = self.leaves.get(key) {
             return reply(StatusCode::OK, leaf.clone());
         }
@@ -151,6 +161,22 @@ impl Metadata {
             None => missing(),
         }
     }
+}
+
+/// Credentials of the instance's role (EC2 User Guide, "Retrieve security credentials from instance metadata"). They are
+/// the local cloud's own, which do not expire; who asks is told a time, as on AWS, and asks again before it.
+fn credentials(now: Timestamp) -> String {
+    let stamp = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    serde_json::json!({
+        "Code": "Success",
+        "LastUpdated": stamp(now),
+        "Type": "AWS-HMAC",
+        "AccessKeyId": ACCESS_KEY,
+        "SecretAccessKey": SECRET_KEY,
+        "Token": SESSION_TOKEN,
+        "Expiration": stamp(now + SignedDuration::from_hours(6)),
+    })
+    .to_string()
 }
 
 fn reply(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -232,6 +258,8 @@ fn leaves(spec: &LaunchSpec) -> BTreeMap<String, String> {
         );
         let info = serde_json::json!({ "Code": "Success", "InstanceProfileArn": arn });
         leaves.insert("meta-data/iam/info".to_owned(), info.to_string());
+        // A role of the profile's name; what it says is made when it is asked for.
+        leaves.insert(format!("{CREDENTIALS}/{profile}"), String::new());
     }
     for (key, value) in &spec.metadata_tags {
         leaves.insert(format!("meta-data/tags/instance/{key}"), value.clone());

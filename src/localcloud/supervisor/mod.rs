@@ -6,6 +6,7 @@
 
 mod agent;
 pub mod cgroup;
+mod gateway;
 mod imds;
 mod network;
 mod shared;
@@ -136,6 +137,9 @@ impl Supervisor {
         let network = Network::new()?;
         let slirp = network.connect(&spec.private_ip)?;
         imds::serve(network.metadata.try_clone()?, spec.clone())?;
+        if let Some(cloud) = dir.parent().and_then(Path::parent) {
+            gateway::serve(network.outlet()?, cloud)?;
+        }
         let address = SocketAddr::from_abstract_name(format!(
             "piaas-bake/{}/{}",
             spec.instance_id,
@@ -210,6 +214,13 @@ impl Supervisor {
                 "--timezone=off",
                 "--link-journal=no",
             ])
+            // For its init, which hands it to units that ask: `PassEnvironment=AWS_ENDPOINT_URL` (systemd.exec(5)). On
+            // AWS there is none, and the same unit talks to AWS.
+            .arg(format!(
+                "--setenv=AWS_ENDPOINT_URL=http://{}:{}",
+                network::METADATA,
+                gateway::API_PORT
+            ))
             .arg(format!("--machine={}", self.spec.instance_id))
             .arg(format!("--hostname={name}"))
             .arg(namespace)

@@ -11,8 +11,10 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
+use crate::localcloud::exposed;
+
 /// The instance metadata service's address (EC2 User Guide, "Instance metadata").
-const METADATA: &str = "169.254.169.254";
+pub const METADATA: &str = "169.254.169.254";
 /// Name of the machine's interface, as on Nitro instances with Debian.
 const INTERFACE: &str = "ens5";
 /// The machine's end of the wire to the metadata service, and the service's end.
@@ -24,6 +26,33 @@ pub struct Network {
     /// Where the metadata service accepts connections. It is in a namespace of its own, at the other end of a wire: on
     /// the machine's own stack it would hold port 80, and no server there could listen on all addresses.
     pub metadata: TcpListener,
+    service: File,
+}
+
+/// The namespace of the metadata service, to listen in.
+#[derive(Debug)]
+pub struct Outlet(File);
+
+impl Outlet {
+    /// Listens at an address of the service's end of the wire.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn listen(&self, address: &'static str, port: u16) -> io::Result<TcpListener> {
+        let namespace = self.0.try_clone()?;
+        in_thread(move || {
+            enter(&namespace)?;
+            TcpListener::bind((address, port))
+        })
+    }
+}
+
+/// Moves this thread into a network namespace.
+fn enter(namespace: &File) -> io::Result<()> {
+    Ok(rustix::thread::move_into_link_name_space(
+        namespace.as_fd(),
+        Some(LinkNameSpaceType::Network),
+    )?)
 }
 
 impl Network {
@@ -40,7 +69,7 @@ impl Network {
         })?;
         let path = path_of(&namespace);
         let [machine, service] = WIRE;
-        let metadata = in_thread(move || {
+        let (metadata, service) = in_thread(move || {
             // SAFETY: only the network namespace of this thread changes.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
             let path = path.to_string_lossy();
@@ -49,16 +78,28 @@ impl Network {
             ];
             run("ip", &[&wire[..], &[&path]].concat())?;
             run("ip", &["link", "set", "lo", "up"])?;
-            let address = format!("{METADATA}/32");
-            run("ip", &["address", "add", &address, "dev", service])?;
+            for address in [METADATA, exposed::ADDRESS] {
+                let address = format!("{address}/32");
+                run("ip", &["address", "add", &address, "dev", service])?;
+            }
             run("ip", &["link", "set", service, "up"])?;
             run("ip", &["route", "add", "default", "dev", service])?;
-            TcpListener::bind((METADATA, 80))
+            let listener = TcpListener::bind((METADATA, 80))?;
+            Ok((listener, File::open("/proc/thread-self/ns/net")?))
         })?;
         Ok(Self {
             namespace,
             metadata,
+            service,
         })
+    }
+
+    /// Where else the machine can be listened to.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn outlet(&self) -> io::Result<Outlet> {
+        Ok(Outlet(self.service.try_clone()?))
     }
 
     /// A path by which other programs find the namespace while this process lives.
@@ -108,17 +149,17 @@ impl Network {
         let namespace = self.namespace.try_clone()?;
         let address = address.to_owned();
         in_thread(move || {
-            rustix::thread::move_into_link_name_space(
-                namespace.as_fd(),
-                Some(LinkNameSpaceType::Network),
-            )?;
+            enter(&namespace)?;
             let [machine, _] = WIRE;
             run("ip", &["link", "set", machine, "up"])?;
-            let to = format!("{METADATA}/32");
-            run(
-                "ip",
-                &["route", "add", &to, "dev", machine, "src", &address],
-            )
+            for to in [METADATA, exposed::ADDRESS] {
+                let to = format!("{to}/32");
+                run(
+                    "ip",
+                    &["route", "add", &to, "dev", machine, "src", &address],
+                )?;
+            }
+            Ok(())
         })
     }
 }
