@@ -81,7 +81,8 @@ pub(super) fn take_filters(
         let name = filter.require("Name")?;
         let values = filter.texts("Values.member");
         filter.finish(&format!("Filters.member.{}", index + 1))?;
-        if !known.contains(&name.as_str()) && !(by_key && name.starts_with("tag:")) {
+        let is_known = known.contains(&name.as_str()) || (by_key && name.starts_with("tag:"));
+        if !is_known {
             return Err(invalid(format!(
                 "Filter type {name} is not correct. Allowed filter types are: {}",
                 known.join(", ")

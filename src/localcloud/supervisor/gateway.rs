@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub fn serve(outlet: Outlet, cloud: &Path) -> io::Result<()> {
 }
 
 /// Follows the list of exposed ports.
-async fn expose(outlet: &Outlet, cloud: &PathBuf) {
+async fn expose(outlet: &Outlet, cloud: &Path) {
     let mut open: BTreeMap<u16, JoinHandle<io::Result<()>>> = BTreeMap::new();
     loop {
         // A list that is being replaced or cannot be read leaves things as they are.
