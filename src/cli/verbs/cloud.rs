@@ -46,10 +46,12 @@ pub async fn serve(context: &Context, listen: SocketAddr) -> CliResult {
             "region": connected.clients.region,
         }))?,
         Format::Human => output::data(&format!(
-            "export AWS_ENDPOINT_URL=http://{address} AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={} AWS_REGION={}\n",
+            // boto3 and version 1 of the AWS CLI read only AWS_DEFAULT_REGION, the SDKs AWS_REGION.
+            "export AWS_ENDPOINT_URL=http://{address} AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={} \
+             AWS_REGION={region} AWS_DEFAULT_REGION={region}\n",
             localcloud::ACCESS_KEY,
             localcloud::SECRET_KEY,
-            connected.clients.region
+            region = connected.clients.region
         ))?,
     }
     output::note(
