@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::endpoint;
 use super::nspawn::files::{Want, is_locked, put_json, remove_dir, subdirectories};
 use super::nspawn::prune;
 use super::state::Store;
@@ -107,7 +108,13 @@ pub fn sweep(cloud: &Path, leftovers: &[Leftover]) -> io::Result<()> {
             Leftover::ControlGroup { id } => cgroup::remove(id),
         }
     }
-    prune(cloud)
+    prune(cloud)?;
+    let machines = subdirectories(&cloud.join("instances"));
+    if machines.iter().any(|dir| is_locked(dir)) {
+        return Ok(());
+    }
+    // Without a machine their endpoint ends by itself, at its next look.
+    wait_until(&cloud.display().to_string(), || !endpoint::runs(cloud))
 }
 
 /// Ends every machine and removes all files of the cloud.
@@ -135,12 +142,17 @@ fn disband(cloud: &Path) {
 }
 
 fn wait_free(dir: &Path) -> io::Result<()> {
+    wait_until(&dir.display().to_string(), || {
+        !(dir.exists() && is_locked(dir))
+    })
+}
+
+fn wait_until(what: &str, over: impl Fn() -> bool) -> io::Result<()> {
     let deadline = Instant::now() + GRACE;
-    while dir.exists() && is_locked(dir) {
+    while !over() {
         if Instant::now() >= deadline {
             return Err(io::Error::other(format!(
-                "the process of {} does not end",
-                dir.display()
+                "the process of {what} does not end"
             )));
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -118,6 +118,18 @@ pub fn cache_dir() -> PathBuf {
 
 /// What is left of a local cloud on this host: processes, mounts and interfaces that name `state`.
 pub fn left_on_host(state: &Path) -> Vec<String> {
+    // The endpoint of the machines ends within about a second of the last one.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let left = now_on_host(state);
+        if left.is_empty() || std::time::Instant::now() >= deadline {
+            return left;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+fn now_on_host(state: &Path) -> Vec<String> {
     let needle = state.to_string_lossy().into_owned();
     let mut left = Vec::new();
     for mount in std::fs::read_to_string("/proc/self/mounts")
