@@ -7,13 +7,14 @@ help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: ## install what every target needs
-	@bash tests/scripts/setup.sh build test lint
+	@bash tests/scripts/setup.sh build test fleet lint
 
 build: ## compile
 	@bash tests/scripts/setup.sh build
 	cargo build --locked
 
-demo: build ## bake recipes/ci-worker on the local cloud, boot it, show it
+demo: build ## the whole story on the local cloud: image, fleet, roll, a bad image, home
+	@bash tests/scripts/setup.sh fleet
 	@bash tests/scripts/demo.sh
 
 demo-vm: build ## boot the disk of that image in QEMU, by UEFI
@@ -21,7 +22,7 @@ demo-vm: build ## boot the disk of that image in QEMU, by UEFI
 	@bash tests/scripts/demo-vm.sh
 
 test: build ## everything, on real machines too
-	@bash tests/scripts/setup.sh test
+	@bash tests/scripts/setup.sh test fleet
 	@bash tests/scripts/test.sh
 
 lint: build ## formatting, clippy, licences, shell, workflows

@@ -10,4 +10,5 @@ mod image;
 mod machines;
 mod roll;
 mod runner;
+mod story;
 mod support;

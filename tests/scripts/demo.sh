@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Bakes the CI worker on the local cloud, boots the image and shows its service.
+# Tells the whole story on real machines: an image, a fleet, a roll in the middle of jobs, a bad image, and home.
 # shellcheck source=tests/scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -9,19 +9,9 @@ recipe=ci-worker
 
 say "checking this host"
 "$bake" doctor --fix
-say "baking $recipe"
-"$bake" bake "$recipe"
-say "booting the image: its worker's service"
-# shellcheck disable=SC2016 # for the machine's shell
-"$bake" cloud run "$recipe" -- sh -c '
-    unit=buildbot-worker@ci.service
-    systemctl is-system-running --wait
-    systemctl --no-pager --lines=0 status "$unit"
-    until journalctl --unit="$unit" --boot --output=cat | grep "^worker: "; do
-        systemctl is-active --quiet "$unit"
-        sleep 1
-    done'
-say "the image"
+say "the story: about five minutes, the first time"
+"$buildbot/bin/python" -B tests/story/demo.py --binary "$bake" --buildbot "$buildbot" --picture "$target/demo/timeline.svg"
+say "the image that stays"
 "$bake" images show "$recipe"
 
 cat >&2 <<EOT

@@ -1,0 +1,333 @@
+"""The whole story in one go, on real machines: an image, a fleet, a roll in the middle of jobs, a bad image, and home.
+
+Prints a timeline while it happens and a picture of it at the end.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import harness
+from harness import say, until
+from timeline import Timeline
+
+GROUP = "demo-workers"
+MOST = 4
+FLEET = """\
+schema: piaas-bake/fleet/v1
+group: {group}
+demand:
+  buildbot: {{ url: "{url}", worker: "ci-{{instance}}" }}
+idle_after: 20s
+interval: 1s
+"""
+# What somebody changes in recipes/ci-worker between two images.
+GOOD = ("packages:\n  - buildbot-worker\n", "packages:\n  - buildbot-worker\n  - jq\n")
+BAD_FILE = "  - path: /etc/systemd/system/job-cache.mount\n    content: |\n" + "".join(
+    f"      {line}\n"
+    for line in (
+        "[Unit]",
+        "Description=Cache of jobs on a volume of its own",
+        "[Mount]",
+        "What=/dev/disk/by-label/job-cache",
+        "Where=/job-cache",
+        "Type=ext4",
+        "[Install]",
+        "WantedBy=multi-user.target",
+    )
+)
+
+
+class Demo:
+    def __init__(self, options):
+        self.options = options
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="piaas-demo-"))
+        self.line = Timeline()
+        self.product = harness.Product(options.binary)
+        self.over = threading.Event()
+        self.standing = {}
+        self.job = 0
+        self.told = set()
+        self.processes = []
+
+    # Images
+
+    def recipes(self, version, edits):
+        """A copy of the recipes in which ci-worker was edited, as a commit would."""
+        recipes = self.work / f"recipes-{version}"
+        shutil.copytree(harness.ROOT / "recipes", recipes)
+        recipe = recipes / "ci-worker" / "recipe.yaml"
+        text = recipe.read_text()
+        for old, new in (("version: 1.0.0", f"version: {version}"), *edits):
+            if text.count(old) != 1:
+                raise RuntimeError(f"recipes/ci-worker/recipe.yaml has not one {old!r}")
+            text = text.replace(old, new)
+        recipe.write_text(text)
+        return recipes
+
+    def bake(self, number, recipes=None):
+        chapter = self.line.chapter(f"bake image {number}")
+        product = harness.Product(self.options.binary, recipes=recipes)
+        began = time.monotonic()
+        baked, _ = product.run("bake", "ci-worker")
+        self.line.close(chapter)
+        took = time.monotonic() - began
+        how = f"baked, booted and tested in {took:.0f} s" if took > 5 else "there already: the same recipe, the same digest"
+        self.line.line(f"image {number}", f"{baked['image_id']} {how}")
+        return baked["image_id"]
+
+    # The fleet
+
+    def worker(self, instance):
+        return f"worker {self.line.name(instance)}"
+
+    def follow_fleet(self):
+        for text in self.fleet.stdout:
+            try:
+                event = json.loads(text)
+            except ValueError:
+                continue
+            if event.get("type") == "looked":
+                self.looked(event)
+            elif event.get("type") == "decided":
+                self.decided(event["decision"])
+            elif event.get("type") == "alarm":
+                self.line.line("alarm", json.dumps(event["alarm"]))
+
+    def looked(self, view):
+        rows = {row["id"]: row for row in view["workers"]}
+        for instance, row in rows.items():
+            state = {
+                "booting": "boots", "busy": "busy", "idle": "idle", "unknown": "unknown", "draining": "winds up",
+                "drained": "drained", "leaving": "drained", "ending": "drained",
+            }.get(row["state"], "unknown")
+            new = instance not in self.standing
+            self.standing[instance] = state
+            changed = self.line.state(instance, state)
+            if row.get("version"):
+                self.line.versions[self.line.name(instance)] = f"v{row['version']}"
+            if new and state == "boots":
+                self.line.line(self.worker(instance), f"{instance} boots, launch template version {row.get('version')}")
+            elif changed and state == "idle" and instance not in self.told:
+                self.told.add(instance)
+                self.line.line(self.worker(instance), "is up and waits for a job")
+            elif changed and state == "unknown":
+                self.line.line(self.worker(instance), f"unknown: {row.get('note')}")
+        for instance in set(self.standing) - set(rows):
+            del self.standing[instance]
+            self.line.state(instance, None)
+            self.line.line(self.worker(instance), "is gone")
+
+    def decided(self, decision):
+        instance = decision.get("id")
+        if decision["do"] == "launch":
+            self.line.line("fleet", f"one more worker: {decision['why']}" if decision["count"] == 1 else f"{decision['count']} more workers: {decision['why']}")
+        elif decision["do"] == "cordon":
+            self.line.line(self.worker(instance), f"takes no more jobs: {decision['why']}")
+        elif decision["do"] == "uncordon":
+            self.line.line(self.worker(instance), f"takes jobs again: {decision['why']}")
+        elif decision["do"] == "terminate":
+            self.line.line(self.worker(instance), f"is drained, by its own word; it is shut down and deleted")
+
+    # Jobs
+
+    def submit(self, seconds):
+        self.job += 1
+        self.master.force(self.job, self.ledger.command(self.job, seconds))
+        self.line.line("jobs", f"job {self.job} arrives, {seconds} s of work")
+
+    def follow_jobs(self):
+        seen = {}
+        while not self.over.wait(0.4):
+            try:
+                builds = self.master.builds()
+            except OSError:
+                continue
+            for build in builds:
+                instance = (build["worker"] or "").removeprefix("ci-")
+                before = seen.get(build["number"], "new")
+                if before == "new" and build["worker"]:
+                    self.line.line(self.worker(instance), f"job {build['job']} begins")
+                    seen[build["number"]] = None
+                    before = None
+                if before is None and build["result"] is not None:
+                    how = "done" if build["result"] == 0 else f"FAILED with result {build['result']}"
+                    self.line.line(self.worker(instance), f"job {build['job']} {how}")
+                    seen[build["number"]] = build["result"]
+
+    def keep_busy(self, until_set):
+        """Work goes on arriving, as it does."""
+        while not until_set.wait(9) and not self.over.is_set():
+            if self.master.queue() == 0:
+                self.submit(22)
+
+    # Rolls
+
+    def roll(self, number, image, expected):
+        chapter = self.line.chapter(f"roll to image {number}")
+        self.line.line("roll", f"to image {number}: a canary first, then worker by worker, none while it has a job")
+        process = self.product.start(
+            "roll", "start", GROUP, image, "--yes", "--warmup", "0", "--format", "json",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        self.processes.append(process)
+        last = None
+        for text in process.stdout:
+            try:
+                event = json.loads(text)
+            except ValueError:
+                continue
+            kind = event.get("type")
+            if kind == "difference":
+                for field in event["fields"]:
+                    self.line.line("roll", f"version {event['version']} differs in {field['field']}: {field['old']} -> {field['new']}")
+            elif kind == "turned-back":
+                self.line.line("roll", f"turns back: {event['reason']}")
+            elif kind == "looked":
+                canary = event.get("canary")
+                share = (event["there"], event["there"] + event["others"])
+                now = f"canary {canary[0]} is {canary[1]}" if canary else f"{share[0]} of {share[1]} workers run the version it goes to"
+                if now != last:
+                    self.line.line("roll", now)
+                    last = now
+            elif kind == "ended":
+                versions = sorted({row["version"] for row in event["instances"]})
+                self.line.line(
+                    "roll",
+                    f"{event['outcome'].replace('-', ' ')}; proved: the group launches version {event['group_version']}, "
+                    f"{len(event['instances'])} workers run {versions}",
+                )
+        code = process.wait()
+        self.line.close(chapter)
+        if code != expected:
+            raise RuntimeError(f"roll start ended with exit code {code}, not {expected}:\n{process.stderr.read()[-3000:]}")
+
+    # The story
+
+    def leftovers(self):
+        """What a demo that was killed has left of its group."""
+        if self.cloud.scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[GROUP])["AutoScalingGroups"]:
+            self.line.line("clean up", f"the group {GROUP} of a demo before this one")
+            self.cloud.scaling.delete_auto_scaling_group(AutoScalingGroupName=GROUP, ForceDelete=True)
+            until("the old group to be gone", lambda: not self.cloud.scaling.describe_auto_scaling_groups(
+                AutoScalingGroupNames=[GROUP])["AutoScalingGroups"])
+        for one in self.cloud.ec2.describe_launch_templates()["LaunchTemplates"]:
+            if one["LaunchTemplateName"] == GROUP:
+                self.cloud.ec2.delete_launch_template(LaunchTemplateId=one["LaunchTemplateId"])
+
+    def tell(self):
+        line = self.line
+        first = self.bake(1)
+        self.cloud = harness.Cloud(self.product)
+        self.leftovers()
+        self.before = set(self.cloud.machines())
+        self.ledger = harness.Ledger()
+        self.master = harness.Master(self.options.buildbot, self.work / "master", GROUP, self.cloud)
+        self.master.start()
+        self.ports = (self.master.worker_port, self.ledger.port)
+        self.cloud.expose(*self.ports)
+        line.line("master", f"Buildbot answers at {self.master.url}; look in while this goes on")
+        self.group = harness.Group(self.cloud, GROUP, first, 0, MOST, 2, self.master.worker_settings(self.cloud))
+        line.line("group", f"{GROUP}: 0 to {MOST} workers, 2 to begin with, launch template version 1 with image 1")
+        config = self.work / "fleet.yaml"
+        config.write_text(FLEET.format(group=GROUP, url=self.master.url))
+        self.fleet = self.product.start(
+            "fleet", "run", "--config", config, "--format", "json",
+            stdout=subprocess.PIPE, stderr=open(self.work / "fleet.log", "w"),
+        )
+        self.processes.append(self.fleet)
+        line.line("fleet", f"the controller runs; ask it: {self.options.binary} fleet status --config {config}")
+        for follow in (self.follow_fleet, self.follow_jobs):
+            threading.Thread(target=follow, daemon=True).start()
+        until("two idle workers", lambda: list(self.standing.values()).count("idle") == 2)
+
+        for _ in range(3):
+            self.submit(30)
+        until("a third worker with a job", lambda: list(self.standing.values()).count("busy") >= 3)
+
+        calm = threading.Event()
+        threading.Thread(target=self.keep_busy, args=(calm,), daemon=True).start()
+        line.line("recipe", "somebody adds the package jq to recipes/ci-worker")
+        second = self.bake(2, self.recipes("1.1.0", [GOOD]))
+        self.roll(2, second, 0)
+
+        line.line("recipe", "somebody adds a mount of a volume that no worker has; its tests do not ask for it")
+        third = self.bake(3, self.recipes("1.2.0", [GOOD, ("files:\n", "files:\n" + BAD_FILE), (
+            "systemctl enable buildbot-worker@ci.service", "systemctl enable buildbot-worker@ci.service job-cache.mount")]))
+        self.roll(3, third, 8)
+        calm.set()
+
+        line.line("jobs", "no more arrive")
+        until("all jobs to be done", lambda: self.master.queue() == 0 and all(
+            build["result"] is not None for build in self.master.builds()), 300)
+        until("all workers to go", lambda: not self.group.members(), 300)
+        self.fleet.terminate()
+        self.fleet.wait(60)
+        self.group.remove()
+        self.cloud.hide(*self.ports)
+        self.judge()
+
+    def judge(self):
+        builds = self.master.builds()
+        failed = [build for build in builds if build["result"] != 0]
+        unended = [key for key, run in self.ledger.snapshot().items() if run["ended"] is None]
+        machines = set(self.cloud.machines()) - self.before
+        self.line.end()
+        title = "piaas-bake: an image, a fleet, a roll in the middle of jobs, a bad image, and home"
+        picture = pathlib.Path(self.options.picture)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_text(self.line.as_svg(title))
+        print(f"\n{self.line.as_text()}\n\npicture: {picture}\n")
+        print(f"Jobs run: {self.job}. Jobs failed by our hand: {len(failed) + len(unended)}. Machines left: {len(machines)}.", flush=True)
+        if failed or unended or machines or len(builds) < self.job:
+            raise RuntimeError(f"failed {failed}, cut off {unended}, machines {sorted(machines)}, builds {len(builds)}")
+
+    def close(self):
+        self.over.set()
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        for name in ("group", "master", "ledger", "cloud"):
+            part = getattr(self, name, None)
+            try:
+                if name == "group" and part and part.describe():
+                    say("demo: it did not end well; its workers are removed")
+                    part.remove()
+                elif name == "master" and part:
+                    part.stop()
+                elif name in ("ledger", "cloud") and part:
+                    if name == "cloud" and hasattr(self, "ports"):
+                        part.hide(*self.ports)
+                    part.close()
+            except Exception as error:  # the next part must be closed all the same
+                say(f"demo: cannot close the {name}: {error}")
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--binary", required=True, help="piaas-bake")
+    parser.add_argument("--buildbot", required=True, help="Python environment of the master")
+    parser.add_argument("--picture", required=True, help="where the picture goes (SVG)")
+    options = parser.parse_args()
+    harness.end_on_signals()
+    demo = Demo(options)
+    try:
+        demo.tell()
+    except KeyboardInterrupt:
+        say("demo: interrupted")
+        sys.exit(130)
+    finally:
+        demo.close()
+
+
+if __name__ == "__main__":
+    main()
