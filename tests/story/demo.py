@@ -28,21 +28,44 @@ demand:
 idle_after: 20s
 interval: 1s
 """
-# What somebody changes in recipes/ci-worker between two images.
-GOOD = ("packages:\n  - buildbot-worker\n", "packages:\n  - buildbot-worker\n  - jq\n")
-BAD_FILE = "  - path: /etc/systemd/system/job-cache.mount\n    content: |\n" + "".join(
-    f"      {line}\n"
-    for line in (
-        "[Unit]",
-        "Description=Cache of jobs on a volume of its own",
-        "[Mount]",
-        "What=/dev/disk/by-label/job-cache",
-        "Where=/job-cache",
-        "Type=ext4",
-        "[Install]",
-        "WantedBy=multi-user.target",
-    )
-)
+RECIPE = """\
+# The worker of the demo: ci-worker, and what its team wants on it.
+schema: piaas-bake/v1
+name: demo-worker
+version: 1.0.0
+description: A Buildbot worker with tools.
+from: { recipe: ci-worker, version: ^1 }
+packages:
+  - tree
+steps:
+  - name: Say who made it
+    run: echo 'tools of the demo' >/etc/demo-worker
+test:
+  - name: The tools are there
+    run: tree --version
+"""
+# What somebody changes in it later.
+GOOD = {"version: 1.0.0": "version: 1.1.0", "packages:\n": "packages:\n  - jq\n"}
+BAD = {
+    "version: 1.0.0": "version: 1.2.0",
+    "packages:\n": "packages:\n  - jq\n",
+    "steps:\n": """\
+files:
+  - path: /etc/systemd/system/job-cache.mount
+    content: |
+      [Unit]
+      Description=Cache of jobs on a volume of its own
+      [Mount]
+      What=/dev/disk/by-label/job-cache
+      Where=/job-cache
+      Type=ext4
+      [Install]
+      WantedBy=multi-user.target
+steps:
+  - name: Mount the cache of jobs
+    run: systemctl enable job-cache.mount
+""",
+}
 
 
 class Demo:
@@ -50,7 +73,10 @@ class Demo:
         self.options = options
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="piaas-demo-"))
         self.line = Timeline()
-        self.product = harness.Product(options.binary)
+        self.recipes = self.work / "recipes"
+        shutil.copytree(harness.ROOT / "recipes", self.recipes)
+        self.product = harness.Product(options.binary, recipes=self.recipes)
+        self.images = []
         self.over = threading.Event()
         self.standing = {}
         self.job = 0
@@ -59,28 +85,22 @@ class Demo:
 
     # Images
 
-    def recipes(self, version, edits):
-        """A copy of the recipes in which ci-worker was edited, as a commit would."""
-        recipes = self.work / f"recipes-{version}"
-        shutil.copytree(harness.ROOT / "recipes", recipes)
-        recipe = recipes / "ci-worker" / "recipe.yaml"
-        text = recipe.read_text()
-        for old, new in (("version: 1.0.0", f"version: {version}"), *edits):
+    def bake(self, number, edits):
+        """Bakes the recipe as somebody has edited it."""
+        recipe = self.recipes / "demo-worker" / "recipe.yaml"
+        text = RECIPE
+        for old, new in edits.items():
             if text.count(old) != 1:
-                raise RuntimeError(f"recipes/ci-worker/recipe.yaml has not one {old!r}")
+                raise RuntimeError(f"the recipe has not one {old!r}")
             text = text.replace(old, new)
+        recipe.parent.mkdir(exist_ok=True)
         recipe.write_text(text)
-        return recipes
-
-    def bake(self, number, recipes=None):
         chapter = self.line.chapter(f"bake image {number}")
-        product = harness.Product(self.options.binary, recipes=recipes)
         began = time.monotonic()
-        baked, _ = product.run("bake", "ci-worker")
+        baked, _ = self.product.run("bake", "demo-worker")
         self.line.close(chapter)
-        took = time.monotonic() - began
-        how = f"baked, booted and tested in {took:.0f} s" if took > 5 else "there already: the same recipe, the same digest"
-        self.line.line(f"image {number}", f"{baked['image_id']} {how}")
+        self.images.append(baked["image_id"])
+        self.line.line(f"image {number}", f"{baked['image_id']} baked, booted and tested in {time.monotonic() - began:.0f} s")
         return baked["image_id"]
 
     # The fleet
@@ -224,7 +244,7 @@ class Demo:
 
     def tell(self):
         line = self.line
-        first = self.bake(1)
+        first = self.bake(1, {})
         self.cloud = harness.Cloud(self.product)
         self.leftovers()
         self.before = set(self.cloud.machines())
@@ -254,13 +274,12 @@ class Demo:
 
         calm = threading.Event()
         threading.Thread(target=self.keep_busy, args=(calm,), daemon=True).start()
-        line.line("recipe", "somebody adds the package jq to recipes/ci-worker")
-        second = self.bake(2, self.recipes("1.1.0", [GOOD]))
+        line.line("recipe", "somebody adds the package jq")
+        second = self.bake(2, GOOD)
         self.roll(2, second, 0)
 
         line.line("recipe", "somebody adds a mount of a volume that no worker has; its tests do not ask for it")
-        third = self.bake(3, self.recipes("1.2.0", [GOOD, ("files:\n", "files:\n" + BAD_FILE), (
-            "systemctl enable buildbot-worker@ci.service", "systemctl enable buildbot-worker@ci.service job-cache.mount")]))
+        third = self.bake(3, BAD)
         self.roll(3, third, 8)
         calm.set()
 
@@ -272,6 +291,7 @@ class Demo:
         self.fleet.wait(60)
         self.group.remove()
         self.cloud.hide(*self.ports)
+        self.forget_images()
         self.judge()
 
     def judge(self):
@@ -288,6 +308,14 @@ class Demo:
         print(f"Jobs run: {self.job}. Jobs failed by our hand: {len(failed) + len(unended)}. Machines left: {len(machines)}.", flush=True)
         if failed or unended or machines or len(builds) < self.job:
             raise RuntimeError(f"failed {failed}, cut off {unended}, machines {sorted(machines)}, builds {len(builds)}")
+
+    def forget_images(self):
+        """The images of the story are of no further use; that of ci-worker, on which they stand, stays."""
+        for image in self.images:
+            [found] = self.cloud.ec2.describe_images(ImageIds=[image])["Images"]
+            self.cloud.ec2.deregister_image(ImageId=image)
+            for mapping in found["BlockDeviceMappings"]:
+                self.cloud.ec2.delete_snapshot(SnapshotId=mapping["Ebs"]["SnapshotId"])
 
     def close(self):
         self.over.set()
