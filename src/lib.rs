@@ -17,11 +17,13 @@
 
 pub mod aws;
 pub mod bake;
+pub mod cancel;
 pub mod cli;
 pub mod clock;
 pub mod digest;
 pub mod image;
 pub mod journal;
+pub mod lease;
 pub mod localcloud;
 pub mod recipe;
 pub mod render;
