@@ -9,6 +9,7 @@
 //! - [`bake`]: plan, steps, AMI. Knows EC2, SSM and tags.
 //! - [`roll`]: a group goes to another image by an instance refresh, or back.
 //! - [`recipe`], [`render`], [`digest`]: YAML to a merged recipe, to scripts, to a content hash. Pure.
+//! - [`worker`]: the agent on a worker; the binary `piaas-worker`. Knows neither EC2 nor SSM.
 //! - [`journal`]: the write-ahead log of intents and outcomes.
 //! - [`aws`]: clients, errors, waiting, tags.
 //! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`].
@@ -26,3 +27,4 @@ pub mod localcloud;
 pub mod recipe;
 pub mod render;
 pub mod roll;
+pub mod worker;
