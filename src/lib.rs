@@ -10,6 +10,7 @@
 //! - [`fleet`]: one worker more when all are busy, none that is idle for long. Reads the records of [`roll`].
 //! - [`roll`]: a group goes to another image by an instance refresh, or back.
 //! - [`recipe`], [`render`], [`digest`]: YAML to a merged recipe, to scripts, to a content hash. Pure.
+//! - [`worker`]: the agent on a worker; the binary `piaas-worker`. Knows neither EC2 nor SSM.
 //! - [`journal`]: the write-ahead log of intents and outcomes.
 //! - [`aws`]: clients, errors, waiting, tags.
 //! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`].
@@ -30,3 +31,4 @@ pub mod localcloud;
 pub mod recipe;
 pub mod render;
 pub mod roll;
+pub mod worker;
