@@ -177,7 +177,7 @@ async fn listen(clients: &Clients, group: &Group) -> Result<BTreeMap<String, Wor
         .into_iter()
         .partition(|id| pings.get(id).is_some_and(|ping| ping == "Online"));
     let comment = "piaas-bake fleet: worker status";
-    let answers = ssm::ask(clients, &online, &word::status(), PATIENCE, comment).await?;
+    let answers = ssm::ask(clients, &online, &word::question(), PATIENCE, comment).await?;
     let mut words = BTreeMap::new();
     for id in online {
         let word = word::read(&id, answers.get(&id));

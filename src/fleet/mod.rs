@@ -4,8 +4,9 @@
 //! [`Controller`] carries that out under a lease. The worker decides, the controller asks: a worker that is asked to
 //! take no more jobs says itself when none runs any more, and only then is it ended. What is unknown ends nothing.
 
-pub mod act;
+mod act;
 pub mod alarm;
+pub mod config;
 pub mod decide;
 pub mod demand;
 mod engine;

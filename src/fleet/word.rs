@@ -1,13 +1,9 @@
 //! What is asked of workers, as shell text, and what their answers mean. Pure.
 
-use jiff::Timestamp;
-use serde::Deserialize;
-
 use super::world::{Cordon, Said, State, Word};
 use crate::aws::ssm::{Invocation, Verdict};
+use crate::worker::status::{self, Status};
 
-/// The schema of the worker agent's answers.
-const SCHEMA: &str = "piaas-worker/v1";
 /// What a machine says that has no worker agent.
 const ABSENT: &str = "piaas-fleet: no worker agent";
 /// Of a machine whose SSM agent has never reported.
@@ -23,7 +19,7 @@ fn guarded(command: &str) -> String {
 
 /// Asks how it stands; changes nothing.
 #[must_use]
-pub fn status() -> String {
+pub fn question() -> String {
     guarded("piaas-worker status")
 }
 
@@ -40,26 +36,6 @@ pub fn cordon(generation: u64, reason: &str) -> String {
 #[must_use]
 pub fn uncordon(generation: u64) -> String {
     guarded(&format!("piaas-worker uncordon --generation {generation}"))
-}
-
-#[derive(Debug, Deserialize)]
-struct Status {
-    schema: String,
-    state: String,
-    since: Option<Timestamp>,
-    why: Option<String>,
-    #[serde(default)]
-    jobs: Vec<String>,
-    cordon: Option<Mark>,
-    drained: Option<Mark>,
-    instance: Option<String>,
-    at: Timestamp,
-}
-
-#[derive(Debug, Deserialize)]
-struct Mark {
-    generation: u64,
-    reason: Option<String>,
 }
 
 /// Reads the answer of the worker on `instance`. What cannot be read is silence.
@@ -79,23 +55,15 @@ pub fn read(instance: &str, answer: Option<&Invocation>) -> Word {
 }
 
 fn parse(instance: &str, stdout: &str) -> Result<Said, String> {
-    let line = stdout
-        .lines()
-        .find(|line| line.trim_start().starts_with('{'))
-        .ok_or("the worker agent gave no status")?;
-    let status: Status = serde_json::from_str(line)
-        .map_err(|error| format!("the worker agent's status cannot be read: {error}"))?;
-    if status.schema != SCHEMA {
-        return Err(format!("the worker agent speaks {}", status.schema));
-    }
+    let status = Status::read(stdout).ok_or("the worker agent gave no status that can be read")?;
     if status.instance.as_ref().is_some_and(|id| id != instance) {
         return Err("the worker agent takes itself for another instance".to_owned());
     }
     Ok(Said {
-        state: match status.state.as_str() {
-            "busy" => State::Busy,
-            "idle" => State::Idle,
-            _ => State::Unknown,
+        state: match status.state {
+            status::State::Busy => State::Busy,
+            status::State::Idle => State::Idle,
+            status::State::Unknown => State::Unknown,
         },
         since: status.since,
         at: status.at,
@@ -183,7 +151,10 @@ mod tests {
                 .unwrap_err()
                 .contains("otherwise")
         );
-        let drained = line.replace("\"drained\":null", r#""drained":{"generation":7}"#);
+        let drained = line.replace(
+            "\"drained\":null",
+            r#""drained":{"generation":7,"at":"2026-01-01T00:00:09Z"}"#,
+        );
         let refused = answer(Verdict::Failed(4), &drained);
         assert!(
             obeyed("i-1", Some(&refused))

@@ -1,5 +1,9 @@
 //! The CI server: how much work waits, and what it says of its workers.
 
+pub mod buildbot;
+pub mod command;
+mod http;
+
 use std::pin::Pin;
 
 use super::world::Demand;
