@@ -7,22 +7,28 @@
 //!
 //! - [`cli`]: one file per verb, and the readers of the event stream. Only this room prints.
 //! - [`bake`]: plan, steps, AMI. Knows EC2, SSM and tags.
+//! - [`fleet`]: one worker more when all are busy, none that is idle for long. Reads the records of [`roll`].
 //! - [`roll`]: a group goes to another image by an instance refresh, or back.
 //! - [`recipe`], [`render`], [`digest`]: YAML to a merged recipe, to scripts, to a content hash. Pure.
+//! - [`worker`]: the agent on a worker; the binary `piaas-worker`. Knows neither EC2 nor SSM.
 //! - [`journal`]: the write-ahead log of intents and outcomes.
 //! - [`aws`]: clients, errors, waiting, tags.
 //! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`].
 //! - [`image`]: canonical file trees, ext4, FAT, GPT, disks.
-//! - [`clock`]: time, passed in.
+//! - [`clock`], [`cancel`], [`lease`]: time, passed in; asking work to stop; one process at a time.
 
 pub mod aws;
 pub mod bake;
+pub mod cancel;
 pub mod cli;
 pub mod clock;
 pub mod digest;
+pub mod fleet;
 pub mod image;
 pub mod journal;
+pub mod lease;
 pub mod localcloud;
 pub mod recipe;
 pub mod render;
 pub mod roll;
+pub mod worker;

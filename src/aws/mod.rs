@@ -4,6 +4,9 @@
 
 pub mod clients;
 pub mod error;
+pub mod groups;
+pub mod parameters;
+pub mod ssm;
 pub mod tags;
 pub mod wait;
 

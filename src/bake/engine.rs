@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::bundle::Bundle;
-use super::cancel::Cancel;
 use super::error::{BakeError, Failure, LeftOver};
 use super::event::{Event, List, Phase, Resource, Sink};
 use super::images::Image;
@@ -16,6 +15,7 @@ use super::run::{Log, Run, milliseconds};
 use super::undo::Undo;
 use crate::aws::Clients;
 use crate::aws::tags;
+use crate::cancel::Cancel;
 use crate::journal::{self, Entry, Journal, RunHeader, RunState};
 
 /// What a run needs besides its plan.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::bundle::TooLarge;
 use super::event::{Phase, Resource};
-use super::ssm::Verdict;
+use crate::aws::ssm::Verdict;
 use crate::aws::{self, wait::Stalled};
 use crate::journal;
 

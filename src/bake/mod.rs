@@ -5,7 +5,6 @@
 
 mod base;
 mod bundle;
-mod cancel;
 mod engine;
 mod error;
 pub mod event;
@@ -17,16 +16,15 @@ mod once;
 mod phases;
 pub mod plan;
 mod run;
-pub(crate) mod ssm;
 mod survey;
 mod undo;
 
+pub use crate::aws::ssm::{Invocation, Verdict};
+pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use base::{BaseError, resolve};
 pub use bundle::TooLarge;
-pub use cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use engine::{Baked, DeadRun, Settings, bake, undo_dead_runs, unfinished};
 pub use error::{BakeError, Failure, LeftOver};
 pub use event::{Event, Phase, Resource, Sink, Stamped};
 pub use once::{Answer, Order, once};
-pub use ssm::{Invocation, Verdict};
 pub use survey::{SurveyError, survey};

@@ -9,17 +9,17 @@ use aws_sdk_ec2::types::{
 use base64::Engine as _;
 
 use super::bundle::user_data;
-use super::cancel::Cancel;
 use super::error::{Failure, LeftOver};
 use super::event::{Resource, Sink};
 use super::images::Image;
 use super::machine;
 use super::names::{RunId, client_token};
-use super::ssm::{self, Invocation, Verdict};
 use super::undo::Undo;
 use crate::aws::error::Context as _;
+use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::{Pace, Patience};
 use crate::aws::{Clients, Error, tags};
+use crate::cancel::Cancel;
 use crate::journal::{Facts, Journal, RunHeader};
 
 /// The machine ends itself after this long, whatever becomes of its client.

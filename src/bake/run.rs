@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::cancel::Cancel;
 use super::error::Failure;
 use super::event::{Event, Phase, Resource, Sink, Stamped};
 use super::follow::Tail;
@@ -16,6 +15,7 @@ use super::plan::Plan;
 use crate::aws::tags::{self, Tags};
 use crate::aws::wait::{Pace, Patience};
 use crate::aws::{self, Clients, Kind};
+use crate::cancel::Cancel;
 use crate::journal::{Facts, IntentId, Journal};
 
 /// Lines of a script's output that a failure repeats.

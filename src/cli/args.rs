@@ -97,6 +97,9 @@ pub enum Verb {
     /// Roll a group of workers to another image, without killing jobs, or back
     #[command(subcommand)]
     Roll(super::verbs::roll_args::RollVerb),
+    /// Run a fleet of workers: one more when all are busy, none that is idle for long
+    #[command(subcommand)]
+    Fleet(super::verbs::fleet_args::FleetVerb),
     /// The local cloud: serve it, look at it, clean it
     #[command(subcommand)]
     Cloud(CloudVerb),

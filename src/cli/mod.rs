@@ -70,6 +70,7 @@ fn run(context: &Context, verb: Verb) -> CliResult {
             block_on(verbs::images::export(context, &image, &output))
         }
         Verb::Roll(verb) => block_on(verbs::roll::run(context, &verb)),
+        Verb::Fleet(verb) => block_on(verbs::fleet::run(context, &verb)),
         Verb::Cloud(CloudVerb::Serve { listen }) => block_on(verbs::cloud::serve(context, listen)),
         Verb::Cloud(CloudVerb::Status) => block_on(verbs::cloud::status(context)),
         Verb::Cloud(CloudVerb::Gc { dry_run }) => block_on(verbs::cloud::gc(context, dry_run)),

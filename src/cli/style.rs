@@ -91,6 +91,12 @@ impl Style {
         self.paint("2", text)
     }
 
+    /// Whether more than ASCII may be written.
+    #[must_use]
+    pub const fn is_unicode(self) -> bool {
+        self.unicode
+    }
+
     /// The mark before a thing that went well.
     #[must_use]
     pub fn tick(self) -> String {

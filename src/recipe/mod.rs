@@ -11,9 +11,9 @@ pub mod init;
 mod load;
 mod merge;
 pub mod model;
-mod node;
+pub(crate) mod node;
 mod raw;
-mod units;
+pub(crate) mod units;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use init::init;

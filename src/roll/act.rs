@@ -19,8 +19,8 @@ use super::record::{Heading, RollRecord, Side};
 use super::step::{Call, Reply};
 use super::world::Check;
 use crate::aws::error::Context as _;
+use crate::aws::ssm;
 use crate::aws::{Clients, Error, Kind, tags};
-use crate::bake::ssm;
 
 /// How long the checks of one machine may take; the worker agent alone is given two minutes.
 const CHECKS: Duration = Duration::from_secs(1800);

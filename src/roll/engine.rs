@@ -11,31 +11,11 @@ use super::store::{self, StoreError};
 use super::world::{Life, Request, World};
 use super::{act, record};
 use crate::aws::{Clients, Error};
-use crate::bake::Cancel;
+use crate::cancel::Cancel;
+use crate::lease::{Held, Hold};
 
 /// How often in a row the cloud may ask for patience before the roll stops; its record stays.
 const PATIENCE: u32 = 400;
-
-/// Only one process at a time rolls a group.
-pub trait Hold: Send {
-    /// The lease's epoch: higher with each holder.
-    fn epoch(&self) -> u64;
-
-    /// Renews the lease when that is due.
-    ///
-    /// # Errors
-    /// [`Held`] once somebody else has it.
-    fn keep(&mut self) -> impl Future<Output = Result<(), Held>> + Send;
-}
-
-/// Why a lease was lost or cannot be kept.
-#[derive(Debug, thiserror::Error)]
-pub enum Held {
-    #[error("{0}")]
-    ByAnother(String),
-    #[error(transparent)]
-    Cloud(#[from] Error),
-}
 
 /// A roll could not go on. Its record stays, and the next call picks it up.
 #[derive(Debug, thiserror::Error)]

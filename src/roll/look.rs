@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_autoscaling::types::{AutoScalingGroup, LaunchTemplateSpecification};
-use aws_sdk_ec2::types::{Filter, ResponseLaunchTemplateData};
+use aws_sdk_autoscaling::types::AutoScalingGroup;
+use aws_sdk_ec2::types::ResponseLaunchTemplateData;
 use jiff::Timestamp;
 
 use super::record::{Heading, RollRecord};
@@ -12,9 +12,11 @@ use super::world::{
 };
 use super::{checks, difference, store};
 use crate::aws::error::Context as _;
+use crate::aws::groups::{FILTER_VALUES, number};
+pub use crate::aws::groups::{filter, instances, raw_group};
+use crate::aws::ssm;
 use crate::aws::{Clients, Error, Kind};
 use crate::bake::Verdict;
-use crate::bake::ssm;
 
 /// Tag of everything that a roll launches: its id.
 pub(super) const ROLL_TAG: &str = "piaas-bake:roll";
@@ -23,8 +25,6 @@ pub(super) const CANARY_TAG: &str = "piaas-bake:canary";
 /// Tags that EC2 gives to what it launches from a template (EC2 User Guide, "Launch from a launch template").
 const TEMPLATE_TAG: &str = "aws:ec2launchtemplate:id";
 const VERSION_TAG: &str = "aws:ec2launchtemplate:version";
-/// How many values one filter may have (`DescribeInstances`).
-const FILTER_VALUES: usize = 200;
 
 /// What one process knows of the machines of the group, beyond what is on record. Losing it costs a check, no more.
 #[derive(Debug, Default)]
@@ -43,13 +43,6 @@ pub struct MemberCheck {
     pub command: Option<String>,
     pub since: Timestamp,
     pub check: Check,
-}
-
-fn filter(name: &str, values: impl IntoIterator<Item = String>) -> Filter {
-    Filter::builder()
-        .name(name)
-        .set_values(Some(values.into_iter().collect()))
-        .build()
 }
 
 /// Looks at everything that the next decision needs.
@@ -92,34 +85,6 @@ pub async fn look(
         world.errand = errand(clients, record).await?;
     }
     Ok(world)
-}
-
-/// A group as the API gives it.
-///
-/// # Errors
-/// [`Error`] of `DescribeAutoScalingGroups`.
-pub async fn raw_group(clients: &Clients, name: &str) -> Result<Option<AutoScalingGroup>, Error> {
-    let answer = clients
-        .autoscaling
-        .describe_auto_scaling_groups()
-        .auto_scaling_group_names(name)
-        .send()
-        .await
-        .call("autoscaling", "DescribeAutoScalingGroups")?;
-    let groups = answer.auto_scaling_groups.unwrap_or_default();
-    // A group that is being deleted is still listed, with a status.
-    Ok(groups
-        .into_iter()
-        .find(|group| group.auto_scaling_group_name() == Some(name) && group.status().is_none()))
-}
-
-/// The number of a version of this template; `None` for another template or for `$Latest` and `$Default`.
-fn number(specification: Option<&LaunchTemplateSpecification>, template: &str) -> Option<u64> {
-    let specification = specification?;
-    let ours = specification
-        .launch_template_id()
-        .is_none_or(|id| id == template);
-    specification.version()?.parse().ok().filter(|_| ours)
 }
 
 /// A group with the images of its instances.
@@ -172,32 +137,6 @@ pub async fn group(
             .unwrap_or(0),
         members: members.collect(),
     })
-}
-
-/// All instances that match.
-pub(super) async fn instances(
-    clients: &Clients,
-    filters: Vec<Filter>,
-) -> Result<Vec<aws_sdk_ec2::types::Instance>, Error> {
-    let mut found = Vec::new();
-    let mut token = None;
-    loop {
-        let page = clients
-            .ec2
-            .describe_instances()
-            .set_filters(Some(filters.clone()))
-            .set_next_token(token)
-            .send()
-            .await
-            .call("ec2", "DescribeInstances")?;
-        for reservation in page.reservations.unwrap_or_default() {
-            found.extend(reservation.instances.unwrap_or_default());
-        }
-        token = page.next_token.filter(|token| !token.is_empty());
-        if token.is_none() {
-            return Ok(found);
-        }
-    }
 }
 
 /// The refreshes of a group, newest first: the first page, up to a hundred.

@@ -11,7 +11,6 @@ pub mod checks;
 mod difference;
 mod engine;
 pub mod event;
-pub mod lease;
 pub mod look;
 pub mod next;
 pub mod preflight;
@@ -24,6 +23,7 @@ mod survey;
 mod tests;
 pub mod world;
 
-pub use engine::{Held, Hold, RollError, drive, lease_name};
+pub use crate::lease::{self, Held, Hold};
+pub use engine::{RollError, drive, lease_name};
 pub use refresh::{Unsettled, settled};
 pub use survey::survey;

@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::aws::parameters::LIMIT;
+pub use crate::aws::parameters::segment;
+
 /// Schema of the record.
 pub const SCHEMA: &str = "piaas-bake-roll/v1";
-
-/// What a standard parameter holds, in bytes (SSM quotas, "Standard parameter value size").
-pub const LIMIT: usize = 4096;
 
 /// How many refreshes a record remembers.
 const REFRESHES_KEPT: usize = 6;
@@ -16,24 +16,6 @@ const REFRESHES_KEPT: usize = 6;
 #[must_use]
 pub fn parameter(group: &str) -> String {
     format!("/piaas-bake/rolls/{}", segment(group))
-}
-
-/// A group's name as one part of a parameter's name, which takes fewer characters (`PutParameter`, `Name`).
-#[must_use]
-pub fn segment(group: &str) -> String {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    if group.bytes().all(fits) {
-        return group.to_owned();
-    }
-    let mut out = String::from("x_");
-    for byte in group.bytes() {
-        if fits(byte) && byte != b'_' {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("_{byte:02x}"));
-        }
-    }
-    out
 }
 
 /// A launch template version and the image in it.

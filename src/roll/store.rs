@@ -1,12 +1,8 @@
 //! The record and the request in Parameter Store.
 
-use std::collections::BTreeMap;
-
-use aws_sdk_ssm::types::ParameterType;
-
 use super::record::{RecordError, RollRecord, parameter};
 use super::world::Request;
-use crate::aws::error::Context as _;
+use crate::aws::parameters::{delete, put, values};
 use crate::aws::{Clients, Error};
 
 /// A record cannot be read or kept.
@@ -20,35 +16,6 @@ pub enum StoreError {
 
 fn request_parameter(group: &str) -> String {
     format!("{}/request", parameter(group))
-}
-
-async fn values(clients: &Clients, names: Vec<String>) -> Result<BTreeMap<String, String>, Error> {
-    let answer = clients
-        .ssm
-        .get_parameters()
-        .set_names(Some(names))
-        .send()
-        .await
-        .call("ssm", "GetParameters")?;
-    let found = answer.parameters.unwrap_or_default();
-    Ok(found
-        .into_iter()
-        .filter_map(|parameter| Some((parameter.name?, parameter.value?)))
-        .collect())
-}
-
-async fn put(clients: &Clients, name: String, value: String) -> Result<(), Error> {
-    clients
-        .ssm
-        .put_parameter()
-        .name(name)
-        .value(value)
-        .r#type(ParameterType::String)
-        .overwrite(true)
-        .send()
-        .await
-        .call("ssm", "PutParameter")
-        .map(drop)
 }
 
 /// The record of a group's newest roll; `None` if there never was one.
@@ -94,12 +61,5 @@ pub async fn ask(clients: &Clients, group: &str, request: &Request) -> Result<()
 
 /// Removes a request that was answered.
 pub(super) async fn forget_request(clients: &Clients, group: &str) -> Result<(), Error> {
-    clients
-        .ssm
-        .delete_parameters()
-        .names(request_parameter(group))
-        .send()
-        .await
-        .call("ssm", "DeleteParameters")
-        .map(drop)
+    delete(clients, &[request_parameter(group)]).await
 }

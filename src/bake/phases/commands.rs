@@ -12,7 +12,7 @@ use super::super::event::{Event, List};
 use super::super::follow::{self, Cutter, Piece};
 use super::super::machine;
 use super::super::run::Run;
-use super::super::ssm::{self, Invocation, Verdict};
+use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::Patience;
 use crate::aws::{Error, Kind};
 use crate::render::script::Script;

@@ -5,6 +5,8 @@ pub mod cloud;
 pub mod cloud_expose;
 pub mod cloud_run;
 pub mod doctor;
+pub mod fleet;
+pub mod fleet_args;
 pub mod images;
 pub mod init;
 pub mod lint;

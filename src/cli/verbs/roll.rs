@@ -197,7 +197,7 @@ async fn take(connected: &Connected, group: &str) -> Result<Lease, CliError> {
 }
 
 /// Who we are, for others to read.
-fn holder() -> String {
+pub(super) fn holder() -> String {
     let host = rustix::system::uname();
     let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
     format!(

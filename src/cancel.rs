@@ -1,4 +1,4 @@
-//! Asking a bake to stop.
+//! Asking work to stop.
 
 use tokio::sync::watch;
 

@@ -1,5 +1,6 @@
 //! Commands through SSM, with its races and its many ways to end.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,6 +13,16 @@ use crate::aws::{Clients, Error, Kind};
 const DOCUMENT: &str = "AWS-RunShellScript";
 /// How long a command may wait for its agent to take it, in seconds (`TimeoutSeconds`, at least 30).
 const DELIVERY_TIMEOUT: i32 = 600;
+/// The same for a question: an answer that late helps nobody.
+const QUESTION_TIMEOUT: i32 = 30;
+/// Instances of one `SendCommand` (`InstanceIds`).
+const TARGETS: usize = 50;
+/// Instances of one filter of `DescribeInstanceInformation`.
+const PINGED: usize = 50;
+/// Characters of an output in `ListCommandInvocations`.
+const OUTPUT: usize = 2500;
+/// Between two looks whether a question is answered.
+const LOOK: Duration = Duration::from_secs(1);
 /// Limits of `executionTimeout` in seconds; what lies outside becomes the default without a word (amazon-ssm-agent,
 /// `pluginutil.go`).
 const EXECUTION_LIMITS: (u64, u64) = (5, 172_800);
@@ -84,16 +95,36 @@ pub(crate) async fn send(
     timeout: Duration,
     comment: &str,
 ) -> Result<String, Error> {
+    let instances = [instance.to_owned()];
+    send_to(
+        clients,
+        &instances,
+        script,
+        timeout,
+        DELIVERY_TIMEOUT,
+        comment,
+    )
+    .await
+}
+
+async fn send_to(
+    clients: &Clients,
+    instances: &[String],
+    script: &str,
+    timeout: Duration,
+    delivery: i32,
+    comment: &str,
+) -> Result<String, Error> {
     let (least, most) = EXECUTION_LIMITS;
     let seconds = timeout.as_secs().clamp(least, most);
     let answer = clients
         .ssm
         .send_command()
         .document_name(DOCUMENT)
-        .instance_ids(instance)
+        .set_instance_ids(Some(instances.to_vec()))
         .parameters("commands", script.lines().map(str::to_owned).collect())
         .parameters("executionTimeout", vec![seconds.to_string()])
-        .timeout_seconds(DELIVERY_TIMEOUT)
+        .timeout_seconds(delivery)
         // At most 100 characters (SendCommand, `Comment`).
         .comment(comment.chars().take(100).collect::<String>())
         .send()
@@ -133,6 +164,155 @@ pub(crate) async fn invocation(
         Err(error) if error.has_code("InvocationDoesNotExist") => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Puts one question to many machines, and waits for the answers until all are there or `patience` is over. A machine
+/// that is missing from the result has not answered.
+///
+/// # Errors
+/// [`Error`] of `SendCommand` or `ListCommandInvocations`, but for machines that SSM does not know.
+pub(crate) async fn ask(
+    clients: &Clients,
+    instances: &[String],
+    script: &str,
+    patience: Duration,
+    comment: &str,
+) -> Result<BTreeMap<String, Invocation>, Error> {
+    let mut answers = BTreeMap::new();
+    let mut open = Vec::new();
+    let mut batches: Vec<&[String]> = instances.chunks(TARGETS).collect();
+    while let Some(batch) = batches.pop() {
+        match send_to(clients, batch, script, patience, QUESTION_TIMEOUT, comment).await {
+            Ok(command) => open.push((command, batch.len())),
+            // One machine that SSM does not know any more makes it refuse all: the others are asked without it.
+            Err(error) if error.has_code("InvalidInstanceId") => {
+                if batch.len() > 1 {
+                    let (one, other) = batch.split_at(batch.len() / 2);
+                    batches.extend([one, other]);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let deadline = clients.clock.now() + patience;
+    while !open.is_empty() {
+        let mut waiting = Vec::new();
+        for (command, targets) in open {
+            let over = answered(clients, &command, &mut answers).await?;
+            if over < targets {
+                waiting.push((command, targets));
+            }
+        }
+        open = waiting;
+        if open.is_empty() || clients.clock.now() >= deadline {
+            break;
+        }
+        clients.clock.sleep(LOOK).await;
+    }
+    Ok(answers)
+}
+
+/// Takes the answers to a command; gives how many there are.
+async fn answered(
+    clients: &Clients,
+    command: &str,
+    answers: &mut BTreeMap<String, Invocation>,
+) -> Result<usize, Error> {
+    let mut over = 0;
+    let mut token = None;
+    loop {
+        let page = clients
+            .ssm
+            .list_command_invocations()
+            .command_id(command)
+            .details(true)
+            .set_next_token(token)
+            .send()
+            .await
+            .call("ssm", "ListCommandInvocations");
+        let page = match page {
+            Ok(page) => page,
+            // Just sent, and not visible everywhere yet.
+            Err(error) if error.has_code("InvalidCommandId") => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        for one in page.command_invocations() {
+            let Some(instance) = one.instance_id() else {
+                continue;
+            };
+            let plugin = one.command_plugins().first();
+            let verdict = verdict(
+                one.status_details().unwrap_or_default(),
+                plugin.map_or(-1, |plugin| plugin.response_code()),
+            );
+            if verdict == Verdict::Underway {
+                continue;
+            }
+            over += 1;
+            if answers.contains_key(instance) {
+                continue;
+            }
+            let output = plugin
+                .and_then(|plugin| plugin.output())
+                .unwrap_or_default();
+            // Here the output has at most 2,500 characters (`CommandPlugin`, `Output`).
+            let whole = if output.chars().count() >= OUTPUT {
+                invocation(clients, instance, command).await?
+            } else {
+                None
+            };
+            let short = || Invocation {
+                verdict,
+                stdout: output.to_owned(),
+                stderr: String::new(),
+            };
+            answers.insert(instance.to_owned(), whole.unwrap_or_else(short));
+        }
+        token = page.next_token.filter(|token| !token.is_empty());
+        if token.is_none() {
+            return Ok(over);
+        }
+    }
+}
+
+/// What SSM says of the agents of these machines, as [`ping`]; machines that it does not know are missing.
+///
+/// # Errors
+/// [`Error`] of `DescribeInstanceInformation`.
+pub(crate) async fn pings(
+    clients: &Clients,
+    instances: &[String],
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut found = BTreeMap::new();
+    for instances in instances.chunks(PINGED) {
+        let filter = InstanceInformationStringFilter::builder()
+            .key("InstanceIds")
+            .set_values(Some(instances.to_vec()))
+            .build();
+        let filter = filter
+            .map_err(|_| Error::incomplete("ssm", "DescribeInstanceInformation", "filter"))?;
+        let mut token = None;
+        loop {
+            let page = clients
+                .ssm
+                .describe_instance_information()
+                .filters(filter.clone())
+                .max_results(50)
+                .set_next_token(token)
+                .send()
+                .await
+                .call("ssm", "DescribeInstanceInformation")?;
+            found.extend(page.instance_information_list().iter().filter_map(|one| {
+                let status = one.ping_status()?.as_str().to_owned();
+                Some((one.instance_id()?.to_owned(), status))
+            }));
+            token = page.next_token.filter(|token| !token.is_empty());
+            if token.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// What SSM says of the agent of a machine: `Online`, `ConnectionLost`, …; `unregistered` before it first reports.

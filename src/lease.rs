@@ -1,4 +1,4 @@
-//! The lease of a group's rolls, in Parameter Store.
+//! A lease in Parameter Store: one process at a time carries out a roll, or runs a fleet.
 //!
 //! `/piaas-bake/leases/<name>/<epoch>` is created without overwriting, which is atomic: one caller gets an epoch. Only
 //! the newest epoch counts. Its holder renews it by overwriting its own parameter; the next epoch may be taken once
@@ -10,9 +10,29 @@ use aws_sdk_ssm::types::ParameterType;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Held, Hold};
 use crate::aws::error::Context as _;
-use crate::aws::{Clients, Error, Kind};
+use crate::aws::{Clients, Error, Kind, parameters};
+
+/// Only one process at a time does it.
+pub trait Hold: Send {
+    /// The lease's epoch: higher with each holder.
+    fn epoch(&self) -> u64;
+
+    /// Renews the lease when that is due.
+    ///
+    /// # Errors
+    /// [`Held`] once somebody else has it.
+    fn keep(&mut self) -> impl Future<Output = Result<(), Held>> + Send;
+}
+
+/// Why a lease was lost or cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Held {
+    #[error("{0}")]
+    ByAnother(String),
+    #[error(transparent)]
+    Cloud(#[from] Error),
+}
 
 /// How long a lease holds without renewal.
 const TERM: SignedDuration = SignedDuration::from_secs(60);
@@ -159,7 +179,7 @@ pub async fn take(clients: &Clients, name: &str, holder: &str) -> Result<Lease, 
             .into_iter()
             .chain(found.map(|(epoch, _)| parameter(&path, epoch)))
             .collect();
-        forget(clients, stale).await?;
+        parameters::delete(clients, &stale).await?;
         return Ok(Lease {
             clients: clients.clone(),
             path,
@@ -167,20 +187,6 @@ pub async fn take(clients: &Clients, name: &str, holder: &str) -> Result<Lease, 
             term,
         });
     }
-}
-
-async fn forget(clients: &Clients, names: Vec<String>) -> Result<(), Error> {
-    // Ten names a call (`DeleteParameters`).
-    for names in names.chunks(10) {
-        clients
-            .ssm
-            .delete_parameters()
-            .set_names(Some(names.to_vec()))
-            .send()
-            .await
-            .call("ssm", "DeleteParameters")?;
-    }
-    Ok(())
 }
 
 impl Lease {

@@ -1,0 +1,259 @@
+//! `fleet`: workers come when all are busy, and go when they are idle.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::fleet_args::{FleetArgs, FleetVerb, StatusArgs};
+use super::roll::holder;
+use crate::cancel::{self, Cancel};
+use crate::cli::args::Format;
+use crate::cli::context::{Connected, Context, cloud, io};
+use crate::cli::error::{CliError, CliResult};
+use crate::cli::style::Style;
+use crate::cli::{exit, interrupt, output, view};
+use crate::fleet::config::{self, Config};
+use crate::fleet::demand::Source;
+use crate::fleet::event::{Stamped, View};
+use crate::fleet::{self, Controller, Core, FleetError, Shell, lease_name};
+use crate::lease::{self, Held, Lease, Term};
+
+/// The file that is taken where none is named.
+const FILE: &str = "fleet.yaml";
+/// Between two looks of `--watch`, and between two drawings of the times in it.
+const LOOK: Duration = Duration::from_secs(5);
+const DRAW: Duration = Duration::from_secs(1);
+
+pub async fn run(context: &Context, verb: &FleetVerb) -> CliResult {
+    match verb {
+        FleetVerb::Run(args) => keep_running(context, args, Work::Run).await,
+        FleetVerb::Tick(args) => keep_running(context, args, Work::Tick).await,
+        FleetVerb::Status(args) => status(context, args).await,
+    }
+}
+
+/// A fleet's file, with what the command line says.
+struct Chosen {
+    group: String,
+    config: Config,
+    source: Box<dyn Source>,
+    file: Option<PathBuf>,
+}
+
+fn choose(args: &FleetArgs) -> Result<Chosen, CliError> {
+    let file = match &args.config {
+        Some(file) => Some(file.clone()),
+        None => Some(PathBuf::from(FILE)).filter(|file| file.is_file()),
+    };
+    let config = match &file {
+        Some(file) => load(file)?,
+        None => Config::default(),
+    };
+    let Some(group) = args.group.clone().or_else(|| config.group.clone()) else {
+        return Err(CliError::new(exit::USAGE, "no Auto Scaling group is named")
+            .hint("name a file with `--config`, such as recipes/ci-worker/fleet.yaml")
+            .hint("or name the group itself with `--group`"));
+    };
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let source = config
+        .demand
+        .source(env)
+        .map_err(|why| CliError::new(exit::USAGE, why))?;
+    Ok(Chosen {
+        group,
+        config,
+        source,
+        file,
+    })
+}
+
+fn load(file: &Path) -> Result<Config, CliError> {
+    let text = std::fs::read_to_string(file).map_err(|error| CliError {
+        code: exit::USAGE,
+        ..io("read", file, &error)
+    })?;
+    config::parse(file, text).map_err(|found| {
+        let what = match found.0.len() {
+            1 => "1 problem".to_owned(),
+            count => format!("{count} problems"),
+        };
+        let message = format!("the fleet's file is invalid: {what}");
+        CliError::new(exit::USAGE, message).with_detail(found.to_string())
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Run,
+    Tick,
+}
+
+async fn keep_running(context: &Context, args: &FleetArgs, work: Work) -> CliResult {
+    let chosen = choose(args)?;
+    let connected = context.connect_to_act().await?;
+    let mut lease = take(&connected, &chosen).await?;
+    let (sink, events) = mpsc::unbounded_channel();
+    let screen = show(context, events);
+    let (canceller, cancel) = cancel::pair();
+    interrupt::on_signal(move || canceller.cancel())?;
+    let shell = Shell {
+        clients: &connected.clients,
+        group: chosen.group.clone(),
+        policy: chosen.config.policy.clone(),
+        source: chosen.source.as_ref(),
+        brain: &Core,
+        sink: &sink,
+    };
+    let result = work_on(shell, &mut lease, work, cancel).await;
+    // A lease that cannot be given back runs out within a minute.
+    let _ = lease.release().await;
+    drop(sink);
+    screen.await.map_err(|error| {
+        CliError::new(exit::BUG, "the view of the fleet panicked").because(&error)
+    })?;
+    let done = result.map_err(|error| failed(&chosen.group, &error))?;
+    if context.format == Format::Json {
+        output::json_line(
+            &json!({ "type": "result", "exit_code": exit::DONE, "decisions": done }),
+        )?;
+    }
+    Ok(exit::DONE)
+}
+
+/// How many decisions the one tick carried out.
+async fn work_on(
+    shell: Shell<'_>,
+    lease: &mut Lease,
+    work: Work,
+    mut cancel: Cancel,
+) -> Result<Option<usize>, FleetError> {
+    let mut controller = Controller::open(shell, lease).await?;
+    match work {
+        Work::Run => controller.run(lease, cancel).await.map(|()| None),
+        Work::Tick => tokio::select! {
+            done = controller.tick(lease) => done.map(Some),
+            // A tick may be dropped anywhere: the next one goes on.
+            () = cancel.cancelled() => Ok(None),
+        },
+    }
+}
+
+async fn take(connected: &Connected, chosen: &Chosen) -> Result<Lease, CliError> {
+    let group = &chosen.group;
+    lease::take(&connected.clients, &lease_name(group), &holder())
+        .await
+        .map_err(|held| match held {
+            Held::Cloud(error) => cloud(&error),
+            Held::ByAnother(who) => CliError::new(
+                exit::LEASE_HELD,
+                format!("another process runs the fleet {group}: {who}"),
+            )
+            .hint(format!("look at it with: {}", status_command(chosen))),
+        })
+}
+
+fn status_command(chosen: &Chosen) -> String {
+    let file = chosen.file.as_ref().map_or_else(String::new, |file| {
+        format!(
+            " --config {}",
+            fleet::alarm::quote(&file.display().to_string())
+        )
+    });
+    let group = fleet::alarm::quote(&chosen.group);
+    format!("piaas-bake fleet status{file} --group {group}")
+}
+
+fn show(
+    context: &Context,
+    events: mpsc::UnboundedReceiver<Stamped>,
+) -> tokio::task::JoinHandle<()> {
+    match context.format {
+        Format::Human => tokio::spawn(view::fleet::tell(events, context.err)),
+        Format::Json => tokio::spawn(view::fleet::write_json(events)),
+    }
+}
+
+fn failed(group: &str, error: &FleetError) -> CliError {
+    let not_run = format!("the fleet {group} is not run");
+    match error {
+        FleetError::Cloud(error) => cloud(error),
+        FleetError::Memory(error) => CliError::failure(error.to_string()),
+        FleetError::NoGroup(_) => CliError::failure(error.to_string())
+            .hint("list them with: aws autoscaling describe-auto-scaling-groups"),
+        FleetError::Refused(refusal) => {
+            CliError::failure(format!("{refusal}; nothing was changed")).hint(refusal.way_out())
+        }
+        FleetError::Lost(who) => {
+            CliError::new(exit::LEASE_HELD, format!("{not_run} any more: {who}"))
+        }
+    }
+}
+
+async fn status(context: &Context, args: &StatusArgs) -> CliResult {
+    let chosen = choose(&args.fleet)?;
+    let connected = context.connect().await?;
+    let shell = Shell {
+        clients: &connected.clients,
+        group: chosen.group.clone(),
+        policy: chosen.config.policy.clone(),
+        source: chosen.source.as_ref(),
+        brain: &Core,
+        sink: &(),
+    };
+    if !args.watch {
+        let (seen, who) = look(&connected, &shell).await?;
+        match context.format {
+            Format::Json => output::json(&json!({ "view": seen, "holder": who }))?,
+            Format::Human => {
+                let lines = picture(context, &seen, who.as_ref(), context.out);
+                output::data(&(lines.join("\n") + "\n"))?;
+            }
+        }
+        return Ok(exit::DONE);
+    }
+    let (canceller, mut cancel) = cancel::pair();
+    interrupt::on_signal(move || canceller.cancel())?;
+    let mut screen = view::fleet::Screen::default();
+    loop {
+        let (seen, who) = tokio::select! {
+            seen = look(&connected, &shell) => seen?,
+            () = cancel.cancelled() => return Ok(exit::DONE),
+        };
+        if context.format == Format::Json {
+            output::json_line(&json!({ "view": seen, "holder": who }))?;
+        }
+        let until = std::time::Instant::now() + LOOK;
+        while std::time::Instant::now() < until {
+            if context.format == Format::Human {
+                screen.draw(&picture(context, &seen, who.as_ref(), context.out))?;
+            }
+            // Where lines are appended, one picture a look is enough.
+            let pause = if screen.is_live() { DRAW } else { LOOK };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = cancel.cancelled() => return Ok(exit::DONE),
+            }
+        }
+    }
+}
+
+async fn look(connected: &Connected, shell: &Shell<'_>) -> Result<(View, Option<Term>), CliError> {
+    let seen = fleet::peek(shell)
+        .await
+        .map_err(|error| failed(&shell.group, &error))?;
+    let who = lease::holder(&connected.clients, &lease_name(&shell.group))
+        .await
+        .map_err(|error| cloud(&error))?;
+    Ok((seen, who))
+}
+
+fn picture(context: &Context, seen: &View, who: Option<&Term>, style: Style) -> Vec<String> {
+    let mut lines = view::fleet::lines(seen, style, context.clock.now(), view::fleet::width());
+    lines.push(style.dim(&match who {
+        Some(term) => format!("run by {}", term.holder),
+        None => "nobody runs it; begin with: piaas-bake fleet run".to_owned(),
+    }));
+    lines
+}
