@@ -101,6 +101,12 @@ impl Decision {
     pub fn to_keep(&self) -> &Kept {
         &self.next
     }
+
+    /// Whether it changes anything; a repeated command does not.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.from != self.next
+    }
 }
 
 /// A command is refused.
