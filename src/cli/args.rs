@@ -33,8 +33,32 @@ pub enum CloudName {
     Aws,
 }
 
-/// How to write results and progress.
+/// What `--format` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people: a live view on a terminal, plain lines elsewhere
+    Human,
+    /// For machines: one JSON document; long verbs write one JSON event a line and end with the result
+    Json,
+    /// For the log of GitHub Actions: as human, with groups and annotations, and a job summary
+    Github,
+    /// For `strategy.matrix` of GitHub Actions: one line of JSON; of `plan --changed-since` only
+    GithubMatrix,
+}
+
+impl OutputFormat {
+    /// Who reads the results.
+    #[must_use]
+    pub fn reader(self) -> Format {
+        match self {
+            Self::Json => Format::Json,
+            Self::Human | Self::Github | Self::GithubMatrix => Format::Human,
+        }
+    }
+}
+
+/// Who reads the results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// For people: a live view on a terminal, plain lines elsewhere.
     Human,
@@ -65,9 +89,14 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
 
-    /// Output for people or for machines
-    #[arg(long, value_enum, global = true, default_value_t = Format::Human)]
-    pub format: Format,
+    /// Output for people, for machines, or for GitHub Actions
+    #[arg(long, value_enum, global = true, default_value_t = OutputFormat::Human)]
+    pub format: OutputFormat,
+
+    /// Append what bake, rebake and plan did to this file, as Markdown [default with --format github:
+    /// $GITHUB_STEP_SUMMARY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
 
     /// When to use colour
     #[arg(long, value_enum, global = true, default_value_t = ColorChoice::Auto)]
@@ -85,8 +114,8 @@ pub enum Verb {
     Show(RecipeArgs),
     /// Write the scripts that a bake would run
     Render(RenderArgs),
-    /// Show what a bake would do and where; changes nothing
-    Plan(RecipeArgs),
+    /// Show what a bake would do and where, or which recipes changed; changes nothing
+    Plan(PlanArgs),
     /// Bake a recipe into a tested image
     Bake(BakeArgs),
     /// Say in words what makes two images or recipes differ
@@ -141,6 +170,27 @@ pub struct RecipeArgs {
     pub recipe: String,
     #[command(flatten)]
     pub sets: SetArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Name of the recipe
+    #[arg(
+        required_unless_present = "changed_since",
+        conflicts_with = "changed_since"
+    )]
+    pub recipe: Option<String>,
+    #[command(flatten)]
+    pub sets: SetArgs,
+    /// List the recipes whose digest is not what it was at this revision of git, parents first
+    ///
+    /// The recipes of the revision are hashed by this very program. A change of the program or of its templates is
+    /// therefore not seen here. A revision of zeros only, as GitHub gives it for a new branch, has no recipes.
+    #[arg(long, value_name = "REV", conflicts_with = "set")]
+    pub changed_since: Option<String>,
+    /// List only recipes that no other listed recipe builds on: a bake runs its whole line
+    #[arg(long, requires = "changed_since", conflicts_with = "recipe")]
+    pub leaves: bool,
 }
 
 #[derive(Debug, Args)]

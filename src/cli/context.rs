@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::args::{CloudName, Format, GlobalArgs};
+use super::args::{CloudName, Format, GlobalArgs, OutputFormat};
 use super::config::Settings;
 use super::error::CliError;
 use super::style::Style;
@@ -18,7 +18,14 @@ use crate::recipe::Diagnostics;
 /// What a verb works with.
 pub struct Context {
     pub settings: Settings,
+    /// Who reads the results.
     pub format: Format,
+    /// The log is one of GitHub Actions.
+    pub github: bool,
+    /// A matrix is asked for.
+    pub matrix: bool,
+    /// File that the job summary is appended to.
+    pub summary: Option<PathBuf>,
     /// For stdout.
     pub out: Style,
     /// For stderr.
@@ -42,7 +49,14 @@ impl Context {
     pub fn new(args: &GlobalArgs) -> Result<Self, CliError> {
         Ok(Self {
             settings: Settings::resolve(args)?,
-            format: args.format,
+            format: args.format.reader(),
+            github: args.format == OutputFormat::Github,
+            matrix: args.format == OutputFormat::GithubMatrix,
+            summary: args.summary.clone().or_else(|| {
+                let file = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|file| !file.is_empty());
+                file.map(PathBuf::from)
+                    .filter(|_| args.format == OutputFormat::Github)
+            }),
             out: Style::for_stdout(args.color),
             err: Style::for_stderr(args.color),
             clock: SystemClock::shared(),
@@ -58,7 +72,28 @@ impl Context {
     /// A view of long work on stderr; silent where stdout is for machines and stderr is not looked at.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        Progress::new(self.err)
+        if self.github {
+            Progress::grouped(self.err)
+        } else {
+            Progress::new(self.err)
+        }
+    }
+
+    /// Appends a text of Markdown to the job summary, if there is one.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn summarize(&self, markdown: &str) -> Result<(), CliError> {
+        use std::io::Write as _;
+        let Some(path) = &self.summary else {
+            return Ok(());
+        };
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(markdown.as_bytes()))
+            .map_err(|error| io("write", path, &error))
     }
 
     /// Connects to look: nothing is made on this host or in the cloud.
@@ -245,6 +280,7 @@ pub fn invalid(found: &Diagnostics) -> CliError {
         format!("the recipe is invalid: {what}"),
     )
     .with_detail(found.to_string())
+    .with_findings(&found.0)
 }
 
 /// A file-system error with its path, for the edge.

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::exit;
 use super::style::Style;
+use crate::recipe::diagnostic::Diagnostic;
 
 /// A failed command.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct CliError {
     pub hints: Vec<String>,
     /// A text of many lines to show as it is before the message, such as recipe diagnostics.
     pub detail: Option<String>,
+    /// What was found wrong in files, one by one.
+    pub findings: Vec<Diagnostic>,
 }
 
 impl CliError {
@@ -31,6 +34,7 @@ impl CliError {
             causes: Vec::new(),
             hints: Vec::new(),
             detail: None,
+            findings: Vec::new(),
         }
     }
 
@@ -61,6 +65,13 @@ impl CliError {
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds findings, for annotations at their places; people read them in the detail.
+    #[must_use]
+    pub fn with_findings(mut self, findings: &[Diagnostic]) -> Self {
+        self.findings = findings.to_vec();
         self
     }
 

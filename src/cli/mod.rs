@@ -7,6 +7,7 @@ mod config;
 mod context;
 mod error;
 pub mod exit;
+mod github;
 mod interrupt;
 mod output;
 mod style;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use args::{Cli, CloudVerb, Format, ImagesVerb, Verb};
+use args::{Cli, CloudVerb, ImagesVerb, OutputFormat, Verb};
 use context::Context;
 use error::CliResult;
 use style::Style;
@@ -35,21 +36,36 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     let (format, color) = (cli.global.format, cli.global.color);
+    let changed = matches!(&cli.verb, Verb::Plan(args) if args.changed_since.is_some());
     let result = match Context::new(&cli.global) {
+        _ if format == OutputFormat::GithubMatrix && !changed => Err(no_matrix()),
         Ok(context) => run(&context, cli.verb),
         Err(error) => Err(error),
     };
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            if format == Format::Json {
+            match format {
                 // The error itself is the last word; there is nobody left to tell about a closed stdout.
-                let _ = output::json_line(&error.to_json());
+                OutputFormat::Json => {
+                    let _ = output::json_line(&error.to_json());
+                }
+                OutputFormat::Github | OutputFormat::GithubMatrix => {
+                    for line in github::annotations(&error) {
+                        output::note(&line);
+                    }
+                }
+                OutputFormat::Human => {}
             }
             output::note(error.render(Style::for_stderr(color)).trim_end());
             ExitCode::from(error.code)
         }
     }
+}
+
+fn no_matrix() -> error::CliError {
+    error::CliError::new(exit::USAGE, "only a list of changed recipes is a matrix")
+        .hint("piaas-bake plan --changed-since REV --format github-matrix")
 }
 
 fn run(context: &Context, verb: Verb) -> CliResult {

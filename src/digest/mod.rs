@@ -8,6 +8,7 @@
 //! Bytes count as they are: a file that a checkout gave CRLF line ends is another file. (The recipe itself is read as
 //! YAML, where line ends do not matter; scripts with CRLF are refused.)
 
+mod changed;
 mod explain;
 mod manifest;
 
@@ -16,6 +17,7 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
+pub use changed::{Change, Changed, Line, changed};
 pub use explain::explain;
 pub use manifest::{FORMAT, Manifest, ManifestError, ManifestScript, Under, chain};
 

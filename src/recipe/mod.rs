@@ -13,11 +13,13 @@ mod merge;
 pub mod model;
 pub(crate) mod node;
 mod raw;
+mod revision;
 pub(crate) mod units;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use init::init;
 pub use load::{FILE, load, load_for_lint, names};
+pub use revision::{Revision, RevisionError};
 
 #[cfg(test)]
 pub(crate) mod tests;

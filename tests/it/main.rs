@@ -2,6 +2,7 @@
 
 mod bake_flow;
 mod bake_real;
+mod changed;
 mod cli;
 mod clients;
 mod cloud_wire;

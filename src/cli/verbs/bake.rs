@@ -16,7 +16,7 @@ use crate::cli::style::elapsed;
 use crate::cli::{exit, interrupt, output, view};
 
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
-    let (resolved, layers) = prepare(context, &args.recipe)?;
+    let (resolved, layers) = prepare(context, &args.recipe.recipe, &args.recipe.sets.set)?;
     let connected = context.connect_to_act().await?;
     let wishes = Wishes {
         force: args.force,

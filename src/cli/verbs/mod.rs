@@ -1,6 +1,7 @@
 //! One file a verb.
 
 pub mod bake;
+pub mod changed;
 pub mod cloud;
 pub mod cloud_expose;
 pub mod cloud_run;

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use super::show;
+use super::{changed, show};
 use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
 use crate::bake::{self, SurveyError};
-use crate::cli::args::{CloudName, Format, RecipeArgs};
+use crate::cli::args::{CloudName, Format, PlanArgs};
 use crate::cli::context::{Connected, Context, cloud, invalid};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
@@ -15,8 +15,12 @@ use crate::cli::{exit, output};
 use crate::recipe::model::Resolved;
 use crate::{digest, recipe, render};
 
-pub async fn run(context: &Context, args: &RecipeArgs) -> CliResult {
-    let (resolved, layers) = prepare(context, args)?;
+pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
+    let recipe = match (&args.changed_since, &args.recipe) {
+        (Some(rev), _) => return changed::run(context, args, rev),
+        (None, recipe) => recipe.as_deref().unwrap_or_default(),
+    };
+    let (resolved, layers) = prepare(context, recipe, &args.sets.set)?;
     let connected = context.connect().await?;
     let decision = decide(context, &connected, &resolved, layers, Wishes::default()).await?;
     match context.format {
@@ -32,10 +36,11 @@ pub async fn run(context: &Context, args: &RecipeArgs) -> CliResult {
 /// An invalid recipe (exit code 3).
 pub fn prepare(
     context: &Context,
-    args: &RecipeArgs,
+    recipe: &str,
+    sets: &[(String, String)],
 ) -> Result<(Resolved, Vec<LayerPlan>), CliError> {
-    let resolved = recipe::load(&context.settings.recipes, &args.recipe, &args.sets.set)
-        .map_err(|found| invalid(&found))?;
+    let resolved =
+        recipe::load(&context.settings.recipes, recipe, sets).map_err(|found| invalid(&found))?;
     let rendered = render::render(&resolved).map_err(|found| invalid(&found))?;
     let chain = digest::chain(&resolved, &rendered);
     let layers = chain

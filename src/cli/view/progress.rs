@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::cli::github;
 use crate::cli::style::{Style, elapsed};
 
 /// How many lines of a running step's output are shown.
@@ -17,6 +18,8 @@ pub struct Progress {
     style: Style,
     start: Instant,
     screen: Option<Screen>,
+    /// Phases are groups of the log of GitHub Actions.
+    grouped: bool,
 }
 
 /// The moving part at the bottom of a terminal.
@@ -39,6 +42,18 @@ impl Progress {
             style,
             start: Instant::now(),
             screen: live.then(Screen::new),
+            grouped: false,
+        }
+    }
+
+    /// A view for the log of GitHub Actions: each phase is a group that a reader can open.
+    #[must_use]
+    pub fn grouped(style: Style) -> Self {
+        Self {
+            style,
+            start: Instant::now(),
+            screen: None,
+            grouped: true,
         }
     }
 
@@ -46,6 +61,7 @@ impl Progress {
     pub fn begin(&mut self, title: &str) {
         match &mut self.screen {
             Some(screen) => screen.begin(title),
+            None if self.grouped => raw(&github::group(title)),
             None => self.plain(title),
         }
     }
@@ -107,17 +123,28 @@ impl Progress {
     fn end(&mut self, line: &str) {
         match &mut self.screen {
             Some(screen) => screen.end(line),
-            None => self.plain(line),
+            None => {
+                if self.grouped {
+                    raw(github::END_GROUP);
+                }
+                self.plain(line);
+            }
         }
     }
 
     fn plain(&self, text: &str) {
-        let _ = writeln!(
-            std::io::stderr().lock(),
-            "[{:>4} s] {text}",
-            self.start.elapsed().as_secs()
-        );
+        let text = if self.grouped {
+            github::inert(text)
+        } else {
+            text.into()
+        };
+        raw(&format!("[{:>4} s] {text}", self.start.elapsed().as_secs()));
     }
+}
+
+/// A stderr that is gone is nobody's to tell.
+fn raw(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 impl Drop for Progress {
