@@ -89,6 +89,10 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
 
+    /// The piaas-worker that goes into images [default: the one beside this program]
+    #[arg(long, global = true, value_name = "FILE", env = "PIAAS_WORKER")]
+    pub worker_agent: Option<PathBuf>,
+
     /// Output for people, for machines, or for GitHub Actions
     #[arg(long, value_enum, global = true, default_value_t = OutputFormat::Human)]
     pub format: OutputFormat,

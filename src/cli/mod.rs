@@ -13,6 +13,7 @@ mod output;
 mod style;
 mod verbs;
 mod view;
+mod worker_agent;
 
 use std::process::ExitCode;
 

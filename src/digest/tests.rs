@@ -12,7 +12,7 @@ fn line(dir: &Path, name: &str) -> Vec<(Manifest, Digest)> {
     let resolved = recipe::load(dir, name, &[]).unwrap_or_else(|found| panic!("{found}"));
     chain(
         &resolved,
-        &render::render(&resolved).unwrap_or_else(|found| panic!("{found}")),
+        &render::render(&resolved, b"agent").unwrap_or_else(|found| panic!("{found}")),
     )
 }
 

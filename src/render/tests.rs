@@ -215,7 +215,7 @@ fn layer() -> (Kitchen, Layer) {
         .recipe("a", LAYER);
     recipe::load_for_lint(kitchen.dir(), "a").unwrap();
     let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
-    let layer = render(&resolved).unwrap().remove(0);
+    let layer = render(&resolved, b"agent").unwrap().remove(0);
     (kitchen, layer)
 }
 
@@ -317,7 +317,7 @@ fn the_files_script_installs_and_repeats() {
             target.display()
         ),
     );
-    let mut layers = render(&recipe::load(kitchen.dir(), "a", &[]).unwrap()).unwrap();
+    let mut layers = render(&recipe::load(kitchen.dir(), "a", &[]).unwrap(), b"agent").unwrap();
     let out = kitchen.dir().join("bundle");
     write_dir(&layers, &out).unwrap();
     let user = String::from_utf8(run("id -un")).unwrap();
