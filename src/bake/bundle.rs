@@ -13,6 +13,7 @@ use crate::render::script::{SEAL, SEALED_PATHS, Script};
 
 const RUNNER: &str = include_str!("../../templates/runner.sh");
 const FOLLOW: &str = include_str!("../../templates/follow.sh");
+const PACKAGES: &str = include_str!("../../templates/packages.sh");
 const USER_DATA: &str = include_str!("../../templates/user-data.sh");
 
 /// Where bundles are unpacked on a machine.
@@ -201,6 +202,18 @@ impl Bundle {
             "[ ! -e {SEALED}/seal.sh ] || exec /bin/sh {SEALED}/seal.sh seal\nexec /bin/sh {}/seal.sh seal",
             self.dir()
         )
+    }
+
+    /// The command that notes which packages are there before the first step.
+    #[must_use]
+    pub fn packages_before(&self) -> String {
+        format!("set -- before\n{}", self.packages())
+    }
+
+    /// The command that prints which packages have been installed since; see [`super::packages`].
+    #[must_use]
+    pub fn packages(&self) -> String {
+        PACKAGES.replace("@BEFORE@", &format!("{}/packages-before", self.dir()))
     }
 
     /// The command that fails if the cleaning left something.

@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::bundle::Bundle;
 use super::error::{BakeError, Failure, LeftOver};
 use super::event::{Event, List, Phase, Resource, Sink};
-use super::images::Image;
+use super::images::{self, Image};
 use super::names::RunId;
+use super::packages::{Part, Record};
 use super::phases::{commands, image, launch, publish};
 use super::plan::Plan;
 use super::run::{Log, Run, milliseconds};
@@ -174,11 +175,14 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     launch::online(run, &builder).await?;
     run.enter(Phase::Send)?;
     commands::send(run, &builder, &bundle).await?;
+    commands::note_packages(run, &builder, &bundle).await?;
     run.enter(Phase::Provision)?;
     commands::execute(run, &builder, &bundle, List::Steps).await?;
     run.enter(Phase::Validate)?;
     commands::execute(run, &builder, &bundle, List::Validate).await?;
     run.enter(Phase::Seal)?;
+    // Before the cleaning: it removes the indexes of apt.
+    let installed = commands::packages(run, &builder, &bundle).await?;
     commands::seal(run, &builder, &bundle).await?;
     run.enter(Phase::Stop)?;
     launch::stop(run, &builder).await?;
@@ -195,10 +199,26 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     run.enter(Phase::Publish)?;
     let mut kept = vec![image_intent];
     kept.extend(publish::manifest(run).await?);
+    if let Some(record) = record(run, installed).await? {
+        kept.extend(publish::packages(run, &id, &record).await?);
+    }
     publish::ready(run, &id).await?;
     kept.push(publish::latest(run, &id).await?);
     run.journal.keep(kept, run.now())?;
     Ok(id)
+}
+
+/// What is installed in the image: by this bake, and by those of the image that it started from, if that is known.
+async fn record(run: &Run<'_>, installed: Option<Part>) -> Result<Option<Record>, Failure> {
+    let Some(part) = installed else {
+        return Ok(None);
+    };
+    let start = &run.plan.start;
+    if start.layers == 0 {
+        return Ok(Some(Record::after(None, part)));
+    }
+    let before = images::packages(run.clients, &start.image.id).await?;
+    Ok(before.map(|before| Record::after(Some(before), part)))
 }
 
 /// Boots the image and runs its tests; an image without tests must at least boot.

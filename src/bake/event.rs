@@ -74,9 +74,9 @@ pub enum Resource {
     Builder,
     Image,
     Tester,
-    /// The SSM parameters that hold the image's manifest.
+    /// The SSM parameters that hold the image's manifest and its packages.
     Manifest,
-    /// The SSM parameter that names the newest image of the recipe.
+    /// The SSM parameter that names the newest image of the recipe, or its candidate.
     Latest,
 }
 
@@ -209,6 +209,10 @@ pub enum Event {
     /// A line that the running script wrote.
     Output {
         line: String,
+    },
+    /// Something that somebody may want to know; the bake goes on.
+    Note {
+        text: String,
     },
     Snapshot {
         id: String,

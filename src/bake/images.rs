@@ -1,5 +1,6 @@
 //! The images that are ours: found by their tags, their manifests read back.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 
 use aws_sdk_ec2::types::Filter;
@@ -7,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
 
-use super::names::manifest_parameter;
+use super::names::{Channel, manifest_parameter, packages_parameter};
+use super::packages::Record;
 use crate::aws::error::Context as _;
 use crate::aws::{Clients, Error, tags};
 
@@ -197,28 +199,27 @@ const PART: usize = 4096;
 /// Parts of one manifest: what one `GetParameters` call takes.
 const PARTS: usize = 10;
 
-/// Names and values of the parameters that hold a manifest: gzip, base64, cut into parts named `<digest>`,
-/// `<digest>.2`, `<digest>.3`, … `None` if it is too large for ten parts.
+/// Names and values of the parameters that hold a text: gzip, base64, cut into parts named `<name>`, `<name>.2`,
+/// `<name>.3`, … `None` if it is too large for ten parts.
 #[must_use]
-pub fn manifest_parts(digest: &str, manifest: &str) -> Option<Vec<(String, String)>> {
+pub fn parts(name: &str, text: &str) -> Option<Vec<(String, String)>> {
     let mut gzip = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::best());
-    std::io::Write::write_all(&mut gzip, manifest.as_bytes()).ok()?;
+    std::io::Write::write_all(&mut gzip, text.as_bytes()).ok()?;
     let text = STANDARD.encode(gzip.finish().ok()?);
     let count = text.len().div_ceil(PART);
     (count <= PARTS).then(|| {
         (0..count)
             .map(|index| {
                 let end = text.len().min((index + 1) * PART);
-                (part_name(digest, index), text[index * PART..end].to_owned())
+                (part_name(name, index), text[index * PART..end].to_owned())
             })
             .collect()
     })
 }
 
-fn part_name(digest: &str, index: usize) -> String {
-    let name = manifest_parameter(digest);
+fn part_name(name: &str, index: usize) -> String {
     if index == 0 {
-        name
+        name.to_owned()
     } else {
         format!("{name}.{}", index + 1)
     }
@@ -229,7 +230,44 @@ fn part_name(digest: &str, index: usize) -> String {
 /// # Errors
 /// [`Error`] of `GetParameters`, also for a manifest that cannot be unpacked.
 pub async fn manifest(clients: &Clients, digest: &str) -> Result<Option<String>, Error> {
-    let names: Vec<String> = (0..PARTS).map(|index| part_name(digest, index)).collect();
+    stored(clients, &manifest_parameter(digest)).await
+}
+
+/// What was installed into an image; `None` if that was not noted, or by another version of this program.
+///
+/// # Errors
+/// [`Error`] of `GetParameters`, also for a text that cannot be unpacked.
+pub async fn packages(clients: &Clients, image: &str) -> Result<Option<Record>, Error> {
+    let text = stored(clients, &packages_parameter(image)).await?;
+    Ok(text.and_then(|text| Record::from_json(&text)))
+}
+
+/// The ids of the images that the channels of a recipe name, whether these images exist or not.
+///
+/// # Errors
+/// [`Error`] of `GetParameters`.
+pub async fn channels(clients: &Clients, recipe: &str) -> Result<BTreeMap<Channel, String>, Error> {
+    let names = Channel::ALL.map(|channel| channel.parameter(recipe));
+    let answer = clients
+        .ssm
+        .get_parameters()
+        .set_names(Some(names.to_vec()))
+        .send()
+        .await
+        .call("ssm", "GetParameters")?;
+    let value = |channel: Channel| {
+        let name = channel.parameter(recipe);
+        answer
+            .parameters()
+            .iter()
+            .find(|parameter| parameter.name() == Some(name.as_str()))
+            .and_then(|parameter| Some((channel, parameter.value()?.to_owned())))
+    };
+    Ok(Channel::ALL.into_iter().filter_map(value).collect())
+}
+
+async fn stored(clients: &Clients, name: &str) -> Result<Option<String>, Error> {
+    let names: Vec<String> = (0..PARTS).map(|index| part_name(name, index)).collect();
     let answer = clients
         .ssm
         .get_parameters()
@@ -249,11 +287,7 @@ pub async fn manifest(clients: &Clients, digest: &str) -> Result<Option<String>,
         return Ok(None);
     }
     unpack(&text).map(Some).ok_or_else(|| {
-        Error::incomplete(
-            "ssm",
-            "GetParameters",
-            &format!("readable manifest of {digest}"),
-        )
+        Error::incomplete("ssm", "GetParameters", &format!("readable text in {name}"))
     })
 }
 
@@ -265,6 +299,9 @@ fn unpack(text: &str) -> Option<String> {
         .ok()?;
     Some(manifest)
 }
+
+#[cfg(test)]
+pub(crate) use tests::image as sample;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -296,7 +333,7 @@ pub(super) mod tests {
         let manifest: String = (0..4000u32)
             .map(|n| format!("{:x}", n.wrapping_mul(2_654_435_761)))
             .collect();
-        let parts = manifest_parts("d", &manifest).unwrap();
+        let parts = super::parts(&manifest_parameter("d"), &manifest).unwrap();
         assert!(parts.len() > 1);
         assert!(parts.iter().all(|(_, value)| value.len() <= PART));
         assert_eq!(parts[0].0, "/piaas-bake/manifests/d");

@@ -13,9 +13,11 @@ pub mod images;
 mod machine;
 pub mod names;
 mod once;
+pub mod packages;
 mod phases;
 pub mod plan;
 mod run;
+pub mod stale;
 mod survey;
 mod undo;
 
@@ -27,4 +29,5 @@ pub use engine::{Baked, DeadRun, Settings, bake, undo_dead_runs, unfinished};
 pub use error::{BakeError, Failure, LeftOver};
 pub use event::{Event, Phase, Resource, Sink, Stamped};
 pub use once::{Answer, Order, once};
+pub use phases::publish::point;
 pub use survey::{SurveyError, survey};

@@ -63,10 +63,40 @@ pub fn client_token(digest: &str, run: &RunId, step: &str) -> String {
     ))
 }
 
-/// SSM parameter that holds the id of the newest image of a recipe.
+/// A name that an image goes by: what an SSM parameter points at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channel {
+    /// The image to use.
+    Latest,
+    /// A tested image that somebody may choose to use.
+    Candidate,
+}
+
+impl Channel {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Latest, Self::Candidate];
+
+    /// In words.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Latest => "latest",
+            Self::Candidate => "candidate",
+        }
+    }
+
+    /// SSM parameter that holds the id of the image of a recipe.
+    #[must_use]
+    pub fn parameter(self, recipe: &str) -> String {
+        format!("/piaas-bake/{recipe}/{}", self.as_str())
+    }
+}
+
+/// SSM parameter that holds the packages of an image; see [`super::packages`]. Further parts as for manifests.
 #[must_use]
-pub fn latest_parameter(recipe: &str) -> String {
-    format!("/piaas-bake/{recipe}/latest")
+pub fn packages_parameter(image: &str) -> String {
+    format!("/piaas-bake/images/{image}/packages")
 }
 
 /// SSM parameter that holds the manifest of a digest; see [`super::images::manifest`] for further parts.

@@ -8,7 +8,7 @@ use semver::Version;
 
 use super::event::Phase;
 use super::images::Image;
-use super::names::{IMAGE_NAME_LIMIT, free_name, image_name};
+use super::names::{Channel, IMAGE_NAME_LIMIT, free_name, image_name};
 use crate::aws::tags;
 use crate::journal::RunState;
 use crate::recipe::model::{BuildSpec, ImageSpec};
@@ -38,6 +38,8 @@ pub struct Target {
     pub build: BuildSpec,
     /// Bake although an image of this digest exists.
     pub force: bool,
+    /// What is to name the image.
+    pub channel: Channel,
 }
 
 impl Target {
@@ -59,6 +61,8 @@ pub struct KnownRun {
 pub struct Survey {
     /// Our images with a digest of the line.
     pub of_line: Vec<Image>,
+    /// What the channels of the recipe name at the moment.
+    pub channels: BTreeMap<Channel, String>,
     /// All images of this account whose name begins with the name of the image to be.
     pub named: Vec<Image>,
     /// Runs whose journals lie on this host, by id.
@@ -96,6 +100,8 @@ pub struct Plan {
     pub volume_gib: u32,
     pub architecture: String,
     pub build: BuildSpec,
+    /// What is to name the image.
+    pub channel: Channel,
     /// Unfinished images of this name that dead runs left; removed first.
     pub stale: Vec<Image>,
 }
@@ -121,6 +127,17 @@ impl Plan {
         ));
         all.push(format!("a tester instance, {instance}, from the new image"));
         all
+    }
+
+    /// Id of the image that is at the root of the image to be. A parent's image may stand on an older one than a bake
+    /// from the bottom would.
+    #[must_use]
+    pub fn root_image(&self) -> &str {
+        if self.start.layers == 0 {
+            return &self.base.id;
+        }
+        let root = self.start.image.tag(tags::BASE_IMAGE);
+        root.unwrap_or(&self.base.id)
     }
 
     /// When anyone may remove what a run of this plan that starts at `now` leaves: its time limit and an hour.
@@ -185,7 +202,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
             .iter()
             .find(|image| image.is_ready() && image.digest() == Some(digest))
     };
-    if let Some(image) = ready(&top.digest).filter(|_| !target.force) {
+    if let Some(image) = baked(&top.digest, target.channel, survey).filter(|_| !target.force) {
         return Ok(Decision::AlreadyBaked(Box::new(image.clone())));
     }
     let alive = survey
@@ -269,9 +286,30 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         volume_gib: target.image.size_gib,
         architecture: target.image.architecture.clone(),
         build: target.build.clone(),
+        channel: target.channel,
         start,
         stale,
     })))
+}
+
+/// The image of a digest that a channel should name: the newest, but a candidate does not become the latest as long as
+/// there is another. Nobody has chosen it.
+fn baked<'s>(digest: &str, channel: Channel, survey: &'s Survey) -> Option<&'s Image> {
+    let named = |channel| survey.channels.get(&channel).map(String::as_str);
+    let rank = |image: &Image| {
+        let id = Some(image.id.as_str());
+        match channel {
+            Channel::Latest if named(Channel::Latest) == id => 0,
+            Channel::Latest if named(Channel::Candidate) == id => 2,
+            _ => 1,
+        }
+    };
+    survey
+        .of_line
+        .iter()
+        .filter(|image| image.is_ready() && image.digest() == Some(digest))
+        // Of equals the first: the newest.
+        .min_by_key(|image| rank(image))
 }
 
 /// What an unfinished image of our name is.
@@ -364,8 +402,10 @@ pub(super) mod tests {
                 security_groups: vec![],
                 instance_profile: None,
                 timeout: Duration::from_secs(3600),
+                max_age: Duration::from_secs(14 * 24 * 3600),
             },
             force: false,
+            channel: Channel::Latest,
         }
     }
 
@@ -482,6 +522,52 @@ pub(super) mod tests {
             runs: runs.into_iter().collect(),
             ..Survey::default()
         }
+    }
+
+    #[test]
+    fn a_candidate_is_not_taken_for_the_latest_while_there_is_another() {
+        let taken = |channel, channels: &[(Channel, &str)]| {
+            let survey = Survey {
+                // Newest first.
+                of_line: vec![ready("ami-new", 'c'), ready("ami-old", 'c')],
+                channels: channels
+                    .iter()
+                    .map(|(channel, id)| (*channel, (*id).to_owned()))
+                    .collect(),
+                ..Survey::default()
+            };
+            let target = Target {
+                channel,
+                ..target()
+            };
+            match plan(&target, &survey, now()).unwrap() {
+                Decision::AlreadyBaked(image) => image.id,
+                Decision::Bake(_) => panic!("it is baked"),
+            }
+        };
+        use Channel::{Candidate, Latest};
+        assert_eq!(taken(Latest, &[]), "ami-new");
+        assert_eq!(taken(Latest, &[(Candidate, "ami-new")]), "ami-old");
+        assert_eq!(taken(Latest, &[(Latest, "ami-old")]), "ami-old");
+        assert_eq!(
+            taken(Latest, &[(Latest, "ami-new"), (Candidate, "ami-new")]),
+            "ami-new"
+        );
+        assert_eq!(taken(Candidate, &[(Latest, "ami-old")]), "ami-new");
+    }
+
+    #[test]
+    fn an_image_stands_on_what_its_parent_stands_on() {
+        let mut parent = ready("ami-b", 'b');
+        parent
+            .tags
+            .insert(tags::BASE_IMAGE.into(), "ami-older-base".into());
+        let survey = Survey {
+            of_line: vec![parent],
+            ..Survey::default()
+        };
+        assert_eq!(bake(&target(), &survey).root_image(), "ami-older-base");
+        assert_eq!(bake(&target(), &Survey::default()).root_image(), "ami-base");
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl<'a> Run<'a> {
         tags::put(&mut all, tags::RECIPE, &plan.recipe);
         tags::put(&mut all, tags::VERSION, &plan.version.to_string());
         tags::put(&mut all, tags::DIGEST, &plan.digest);
-        tags::put(&mut all, tags::BASE_IMAGE, &plan.base.id);
+        tags::put(&mut all, tags::BASE_IMAGE, plan.root_image());
         tags::put(&mut all, tags::NAME, name);
         all
     }

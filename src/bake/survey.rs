@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::images::{describe, filter};
+use super::images::{channels, describe, filter};
 use super::names::image_name;
 use super::plan::{KnownRun, Survey, Target};
 use crate::aws::{self, Clients, tags};
@@ -38,6 +38,7 @@ pub async fn survey(
         ..Survey::default()
     };
     if let Some(top) = target.layers.last() {
+        survey.channels = channels(clients, &top.recipe).await?;
         let name = image_name(&top.recipe, &top.version, &top.digest);
         // The name itself, and the numbered ones of forced bakes.
         let names = [name.clone(), format!("{name}-*")];

@@ -122,6 +122,8 @@ pub enum Verb {
     Plan(PlanArgs),
     /// Bake a recipe into a tested image
     Bake(BakeArgs),
+    /// Bake anew, as candidates, what is out of date
+    Rebake(RebakeArgs),
     /// Say in words what makes two images or recipes differ
     Why(WhyArgs),
     /// List, show and export images
@@ -223,6 +225,24 @@ pub struct BakeArgs {
     /// Start from the base image even if an image of a parent recipe exists
     #[arg(long)]
     pub no_cache: bool,
+    /// Publish the image as RECIPE@candidate; RECIPE goes on meaning the image that it means now
+    #[arg(long)]
+    pub candidate: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RebakeArgs {
+    /// Recipes to look at [default: all]
+    pub recipe: Vec<String>,
+    /// Bake those whose base image or packages moved, that changed, or whose image is too old
+    #[arg(long, required = true)]
+    pub stale: bool,
+    /// How old an image may become, such as 14d or 36h [default: the recipe's build.max_age, else 14d]
+    #[arg(long, value_name = "AGE", value_parser = crate::recipe::age)]
+    pub max_age: Option<std::time::Duration>,
+    /// Only say what is stale, and why
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -242,12 +262,17 @@ pub enum ImagesVerb {
     },
     /// Show one image: tags, digest, manifest
     Show {
-        /// An AMI id, or a recipe name for its newest image
+        /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
+        image: String,
+    },
+    /// Make an image the one that its recipe's name means, such as a candidate that was rolled out
+    Promote {
+        /// An AMI id, or RECIPE@candidate
         image: String,
     },
     /// Copy the raw disk of an image of the local cloud to a file
     Export {
-        /// An AMI id, or a recipe name for its newest image
+        /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
         image: String,
         /// File to write; it must not exist
         #[arg(short, long, value_name = "FILE")]
@@ -290,7 +315,7 @@ pub enum CloudVerb {
     },
     /// Boot a machine from an image, run a command on it through SSM, show the output, terminate it
     Run {
-        /// An AMI id, or a recipe name for its newest image
+        /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
         image: String,
         /// The command and its arguments
         #[arg(last = true, required = true)]

@@ -22,7 +22,7 @@ pub struct CliError {
     /// A text of many lines to show as it is before the message, such as recipe diagnostics.
     pub detail: Option<String>,
     /// What was found wrong in files, one by one.
-    pub findings: Vec<Diagnostic>,
+    pub findings: Box<[Diagnostic]>,
 }
 
 impl CliError {
@@ -34,7 +34,7 @@ impl CliError {
             causes: Vec::new(),
             hints: Vec::new(),
             detail: None,
-            findings: Vec::new(),
+            findings: Box::default(),
         }
     }
 
@@ -71,7 +71,7 @@ impl CliError {
     /// Adds findings, for annotations at their places; people read them in the detail.
     #[must_use]
     pub fn with_findings(mut self, findings: &[Diagnostic]) -> Self {
-        self.findings = findings.to_vec();
+        self.findings = findings.into();
         self
     }
 

@@ -78,11 +78,15 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Doctor(args) => verbs::doctor::run(context, &args),
         Verb::Plan(args) => block_on(verbs::plan::run(context, &args)),
         Verb::Bake(args) => block_on(verbs::bake::run(context, &args)),
+        Verb::Rebake(args) => block_on(verbs::rebake::run(context, &args)),
         Verb::Why(args) => block_on(verbs::why::run(context, &args)),
         Verb::Images(ImagesVerb::List { recipe }) => {
             block_on(verbs::images::list(context, recipe.as_deref()))
         }
         Verb::Images(ImagesVerb::Show { image }) => block_on(verbs::images::show(context, &image)),
+        Verb::Images(ImagesVerb::Promote { image }) => {
+            block_on(verbs::images::promote(context, &image))
+        }
         Verb::Images(ImagesVerb::Export { image, output }) => {
             block_on(verbs::images::export(context, &image, &output))
         }

@@ -47,6 +47,7 @@ pub fn merge(
         security_groups: Vec::new(),
         instance_profile: None,
         timeout: Duration::from_secs(3600),
+        max_age: Duration::from_secs(14 * 24 * 3600),
     };
     let mut recipes = Vec::new();
     let (mut name, mut version, mut description) =
@@ -233,6 +234,7 @@ fn override_build(build: &mut BuildSpec, child: &RawBuild) {
     override_with(&mut build.security_groups, child.security_groups.as_ref());
     override_with(&mut build.instance_profile, child.instance_profile.as_ref());
     override_with(&mut build.timeout, child.timeout.as_ref());
+    override_with(&mut build.max_age, child.max_age.as_ref());
 }
 
 fn override_with<T: Clone>(value: &mut T, child: Option<&T>) {

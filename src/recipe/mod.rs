@@ -20,6 +20,7 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use init::init;
 pub use load::{FILE, load, load_for_lint, names};
 pub use revision::{Revision, RevisionError};
+pub use units::age;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -182,4 +182,7 @@ pub struct BuildSpec {
     /// Limit on the whole bake.
     #[serde(skip)]
     pub timeout: Duration,
+    /// How old an image may become before a rebake is due.
+    #[serde(skip)]
+    pub max_age: Duration,
 }

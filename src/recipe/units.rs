@@ -32,6 +32,25 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// `14d` or `36h`: how old something may become; more than nothing, at most ten years.
+pub fn age(text: &str) -> Result<Duration, String> {
+    const HOW: &str = "write a number of days or hours, such as 14d or 36h";
+    let (digits, hours) = match (text.strip_suffix('d'), text.strip_suffix('h')) {
+        (Some(digits), _) => (digits, 24),
+        (_, Some(digits)) => (digits, 1),
+        _ => return Err(HOW.into()),
+    };
+    let number: u64 = digits
+        .parse()
+        .ok()
+        .filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .ok_or(HOW)?;
+    match number.checked_mul(hours) {
+        Some(hours @ 1..=87_600) => Ok(Duration::from_secs(hours * 3600)),
+        _ => Err("write something between 1h and 3650d".into()),
+    }
+}
+
 /// `8GiB`: whole gibibytes, the unit of EBS volumes; 1 to 16384, the limits of a gp2 volume.
 pub fn size_gib(text: &str) -> Result<u32, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
@@ -129,6 +148,25 @@ pub fn is_service(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages() {
+        assert_eq!(age("14d"), Ok(Duration::from_secs(14 * 86_400)));
+        assert_eq!(age("36h"), Ok(Duration::from_secs(36 * 3600)));
+        for wrong in [
+            "",
+            "d",
+            "0d",
+            "+1d",
+            "1w",
+            "1.5d",
+            "3651d",
+            "99999999999999999999d",
+            "14",
+        ] {
+            assert!(age(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations() {

@@ -9,6 +9,7 @@ mod cloud_wire;
 mod host;
 mod image;
 mod machines;
+mod packages;
 mod roll;
 mod runner;
 mod story;

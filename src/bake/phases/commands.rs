@@ -11,6 +11,7 @@ use super::super::error::Failure;
 use super::super::event::{Event, List};
 use super::super::follow::{self, Cutter, Piece};
 use super::super::machine;
+use super::super::packages::{self, Part};
 use super::super::run::Run;
 use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::Patience;
@@ -118,6 +119,57 @@ pub async fn send(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<
         command(run, instance, "send the bundle", script).await?;
     }
     Ok(())
+}
+
+/// Notes on the machine which packages are there before the first step.
+pub async fn note_packages(
+    run: &mut Run<'_>,
+    instance: &str,
+    bundle: &Bundle,
+) -> Result<(), Failure> {
+    command(
+        run,
+        instance,
+        "note the packages",
+        &bundle.packages_before(),
+    )
+    .await?;
+    Ok(())
+}
+
+/// What was installed since. A machine that cannot tell does not fail the bake; its image is only not watched.
+pub async fn packages(
+    run: &mut Run<'_>,
+    instance: &str,
+    bundle: &Bundle,
+) -> Result<Option<Part>, Failure> {
+    let ended = finish(run, instance, &bundle.packages(), "note the packages").await?;
+    let part = match ended.verdict {
+        Verdict::Success => unpack(&ended.stdout).and_then(|text| packages::read(&text)),
+        _ => None,
+    };
+    if part.is_none() {
+        run.emit(Event::Note {
+            text: "the packages could not be noted: `rebake --stale` will not know when they move"
+                .to_owned(),
+        });
+    }
+    Ok(part)
+}
+
+/// Base64 of gzip of a text.
+fn unpack(printed: &str) -> Option<String> {
+    use base64::Engine as _;
+    let packed = base64::engine::general_purpose::STANDARD
+        .decode(printed.trim())
+        .ok()?;
+    let mut text = String::new();
+    std::io::Read::read_to_string(
+        &mut flate2::read::GzDecoder::new(packed.as_slice()),
+        &mut text,
+    )
+    .ok()?;
+    Some(text)
 }
 
 /// Cleans the machine, then asserts that it is clean.

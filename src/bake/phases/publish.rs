@@ -5,8 +5,9 @@ use aws_sdk_ssm::types::ParameterType;
 use super::super::base::parameter;
 use super::super::error::Failure;
 use super::super::event::Resource;
-use super::super::images::manifest_parts;
-use super::super::names::latest_parameter;
+use super::super::images::parts;
+use super::super::names::{Channel, manifest_parameter, packages_parameter};
+use super::super::packages::Record;
 use super::super::run::{Run, facts};
 use crate::aws::error::Context as _;
 use crate::aws::{Clients, Error, Kind, tags};
@@ -15,10 +16,27 @@ use crate::journal::{Facts, IntentId};
 /// Stores the manifest under the digest. A forced bake finds it there already and leaves it.
 pub async fn manifest(run: &mut Run<'_>) -> Result<Vec<IntentId>, Failure> {
     let plan = run.plan;
-    let parts =
-        manifest_parts(&plan.digest, &plan.manifest_json).ok_or(Failure::ManifestTooLarge {
+    let parts = parts(&manifest_parameter(&plan.digest), &plan.manifest_json).ok_or(
+        Failure::ManifestTooLarge {
             size: plan.manifest_json.len(),
-        })?;
+        },
+    )?;
+    store(run, parts).await
+}
+
+/// Stores what was installed into the image. One that is too large is left out: an image is worth more than its notes.
+pub async fn packages(
+    run: &mut Run<'_>,
+    image: &str,
+    record: &Record,
+) -> Result<Vec<IntentId>, Failure> {
+    match parts(&packages_parameter(image), &record.to_json()) {
+        Some(parts) => store(run, parts).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+async fn store(run: &mut Run<'_>, parts: Vec<(String, String)>) -> Result<Vec<IntentId>, Failure> {
     let clients = run.clients;
     let mut intents = Vec::new();
     for (name, value) in parts {
@@ -81,9 +99,28 @@ pub async fn ready(run: &Run<'_>, image: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Points `/piaas-bake/<recipe>/latest` at the image.
+/// Points a channel of a recipe at an image that is ready. Whether it pointed elsewhere before.
+///
+/// # Errors
+/// [`Error`] of `GetParameter` or `PutParameter`.
+pub async fn point(
+    clients: &Clients,
+    recipe: &str,
+    channel: Channel,
+    image: &str,
+) -> Result<bool, Error> {
+    let name = channel.parameter(recipe);
+    let previous = parameter(clients, &name).await?;
+    if previous.as_deref() == Some(image) {
+        return Ok(false);
+    }
+    put(clients, &name, image, true).await?;
+    Ok(true)
+}
+
+/// Points the plan's channel, `/piaas-bake/<recipe>/latest` or `…/candidate`, at the image.
 pub async fn latest(run: &mut Run<'_>, image: &str) -> Result<IntentId, Failure> {
-    let name = latest_parameter(&run.plan.recipe);
+    let name = run.plan.channel.parameter(&run.plan.recipe);
     let previous = parameter(run.clients, &name).await?;
     let mut facts = Facts::from([(facts::VALUE.to_owned(), image.to_owned())]);
     if let Some(previous) = &previous {

@@ -1,29 +1,46 @@
 //! `bake`: a recipe becomes a tested image.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::plan::{Wishes, decide, prepare};
-use crate::bake::names::RunId;
+use crate::bake::images::Image;
+use crate::bake::names::{Channel, RunId};
 use crate::bake::plan::{Decision, Plan};
-use crate::bake::{self, BakeError, Baked, Failure, LeftOver, Settings, cancel_pair};
+use crate::bake::{self, BakeError, Baked, Cancel, Failure, LeftOver, Settings, cancel_pair};
 use crate::cli::args::{BakeArgs, CloudName, Format};
-use crate::cli::context::{Connected, Context};
+use crate::cli::context::{Connected, Context, cloud};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
-use crate::cli::{exit, interrupt, output, view};
+use crate::cli::{exit, github, interrupt, output, view};
 
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
     let (resolved, layers) = prepare(context, &args.recipe.recipe, &args.recipe.sets.set)?;
     let connected = context.connect_to_act().await?;
     let wishes = Wishes {
         force: args.force,
-        from_base: args.no_cache,
+        channel: if args.candidate {
+            Channel::Candidate
+        } else {
+            Channel::Latest
+        },
+        starts: args.no_cache.then(BTreeSet::new),
     };
+    let channel = wishes.channel;
     match decide(context, &connected, &resolved, layers, wishes).await? {
         Decision::AlreadyBaked(image) => {
+            let recipe = &resolved.name;
+            let pointed = bake::point(&connected.clients, recipe, channel, &image.id)
+                .await
+                .map_err(|error| cloud(&error))?;
+            context.summarize(&format!(
+                "### {} is baked already\n\n{}",
+                github::plain(recipe),
+                table(&image)
+            ))?;
             match context.format {
                 Format::Json => output::json_line(&json!({
                     "type": "result",
@@ -38,20 +55,42 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
                         context.err.tick(),
                         image.name
                     ));
+                    if pointed {
+                        output::note(&format!(
+                            "{} of {recipe} is now this image",
+                            channel.as_str()
+                        ));
+                    }
                     output::data(&format!("{}\n", image.id))?;
                 }
             }
             Ok(exit::DONE)
         }
-        Decision::Bake(plan) => carry_out(context, &connected, &plan).await,
+        Decision::Bake(plan) => {
+            let cancel = cancel_on_signal(context)?;
+            let baked = carry_out(context, &connected, &plan, cancel).await?;
+            done(context, &plan, &baked)
+        }
     }
 }
 
-async fn carry_out(context: &Context, connected: &Connected, plan: &Plan) -> CliResult {
-    let run = RunId::new(context.clock.now(), chance()?);
-    let runs = context.runs();
-    std::fs::create_dir_all(&runs)
-        .map_err(|error| crate::cli::context::io("make", &runs, &error))?;
+fn table(image: &Image) -> String {
+    let row = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
+    github::table(
+        &["", ""],
+        &[
+            row("image", &image.id),
+            row("name", &image.name),
+            row("digest", image.digest().unwrap_or_default()),
+        ],
+    )
+}
+
+/// What the first Ctrl-C or SIGTERM sets; the second one ends the process.
+///
+/// # Errors
+/// The signals cannot be listened to.
+pub fn cancel_on_signal(context: &Context) -> Result<Cancel, CliError> {
     let (canceller, cancel) = cancel_pair();
     let clean = match context.settings.cloud {
         CloudName::Local => "piaas-bake cloud gc".to_owned(),
@@ -59,8 +98,25 @@ async fn carry_out(context: &Context, connected: &Connected, plan: &Plan) -> Cli
     };
     interrupt::watch_signals(
         move || canceller.cancel(),
-        format!("stopped at once; what run {run} created is removed by: {clean}"),
+        format!("stopped at once; what the bake created is removed by: {clean}"),
     )?;
+    Ok(cancel)
+}
+
+/// Carries out a plan and shows it.
+///
+/// # Errors
+/// The bake failed, with the exit code that says how.
+pub async fn carry_out(
+    context: &Context,
+    connected: &Connected,
+    plan: &Plan,
+    cancel: Cancel,
+) -> Result<Baked, CliError> {
+    let run = RunId::new(context.clock.now(), chance()?);
+    let runs = context.runs();
+    std::fs::create_dir_all(&runs)
+        .map_err(|error| crate::cli::context::io("make", &runs, &error))?;
     let (sink, events) = mpsc::unbounded_channel();
     let view = match context.format {
         Format::Human => tokio::spawn(view::bake::show(events, context.progress())),
@@ -78,9 +134,58 @@ async fn carry_out(context: &Context, connected: &Connected, plan: &Plan) -> Cli
         CliError::new(exit::BUG, "the view of the bake panicked").because(&error)
     })?;
     match result {
-        Ok(baked) => done(context, plan, &baked),
-        Err(error) => Err(failed(&error)),
+        Ok(baked) => {
+            context.summarize(&summary(plan, &baked))?;
+            Ok(baked)
+        }
+        Err(error) => {
+            context.summarize(&failure_summary(plan, &error))?;
+            Err(failed(&error))
+        }
     }
+}
+
+fn summary(plan: &Plan, baked: &Baked) -> String {
+    let row = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
+    let mut rows = vec![
+        row("image", &baked.image),
+        row("name", &baked.name),
+        row("published as", plan.channel.as_str()),
+        row("digest", &baked.digest),
+        row("start image", &plan.start.image.id),
+        row(
+            "took",
+            &elapsed(std::time::Duration::from_millis(baked.milliseconds)),
+        ),
+    ];
+    rows.extend(
+        baked
+            .left_over
+            .iter()
+            .map(|left| row("left over", &describe(left))),
+    );
+    format!(
+        "### {} is baked\n\n{}",
+        github::plain(&plan.recipe),
+        github::table(&["", ""], &rows)
+    )
+}
+
+fn failure_summary(plan: &Plan, error: &BakeError) -> String {
+    let mut out = format!(
+        "### {} is not baked\n\n{}\n\n",
+        github::plain(&plan.recipe),
+        github::plain(&error.to_string())
+    );
+    // An indented block: no line can end it.
+    for line in &error.last_lines {
+        out.push_str(&format!("    {}\n", line.replace(char::is_control, " ")));
+    }
+    for left in &error.left_over {
+        out.push_str(&format!("\n- {}\n", github::plain(&describe(left))));
+    }
+    out.push('\n');
+    out
 }
 
 fn done(context: &Context, plan: &Plan, baked: &Baked) -> CliResult {

@@ -8,8 +8,9 @@ use serde_json::json;
 use crate::cli::args::{Format, PlanArgs};
 use crate::cli::context::{Context, invalid};
 use crate::cli::error::{CliError, CliResult};
-use crate::cli::{exit, github, output};
+use crate::cli::{exit, github, output, worker_agent};
 use crate::digest::{self, Change, Changed, Line};
+use crate::recipe::model::Resolved;
 use crate::recipe::{Diagnostics, Revision, RevisionError};
 use crate::{recipe, render};
 
@@ -18,9 +19,11 @@ const MATRIX_LIMIT: usize = 256;
 
 pub fn run(context: &Context, args: &PlanArgs, rev: &str) -> CliResult {
     let recipes = &context.settings.recipes;
-    let after = now(recipes)?;
+    // The same on both sides, so it changes no digest by itself.
+    let agent = agent(context)?;
+    let after = now(recipes, &agent)?;
     let revision = Revision::checkout(recipes, rev).map_err(|error| unreadable(&error))?;
-    let before = then(&revision);
+    let before = then(&revision, &agent);
     let mut list = digest::changed(&before, &after);
     if args.leaves {
         list.retain(|one| one.leaf);
@@ -48,13 +51,26 @@ pub fn run(context: &Context, args: &PlanArgs, rev: &str) -> CliResult {
     Ok(exit::DONE)
 }
 
+/// The agent of workers, if a recipe installs it; digests are those that a bake would have.
+fn agent(context: &Context) -> Result<Vec<u8>, CliError> {
+    let recipes = &context.settings.recipes;
+    let names = recipe::names(recipes).map_err(|found| invalid(&found))?;
+    let mut loaded = names
+        .iter()
+        .filter_map(|name| recipe::load_for_lint(recipes, name).ok());
+    match loaded.find(Resolved::installs_worker) {
+        Some(resolved) => worker_agent::load(&context.settings, &resolved),
+        None => Ok(Vec::new()),
+    }
+}
+
 /// The lines of all recipes. A parameter that a caller must set has a stand-in, on both sides.
-fn now(recipes: &Path) -> Result<BTreeMap<String, Line>, CliError> {
+fn now(recipes: &Path, agent: &[u8]) -> Result<BTreeMap<String, Line>, CliError> {
     let names = recipe::names(recipes).map_err(|found| invalid(&found))?;
     let mut lines = BTreeMap::new();
     let mut found = Diagnostics::default();
     for name in names {
-        match line(recipes, &name) {
+        match line(recipes, &name, agent) {
             Ok(line) => {
                 lines.insert(name, line);
             }
@@ -65,7 +81,7 @@ fn now(recipes: &Path) -> Result<BTreeMap<String, Line>, CliError> {
 }
 
 /// The lines of the recipes as they were; for one that cannot be read, why.
-fn then(revision: &Revision) -> BTreeMap<String, Result<Line, String>> {
+fn then(revision: &Revision, agent: &[u8]) -> BTreeMap<String, Result<Line, String>> {
     // Without the directory there was no recipe.
     let names = recipe::names(revision.recipes()).unwrap_or_default();
     let reason = |found: Diagnostics| {
@@ -78,15 +94,15 @@ fn then(revision: &Revision) -> BTreeMap<String, Result<Line, String>> {
     names
         .into_iter()
         .map(|name| {
-            let line = line(revision.recipes(), &name).map_err(reason);
+            let line = line(revision.recipes(), &name, agent).map_err(reason);
             (name, line)
         })
         .collect()
 }
 
-fn line(recipes: &Path, name: &str) -> Result<Line, Diagnostics> {
+fn line(recipes: &Path, name: &str, agent: &[u8]) -> Result<Line, Diagnostics> {
     let resolved = recipe::load_for_lint(recipes, name)?;
-    let layers = render::render(&resolved)?;
+    let layers = render::render(&resolved, agent)?;
     let chain = digest::chain(&resolved, &layers);
     Ok(chain.into_iter().map(|(manifest, _)| manifest).collect())
 }

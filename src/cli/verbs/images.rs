@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use crate::aws::tags;
 use crate::bake::images::{self, Image};
+use crate::bake::names::Channel;
 use crate::cli::args::Format;
 use crate::cli::context::{Connected, Context, cloud, io};
 use crate::cli::error::{CliError, CliResult};
@@ -17,16 +20,40 @@ pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
     let images = images::list(&connected.clients, recipe)
         .await
         .map_err(|error| cloud(&error))?;
+    let mut named = BTreeMap::new();
+    for image in &images {
+        if let Some(recipe) = image.tag(tags::RECIPE)
+            && !named.contains_key(recipe)
+        {
+            named.insert(recipe.to_owned(), channels(&connected, recipe).await?);
+        }
+    }
+    let names = |image: &Image| {
+        let recipe = image.tag(tags::RECIPE).unwrap_or_default();
+        let channels = named.get(recipe).into_iter().flatten();
+        channels
+            .filter(|(_, id)| **id == image.id)
+            .map(|(channel, _)| channel.as_str())
+            .collect::<Vec<_>>()
+    };
     match context.format {
         Format::Json => {
-            output::json(&json!({ "images": images.iter().map(as_json).collect::<Vec<_>>() }))?
+            let list: Vec<_> = images
+                .iter()
+                .map(|image| {
+                    let mut value = as_json(image);
+                    value["channels"] = json!(names(image));
+                    value
+                })
+                .collect();
+            output::json(&json!({ "images": list }))?;
         }
         Format::Human if images.is_empty() => {
             output::note("no images; make one with `piaas-bake bake RECIPE`")
         }
         Format::Human => {
             let mut rows = vec![
-                ["image", "name", "status", "created"]
+                ["image", "name", "status", "named", "created"]
                     .map(str::to_owned)
                     .to_vec(),
             ];
@@ -35,6 +62,7 @@ pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
                     image.id.clone(),
                     image.name.clone(),
                     status(image).to_owned(),
+                    names(image).join(", "),
                     image.created.clone(),
                 ]
             }));
@@ -124,17 +152,109 @@ pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
     Ok(exit::DONE)
 }
 
-/// The one image that a word means: an id, a name, a digest, or the newest of a recipe.
+/// Makes an image the one that its recipe's name means.
+pub async fn promote(context: &Context, word: &str) -> CliResult {
+    let connected = context.connect().await?;
+    let image = find(&connected, word).await?;
+    let recipe = match image.tag(tags::RECIPE) {
+        Some(recipe) if image.is_ready() => recipe,
+        _ => {
+            return Err(CliError::failure(format!(
+                "{} is not an image that a bake has finished",
+                image.id
+            ))
+            .hint("`piaas-bake images list` shows those that are ready"));
+        }
+    };
+    let moved = crate::bake::point(&connected.clients, recipe, Channel::Latest, &image.id)
+        .await
+        .map_err(|error| cloud(&error))?;
+    match context.format {
+        Format::Json => output::json(
+            &json!({ "recipe": recipe, "image_id": image.id, "name": image.name, "changed": moved }),
+        )?,
+        Format::Human => {
+            let word = if moved { "is now" } else { "was already" };
+            output::data(&format!("{recipe} {word} {} ({})\n", image.id, image.name))?;
+        }
+    }
+    Ok(exit::DONE)
+}
+
+async fn channels(
+    connected: &Connected,
+    recipe: &str,
+) -> Result<BTreeMap<Channel, String>, CliError> {
+    images::channels(&connected.clients, recipe)
+        .await
+        .map_err(|error| cloud(&error))
+}
+
+/// The image that a recipe's name means: what its `latest` names; without that the newest, if nobody has to choose it.
+fn of_recipe(images: Vec<Image>, channels: &BTreeMap<Channel, String>) -> Option<Image> {
+    let ready: Vec<Image> = images.into_iter().filter(Image::is_ready).collect();
+    let is = |image: &Image, channel| channels.get(&channel) == Some(&image.id);
+    let latest = ready.iter().position(|image| is(image, Channel::Latest));
+    let place = latest.or_else(|| {
+        ready
+            .iter()
+            .position(|image| !is(image, Channel::Candidate))
+    })?;
+    ready.into_iter().nth(place)
+}
+
+/// The image that a channel of a recipe names.
+async fn of_channel(
+    connected: &Connected,
+    recipe: &str,
+    channel: Channel,
+) -> Result<Image, CliError> {
+    let name = channel.as_str();
+    let none = || {
+        CliError::failure(format!("{recipe} has no {name} image")).hint(format!(
+            "`piaas-bake images list {recipe}` shows its images"
+        ))
+    };
+    let id = channels(connected, recipe)
+        .await?
+        .remove(&channel)
+        .ok_or_else(none)?;
+    let image = images::get(&connected.clients, &id)
+        .await
+        .map_err(|error| cloud(&error))?;
+    image.filter(Image::is_ready).ok_or_else(|| {
+        CliError::failure(format!(
+            "the {name} of {recipe} is {id}, which is gone or not finished"
+        ))
+        .hint(format!(
+            "`piaas-bake images list {recipe}` shows its images"
+        ))
+    })
+}
+
+/// The one image that a word means: an id, a name, a digest, the latest of a recipe, or `RECIPE@candidate`.
 ///
 /// # Errors
 /// None, or several.
 pub async fn find(connected: &Connected, word: &str) -> Result<Image, CliError> {
     let clients = &connected.clients;
-    let of_recipe = images::list(clients, Some(word))
+    for channel in Channel::ALL {
+        let ending = format!("@{}", channel.as_str());
+        if let Some(recipe) = word.strip_suffix(ending.as_str()) {
+            return of_channel(connected, recipe, channel).await;
+        }
+    }
+    let images = images::list(clients, Some(word))
         .await
         .map_err(|error| cloud(&error))?;
-    if let Some(newest) = of_recipe.into_iter().find(Image::is_ready) {
-        return Ok(newest);
+    if images.iter().any(Image::is_ready) {
+        return of_recipe(images, &channels(connected, word).await?).ok_or_else(|| {
+            CliError::failure(format!("{word} has no image but a candidate"))
+                .hint(format!("name it: {word}@candidate"))
+                .hint(format!(
+                    "or make it the latest: piaas-bake images promote {word}@candidate"
+                ))
+        });
     }
     let mut found = images::find(clients, word)
         .await
@@ -236,6 +356,32 @@ fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_recipes_name_means_its_latest_and_never_a_candidate_that_nobody_chose() {
+        let image = |id: &str| {
+            let tags = [(tags::STATUS, tags::STATUS_READY)];
+            crate::bake::images::sample(id, "n", &tags)
+        };
+        let found = |named: &[(Channel, &str)]| {
+            let channels = named
+                .iter()
+                .map(|(channel, id)| (*channel, (*id).to_owned()))
+                .collect();
+            of_recipe(vec![image("ami-new"), image("ami-old")], &channels).map(|image| image.id)
+        };
+        use Channel::{Candidate, Latest};
+        assert_eq!(found(&[]).as_deref(), Some("ami-new"));
+        assert_eq!(found(&[(Latest, "ami-old")]).as_deref(), Some("ami-old"));
+        assert_eq!(
+            found(&[(Latest, "ami-gone"), (Candidate, "ami-new")]).as_deref(),
+            Some("ami-old")
+        );
+        let both = [(Latest, "ami-new"), (Candidate, "ami-new")];
+        assert_eq!(found(&both).as_deref(), Some("ami-new"));
+        let only = BTreeMap::from([(Candidate, "ami-new".to_owned())]);
+        assert_eq!(of_recipe(vec![image("ami-new")], &only), None);
+    }
 
     #[test]
     fn a_copy_is_equal_sparse_and_never_overwrites() {

@@ -12,6 +12,7 @@ pub mod images;
 pub mod init;
 pub mod lint;
 pub mod plan;
+pub mod rebake;
 pub mod render;
 pub mod roll;
 pub mod roll_args;

@@ -1,10 +1,12 @@
 //! `plan`: what a bake would do and where. Changes nothing.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::json;
 
 use super::{changed, show};
+use crate::bake::names::Channel;
 use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
 use crate::bake::{self, SurveyError};
 use crate::cli::args::{CloudName, Format, PlanArgs};
@@ -58,12 +60,24 @@ pub fn prepare(
 }
 
 /// How to bake.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub struct Wishes {
     /// Although an image of the digest exists.
     pub force: bool,
-    /// From the base image, although an image of a parent exists.
-    pub from_base: bool,
+    /// What is to name the image.
+    pub channel: Channel,
+    /// Ids of the only images of parents to start from; `None` allows all. Empty: from the base image.
+    pub starts: Option<BTreeSet<String>>,
+}
+
+impl Default for Wishes {
+    fn default() -> Self {
+        Self {
+            force: false,
+            channel: Channel::Latest,
+            starts: None,
+        }
+    }
 }
 
 /// Looks at the cloud and decides what a bake would do.
@@ -91,6 +105,7 @@ pub async fn decide(
         image: resolved.image.clone(),
         build: resolved.build.clone(),
         force: wishes.force,
+        channel: wishes.channel,
     };
     let mut survey = bake::survey(clients, &target, &context.runs())
         .await
@@ -98,12 +113,12 @@ pub async fn decide(
             SurveyError::Cloud(error) => cloud(error),
             SurveyError::Journal(error) => CliError::failure(error.to_string()),
         })?;
-    if wishes.from_base {
+    if let Some(starts) = wishes.starts {
         // An image of a parent that nobody sees is not started from.
         let top = target.layers.last().map(|layer| layer.digest.clone());
         survey
             .of_line
-            .retain(|image| image.digest() == top.as_deref());
+            .retain(|image| image.digest() == top.as_deref() || starts.contains(&image.id));
     }
     bake::plan::plan(&target, &survey, context.clock.now()).map_err(|error| {
         let refused = CliError::new(error.exit_code(), error.to_string());

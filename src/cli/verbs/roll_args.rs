@@ -27,7 +27,7 @@ pub struct GroupArgs {
 pub struct StartArgs {
     /// Name of the Auto Scaling group
     pub group: String,
-    /// An AMI id, or a recipe name for its newest image that is ready
+    /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
     #[arg(long, value_name = "IMAGE")]
     pub image: String,
     /// Shell command that must succeed on the canary and on every new instance (can be repeated)

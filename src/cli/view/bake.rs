@@ -42,6 +42,7 @@ fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
         } => {
             progress.done(phase.title(), Duration::from_millis(milliseconds));
         }
+        Event::Note { text } => progress.note(&format!("  {text}")),
         Event::Waiting { what, state } => progress.at(&format!("{what}: {state}")),
         Event::Created { kind, id } => progress.at(&format!("{} {id}", kind.as_str())),
         Event::Removed { kind, id } if *failing => {

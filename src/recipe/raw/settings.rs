@@ -25,6 +25,7 @@ pub struct RawBuild {
     pub security_groups: Option<Vec<String>>,
     pub instance_profile: Option<Option<String>>,
     pub timeout: Option<Duration>,
+    pub max_age: Option<Duration>,
 }
 
 pub fn read_image(node: Node<'_>, found: &mut Diagnostics) -> RawImage {
@@ -62,6 +63,7 @@ pub fn read_build(node: Node<'_>, found: &mut Diagnostics) -> RawBuild {
             "security_groups",
             "instance_profile",
             "timeout",
+            "max_age",
         ],
         found,
     );
@@ -121,5 +123,8 @@ pub fn read_build(node: Node<'_>, found: &mut Diagnostics) -> RawBuild {
         timeout: fields
             .get("timeout")
             .and_then(|node| node.parsed("a duration", units::duration, found)),
+        max_age: fields
+            .get("max_age")
+            .and_then(|node| node.parsed("an age", units::age, found)),
     }
 }

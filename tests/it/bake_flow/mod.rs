@@ -10,7 +10,7 @@ use std::time::Duration;
 use cloud::{Directories, Fault, Wire};
 use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::bake::event::{Event, Phase, Sink, Stamped};
-use piaas_bake::bake::names::RunId;
+use piaas_bake::bake::names::{Channel, RunId};
 use piaas_bake::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target, plan};
 use piaas_bake::bake::{
     self, BakeError, Baked, Cancel, DeadRun, Failure, Settings, cancel_pair, images, survey,
@@ -92,8 +92,10 @@ impl World {
                 security_groups: vec![],
                 instance_profile: None,
                 timeout: Duration::from_secs(3600),
+                max_age: Duration::from_secs(14 * 24 * 3600),
             },
             force: false,
+            channel: Channel::Latest,
         }
     }
 
@@ -185,7 +187,7 @@ impl World {
             }
         }
         for recipe in ["base", "worker"] {
-            let name = piaas_bake::bake::names::latest_parameter(recipe);
+            let name = Channel::Latest.parameter(recipe);
             if clients.ssm.get_parameter().name(name).send().await.is_ok() {
                 things.push(format!("latest {recipe}"));
             }
@@ -222,6 +224,7 @@ fn layer(recipe: &str, digest: char) -> LayerPlan {
         digest: digest.to_string().repeat(64),
         manifest_json: format!("{{\"recipe\":\"{recipe}\"}}"),
         layer: Layer {
+            worker: None,
             packages: Vec::new(),
             files: Vec::new(),
             recipe: recipe.into(),
