@@ -281,6 +281,11 @@ class Master:
         self.command("create-master", "--log-count", "0", "--log-size", "0", ".")
         (self.work / "master.cfg.sample").unlink(missing_ok=True)
 
+    def worker_settings(self, cloud):
+        """The user data of a worker of recipes/ci-worker: which master, and the password."""
+        cloud.expose(self.worker_port)
+        return f"ci-master-host={HOST}\nci-master-port={self.worker_port}\nci-password={self.password}\n"
+
     def command(self, *args):
         done = subprocess.run(
             [self.buildbot, *args], cwd=self.work, env=self.env, capture_output=True, text=True, check=False
