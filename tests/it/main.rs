@@ -11,3 +11,4 @@ mod machines;
 mod roll;
 mod runner;
 mod support;
+mod worker;
