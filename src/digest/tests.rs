@@ -45,7 +45,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "6e18cda4c572fe71a84eb4deb540d53355a0da036c175de9e9e76d71f6946c70"
+        "2dab2943c3f8b3fddc5105a615784f22eb09d4e174627a4119130c0e543b4cee"
     );
     let (child, digest) = &chain[1];
     assert_eq!(
@@ -54,7 +54,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "425d6122e36c9fa8b511cef60d35250f44a66f1ef5bf7db20724b68fa0ac39ff"
+        "e9298a45138f32628b6eb4242c0fe16161f3da1f1b5300d479760908f56cb011"
     );
     assert_eq!(digest.short(), digest.to_string()[..12]);
     // The digest is that of the text, so `sha256sum` of a stored manifest shows it.
