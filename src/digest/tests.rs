@@ -45,7 +45,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "6e18cda4c572fe71a84eb4deb540d53355a0da036c175de9e9e76d71f6946c70"
+        "2dab2943c3f8b3fddc5105a615784f22eb09d4e174627a4119130c0e543b4cee"
     );
     let (child, digest) = &chain[1];
     assert_eq!(
@@ -54,7 +54,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "425d6122e36c9fa8b511cef60d35250f44a66f1ef5bf7db20724b68fa0ac39ff"
+        "e9298a45138f32628b6eb4242c0fe16161f3da1f1b5300d479760908f56cb011"
     );
     assert_eq!(digest.short(), digest.to_string()[..12]);
     // The digest is that of the text, so `sha256sum` of a stored manifest shows it.
@@ -255,4 +255,38 @@ proptest! {
         let pretty = serde_json::to_string_pretty(&manifest).unwrap();
         prop_assert_eq!(&json, &Manifest::from_json(&pretty).unwrap().to_canonical_json());
     }
+}
+
+#[test]
+fn the_worker_agent_is_an_input_of_its_own() {
+    let kitchen = Kitchen::new();
+    kitchen.recipe("a", "");
+    let manifest = |rest: &str, agent: &[u8]| {
+        kitchen.recipe("a", rest);
+        let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
+        let layers = render::render(&resolved, agent).unwrap();
+        chain(&resolved, &layers).remove(0).0
+    };
+    let without = manifest("", b"one");
+    assert!(!without.to_canonical_json().contains("worker"));
+    assert_eq!(without, manifest("", b"two"));
+    let unit = "worker: { adapter: buildbot, unit: a.service }\n";
+    let (one, two) = (manifest(unit, b"one"), manifest(unit, b"two"));
+    assert_eq!(explain(&without, &one), ["worker agent added"]);
+    assert_eq!(explain(&one, &without), ["worker agent removed"]);
+    assert_eq!(
+        explain(&one, &two),
+        [format!(
+            "worker agent changed from {} to {}",
+            Digest::of(b"one").short(),
+            Digest::of(b"two").short()
+        )]
+    );
+    let other = manifest(&unit.replace("a.service", "b.service"), b"one");
+    assert_eq!(
+        explain(&one, &other),
+        ["configuration of the worker agent changed"]
+    );
+    let json = one.to_canonical_json();
+    assert_eq!(Manifest::from_json(&json).unwrap(), one);
 }

@@ -14,3 +14,4 @@ mod roll;
 mod runner;
 mod story;
 mod support;
+mod worker;

@@ -249,7 +249,7 @@ class Demo:
         self.leftovers()
         self.before = set(self.cloud.machines())
         self.ledger = harness.Ledger()
-        self.master = harness.Master(self.options.buildbot, self.work / "master", GROUP, self.cloud)
+        self.master = harness.Master(self.options.buildbot, self.work / "master")
         self.master.start()
         self.ports = (self.master.worker_port, self.ledger.port)
         self.cloud.expose(*self.ports)

@@ -253,31 +253,21 @@ def say(text):
 class Master:
     """A Buildbot master on loopback, from tests/buildbot, with its state in `work`."""
 
-    FILES = ROOT / "tests" / "buildbot"
-
-    def __init__(self, venv, work, group, cloud):
+    def __init__(self, venv, work):
         self.buildbot = pathlib.Path(venv) / "bin" / "buildbot"
         self.work = pathlib.Path(work)
         self.worker_port, self.web_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.web_port}"
         self.password = os.urandom(16).hex()
         self.process = None
-        frozen = cloud.session.get_credentials().get_frozen_credentials()
         self.env = dict(
             os.environ,
-            MASTER_GROUP=group,
-            MASTER_PASSWORD=self.password,
-            MASTER_WORKER_PORT=str(self.worker_port),
-            MASTER_WEB_PORT=str(self.web_port),
-            AWS_ENDPOINT_URL=cloud.endpoint,
-            AWS_ACCESS_KEY_ID=frozen.access_key,
-            AWS_SECRET_ACCESS_KEY=frozen.secret_key,
-            AWS_DEFAULT_REGION=cloud.region,
-            AWS_EC2_METADATA_DISABLED="true",
+            CI_WORKER_PORT=str(self.worker_port),
+            CI_WEB_PORT=str(self.web_port),
+            CI_PASSWORD=self.password,
         )
         self.work.mkdir(parents=True)
-        for name in ("master.cfg", "fleet_workers.py"):
-            (self.work / name).write_bytes((self.FILES / name).read_bytes())
+        (self.work / "master.cfg").write_bytes((ROOT / "tests" / "buildbot" / "master.cfg").read_bytes())
         self.command("create-master", "--log-count", "0", "--log-size", "0", ".")
         (self.work / "master.cfg.sample").unlink(missing_ok=True)
 

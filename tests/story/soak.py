@@ -84,7 +84,7 @@ class Soak:
         images = [self.bake(number) for number in (1, 2, 3)]
         self.cloud = harness.Cloud(self.product)
         self.ledger = harness.Ledger()
-        self.master = harness.Master(self.options.buildbot, self.work / "master", GROUP, self.cloud)
+        self.master = harness.Master(self.options.buildbot, self.work / "master")
         self.master.start()
         self.cloud.expose(self.master.worker_port, self.ledger.port)
         self.group = harness.Group(
