@@ -1,0 +1,1 @@
+//! A roll on real machines.
