@@ -138,6 +138,16 @@ async fn boto3_drives_auto_scaling_groups() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boto3_drives_instance_refreshes() {
+    judge("test_instance_refresh.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_aws_cli_drives_an_instance_refresh() {
+    judge("refresh.sh").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_aws_cli_lists_launches_runs_a_command_and_terminates() {
     judge("cli.sh").await;
 }
