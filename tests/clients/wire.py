@@ -16,9 +16,11 @@ PATIENT = {"Delay": 1, "MaxAttempts": 180}
 FINDINGS = []
 
 
-def client(service, **overrides):
+def client(service, validate=True, **overrides):
     """A client that tries once: an error is the test's to see."""
-    config = Config(retries={"max_attempts": 0}, connect_timeout=5, read_timeout=60)
+    config = Config(
+        retries={"max_attempts": 0}, connect_timeout=5, read_timeout=60, parameter_validation=validate
+    )
     made = boto3.client(service, config=config, **overrides)
     made.meta.events.register("before-parse", hold_against_model)
     return made

@@ -143,6 +143,16 @@ async fn boto3_finds_three_zones_and_groups_are_spread_over_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boto3_drives_instance_refreshes() {
+    judge("test_instance_refresh.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_aws_cli_drives_an_instance_refresh() {
+    judge("refresh.sh").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_aws_cli_lists_launches_runs_a_command_and_terminates() {
     judge("cli.sh").await;
 }
