@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
@@ -389,6 +391,29 @@ pub fn uuid_form(hex: &str) -> String {
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
+    /// What was read or written last, so that a file that is still the same need not be parsed again.
+    known: Mutex<Option<(Stamp, State)>>,
+}
+
+/// What tells one version of the file from another: each is a new file, under the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &std::fs::Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+        }
+    }
 }
 
 /// The lock, held; and what was read under it.
@@ -397,7 +422,8 @@ pub struct Locked<'a> {
     store: &'a Store,
     // Closing it releases the lock.
     _lock: File,
-    before: Vec<u8>,
+    /// As the file has it; `None`: there is no file yet.
+    before: Option<State>,
     pub state: State,
 }
 
@@ -410,7 +436,12 @@ impl Store {
         std::fs::create_dir_all(directory).map_err(io("create", directory))?;
         Ok(Self {
             directory: directory.to_owned(),
+            known: Mutex::new(None),
         })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(Stamp, State)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the lock and reads the state; an empty one if there is none yet.
@@ -431,23 +462,31 @@ impl Store {
             }
         }
         let path = self.file();
-        let (before, state) = match std::fs::read(&path) {
-            Ok(bytes) => {
-                let state = serde_json::from_slice(&bytes)
-                    .map_err(|source| StateError::Parse { path, source })?;
-                (bytes, state)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                (Vec::new(), State::new(now))
-            }
-            Err(error) => return Err(io("read", &path)(error)),
-        };
+        let before = self.read(path)?;
         Ok(Locked {
             store: self,
             _lock: lock,
+            state: before.clone().unwrap_or_else(|| State::new(now)),
             before,
-            state,
         })
+    }
+
+    /// The state in the file, if there is one.
+    fn read(&self, path: PathBuf) -> Result<Option<State>, StateError> {
+        let stamp = match std::fs::metadata(&path) {
+            Ok(file) => Stamp::of(&file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io("read", &path)(error)),
+        };
+        let mut known = self.known();
+        if let Some((_, state)) = known.as_ref().filter(|(known, _)| *known == stamp) {
+            return Ok(Some(state.clone()));
+        }
+        let bytes = std::fs::read(&path).map_err(io("read", &path))?;
+        let state: State =
+            serde_json::from_slice(&bytes).map_err(|source| StateError::Parse { path, source })?;
+        *known = Some((stamp, state.clone()));
+        Ok(Some(state))
     }
 
     fn file(&self) -> PathBuf {
@@ -461,23 +500,26 @@ impl Locked<'_> {
     /// # Errors
     /// [`StateError`].
     pub fn save(&mut self) -> Result<(), StateError> {
+        if self.before.as_ref() == Some(&self.state) {
+            return Ok(());
+        }
         let path = self.store.file();
         let bytes = serde_json::to_vec(&self.state).map_err(|source| StateError::Parse {
             path: path.clone(),
             source,
         })?;
-        if bytes == self.before {
-            return Ok(());
-        }
         let new = path.with_extension("json.new");
         let write = || {
             let mut file = File::create(&new)?;
             file.write_all(&bytes)?;
             file.sync_data()?;
-            std::fs::rename(&new, &path)
+            let stamp = Stamp::of(&file.metadata()?);
+            std::fs::rename(&new, &path)?;
+            Ok(stamp)
         };
-        write().map_err(io("write", &path))?;
-        self.before = bytes;
+        let stamp = write().map_err(io("write", &path))?;
+        *self.store.known() = Some((stamp, self.state.clone()));
+        self.before = Some(self.state.clone());
         Ok(())
     }
 }

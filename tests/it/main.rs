@@ -5,6 +5,7 @@ mod bake_real;
 mod cli;
 mod clients;
 mod cloud_wire;
+mod fleet;
 mod host;
 mod image;
 mod machines;
