@@ -1,11 +1,11 @@
 //! The records of the services: plain data in one file, changed under one lock.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write as _;
+use std::fs::{File, Metadata};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
@@ -391,27 +391,27 @@ pub fn uuid_form(hex: &str) -> String {
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
-    /// What was read or written last, so that a file that is still the same need not be parsed again.
-    known: Mutex<Option<(Stamp, State)>>,
+    /// What this process read or wrote last, as long as the file is still that one.
+    known: Mutex<Option<(Identity, Arc<State>)>>,
 }
 
-/// What tells one version of the file from another: each is a new file, under the lock.
+/// Tells one content of the file from another: every save makes a new file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
+struct Identity {
+    inode: (u64, u64),
     /// Seconds and nanoseconds.
     modified: (i64, i64),
+    changed: (i64, i64),
+    length: u64,
 }
 
-impl Stamp {
-    fn of(file: &std::fs::Metadata) -> Self {
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
         Self {
-            device: file.dev(),
-            inode: file.ino(),
-            size: file.size(),
-            modified: (file.mtime(), file.mtime_nsec()),
+            inode: (metadata.dev(), metadata.ino()),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            length: metadata.len(),
         }
     }
 }
@@ -422,8 +422,8 @@ pub struct Locked<'a> {
     store: &'a Store,
     // Closing it releases the lock.
     _lock: File,
-    /// As the file has it; `None`: there is no file yet.
-    before: Option<State>,
+    /// What the file holds; `None`: there is none yet.
+    before: Option<Arc<State>>,
     pub state: State,
 }
 
@@ -436,12 +436,8 @@ impl Store {
         std::fs::create_dir_all(directory).map_err(io("create", directory))?;
         Ok(Self {
             directory: directory.to_owned(),
-            known: Mutex::new(None),
+            known: Mutex::default(),
         })
-    }
-
-    fn known(&self) -> MutexGuard<'_, Option<(Stamp, State)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the lock and reads the state; an empty one if there is none yet.
@@ -461,32 +457,44 @@ impl Store {
                 return Err(io("lock", &path)(error.into()));
             }
         }
-        let path = self.file();
-        let before = self.read(path)?;
+        let before = self.read()?;
+        let state = before
+            .as_ref()
+            .map_or_else(|| State::new(now), |state| State::clone(state));
         Ok(Locked {
             store: self,
             _lock: lock,
-            state: before.clone().unwrap_or_else(|| State::new(now)),
             before,
+            state,
         })
     }
 
-    /// The state in the file, if there is one.
-    fn read(&self, path: PathBuf) -> Result<Option<State>, StateError> {
-        let stamp = match std::fs::metadata(&path) {
-            Ok(file) => Stamp::of(&file),
+    /// What the file holds. It is not read again while it is the one that is known: requests are frequent, and most
+    /// change nothing.
+    fn read(&self) -> Result<Option<Arc<State>>, StateError> {
+        let path = self.file();
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io("read", &path)(error)),
         };
+        let metadata = file.metadata().map_err(io("read", &path))?;
+        let identity = Identity::of(&metadata);
         let mut known = self.known();
-        if let Some((_, state)) = known.as_ref().filter(|(known, _)| *known == stamp) {
+        if let Some((_, state)) = known.as_ref().filter(|(known, _)| *known == identity) {
             return Ok(Some(state.clone()));
         }
-        let bytes = std::fs::read(&path).map_err(io("read", &path))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io("read", &path))?;
         let state: State =
             serde_json::from_slice(&bytes).map_err(|source| StateError::Parse { path, source })?;
-        *known = Some((stamp, state.clone()));
+        let state = Arc::new(state);
+        *known = Some((identity, state.clone()));
         Ok(Some(state))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(Identity, Arc<State>)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn file(&self) -> PathBuf {
@@ -500,7 +508,7 @@ impl Locked<'_> {
     /// # Errors
     /// [`StateError`].
     pub fn save(&mut self) -> Result<(), StateError> {
-        if self.before.as_ref() == Some(&self.state) {
+        if self.before.as_deref() == Some(&self.state) {
             return Ok(());
         }
         let path = self.store.file();
@@ -513,13 +521,14 @@ impl Locked<'_> {
             let mut file = File::create(&new)?;
             file.write_all(&bytes)?;
             file.sync_data()?;
-            let stamp = Stamp::of(&file.metadata()?);
             std::fs::rename(&new, &path)?;
-            Ok(stamp)
+            // After the renaming, which changes the file's change time.
+            file.metadata()
         };
-        let stamp = write().map_err(io("write", &path))?;
-        *self.store.known() = Some((stamp, self.state.clone()));
-        self.before = Some(self.state.clone());
+        let metadata = write().map_err(io("write", &path))?;
+        let state = Arc::new(self.state.clone());
+        *self.store.known() = Some((Identity::of(&metadata), state.clone()));
+        self.before = Some(state);
         Ok(())
     }
 }
@@ -553,6 +562,31 @@ mod tests {
         let second = again.state.new_id("i");
         assert_ne!(first, second);
         assert_eq!(second.len(), "i-0123456789abcdef0".len());
+    }
+
+    #[test]
+    fn what_another_process_wrote_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        // Two stores: two processes.
+        let stores = [(); 2].map(|()| Store::open(directory.path()).unwrap());
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        for round in 0..20 {
+            let mut locked = stores[round % 2].lock(now).unwrap();
+            assert_eq!(locked.state.tokens.len(), round);
+            let token = Token {
+                request: String::new(),
+                made: String::new(),
+            };
+            locked.state.tokens.insert(round.to_string(), token);
+            locked.save().unwrap();
+            // What is not saved is forgotten.
+            locked.state.tokens.clear();
+        }
+        let text = std::fs::read_to_string(directory.path().join("state.json")).unwrap();
+        std::fs::write(directory.path().join("state.json"), "{").unwrap();
+        assert!(matches!(stores[0].lock(now), Err(StateError::Parse { .. })));
+        std::fs::write(directory.path().join("state.json"), text).unwrap();
+        assert_eq!(stores[0].lock(now).unwrap().state.tokens.len(), 20);
     }
 
     #[test]

@@ -311,7 +311,7 @@ impl RollRecord {
         // The record must fit its parameter whatever a check printed.
         self.reason = Some(reason.chars().take(400).collect());
         self.attempts = 0;
-        self.asked = None;
+        // A refresh that was asked for without a reply stays asked for: it may run, and is ours to roll back.
         self.mark = None;
         self.outcome = None;
         self.ended = None;

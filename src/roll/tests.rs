@@ -210,7 +210,14 @@ fn a_lost_reply_is_recovered_from_what_is_seen_or_by_the_same_token() {
         id: "refresh-1".into(),
         version: 4,
     };
+    assert_eq!(step, Step::Act(Call::Note(found.clone())));
+    // Also by a roll that has turned back meanwhile, which rolls it back.
+    model.record.turn_back("test");
+    let step = next(&model.record, &model.world, model.now);
     assert_eq!(step, Step::Act(Call::Note(found)));
+    model.step(false);
+    let step = next(&model.record, &model.world, model.now);
+    assert_eq!(step, Step::Act(Call::RollbackRefresh("refresh-1".into())));
     // The version: found by its description, else asked for with the same token, also on the way back.
     let mut model = Model::new(&[0]);
     model.step(true);

@@ -18,6 +18,8 @@ use super::plan::{Action, Seen, Why, plan};
 use super::records::{
     ActivityStatus, Group, Lifecycle, LifecycleAction, Member, TemplateName, Transition,
 };
+use super::refresh::plan::Target;
+use super::refresh::records::{Refresh, Status};
 
 /// Rounds of planning in one go. A group settles in a handful; more is left to the next look.
 const ROUNDS: usize = 32;
@@ -56,7 +58,9 @@ pub fn advance(state: &mut State, driver: &dyn Driver, now: Timestamp, process: 
 /// Whether the group is still there afterwards.
 fn settle(world: &mut World<'_>, group: &mut Group) -> bool {
     for _ in 0..ROUNDS {
-        let actions = plan(group, &look(world.state, group), world.now);
+        let target = target(world.state, group);
+        let seen = look(world.state, group);
+        let actions = plan(group, &seen, target.as_ref(), world.now);
         if actions.is_empty() {
             break;
         }
@@ -67,11 +71,31 @@ fn settle(world: &mut World<'_>, group: &mut Group) -> bool {
             act(world, group, action);
         }
     }
-    if group.capacity() == group.desired {
+    // During a refresh there may be more for a while; what is launched then is launched for it.
+    if group.capacity() == group.desired || group.refresh().is_some() {
         group.reason = None;
     }
     activities::prune(group, world.now);
     true
+}
+
+/// What an instance refresh under way brings, as a number.
+fn target(state: &State, group: &Group) -> Option<Target> {
+    group.refresh()?;
+    let found = launch_templates::resolve(state, &reference(group)).ok()?;
+    Some(Target {
+        id: found.id,
+        version: found.version.to_string(),
+    })
+}
+
+/// What the group launches now.
+fn reference(group: &Group) -> Reference {
+    let template = group.launches();
+    Reference {
+        template: Name::Id(template.id.clone()),
+        version: Some(template.version.clone()),
+    }
 }
 
 fn look(state: &State, group: &Group) -> BTreeMap<String, Seen> {
@@ -91,7 +115,9 @@ fn look(state: &State, group: &Group) -> BTreeMap<String, Seen> {
 
 fn act(world: &mut World<'_>, group: &mut Group, action: Action) {
     match action {
-        Action::Launch(count) => launch(world, group, count),
+        Action::Launch(count) => launch(world, group, count, DIFFERENCE),
+        Action::Replace(count) => launch(world, group, count, REFRESH),
+        Action::Refresh(refresh) => put_refresh(group, *refresh),
         Action::Hold(id, transition) => hold(world, group, &id, transition),
         Action::Expire(id, hook) => {
             if let Some(member) = group.members.get_mut(&id) {
@@ -135,11 +161,7 @@ pub(super) fn launch_now(
     count: usize,
     cause: &str,
 ) -> Result<Vec<String>, ApiError> {
-    let reference = Reference {
-        template: Name::Id(group.template.id.clone()),
-        version: Some(group.template.version.clone()),
-    };
-    let found = launch_templates::resolve(world.state, &reference)?;
+    let found = launch_templates::resolve(world.state, &reference(group))?;
     let mut params = Params::from(found.parameters.clone());
     let settings = Settings::take(&group.region, &mut params)?;
     let mut tags: Tags = group
@@ -212,9 +234,30 @@ pub(super) fn launch_now(
     Ok(ids)
 }
 
-fn launch(world: &mut World<'_>, group: &mut Group, count: usize) {
+/// The refresh goes on. The group's own settings change only when it has succeeded (User Guide, "How an instance
+/// refresh works", "Desired configuration").
+fn put_refresh(group: &mut Group, refresh: Refresh) {
+    let turned = group
+        .refresh()
+        .is_some_and(|before| before.status.is_forward() && !refresh.status.is_forward());
+    if turned {
+        // Something else is launched now: what failed before may work.
+        (group.failures, group.retry_at) = (0, None);
+    }
+    if let (Status::Successful, Some(desired)) = (refresh.status, &refresh.desired) {
+        group.template = desired.clone();
+    }
+    if let Some(active) = group.refresh_mut() {
+        *active = refresh;
+    }
+}
+
+const DIFFERENCE: &str = "started in response to a difference between desired and actual capacity";
+const REFRESH: &str = "launched in response to an instance refresh";
+
+fn launch(world: &mut World<'_>, group: &mut Group, count: usize, why: &str) {
     let cause = format!(
-        "{}At {} an instance was started in response to a difference between desired and actual capacity",
+        "{}At {} an instance was {why}",
         activities::reason(group),
         activities::stamp(world.now)
     );
@@ -231,7 +274,10 @@ fn launch(world: &mut World<'_>, group: &mut Group, count: usize) {
             activity.ended = Some(now);
             activity.progress = 100;
         }
-        back_off(group, world.now);
+        if let Some(refresh) = group.refresh_mut() {
+            refresh.not_launched(error.message, now);
+        }
+        back_off(group, now);
     }
 }
 
@@ -317,16 +363,28 @@ fn retire(world: &mut World<'_>, group: &mut Group, id: &str, why: Why) {
         Why::Abandoned => format!(
             "At {at} an instance was taken out of service in response to a lifecycle action that was abandoned."
         ),
+        Why::Refresh => format!(
+            "At {at} an instance was taken out of service in response to an instance refresh.  At {at} instance {id} was \
+             selected for termination."
+        ),
     };
+    if let Some(failure) = complaint(world.state, &member, why)
+        && let Some(refresh) = group.refresh_mut()
+    {
+        refresh.failed(id, member.in_service, failure, world.now);
+    }
     if member.lifecycle.is_pending() {
         let message = match why {
             Why::Abandoned => "The lifecycle action was abandoned.".to_owned(),
             Why::ScaleIn => {
                 "The desired capacity was lowered before the instance was in service.".to_owned()
             }
+            Why::Refresh => {
+                "An instance refresh was rolled back before the instance was in service.".to_owned()
+            }
             Why::Failed | Why::Unhealthy => failure(world.state, id),
         };
-        let status = if why == Why::ScaleIn {
+        let status = if matches!(why, Why::ScaleIn | Why::Refresh) {
             ActivityStatus::Cancelled
         } else {
             back_off(group, world.now);
@@ -335,6 +393,17 @@ fn retire(world: &mut World<'_>, group: &mut Group, id: &str, why: Why) {
         activities::end(group, &member, status, Some(message), world.now);
     }
     take_out(world, group, id, cause);
+}
+
+/// What speaks against the configuration of an instance that is taken out, if anything does.
+fn complaint(state: &State, member: &Member, why: Why) -> Option<String> {
+    let id = &member.instance_id;
+    match why {
+        Why::ScaleIn | Why::Refresh => None,
+        Why::Abandoned => Some(format!("{id}: its lifecycle action was abandoned.")),
+        Why::Unhealthy => Some(format!("{id} is unhealthy.")),
+        Why::Failed => Some(format!("{id}: {}", failure(state, id))),
+    }
 }
 
 /// What EC2 says of an instance that failed.

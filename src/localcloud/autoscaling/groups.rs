@@ -105,7 +105,7 @@ impl Settled {
 }
 
 /// The template as a group keeps it, once something could be launched from it.
-fn check_template(
+pub(super) fn check_template(
     state: &State,
     region: &str,
     reference: &Reference,
@@ -234,6 +234,7 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         failures: 0,
         retry_at: None,
         scaled_at: None,
+        refreshes: Vec::new(),
         name: name.clone(),
     };
     call.state.scaling.insert(name, group);
@@ -261,6 +262,7 @@ pub(super) fn update(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         }
         (group.min, group.max, group.desired) = (min, max, desired);
         if let Some(template) = settled.template {
+            check_unrefreshed(group)?;
             group.template = template;
             // What failed before may work now.
             group.retry_at = None;
@@ -280,6 +282,18 @@ pub(super) fn update(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         }
         Ok(nothing())
     })
+}
+
+/// Refuses a new template while a refresh is on its way to another one (User Guide, "How an instance refresh works",
+/// "Update restriction").
+fn check_unrefreshed(group: &Group) -> Result<(), ApiError> {
+    match group.refresh().and_then(|refresh| refresh.desired.as_ref()) {
+        Some(_) => Err(invalid(
+            "An active instance refresh with a desired configuration exists. All configuration options derived from the \
+             desired configuration are not available for update while the instance refresh is active.",
+        )),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn set_desired(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {

@@ -11,6 +11,7 @@ mod instances;
 mod plan;
 mod processes;
 pub mod records;
+pub mod refresh;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ type Operation = fn(&mut Call<'_>, Params) -> Result<Xml, ApiError>;
 /// Every operation there is, by name.
 const OPERATIONS: &[(&str, Operation)] = &[
     ("AttachInstances", instances::attach),
+    ("CancelInstanceRefresh", refresh::wire::cancel),
     ("CompleteLifecycleAction", hooks::complete),
     ("CreateAutoScalingGroup", groups::create),
     ("CreateOrUpdateTags", tags::create),
@@ -45,6 +47,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("DeleteTags", tags::delete),
     ("DescribeAutoScalingGroups", groups::describe),
     ("DescribeAutoScalingInstances", instances::describe),
+    ("DescribeInstanceRefreshes", refresh::wire::describe),
     ("DescribeLifecycleHooks", hooks::describe),
     ("DescribeScalingActivities", activities::describe),
     ("DescribeScalingProcessTypes", processes::describe),
@@ -56,9 +59,11 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("PutLifecycleHook", hooks::put),
     ("RecordLifecycleActionHeartbeat", hooks::heartbeat),
     ("ResumeProcesses", processes::resume),
+    ("RollbackInstanceRefresh", refresh::wire::roll_back),
     ("SetDesiredCapacity", groups::set_desired),
     ("SetInstanceHealth", instances::set_health),
     ("SetInstanceProtection", instances::protect),
+    ("StartInstanceRefresh", refresh::wire::start),
     ("SuspendProcesses", processes::suspend),
     ("TerminateInstanceInAutoScalingGroup", instances::terminate),
     ("UpdateAutoScalingGroup", groups::update),

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::records::{ActionResult, Group, Lifecycle, Member, Transition};
+use super::refresh;
+use super::refresh::plan::Target;
+use super::refresh::records::Refresh;
 
 /// What EC2 shows of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub enum Why {
     Unhealthy,
     /// A launching hook was abandoned.
     Abandoned,
+    /// An instance refresh replaces it.
+    Refresh,
 }
 
 /// One thing to do.
@@ -36,6 +41,8 @@ pub enum Why {
 pub enum Action {
     /// Start this many instances.
     Launch(usize),
+    /// Start this many instances in place of others that an instance refresh ends.
+    Replace(usize),
     /// Hold it up: one lifecycle action for every hook of the transition.
     Hold(String, Transition),
     /// A hook's time is over: its default result takes effect.
@@ -50,11 +57,19 @@ pub enum Action {
     Drop(String),
     /// The group has no instances left and is to go.
     Vanish,
+    /// The instance refresh under way is now like this.
+    Refresh(Box<Refresh>),
 }
 
-/// What to do now; empty when nothing is left to do until something is seen or time passes.
+/// What to do now; empty when nothing is left to do until something is seen or time passes. `target` is what an
+/// instance refresh under way brings; without one nobody asks for it.
 #[must_use]
-pub fn plan(group: &Group, seen: &BTreeMap<String, Seen>, now: Timestamp) -> Vec<Action> {
+pub fn plan(
+    group: &Group,
+    seen: &BTreeMap<String, Seen>,
+    target: Option<&Target>,
+    now: Timestamp,
+) -> Vec<Action> {
     let mut actions = Vec::new();
     for member in group.members.values() {
         let seen = seen.get(&member.instance_id).copied().unwrap_or(Seen::Gone);
@@ -66,6 +81,9 @@ pub fn plan(group: &Group, seen: &BTreeMap<String, Seen>, now: Timestamp) -> Vec
     }
     if group.deleting && group.members.is_empty() {
         return vec![Action::Vanish];
+    }
+    if let Some(refresh) = group.refresh() {
+        return refresh::plan::plan(group, refresh, seen, target, now);
     }
     let capacity = group.capacity();
     if capacity < group.desired && group.runs("Launch") {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::refresh::records::Refresh;
+
 /// Where an instance is in its life in a group (EC2 Auto Scaling User Guide, "Instance lifecycle").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lifecycle {
@@ -226,6 +228,9 @@ pub struct Group {
     pub retry_at: Option<Timestamp>,
     /// When a user's request last changed the capacity, for `HonorCooldown`.
     pub scaled_at: Option<Timestamp>,
+    /// The newest last; only that one can be under way.
+    #[serde(default)]
+    pub refreshes: Vec<Refresh>,
 }
 
 impl Group {
@@ -240,6 +245,31 @@ impl Group {
     pub fn capacity(&self) -> usize {
         let all = self.members.values();
         all.filter(|member| member.lifecycle.counts()).count()
+    }
+
+    /// The refresh under way.
+    #[must_use]
+    pub fn refresh(&self) -> Option<&Refresh> {
+        self.refreshes
+            .last()
+            .filter(|refresh| refresh.status.is_active())
+    }
+
+    /// The refresh under way, to change it.
+    pub fn refresh_mut(&mut self) -> Option<&mut Refresh> {
+        self.refreshes
+            .last_mut()
+            .filter(|refresh| refresh.status.is_active())
+    }
+
+    /// What the group launches now. During a refresh that is the desired configuration, for scale-outs too (User Guide,
+    /// "How an instance refresh works", "Desired configuration"); from a rollback or a cancellation on its own again.
+    #[must_use]
+    pub fn launches(&self) -> &TemplateName {
+        self.refresh()
+            .filter(|refresh| refresh.status.is_forward())
+            .and_then(|refresh| refresh.desired.as_ref())
+            .unwrap_or(&self.template)
     }
 
     /// An activity by its id.

@@ -19,11 +19,11 @@ use crate::localcloud::scripted::{Launch, Scripted};
 use crate::localcloud::state::{InstanceState, Process, State};
 use crate::localcloud::{BASE_IMAGE, ec2};
 
-fn noon() -> Timestamp {
+pub(super) fn noon() -> Timestamp {
     "2026-01-01T12:00:00Z".parse().unwrap()
 }
 
-fn template(version: &str) -> TemplateName {
+pub(super) fn template(version: &str) -> TemplateName {
     TemplateName {
         id: "lt-1".into(),
         name: "workers".into(),
@@ -31,7 +31,7 @@ fn template(version: &str) -> TemplateName {
     }
 }
 
-fn member(id: &str, lifecycle: Lifecycle) -> Member {
+pub(super) fn member(id: &str, lifecycle: Lifecycle) -> Member {
     Member {
         instance_id: id.into(),
         instance_type: "t3.medium".into(),
@@ -47,7 +47,7 @@ fn member(id: &str, lifecycle: Lifecycle) -> Member {
     }
 }
 
-fn group(desired: usize, members: impl IntoIterator<Item = Member>) -> Group {
+pub(super) fn group(desired: usize, members: impl IntoIterator<Item = Member>) -> Group {
     let members = members.into_iter();
     Group {
         name: "workers".into(),
@@ -76,10 +76,11 @@ fn group(desired: usize, members: impl IntoIterator<Item = Member>) -> Group {
         failures: 0,
         retry_at: None,
         scaled_at: None,
+        refreshes: Vec::new(),
     }
 }
 
-fn suspended(mut group: Group, process: &str) -> Group {
+pub(super) fn suspended(mut group: Group, process: &str) -> Group {
     group
         .suspended
         .insert(process.to_owned(), "a test".to_owned());
@@ -116,7 +117,7 @@ fn held(lifecycle: Lifecycle, result: Option<ActionResult>) -> Member {
 fn planned(group: &Group, seen: Seen, after: i64) -> Vec<Action> {
     let seen = group.members.keys().map(|id| (id.clone(), seen)).collect();
     let now = noon() + jiff::SignedDuration::from_secs(after);
-    plan(group, &seen, now)
+    plan(group, &seen, None, now)
 }
 
 #[test]
@@ -276,14 +277,14 @@ fn policies_choose_and_protection_forbids() {
 }
 
 /// A cloud of scripted machines with one group.
-struct World {
-    state: State,
-    driver: Scripted,
+pub(super) struct World {
+    pub state: State,
+    pub driver: Scripted,
     clock: Arc<JumpingClock>,
 }
 
 impl World {
-    fn new(desired: usize) -> Self {
+    pub fn new(desired: usize) -> Self {
         let clock = JumpingClock::starting_at(noon());
         let mut world = Self {
             state: State::new(noon()),
@@ -306,7 +307,7 @@ impl World {
         world
     }
 
-    fn call(&mut self) -> Call<'_> {
+    pub fn call(&mut self) -> Call<'_> {
         Call {
             now: self.clock.now(),
             state: &mut self.state,
@@ -317,29 +318,29 @@ impl World {
         }
     }
 
-    fn ask(&mut self, action: &str) -> Result<(), String> {
+    pub fn ask(&mut self, action: &str) -> Result<(), String> {
         let body = format!("Action={action}");
         let answer = handle(&mut self.call(), body.as_bytes(), "request");
         answer.map(|_| ()).map_err(|error| error.to_string())
     }
 
-    fn look(&mut self) {
+    pub fn look(&mut self) {
         let now = self.clock.now();
         ec2::lifecycle::refresh(&mut self.state, &self.driver, now);
         let process = Process { pid: 1, start: 1 };
         advance(&mut self.state, &self.driver, now, process);
     }
 
-    fn pass(&mut self, seconds: u64) {
+    pub fn pass(&mut self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
         self.look();
     }
 
-    fn group(&self) -> &Group {
+    pub fn group(&self) -> &Group {
         &self.state.scaling["g"]
     }
 
-    fn ids(&self) -> Vec<String> {
+    pub fn ids(&self) -> Vec<String> {
         self.group().members.keys().cloned().collect()
     }
 }

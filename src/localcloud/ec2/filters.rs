@@ -146,6 +146,18 @@ impl Page {
         })
     }
 
+    /// As [`Self::within`], with a default below the upper limit.
+    pub fn of(
+        params: &mut Params,
+        name: &str,
+        default: usize,
+        limits: RangeInclusive<usize>,
+    ) -> Result<Self, ApiError> {
+        let given: Option<usize> = params.parsed(name)?;
+        params.put(name, given.unwrap_or(default));
+        Self::within(params, name, false, limits)
+    }
+
     /// The part of `items`, which are sorted by `id`, and the token of the next part.
     pub fn cut<T>(&self, items: Vec<T>, id: impl Fn(&T) -> &str) -> (Vec<T>, Option<Xml>) {
         let after = self.after.as_deref().unwrap_or_default();

@@ -37,6 +37,11 @@ impl Params {
         self.0.remove(name)
     }
 
+    /// Puts a parameter in the place of what is there.
+    pub fn put(&mut self, name: &str, value: impl ToString) {
+        self.0.insert(name.to_owned(), value.to_string());
+    }
+
     /// Takes a parameter that must be there.
     ///
     /// # Errors

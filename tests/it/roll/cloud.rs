@@ -1,483 +1,342 @@
-//! What is behind the wire: launch template versions, instances, refreshes and commands of one group, as a model that
-//! moves with the clock.
+//! The local cloud with a group of scripted machines, and the workers on them: they take jobs, are protected while they
+//! run one, and answer as a worker agent does.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use aws_sdk_autoscaling::types::{Instance, LaunchTemplateSpecification, LifecycleState};
 use jiff::{SignedDuration, Timestamp};
-
-use super::wire::Fault;
+use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::clock::{Clock as _, JumpingClock};
+use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::scripted::{Outcome, Recorded, Scripted};
+use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, DEFAULT_REGION, SECRET_KEY, connector};
 
 pub const GROUP: &str = "workers";
-pub const TEMPLATE: &str = "lt-0123456789abcdef0";
-/// The refresh replaces one instance in this time.
-const PACE: SignedDuration = SignedDuration::from_secs(20);
-/// A refresh that only protected instances block fails after this time.
-const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-#[derive(Debug, Clone)]
-pub struct Machine {
-    pub version: u64,
-    pub state: &'static str,
-    pub in_group: bool,
-    pub healthy: bool,
-    /// Protected, and at work, until then.
-    pub busy_until: Timestamp,
-    pub cordoned: Option<u64>,
-    tags: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Clone)]
-pub struct Refresh {
-    pub id: String,
-    pub status: &'static str,
-    pub reason: String,
-    pub to: u64,
-    from: u64,
-    started: Timestamp,
-    moved: Timestamp,
-}
-
-/// Everything behind the wire.
-#[derive(Debug)]
-pub struct Model {
-    pub machines: BTreeMap<String, Machine>,
-    /// Number, image, description.
-    pub versions: BTreeMap<u64, (String, String)>,
-    pub group_version: String,
-    pub refreshes: Vec<Refresh>,
-    /// Instances of this version fail their checks from now on.
-    pub bad: Option<u64>,
-    /// New instances of this version become unhealthy in the group.
-    pub dying: Option<u64>,
-    /// The canary takes a job of this length when it is launched.
-    pub canary_job: SignedDuration,
-    /// `RollbackInstanceRefresh` is refused.
-    pub irreversible: bool,
-    /// Somebody else's user data is in each new version.
-    pub meddled: bool,
+/// What goes on on the machines.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    /// Machines whose image is this fail their checks.
+    pub bad: Option<String>,
+    /// Machines of the group whose image is this become unhealthy.
+    pub dying: Option<String>,
+    /// The canary takes a job of this length.
+    pub canary: SignedDuration,
+    /// Until when a machine runs a job.
+    busy: BTreeMap<String, Timestamp>,
     /// Jobs that a termination ended.
     pub killed: Vec<String>,
-    tokens: BTreeMap<String, String>,
-    commands: BTreeMap<String, (String, String)>,
-    serial: u32,
-    pub operations: Vec<String>,
-    pub fault: Fault,
+    audited: usize,
+    looked: Option<Timestamp>,
 }
 
-pub type Params = BTreeMap<String, String>;
+/// The cloud, and what the test itself does to it.
+pub struct Stage {
+    pub cloud: Arc<LocalCloud>,
+    pub clock: Arc<JumpingClock>,
+    pub driver: Arc<Scripted>,
+    jobs: Arc<Mutex<Jobs>>,
+    /// Clients of the test, beside the roll's.
+    clients: Clients,
+    pub template: String,
+    pub new_image: String,
+    _dir: tempfile::TempDir,
+}
 
-impl Model {
-    pub fn new(now: Timestamp, busy: &[i64]) -> Self {
-        let mut machines = BTreeMap::new();
-        for (number, minutes) in busy.iter().enumerate() {
-            let mut machine = Machine::new(3, true);
-            machine.busy_until = now + SignedDuration::from_mins(*minutes);
-            machines.insert(format!("i-old{number}"), machine);
-        }
-        Self {
-            machines,
-            versions: BTreeMap::from([(3, ("ami-old".to_owned(), String::new()))]),
-            group_version: "3".to_owned(),
-            refreshes: Vec::new(),
-            bad: None,
-            dying: None,
-            canary_job: SignedDuration::ZERO,
-            irreversible: false,
-            meddled: false,
-            killed: Vec::new(),
-            tokens: BTreeMap::new(),
-            commands: BTreeMap::new(),
-            serial: 0,
-            operations: Vec::new(),
-            fault: Fault::None,
-        }
+async fn clients(cloud: &Arc<LocalCloud>, clock: &Arc<JumpingClock>) -> Clients {
+    let connection = Connection::Local {
+        http_client: connector(cloud.clone()),
+        region: DEFAULT_REGION.into(),
+        access_key: ACCESS_KEY,
+        secret_key: SECRET_KEY,
+    };
+    Clients::connect(connection, clock.clone()).await.unwrap()
+}
+
+impl Stage {
+    /// A group with one instance for each number: minutes for which it is busy.
+    pub async fn new(busy: &[i64]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = JumpingClock::starting_at("2026-01-01T12:00:00Z".parse().unwrap());
+        let driver = Arc::new(Scripted::new(clock.clone()));
+        let cloud = LocalCloud::open(dir.path(), driver.clone(), clock.clone()).unwrap();
+        let jobs = Arc::new(Mutex::new(Jobs::default()));
+        let worker = Worker {
+            jobs: jobs.clone(),
+            driver: Arc::downgrade(&driver),
+            clock: clock.clone(),
+        };
+        driver.on_commands(move |instance, command| worker.answer(instance, &command.script));
+        let clients = clients(&cloud, &clock).await;
+        let new_image = second_image(&clients, &clock).await;
+        let template = template(&clients).await;
+        let stage = Self {
+            cloud,
+            clock,
+            driver,
+            jobs,
+            clients,
+            template,
+            new_image,
+            _dir: dir,
+        };
+        stage.create_group(busy).await;
+        stage
     }
 
-    fn next_id(&mut self, prefix: &str) -> String {
-        self.serial += 1;
-        format!("{prefix}{:08}", self.serial)
+    async fn create_group(&self, busy: &[i64]) {
+        let template = LaunchTemplateSpecification::builder()
+            .launch_template_id(&self.template)
+            .version("1")
+            .build();
+        let zones = self.clients.ec2.describe_availability_zones().send().await;
+        let zones = zones.unwrap().availability_zones.unwrap();
+        let size = i32::try_from(busy.len()).unwrap();
+        let create = self
+            .clients
+            .autoscaling
+            .create_auto_scaling_group()
+            .auto_scaling_group_name(GROUP)
+            .min_size(0)
+            .max_size(size)
+            .desired_capacity(size)
+            .launch_template(template)
+            .availability_zones(zones[0].zone_name().unwrap())
+            .new_instances_protected_from_scale_in(true);
+        create.send().await.unwrap();
+        self.pass(10);
+        let now = self.clock.now();
+        for (member, minutes) in self.members().await.iter().zip(busy) {
+            let until = now + SignedDuration::from_mins(*minutes);
+            let id = member.instance_id().unwrap().to_owned();
+            self.jobs().busy.insert(id, until);
+        }
+        self.live().await;
     }
 
-    pub fn members(&self) -> impl Iterator<Item = (&String, &Machine)> {
-        self.machines
+    pub fn pass(&self, seconds: u64) {
+        self.clock.advance(std::time::Duration::from_secs(seconds));
+    }
+
+    pub fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap()
+    }
+
+    pub async fn members(&self) -> Vec<Instance> {
+        self.group().await.instances.unwrap_or_default()
+    }
+
+    async fn group(&self) -> aws_sdk_autoscaling::types::AutoScalingGroup {
+        let groups = self
+            .clients
+            .autoscaling
+            .describe_auto_scaling_groups()
+            .auto_scaling_group_names(GROUP)
+            .send()
+            .await
+            .unwrap();
+        groups.auto_scaling_groups.unwrap().remove(0)
+    }
+
+    fn image_of(&self, id: &str) -> String {
+        self.driver.launched(id).unwrap().image_id
+    }
+
+    /// What the workers and their health checks do as time passes: whoever runs no job is not protected any more.
+    pub async fn live(&self) {
+        let now = self.clock.now();
+        if self.jobs().looked.replace(now) == Some(now) {
+            return;
+        }
+        let dying = self.jobs().dying.clone();
+        let mut free = Vec::new();
+        for member in self.members().await {
+            let id = member.instance_id().unwrap().to_owned();
+            if member.lifecycle_state() != Some(&LifecycleState::InService) {
+                continue;
+            }
+            if dying.as_ref() == Some(&self.image_of(&id)) {
+                let call = self.clients.autoscaling.set_instance_health();
+                let call = call.instance_id(&id).health_status("Unhealthy");
+                call.send().await.unwrap();
+                continue;
+            }
+            let busy = self.jobs().busy.get(&id).is_some_and(|until| *until > now);
+            if !busy && member.protected_from_scale_in() == Some(true) {
+                free.push(id);
+            }
+        }
+        if !free.is_empty() {
+            let call = self.clients.autoscaling.set_instance_protection();
+            let call = call.auto_scaling_group_name(GROUP);
+            let call = call
+                .set_instance_ids(Some(free))
+                .protected_from_scale_in(false);
+            call.send().await.unwrap();
+        }
+        self.audit();
+    }
+
+    /// Writes down whose job a termination has ended.
+    pub fn audit(&self) {
+        let (calls, now) = (self.driver.calls(), self.clock.now());
+        let mut jobs = self.jobs();
+        for call in &calls[jobs.audited..] {
+            if let Recorded::Terminate(id) = call
+                && jobs.busy.get(id).is_some_and(|until| *until > now)
+            {
+                jobs.killed.push(id.clone());
+            }
+        }
+        jobs.audited = calls.len();
+    }
+
+    /// One version everywhere, the group launches it, nothing is left, no job was killed.
+    pub async fn assert_all_on(&self, version: u64) {
+        self.audit();
+        let group = self.group().await;
+        let wanted = version.to_string();
+        let launches = group
+            .launch_template()
+            .and_then(|template| template.version());
+        assert_eq!(launches, Some(wanted.as_str()));
+        let mut ids = Vec::new();
+        for member in group.instances() {
+            let template = member.launch_template().unwrap();
+            assert_eq!(template.version(), Some(wanted.as_str()), "{member:?}");
+            assert_eq!(member.lifecycle_state(), Some(&LifecycleState::InService));
+            ids.push(member.instance_id().unwrap().to_owned());
+        }
+        assert_eq!(
+            ids.len(),
+            usize::try_from(group.desired_capacity().unwrap()).unwrap()
+        );
+        ids.sort();
+        assert_eq!(self.driver.live_machines(), ids, "a machine is left");
+        assert_eq!(self.jobs().killed, Vec::<String>::new());
+        let versions = self
+            .clients
+            .ec2
+            .describe_launch_template_versions()
+            .launch_template_id(&self.template)
+            .send()
+            .await
+            .unwrap();
+        let mut kept: Vec<i64> = versions
+            .launch_template_versions()
             .iter()
-            .filter(|(_, one)| one.in_group && one.state != "terminated")
+            .filter_map(|one| one.version_number())
+            .collect();
+        kept.sort_unstable();
+        assert_eq!(kept, if version == 1 { vec![1] } else { vec![1, 2] });
     }
 
-    pub fn live_canaries(&self) -> Vec<&String> {
-        let canaries = self.machines.iter();
-        canaries
-            .filter(|(_, one)| !one.in_group && one.state != "terminated")
-            .map(|(id, _)| id)
+    /// Statuses of all refreshes, the newest first.
+    pub async fn refreshes(&self) -> Vec<String> {
+        let answer = self.clients.autoscaling.describe_instance_refreshes();
+        let answer = answer.auto_scaling_group_name(GROUP).send().await.unwrap();
+        let all = answer.instance_refreshes.unwrap_or_default();
+        all.iter()
+            .map(|one| one.status().unwrap().as_str().to_owned())
             .collect()
     }
 
-    pub fn count(&self, operation: &str) -> usize {
-        self.operations
+    /// Machines that were ever launched.
+    pub fn launches(&self) -> usize {
+        let calls = self.driver.calls();
+        let launches = calls
             .iter()
-            .filter(|one| *one == operation)
-            .count()
+            .filter(|call| matches!(call, Recorded::Launch(_)));
+        launches.count()
     }
 
-    fn active(&mut self) -> Option<&mut Refresh> {
-        self.refreshes
-            .iter_mut()
-            .find(|one| matches!(one.status, "Pending" | "InProgress" | "RollbackInProgress"))
+    pub async fn point_group(&self, version: &str) {
+        let template = LaunchTemplateSpecification::builder()
+            .launch_template_id(&self.template)
+            .version(version)
+            .build();
+        let call = self.clients.autoscaling.update_auto_scaling_group();
+        let call = call
+            .auto_scaling_group_name(GROUP)
+            .launch_template(template);
+        call.send().await.unwrap();
     }
+}
 
-    fn end(&mut self, id: &str, now: Timestamp) {
-        let machine = self.machines.get_mut(id).unwrap();
-        if machine.busy_until > now {
-            self.killed.push(id.to_owned());
-        }
-        machine.state = "terminated";
-    }
+/// A second image, made from a machine that is gone afterwards.
+async fn second_image(clients: &Clients, clock: &Arc<JumpingClock>) -> String {
+    let run = clients.ec2.run_instances().image_id(BASE_IMAGE);
+    let run = run
+        .instance_type("t3.micro".into())
+        .min_count(1)
+        .max_count(1);
+    let run = run.send().await.unwrap();
+    let builder = run.instances()[0].instance_id().unwrap();
+    clock.advance(std::time::Duration::from_secs(10));
+    let make = clients
+        .ec2
+        .create_image()
+        .instance_id(builder)
+        .name("second");
+    let image = make.send().await.unwrap().image_id.unwrap();
+    clock.advance(std::time::Duration::from_secs(60));
+    let end = clients.ec2.terminate_instances().instance_ids(builder);
+    end.send().await.unwrap();
+    image
+}
 
-    /// The refresh under way replaces what it may.
-    pub fn advance(&mut self, now: Timestamp) {
-        while let Some(refresh) = self.active().map(|one| one.clone()) {
-            let at = refresh.moved + PACE;
-            if at > now {
-                return;
-            }
-            self.active().unwrap().moved = at;
-            let back = refresh.status == "RollbackInProgress";
-            let to = if back { refresh.from } else { refresh.to };
-            let wrong = |one: &Machine| one.version != to;
-            let next = self
-                .members()
-                .find(|(_, one)| wrong(one) && one.busy_until <= at)
-                .map(|(id, _)| id.clone());
-            if let Some(old) = next {
-                self.end(&old, at);
-                let id = self.next_id("i-new");
-                let mut machine = Machine::new(to, true);
-                machine.healthy = self.dying != Some(to);
-                self.machines.insert(id, machine);
-                continue;
-            }
-            let left = self.members().any(|(_, one)| wrong(one));
-            let (status, reason) = match (left, back) {
-                (true, _) if at.duration_since(refresh.started) < HOUR => continue,
-                (true, true) => ("RollbackFailed", "instances are protected from scale in"),
-                (true, false) => ("Failed", "instances are protected from scale in"),
-                (false, true) => ("RollbackSuccessful", ""),
-                (false, false) => ("Successful", ""),
-            };
-            if status == "Successful" {
-                self.group_version = to.to_string();
-            }
-            let active = self.active().unwrap();
-            (active.status, active.reason) = (status, reason.to_owned());
-        }
-    }
+async fn template(clients: &Clients) -> String {
+    let data = aws_sdk_ec2::types::RequestLaunchTemplateData::builder()
+        .image_id(BASE_IMAGE)
+        .instance_type("t3.micro".into())
+        .build();
+    let create = clients.ec2.create_launch_template();
+    let create = create
+        .launch_template_name("workers")
+        .launch_template_data(data);
+    let made = create.send().await.unwrap().launch_template.unwrap();
+    made.launch_template_id.unwrap()
+}
 
-    fn launch(&mut self, params: &Params, now: Timestamp) -> String {
-        let token = &params["ClientToken"];
-        let id = match self.tokens.get(token) {
-            Some(id) => id.clone(),
-            None => {
-                let id = self.next_id("i-canary");
-                let version = params["LaunchTemplate.Version"].parse().unwrap();
-                let mut machine = Machine::new(version, false);
-                machine.busy_until = now + self.canary_job;
-                for number in 1.. {
-                    let key = |what| format!("TagSpecification.1.Tag.{number}.{what}");
-                    let Some(name) = params.get(&key("Key")) else {
-                        break;
-                    };
-                    machine
-                        .tags
-                        .insert(name.clone(), params[&key("Value")].clone());
-                }
-                self.machines.insert(id.clone(), machine);
-                self.tokens.insert(token.clone(), id.clone());
-                id
-            }
-        };
-        format!("<instancesSet><item><instanceId>{id}</instanceId></item></instancesSet>")
-    }
+/// The worker agent of every machine.
+struct Worker {
+    jobs: Arc<Mutex<Jobs>>,
+    driver: std::sync::Weak<Scripted>,
+    clock: Arc<JumpingClock>,
+}
 
-    fn instances(&self, params: &Params) -> String {
-        let mut items = String::new();
-        for (id, machine) in &self.machines {
-            let matches = (1..)
-                .map_while(|number| {
-                    params
-                        .get(&format!("Filter.{number}.Name"))
-                        .zip(Some(number))
-                })
-                .all(|(name, number)| {
-                    let values: Vec<&String> = (1..)
-                        .map_while(|value| params.get(&format!("Filter.{number}.Value.{value}")))
-                        .collect();
-                    let is = |text: &str| values.iter().any(|value| *value == text);
-                    match name.as_str() {
-                        "instance-id" => is(id),
-                        "instance-state-name" => is(machine.state),
-                        "tag:aws:ec2launchtemplate:id" => is(TEMPLATE),
-                        "tag:aws:ec2launchtemplate:version" => is(&machine.version.to_string()),
-                        tag => {
-                            let tag = tag.strip_prefix("tag:").expect("a filter that is known");
-                            machine.tags.get(tag).is_some_and(|value| is(value))
-                        }
-                    }
-                });
-            if matches {
-                let image = self
-                    .versions
-                    .get(&machine.version)
-                    .map_or("ami-new", |(image, _)| image.as_str());
-                let _ = write!(
-                    items,
-                    "<item><instancesSet><item><instanceId>{id}</instanceId><imageId>{image}</imageId>\
-                     <instanceState><name>{}</name></instanceState></item></instancesSet></item>",
-                    machine.state
-                );
-            }
-        }
-        format!("<reservationSet>{items}</reservationSet>")
-    }
-
-    fn version_items(&self, wanted: Option<&String>) -> String {
-        let latest = self.versions.keys().max().copied();
-        let number = wanted.map(|one| one.parse::<u64>().ok().or(latest));
-        let mut items = String::new();
-        for (version, (image, description)) in &self.versions {
-            if number.is_none_or(|one| one == Some(*version)) {
-                let user_data = if self.meddled && *version > 3 {
-                    "<userData>eA==</userData>"
-                } else {
-                    ""
-                };
-                let _ = write!(
-                    items,
-                    "<item><launchTemplateId>{TEMPLATE}</launchTemplateId><versionNumber>{version}</versionNumber>\
-                     <versionDescription>{description}</versionDescription><launchTemplateData><imageId>{image}\
-                     </imageId><instanceType>t3.micro</instanceType>{user_data}</launchTemplateData></item>"
-                );
-            }
-        }
-        items
-    }
-
-    fn create_version(&mut self, params: &Params) -> String {
-        let token = &params["ClientToken"];
-        let number = match self.tokens.get(token) {
-            Some(number) => number.clone(),
-            None => {
-                let number = self.versions.keys().max().unwrap() + 1;
-                let data = (
-                    params["LaunchTemplateData.ImageId"].clone(),
-                    params["VersionDescription"].clone(),
-                );
-                assert_eq!(params["SourceVersion"], "3");
-                self.versions.insert(number, data);
-                self.tokens.insert(token.clone(), number.to_string());
-                number.to_string()
-            }
-        };
-        format!(
-            "<launchTemplateVersion><versionNumber>{number}</versionNumber></launchTemplateVersion>"
-        )
-    }
-
-    fn group(&self, now: Timestamp) -> String {
-        let members: String = self
-            .members()
-            .map(|(id, one)| {
-                format!(
-                    "<member><InstanceId>{id}</InstanceId><LifecycleState>InService</LifecycleState><HealthStatus>{}\
-                     </HealthStatus><LaunchTemplate><LaunchTemplateId>{TEMPLATE}</LaunchTemplateId><Version>{}\
-                     </Version></LaunchTemplate><ProtectedFromScaleIn>{}</ProtectedFromScaleIn></member>",
-                    if one.healthy { "Healthy" } else { "Unhealthy" },
-                    one.version,
-                    one.busy_until > now
-                )
-            })
-            .collect();
-        format!(
-            "<AutoScalingGroups><member><AutoScalingGroupName>{GROUP}</AutoScalingGroupName><DesiredCapacity>{}\
-             </DesiredCapacity><VPCZoneIdentifier>subnet-1,subnet-2</VPCZoneIdentifier><LaunchTemplate>\
-             <LaunchTemplateId>{TEMPLATE}</LaunchTemplateId><Version>{}</Version></LaunchTemplate>\
-             <Instances>{members}</Instances></member></AutoScalingGroups>",
-            self.members().count(),
-            self.group_version
-        )
-    }
-
-    fn refresh_list(&self) -> String {
-        let items: String = self
-            .refreshes
-            .iter()
-            .rev()
-            .map(|one| {
-                format!(
-                    "<member><InstanceRefreshId>{}</InstanceRefreshId><Status>{}</Status><StatusReason>{}</StatusReason>\
-                     <StartTime>{}</StartTime><DesiredConfiguration><LaunchTemplate><LaunchTemplateId>{TEMPLATE}\
-                     </LaunchTemplateId><Version>{}</Version></LaunchTemplate></DesiredConfiguration></member>",
-                    one.id, one.status, one.reason, one.started, one.to
-                )
-            })
-            .collect();
-        format!("<InstanceRefreshes>{items}</InstanceRefreshes>")
-    }
-
-    fn start(&mut self, params: &Params, now: Timestamp) -> Result<String, &'static str> {
-        if self.active().is_some() {
-            return Err("InstanceRefreshInProgress");
-        }
-        let preference = |name: &str| {
-            params
-                .get(&format!("Preferences.{name}"))
-                .map(String::as_str)
-        };
-        assert_eq!(preference("MinHealthyPercentage"), Some("100"));
-        assert_eq!(preference("SkipMatching"), Some("true"));
-        assert_eq!(preference("ScaleInProtectedInstances"), Some("Wait"));
-        assert_eq!(preference("StandbyInstances"), Some("Wait"));
-        let id = self.next_id("refresh-");
-        let to = params["DesiredConfiguration.LaunchTemplate.Version"]
-            .parse()
-            .unwrap();
-        self.refreshes.push(Refresh {
-            id: id.clone(),
-            status: "InProgress",
-            reason: String::new(),
-            to,
-            from: self.group_version.parse().unwrap(),
-            started: now,
-            moved: now,
-        });
-        Ok(format!("<InstanceRefreshId>{id}</InstanceRefreshId>"))
-    }
-
-    fn stop(&mut self, status: &'static str) -> Result<String, &'static str> {
-        match self.active() {
-            Some(active) => {
-                active.status = status;
-                Ok(String::new())
-            }
-            None => Err("ActiveInstanceRefreshNotFound"),
-        }
-    }
-
-    pub fn form(
-        &mut self,
-        action: &str,
-        params: &Params,
-        now: Timestamp,
-    ) -> Result<String, &'static str> {
-        Ok(match action {
-            "DescribeLaunchTemplateVersions" => format!(
-                "<launchTemplateVersionSet>{}</launchTemplateVersionSet>",
-                self.version_items(params.get("LaunchTemplateVersion.1"))
-            ),
-            "CreateLaunchTemplateVersion" => self.create_version(params),
-            "DeleteLaunchTemplateVersions" => {
-                let number: u64 = params["LaunchTemplateVersion.1"].parse().unwrap();
-                let used = self.members().any(|(_, one)| one.version == number);
-                assert!(!used, "a version in use was deleted");
-                self.versions.remove(&number);
-                String::new()
-            }
-            "RunInstances" => self.launch(params, now),
-            "DescribeInstances" => self.instances(params),
-            "TerminateInstances" => {
-                let id = params["InstanceId.1"].clone();
-                self.end(&id, now);
-                String::new()
-            }
-            "DescribeImages" => {
-                "<imagesSet><item><imageId>ami-old</imageId><architecture>x86_64</architecture>\
-                                 </item></imagesSet>"
-                    .to_owned()
-            }
-            "DescribeAutoScalingGroups" => self.group(now),
-            "DescribeInstanceRefreshes" => self.refresh_list(),
-            "StartInstanceRefresh" => self.start(params, now)?,
-            "CancelInstanceRefresh" => self.stop("Cancelled")?,
-            "RollbackInstanceRefresh" if self.irreversible => {
-                return Err("IrreversibleInstanceRefresh");
-            }
-            "RollbackInstanceRefresh" => self.stop("RollbackInProgress")?,
-            "UpdateAutoScalingGroup" => {
-                self.group_version = params["LaunchTemplate.Version"].clone();
-                String::new()
-            }
-            other => panic!("the model does not know {other}"),
-        })
-    }
-
-    /// Runs a command at once, as far as the roll can tell.
-    fn answer_of(&mut self, instance: &str, script: &str, now: Timestamp) -> String {
-        let bad = self.bad;
-        let machine = self.machines.get_mut(instance).unwrap();
-        if let Some(rest) = script.split("cordon --generation ").nth(1) {
-            let generation: u64 = rest.split_whitespace().next().unwrap().parse().unwrap();
-            machine.cordoned = Some(generation);
-            let busy = machine.busy_until > now;
-            let drained = if busy {
-                "null".to_owned()
-            } else {
-                format!(r#"{{"generation":{generation},"at":"2026-01-01T00:00:00Z"}}"#)
-            };
-            let state = if busy { "busy" } else { "idle" };
-            return format!(
-                r#"{{"schema":"piaas-worker/v1","state":"{state}","since":null,"why":"","cordon":null,"drained":{drained}}}"#
-            );
-        }
+impl Worker {
+    fn answer(&self, instance: &str, script: &str) -> Option<Outcome> {
+        let image = self.driver.upgrade()?.launched(instance)?.image_id;
+        let now = self.clock.now();
+        let mut jobs = self.jobs.lock().unwrap();
         if script.contains("is-system-running") {
-            let verdict = if bad == Some(machine.version) {
+            let job = now + jobs.canary;
+            jobs.busy.entry(instance.to_owned()).or_insert(job);
+            let verdict = if jobs.bad.as_ref() == Some(&image) {
                 "fail no good"
             } else {
                 "pass"
             };
-            return format!("piaas-check worker present\npiaas-check {verdict}\n");
+            return Some(Outcome::output(format!(
+                "piaas-check worker present\npiaas-check {verdict}\n"
+            )));
         }
-        r#"{"schema":"piaas-worker/v1","state":"busy","since":"2026-01-01T12:00:00Z"}"#.to_owned()
-    }
-
-    pub fn json(
-        &mut self,
-        action: &str,
-        body: &serde_json::Value,
-        now: Timestamp,
-    ) -> serde_json::Value {
-        match action {
-            "SendCommand" => {
-                let instance = body["InstanceIds"][0].as_str().unwrap().to_owned();
-                let lines = body["Parameters"]["commands"].as_array().unwrap();
-                let script: Vec<&str> = lines.iter().map(|line| line.as_str().unwrap()).collect();
-                let answer = self.answer_of(&instance, &script.join("\n"), now);
-                let id = self.next_id("00000000-0000-0000-0000-0000");
-                self.commands.insert(id.clone(), (instance, answer));
-                serde_json::json!({ "Command": { "CommandId": id } })
+        let busy = jobs.busy.get(instance).is_some_and(|until| *until > now);
+        let state = if busy { "busy" } else { "idle" };
+        let generation = script
+            .split("cordon --generation ")
+            .nth(1)
+            .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        let drained = match generation {
+            Some(generation) if !busy => {
+                format!(r#"{{"generation":{generation},"at":"2026-01-01T00:00:00Z"}}"#)
             }
-            "GetCommandInvocation" => {
-                let (_, answer) = &self.commands[body["CommandId"].as_str().unwrap()];
-                serde_json::json!({ "StatusDetails": "Success", "Status": "Success", "ResponseCode": 0,
-                    "StandardOutputContent": answer })
-            }
-            "DescribeInstanceInformation" => {
-                serde_json::json!({ "InstanceInformationList": [{ "PingStatus": "Online" }] })
-            }
-            other => panic!("the model does not know {other}"),
-        }
-    }
-}
-
-impl Machine {
-    fn new(version: u64, in_group: bool) -> Self {
-        Self {
-            version,
-            state: "running",
-            in_group,
-            healthy: true,
-            busy_until: Timestamp::UNIX_EPOCH,
-            cordoned: None,
-            tags: BTreeMap::new(),
-        }
+            _ => "null".to_owned(),
+        };
+        Some(Outcome::output(format!(
+            r#"{{"schema":"piaas-worker/v1","state":"{state}","since":null,"why":"","cordon":null,"drained":{drained}}}"#
+        )))
     }
 }

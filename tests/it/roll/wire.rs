@@ -1,4 +1,4 @@
-//! The wire to the model: parameters are the local cloud's, and each request can be told to fail.
+//! The roll's wire to the local cloud: each request can be told to fail.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,10 +11,8 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
-use piaas_bake::clock::SharedClock;
-use piaas_bake::localcloud::engine::LocalCloud;
 
-use super::cloud::{Model, Params};
+use super::cloud::Stage;
 
 /// What goes wrong, at the request with this number (from 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,25 +22,46 @@ pub enum Fault {
     HangBefore(usize),
     /// The request is carried out, and no answer comes.
     HangAfter(usize),
+    /// The same, at the first request of this name.
+    HangAfterThe(&'static str),
     /// The request is carried out, and its answer is lost.
     Lose(usize),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
+pub struct Script {
+    pub operations: Vec<String>,
+    fault: Fault,
+    /// `RollbackInstanceRefresh` is refused, as AWS does with an image that is a parameter.
+    pub irreversible: bool,
+    /// Somebody else's user data is in the second version of the template.
+    pub meddled: bool,
+}
+
+#[derive(Clone)]
 pub struct Wire {
-    cloud: Arc<LocalCloud>,
-    clock: SharedClock,
-    pub model: Arc<Mutex<Model>>,
+    stage: Arc<Stage>,
+    script: Arc<Mutex<Script>>,
     pub hung: Arc<tokio::sync::Notify>,
 }
 
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire").finish_non_exhaustive()
+    }
+}
+
 impl Wire {
-    pub fn new(cloud: Arc<LocalCloud>, clock: SharedClock, busy: &[i64]) -> Self {
-        let model = Model::new(clock.now(), busy);
+    pub fn new(stage: Arc<Stage>) -> Self {
+        let script = Script {
+            operations: Vec::new(),
+            fault: Fault::None,
+            irreversible: false,
+            meddled: false,
+        };
         Self {
-            cloud,
-            clock,
-            model: Arc::new(Mutex::new(model)),
+            stage,
+            script: Arc::new(Mutex::new(script)),
             hung: Arc::default(),
         }
     }
@@ -51,48 +70,78 @@ impl Wire {
         SharedHttpClient::new(self.clone())
     }
 
-    /// Forgets what was counted and fails like this from now on.
-    pub fn fail(&self, fault: Fault) {
-        let mut model = self.model.lock().unwrap();
-        model.fault = fault;
-        model.operations.clear();
+    pub fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
     }
 
-    fn carry_out(&self, request: &http::Request<Bytes>, name: &str) -> http::Response<Bytes> {
-        let now = self.clock.now();
-        let mut model = self.model.lock().unwrap();
-        model.advance(now);
-        let (status, body) = if request.headers().contains_key("x-amz-target") {
-            if name.contains("Parameter") {
-                drop(model);
-                return self.cloud.handle(request);
-            }
-            let body = serde_json::from_slice(request.body()).unwrap();
-            (200, model.json(name, &body, now).to_string())
-        } else {
-            let params: Params = form_urlencoded::parse(request.body())
-                .map(|(key, value)| (key.into_owned(), value.into_owned()))
-                .collect();
-            let scaling = params["Version"] == "2011-01-01";
-            match (model.form(name, &params, now), scaling) {
-                (Ok(body), true) => (
-                    200,
-                    format!("<{name}Response><{name}Result>{body}</{name}Result></{name}Response>"),
-                ),
-                (Ok(body), false) => (200, format!("<{name}Response>{body}</{name}Response>")),
-                (Err(code), _) => (
-                    400,
-                    format!(
-                        "<ErrorResponse><Error><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>"
-                    ),
-                ),
-            }
-        };
-        http::Response::builder()
-            .status(status)
-            .body(Bytes::from(body))
-            .unwrap()
+    /// Forgets what was counted and fails like this from now on.
+    pub fn fail(&self, fault: Fault) {
+        let mut script = self.script();
+        script.fault = fault;
+        script.operations.clear();
     }
+
+    pub fn count(&self, operation: &str) -> usize {
+        let script = self.script();
+        let named = script.operations.iter().filter(|one| *one == operation);
+        named.count()
+    }
+
+    async fn carry_out(&self, request: &http::Request<Bytes>, name: &str) -> http::Response<Bytes> {
+        self.stage.live().await;
+        if name == "RollbackInstanceRefresh" && self.script().irreversible {
+            let body = "<ErrorResponse><Error><Code>IrreversibleInstanceRefresh</Code><Message>no</Message></Error>\
+                        </ErrorResponse>";
+            let answer = http::Response::builder().status(400);
+            return answer.body(Bytes::from(body)).unwrap();
+        }
+        let answer = self.stage.cloud.handle(request);
+        self.stage.audit();
+        if name == "DescribeLaunchTemplateVersions" && self.script().meddled {
+            return answer.map(|body| Bytes::from(meddle(std::str::from_utf8(&body).unwrap())));
+        }
+        answer
+    }
+
+    async fn play(self, request: http::Request<Bytes>) -> Result<HttpResponse, ConnectorError> {
+        let name = operation(&request);
+        let (number, fault) = {
+            let mut script = self.script();
+            script.operations.push(name.clone());
+            (script.operations.len() - 1, script.fault)
+        };
+        let (before, after) = match fault {
+            Fault::HangBefore(at) => (at == number, false),
+            Fault::HangAfter(at) => (false, at == number),
+            Fault::HangAfterThe(operation) => (false, operation == name),
+            Fault::None | Fault::Lose(_) => (false, false),
+        };
+        let mut answer = None;
+        if !before {
+            answer = Some(self.carry_out(&request, &name).await);
+        }
+        if before || after {
+            self.hung.notify_one();
+            return std::future::pending().await;
+        }
+        match answer {
+            Some(answer) if fault != Fault::Lose(number) => {
+                HttpResponse::try_from(answer.map(SdkBody::from))
+                    .map_err(|error| ConnectorError::other(error.into(), None))
+            }
+            _ => Err(ConnectorError::io("lost by the test".into())),
+        }
+    }
+}
+
+/// Puts user data into the second version.
+fn meddle(body: &str) -> String {
+    let Some((first, second)) = body.split_once("<versionNumber>2<") else {
+        return body.to_owned();
+    };
+    let data = "<launchTemplateData>";
+    let second = second.replacen(data, &format!("{data}<userData>eA==</userData>"), 1);
+    format!("{first}<versionNumber>2<{second}")
 }
 
 fn operation(request: &http::Request<Bytes>) -> String {
@@ -105,40 +154,11 @@ fn operation(request: &http::Request<Bytes>) -> String {
         .map_or_else(String::new, |(_, action)| action.into_owned())
 }
 
-fn answer(response: http::Response<Bytes>) -> Result<HttpResponse, ConnectorError> {
-    HttpResponse::try_from(response.map(SdkBody::from))
-        .map_err(|error| ConnectorError::other(error.into(), None))
-}
-
 impl HttpConnector for Wire {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let request = request.try_into_http1x().unwrap();
         let request = request.map(|body| Bytes::copy_from_slice(body.bytes().unwrap_or_default()));
-        let name = operation(&request);
-        let (number, fault) = {
-            let mut model = self.model.lock().unwrap();
-            model.operations.push(name.clone());
-            (model.operations.len() - 1, model.fault)
-        };
-        let hang = || {
-            let hung = self.hung.clone();
-            HttpConnectorFuture::new(async move {
-                hung.notify_one();
-                std::future::pending().await
-            })
-        };
-        match fault {
-            Fault::HangBefore(at) if at == number => hang(),
-            Fault::HangAfter(at) if at == number => {
-                self.carry_out(&request, &name);
-                hang()
-            }
-            Fault::Lose(at) if at == number => {
-                self.carry_out(&request, &name);
-                HttpConnectorFuture::ready(Err(ConnectorError::io("lost by the test".into())))
-            }
-            _ => HttpConnectorFuture::ready(answer(self.carry_out(&request, &name))),
-        }
+        HttpConnectorFuture::new(self.clone().play(request))
     }
 }
 
