@@ -330,6 +330,7 @@ pub(super) mod tests {
             digest: digest.to_string().repeat(64),
             manifest_json: "{}".into(),
             layer: Layer {
+                worker: None,
                 packages: Vec::new(),
                 files: Vec::new(),
                 recipe: recipe.into(),

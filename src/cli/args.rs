@@ -65,6 +65,10 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
 
+    /// The piaas-worker that goes into images [default: the one beside this program]
+    #[arg(long, global = true, value_name = "FILE", env = "PIAAS_WORKER")]
+    pub worker_agent: Option<PathBuf>,
+
     /// Output for people or for machines
     #[arg(long, value_enum, global = true, default_value_t = Format::Human)]
     pub format: Format,

@@ -37,6 +37,8 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     pub region: Option<String>,
     pub profile: Option<String>,
+    /// The agent that goes into images of workers; None: the one beside this program.
+    pub worker_agent: Option<PathBuf>,
     /// Debian mirror for the base of the local cloud.
     pub mirror: Option<String>,
 }
@@ -99,6 +101,7 @@ impl Settings {
                 .profile
                 .clone()
                 .or_else(|| text(|file| file.profile.clone())),
+            worker_agent: args.worker_agent.clone(),
             mirror: std::env::var("PIAAS_MIRROR")
                 .ok()
                 .filter(|value| !value.is_empty())

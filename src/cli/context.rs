@@ -8,12 +8,15 @@ use super::config::Settings;
 use super::error::CliError;
 use super::style::Style;
 use super::view::progress::Progress;
-use super::{exit, output};
+use super::{exit, output, worker_agent};
 use crate::aws::{Account, Clients, ConnectError, Connection};
 use crate::clock::{SharedClock, SystemClock};
 use crate::localcloud::nspawn::NspawnDriver;
 use crate::localcloud::{self, LocalCloud, doctor};
 use crate::recipe::Diagnostics;
+use crate::recipe::model::Resolved;
+use crate::render;
+use crate::render::script::Layer;
 
 /// What a verb works with.
 pub struct Context {
@@ -124,6 +127,15 @@ impl Context {
         };
         output::note(&format!("acting on: {place}"));
         Ok(connected)
+    }
+
+    /// Renders a recipe, with the agent of its worker.
+    ///
+    /// # Errors
+    /// An invalid recipe (exit code 3), or no agent for it.
+    pub fn render(&self, resolved: &Resolved) -> Result<Vec<Layer>, CliError> {
+        let agent = worker_agent::load(&self.settings, resolved)?;
+        render::render(resolved, &agent).map_err(|found| invalid(&found))
     }
 
     /// Opens the local cloud's records. Nothing runs because of it.

@@ -12,6 +12,7 @@ mod output;
 mod style;
 mod verbs;
 mod view;
+mod worker_agent;
 
 use std::process::ExitCode;
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Manifest, ManifestScript, Under};
+use super::{Manifest, ManifestScript, ManifestWorker, Under};
 use crate::recipe::model::BaseRef;
 
 const INSTALL_PACKAGES: &str = "Install packages";
 const INSTALL_FILES: &str = "Install files";
+const INSTALL_WORKER: &str = "Install the worker agent";
 
 /// What makes `b` another layer than `a`: one sentence per difference, in the order in which a bake meets them. Empty
 /// when there is none.
@@ -19,6 +20,7 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     under(&mut words, &a.on, &b.on);
     packages(&mut words, &a.packages, &b.packages);
     files(&mut words, a, b);
+    worker(&mut words, a.worker.as_ref(), b.worker.as_ref());
     // Their scripts differ because the lists do, and that is said already.
     let mut said = Vec::new();
     if a.packages != b.packages {
@@ -26,6 +28,9 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     }
     if a.files != b.files {
         said.push(INSTALL_FILES);
+    }
+    if a.worker != b.worker {
+        said.push(INSTALL_WORKER);
     }
     for (kind, a, b) in [
         ("step", &a.provision, &b.provision),
@@ -160,6 +165,20 @@ fn files(words: &mut Vec<String>, a: &Manifest, b: &Manifest) {
         if !b.files.iter().any(|new| new.path == old.path) {
             words.push(format!("file {} removed", old.path));
         }
+    }
+}
+
+fn worker(words: &mut Vec<String>, a: Option<&ManifestWorker>, b: Option<&ManifestWorker>) {
+    match (a, b) {
+        (None, Some(_)) => words.push("worker agent added".into()),
+        (Some(_), None) => words.push("worker agent removed".into()),
+        (Some(a), Some(b)) => {
+            changed(words, "worker agent", &a.agent.short(), &b.agent.short());
+            if a.config != b.config {
+                words.push("configuration of the worker agent changed".into());
+            }
+        }
+        (None, None) => {}
     }
 }
 

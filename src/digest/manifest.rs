@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Digest;
 use crate::image::SOURCE_DATE;
 use crate::recipe::model::{BaseRef, ImageSpec, Resolved};
-use crate::render::script::{InstalledFile, Layer, SEAL, SEALED_PATHS, Script};
+use crate::render::script::{InstalledFile, InstalledWorker, Layer, SEAL, SEALED_PATHS, Script};
 
 /// Name and version of the format; another version gives other digests.
 pub const FORMAT: &str = "piaas-bake/manifest/1";
@@ -26,6 +26,9 @@ pub struct Manifest {
     pub packages: Vec<String>,
     /// Files with the sha256 of their bytes, likewise.
     pub files: Vec<InstalledFile>,
+    /// The agent on the worker. A layer without one has no such input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<ManifestWorker>,
     pub provision: Vec<ManifestScript>,
     pub validate: Vec<ManifestScript>,
     pub test: Vec<ManifestScript>,
@@ -44,6 +47,16 @@ pub enum Under {
     Base(BaseRef),
     /// The layer below.
     Parent(Digest),
+}
+
+/// The agent on the worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestWorker {
+    /// Of the binary.
+    pub agent: Digest,
+    /// Of what it is told.
+    pub config: Digest,
 }
 
 /// A script, without its text.
@@ -146,6 +159,7 @@ pub fn chain(resolved: &Resolved, layers: &[Layer]) -> Vec<(Manifest, Digest)> {
             on,
             packages: layer.packages.clone(),
             files: layer.files.clone(),
+            worker: layer.worker.as_ref().map(worker),
             provision: layer.provision.iter().map(script).collect(),
             validate: layer.validate.iter().map(script).collect(),
             test: layer.test.iter().map(script).collect(),
@@ -158,6 +172,14 @@ pub fn chain(resolved: &Resolved, layers: &[Layer]) -> Vec<(Manifest, Digest)> {
         chain.push((manifest, digest));
     }
     chain
+}
+
+fn worker(worker: &InstalledWorker) -> ManifestWorker {
+    let digest = |hex: &str| hex.parse().expect("a rendered sha256 is one");
+    ManifestWorker {
+        agent: digest(&worker.agent),
+        config: digest(&worker.config),
+    }
 }
 
 fn script(script: &Script) -> ManifestScript {

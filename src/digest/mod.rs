@@ -17,7 +17,7 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 
 pub use explain::explain;
-pub use manifest::{FORMAT, Manifest, ManifestError, ManifestScript, Under, chain};
+pub use manifest::{FORMAT, Manifest, ManifestError, ManifestScript, ManifestWorker, Under, chain};
 
 /// A sha256, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

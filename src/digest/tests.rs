@@ -12,7 +12,7 @@ fn line(dir: &Path, name: &str) -> Vec<(Manifest, Digest)> {
     let resolved = recipe::load(dir, name, &[]).unwrap_or_else(|found| panic!("{found}"));
     chain(
         &resolved,
-        &render::render(&resolved).unwrap_or_else(|found| panic!("{found}")),
+        &render::render(&resolved, b"agent").unwrap_or_else(|found| panic!("{found}")),
     )
 }
 
@@ -255,4 +255,38 @@ proptest! {
         let pretty = serde_json::to_string_pretty(&manifest).unwrap();
         prop_assert_eq!(&json, &Manifest::from_json(&pretty).unwrap().to_canonical_json());
     }
+}
+
+#[test]
+fn the_worker_agent_is_an_input_of_its_own() {
+    let kitchen = Kitchen::new();
+    kitchen.recipe("a", "");
+    let manifest = |rest: &str, agent: &[u8]| {
+        kitchen.recipe("a", rest);
+        let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
+        let layers = render::render(&resolved, agent).unwrap();
+        chain(&resolved, &layers).remove(0).0
+    };
+    let without = manifest("", b"one");
+    assert!(!without.to_canonical_json().contains("worker"));
+    assert_eq!(without, manifest("", b"two"));
+    let unit = "worker: { adapter: buildbot, unit: a.service }\n";
+    let (one, two) = (manifest(unit, b"one"), manifest(unit, b"two"));
+    assert_eq!(explain(&without, &one), ["worker agent added"]);
+    assert_eq!(explain(&one, &without), ["worker agent removed"]);
+    assert_eq!(
+        explain(&one, &two),
+        [format!(
+            "worker agent changed from {} to {}",
+            Digest::of(b"one").short(),
+            Digest::of(b"two").short()
+        )]
+    );
+    let other = manifest(&unit.replace("a.service", "b.service"), b"one");
+    assert_eq!(
+        explain(&one, &other),
+        ["configuration of the worker agent changed"]
+    );
+    let json = one.to_canonical_json();
+    assert_eq!(Manifest::from_json(&json).unwrap(), one);
 }

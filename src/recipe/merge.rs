@@ -67,6 +67,7 @@ pub fn merge(
             image: image.clone(),
             packages: recipe.packages,
             files: recipe.files,
+            worker: recipe.worker,
             steps: recipe.steps,
             validate: recipe.validate,
             test: recipe.test,

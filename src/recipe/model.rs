@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::worker::config;
+
 /// A recipe line, merged: what to bake, on what, in which order.
 #[derive(Debug, Clone)]
 pub struct Resolved {
@@ -29,6 +31,14 @@ pub struct Resolved {
     pub build: BuildSpec,
 }
 
+impl Resolved {
+    /// Whether the agent on the worker is a part of the image.
+    #[must_use]
+    pub fn installs_worker(&self) -> bool {
+        self.line.iter().any(|recipe| recipe.worker.is_some())
+    }
+}
+
 /// One recipe of a line: its own part, before rendering.
 #[derive(Debug, Clone)]
 pub struct LineRecipe {
@@ -40,6 +50,8 @@ pub struct LineRecipe {
     pub image: ImageSpec,
     pub packages: Vec<String>,
     pub files: Vec<FileSpec>,
+    /// The agent that this recipe installs; a child has its parent's, unless it says something of its own.
+    pub worker: Option<WorkerSpec>,
     pub steps: Vec<StepSpec>,
     pub validate: Vec<StepSpec>,
     pub test: Vec<StepSpec>,
@@ -91,6 +103,31 @@ pub struct FileSpec {
     pub group: String,
     /// Permission bits, such as `0o644`.
     pub mode: u32,
+    pub at: Location,
+}
+
+/// Which CI agent the agent on the worker talks to, and how.
+#[derive(Debug, Clone)]
+pub enum WorkerSpec {
+    Buildbot(config::Buildbot),
+    Command(Box<WorkerCommands>),
+}
+
+/// Commands of a recipe, each a script like a step's; [`config::Command`] says what they are for.
+#[derive(Debug, Clone)]
+pub struct WorkerCommands {
+    pub status: InlineText,
+    pub stop: InlineText,
+    pub stopped: InlineText,
+    pub start: InlineText,
+    /// For each of them.
+    pub timeout: Duration,
+}
+
+/// A text in the recipe itself; rendered.
+#[derive(Debug, Clone)]
+pub struct InlineText {
+    pub text: String,
     pub at: Location,
 }
 

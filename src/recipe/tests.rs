@@ -6,7 +6,7 @@ use model::{BaseRef, Value};
 
 /// All that can be said about a recipe without a cloud, as the verb `lint` does it.
 fn lint(dir: &Path, name: &str) -> Result<(), Diagnostics> {
-    crate::render::render(&load_for_lint(dir, name)?).map(|_| ())
+    crate::render::render(&load_for_lint(dir, name)?, &[]).map(|_| ())
 }
 
 /// A directory of recipes; each text is completed with what every recipe needs.
@@ -426,4 +426,85 @@ fn a_new_recipe_lints_clean_and_nothing_is_overwritten() {
     );
     // It declares a parameter of its parent anew, which is allowed; its file replaces the parent's.
     lint(kitchen.dir(), "hello-child").unwrap();
+}
+
+const COMMANDS: &str = "  status: a\n  stop: b\n  stopped: c\n  start: d\n";
+
+#[test]
+fn a_worker_section_is_inherited_and_replaced_as_a_whole() {
+    let kitchen = Kitchen::new();
+    kitchen
+        .recipe(
+            "a",
+            "worker: { adapter: buildbot, unit: buildbot-worker@ci.service }\n",
+        )
+        .on("b", "{ recipe: a, version: ^1 }", "")
+        .on(
+            "c",
+            "{ recipe: b, version: ^1 }",
+            &format!("worker:\n  adapter: command\n{COMMANDS}  timeout: 5s\n"),
+        );
+    let resolved = load(kitchen.dir(), "c", &[]).unwrap();
+    assert!(resolved.installs_worker());
+    let [a, b, c] = &resolved.line[..] else {
+        panic!("three recipes")
+    };
+    assert!(
+        matches!(&a.worker, Some(model::WorkerSpec::Buildbot(config))
+        if config.unit == "buildbot-worker@ci.service" && config.report.starts_with("/run"))
+    );
+    // What the parent installs is in the child's image, and is not installed again.
+    assert!(b.worker.is_none());
+    assert!(
+        matches!(&c.worker, Some(model::WorkerSpec::Command(commands))
+        if commands.stopped.text == "c" && commands.timeout.as_secs() == 5)
+    );
+    kitchen.recipe("d", "");
+    assert!(!load(kitchen.dir(), "d", &[]).unwrap().installs_worker());
+}
+
+#[test]
+fn what_is_wrong_with_a_worker_section_has_its_place_and_a_way_out() {
+    refused(
+        "worker: { adapter: jenkins }\n",
+        &[
+            "6:20",
+            "`jenkins` is not an adapter",
+            "choose from: buildbot, command",
+        ],
+    );
+    refused("worker: { unit: x.service }\n", &["`adapter` is missing"]);
+    refused("worker: ~\n", &["cannot be taken away"]);
+    refused("worker: buildbot\n", &["6:9", "expected a map"]);
+    refused(
+        "worker:\n  adapter: buildbot\n  unti: x.service\n",
+        &["8:3", "unknown key `unti`", "did you mean `unit`?"],
+    );
+    refused(
+        "worker: { adapter: buildbot, unit: buildbot-worker@.service }\n",
+        &["is not the name of a service"],
+    );
+    refused(
+        "worker: { adapter: buildbot, unit: a.service, report: /tmp/x }\n",
+        &["is not an absolute path below /run"],
+    );
+    refused(
+        "worker: { adapter: buildbot, unit: a.service, status: x }\n",
+        &["unknown key `status`"],
+    );
+    refused(
+        "worker:\n  adapter: command\n  status: a\n  stop: ' '\n",
+        &["9:9", "is not a command", "`stopped`", "`start`"],
+    );
+    refused(
+        &format!("worker:\n  adapter: command\n{COMMANDS}  timeout: 31s\n"),
+        &["12:12", "at most 30 s"],
+    );
+    refused(
+        &format!(
+            "worker:\n  adapter: command\n{}",
+            COMMANDS.replace("stop: b", "stop: echo \"{{ nobody }}\"")
+        ),
+        &["a/recipe.yaml:9:", "nobody"],
+    );
 }

@@ -114,6 +114,18 @@ pub fn is_package(text: &str) -> bool {
         })
 }
 
+/// Whether a text is the name of a service of systemd (systemd.unit(5)); a template needs its instance.
+pub fn is_service(name: &str) -> bool {
+    name.len() <= 255
+        && name.strip_suffix(".service").is_some_and(|stem| {
+            !stem.is_empty()
+                && !stem.ends_with('@')
+                && stem
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || r":_.\@-".contains(c))
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

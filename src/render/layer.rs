@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::script::{InstalledFile, Layer, Script};
 use super::tags::Dialect;
 use super::template::{Origin, Renderer, diagnostic};
+use super::worker;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::files;
 use crate::recipe::model::{FileSpec, LineRecipe, Source, StepSpec};
@@ -21,12 +22,20 @@ const PACKAGES_TIMEOUT: Duration = Duration::from_secs(1800);
 const FILES_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Renders one recipe. What is wrong goes to `found`, and then the layer is not to be used.
-pub fn layer(recipe: &LineRecipe, renderer: &mut Renderer, found: &mut Diagnostics) -> Layer {
+///
+/// `agent` is the binary of the worker's agent, for recipes that install it.
+pub fn layer(
+    recipe: &LineRecipe,
+    agent: &[u8],
+    renderer: &mut Renderer,
+    found: &mut Diagnostics,
+) -> Layer {
     let mut layer = Layer {
         recipe: recipe.name.clone(),
         version: recipe.version.clone(),
         packages: recipe.packages.clone(),
         files: Vec::new(),
+        worker: None,
         provision: Vec::new(),
         validate: Vec::new(),
         test: Vec::new(),
@@ -69,6 +78,21 @@ pub fn layer(recipe: &LineRecipe, renderer: &mut Renderer, found: &mut Diagnosti
             text,
             FILES_TIMEOUT,
         ));
+    }
+    if let Some(spec) = &recipe.worker
+        && let Some(parts) = worker::parts(spec, agent, renderer, found)
+    {
+        let text = own(&mut Renderer::of("files", &parts.files), worker::SCRIPT);
+        layer.provision.push(own_script(
+            recipe,
+            layer.provision.len() + 1,
+            "worker",
+            worker::TITLE.to_owned(),
+            text,
+            worker::TIMEOUT,
+        ));
+        layer.payloads.extend(parts.payloads);
+        layer.worker = Some(parts.installed);
     }
     let first = layer.provision.len() + 1;
     layer.provision.extend(scripts(

@@ -9,6 +9,7 @@ mod quote;
 pub mod script;
 mod tags;
 mod template;
+mod worker;
 
 use std::fs;
 use std::io;
@@ -20,17 +21,18 @@ use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::files;
 use crate::recipe::model::{Location, Resolved};
 
-/// Renders a recipe line: one layer per recipe, root first.
+/// Renders a recipe line: one layer per recipe, root first. `agent` is the binary of the worker's agent, for recipes that
+/// install it ([`Resolved::installs_worker`]); a mere check for faults can do without, and gives none.
 ///
 /// # Errors
 /// Everything that is wrong with its templates, and parameters that none of them uses.
-pub fn render(resolved: &Resolved) -> Result<Vec<Layer>, Diagnostics> {
+pub fn render(resolved: &Resolved, agent: &[u8]) -> Result<Vec<Layer>, Diagnostics> {
     let mut renderer = template::Renderer::new(&resolved.parameters);
     let mut found = Diagnostics::default();
     let layers = resolved
         .line
         .iter()
-        .map(|recipe| layer::layer(recipe, &mut renderer, &mut found))
+        .map(|recipe| layer::layer(recipe, agent, &mut renderer, &mut found))
         .collect();
     // Only a clean look tells what is unused: a template that does not parse may use anything.
     if found.is_empty() {

@@ -20,7 +20,9 @@ pub struct Layer {
     pub packages: Vec<String>,
     /// The files that `provision` installs.
     pub files: Vec<InstalledFile>,
-    /// Packages, files and steps, in order.
+    /// The agent on the worker, if this layer installs it.
+    pub worker: Option<InstalledWorker>,
+    /// Packages, files, the worker's agent and steps, in order.
     pub provision: Vec<Script>,
     /// Checks on the builder, after all provisioning of the line.
     pub validate: Vec<Script>,
@@ -40,6 +42,15 @@ pub struct InstalledFile {
     /// Four octal digits, such as `0644`.
     pub mode: String,
     pub sha256: String,
+}
+
+/// The agent that a layer installs, and what it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledWorker {
+    /// sha256 of the binary, in hex.
+    pub agent: String,
+    /// sha256 of its configuration, in hex.
+    pub config: String,
 }
 
 /// One script, complete: user values are in it, quoted.

@@ -215,7 +215,7 @@ fn layer() -> (Kitchen, Layer) {
         .recipe("a", LAYER);
     recipe::load_for_lint(kitchen.dir(), "a").unwrap();
     let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
-    let layer = render(&resolved).unwrap().remove(0);
+    let layer = render(&resolved, b"agent").unwrap().remove(0);
     (kitchen, layer)
 }
 
@@ -317,7 +317,7 @@ fn the_files_script_installs_and_repeats() {
             target.display()
         ),
     );
-    let mut layers = render(&recipe::load(kitchen.dir(), "a", &[]).unwrap()).unwrap();
+    let mut layers = render(&recipe::load(kitchen.dir(), "a", &[]).unwrap(), b"agent").unwrap();
     let out = kitchen.dir().join("bundle");
     write_dir(&layers, &out).unwrap();
     let user = String::from_utf8(run("id -un")).unwrap();
@@ -350,4 +350,80 @@ fn the_files_script_installs_and_repeats() {
             & 0o7777,
         0o755
     );
+}
+
+const WORKER: &str = "parameters: { who: { type: string, default: \"it's me\" } }
+worker:
+  adapter: command
+  status: pgrep -u {{ who }} job && exit 1; exit 0
+  stop: touch /var/lib/stop
+  stopped: test -e /var/lib/stop
+  start: rm -f /var/lib/stop
+steps: [{ name: First, run: \"true\" }]
+";
+
+/// The payload that the layer's script installs at `path`.
+fn installed(layer: &Layer, path: &str) -> String {
+    let line = layer.provision[0]
+        .text
+        .lines()
+        .find(|line| line.starts_with("place '") && line.ends_with(&format!(" '{path}'")))
+        .unwrap_or_else(|| panic!("{path} is not installed:\n{}", layer.provision[0].text));
+    let sha256 = line.split('\'').nth(1).unwrap();
+    String::from_utf8(layer.payloads[sha256].clone()).unwrap()
+}
+
+#[test]
+fn the_worker_agent_is_installed_before_the_steps_with_what_it_is_told() {
+    let kitchen = Kitchen::new();
+    kitchen.recipe("a", WORKER);
+    let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
+    let layer = render(&resolved, b"the binary").unwrap().remove(0);
+    let ids: Vec<_> = layer.provision.iter().map(|s| s.id.as_str()).collect();
+    assert_eq!(ids, ["a/step-001-worker", "a/step-002-first"]);
+    assert_eq!(
+        installed(&layer, "/usr/local/bin/piaas-worker"),
+        "the binary"
+    );
+    let config = kitchen.dir().join("worker.json");
+    fs::write(&config, installed(&layer, crate::worker::config::PATH)).unwrap();
+    let crate::worker::config::Config::Command(told) =
+        crate::worker::config::Config::read(&config).unwrap()
+    else {
+        panic!("another adapter")
+    };
+    assert_eq!(
+        (told.status.as_str(), told.timeout),
+        ("pgrep -u 'it'\\''s me' job && exit 1; exit 0", 10)
+    );
+    let other = render(&resolved, b"another binary").unwrap().remove(0);
+    assert_ne!(layer.worker, other.worker);
+}
+
+#[test]
+fn a_buildbot_worker_is_held_back_by_its_unit() {
+    let kitchen = Kitchen::new();
+    kitchen.recipe("a", "worker: { adapter: buildbot, unit: b@ci.service }\n");
+    let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
+    let layer = render(&resolved, b"agent").unwrap().remove(0);
+    let unit = installed(
+        &layer,
+        "/etc/systemd/system/b@ci.service.d/50-piaas-worker.conf",
+    );
+    // The adapter refuses a unit that does not look for this very file.
+    let hold = Path::new(crate::worker::store::DIR).join("hold");
+    assert!(unit.contains(&format!(
+        "ExecCondition=+/usr/bin/test ! -e {}\n",
+        hold.display()
+    )));
+    let text = &layer.provision[0].text;
+    let out = kitchen.dir().join("script");
+    fs::write(&out, text).unwrap();
+    if let Ok(output) = Command::new("shellcheck").arg(&out).output() {
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+    }
 }

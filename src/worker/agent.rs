@@ -17,7 +17,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Unit};
 use serde::{Deserialize, Serialize};
 
 use super::status::{Cordon, Drained, SCHEMA, State, Status};
@@ -100,6 +100,12 @@ impl Decision {
     #[must_use]
     pub fn to_keep(&self) -> &Kept {
         &self.next
+    }
+
+    /// Whether it changes anything; a repeated command does not.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.from != self.next
     }
 }
 
@@ -370,6 +376,8 @@ impl Agent {
             Some((_, at)) if stale(*at, now) => at.up,
             _ => self.since,
         };
+        // To the millisecond, so that two clocks read one after the other give the same answer twice.
+        let rounded = |time: Timestamp| time.round(Unit::Millisecond).unwrap_or(time);
         let past = SignedDuration::try_from(now.up.saturating_sub(since)).unwrap_or_default();
         Status {
             schema: SCHEMA.to_owned(),
@@ -377,7 +385,8 @@ impl Agent {
             since: self
                 .last
                 .as_ref()
-                .and_then(|_| now.wall.checked_sub(past).ok()),
+                .and_then(|_| now.wall.checked_sub(past).ok())
+                .map(rounded),
             why,
             jobs,
             cordon: self.kept.cordon.clone(),
@@ -385,7 +394,7 @@ impl Agent {
             protected: surroundings.protected,
             instance: self.kept.instance.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            at: now.wall,
+            at: rounded(now.wall),
         }
     }
 

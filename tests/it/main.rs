@@ -12,3 +12,4 @@ mod machines;
 mod roll;
 mod runner;
 mod support;
+mod worker;

@@ -12,6 +12,7 @@ for what in "${@:-build}"; do
         test)
             install_packages python3-venv e2fsprogs dosfstools gdisk shellcheck qemu-system-x86 ovmf
             python_environment "$venv" tests/scripts/requirements.txt
+            python_environment "$buildbot" tests/scripts/buildbot.txt
             ;;
         vm) install_packages qemu-system-x86 ovmf ;;
         lint) install_packages python3-venv shellcheck ;;

@@ -5,6 +5,7 @@
 
 [ "$(id -u)" -eq 0 ] || die "real machines need root: run \`sudo -E make test\`, or \`cargo test\` for the tests that do not"
 export PIAAS_TEST_MACHINES=1 PIAAS_TEST_VENV="$venv" PIAAS_CACHE_DIR="$cache"
+export PIAAS_TEST_BUILDBOT="$buildbot"
 
 "$bake" doctor --fix
 

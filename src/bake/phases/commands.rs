@@ -4,6 +4,7 @@
 //! and short `follow` commands read it: each waits on the machine until the log has grown and prints what is new.
 //! A line is seen one such round trip after it was written: on AWS one to three seconds, locally a fraction of that.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::bundle::Bundle;
@@ -17,6 +18,8 @@ use crate::aws::wait::Patience;
 use crate::aws::{Error, Kind};
 use crate::render::script::Script;
 
+/// Parts of a bundle under way at once. An agent runs five commands at a time (amazon-ssm-agent, `CommandWorkersLimit`).
+const AT_ONCE: usize = 4;
 /// Time-out of our own short commands.
 const SHORT: Duration = Duration::from_secs(300);
 /// How long one `follow` waits on the machine for new output, in seconds.
@@ -43,6 +46,11 @@ async fn command(
     script: &str,
 ) -> Result<Invocation, Failure> {
     let ended = finish(run, instance, script, what).await?;
+    success(instance, what, ended)
+}
+
+/// Fails unless a command succeeded.
+fn success(instance: &str, what: &'static str, ended: Invocation) -> Result<Invocation, Failure> {
     if ended.verdict == Verdict::Success {
         return Ok(ended);
     }
@@ -66,19 +74,28 @@ async fn finish(
     script: &str,
     comment: &str,
 ) -> Result<Invocation, Failure> {
+    let id = begin(run, instance, script, comment).await?;
+    end(run, instance, &id).await
+}
+
+/// Sends a command.
+async fn begin(
+    run: &Run<'_>,
+    instance: &str,
+    script: &str,
+    comment: &str,
+) -> Result<String, Failure> {
     run.check()?;
-    let id = ssm::send(
-        run.clients,
-        instance,
-        script,
-        SHORT,
-        &format!("piaas-bake: {comment}"),
-    )
-    .await?;
+    let comment = format!("piaas-bake: {comment}");
+    Ok(ssm::send(run.clients, instance, script, SHORT, &comment).await?)
+}
+
+/// Waits for the end of a command, whatever it is.
+async fn end(run: &mut Run<'_>, instance: &str, id: &str) -> Result<Invocation, Failure> {
     let mut pace = run.pace(COMMAND);
     let mut looks = 0;
     loop {
-        let state = match ssm::invocation(run.clients, instance, &id).await? {
+        let state = match ssm::invocation(run.clients, instance, id).await? {
             Some(Invocation {
                 verdict: Verdict::Underway,
                 ..
@@ -104,19 +121,35 @@ async fn alive(run: &Run<'_>, instance: &str) -> Result<(), Failure> {
     }
 }
 
-/// Brings the bundle to the machine.
+/// Brings the bundle to the machine. Its parts do not depend on each other, so several are under way at a time; the last
+/// command puts them together.
 pub async fn send(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<(), Failure> {
+    const WHAT: &str = "send the bundle";
     let commands = bundle.transfer();
-    let count = commands.len();
-    for (index, script) in commands.iter().enumerate() {
-        if index > 0 {
-            run.emit(Event::Waiting {
-                what: "bundle".to_owned(),
-                state: format!("{index} of {count} commands"),
-            });
+    let Some((last, parts)) = commands.split_last() else {
+        return Ok(());
+    };
+    let mut under_way = VecDeque::new();
+    let mut parts = parts.iter();
+    let mut done = 0;
+    loop {
+        while under_way.len() < AT_ONCE
+            && let Some(script) = parts.next()
+        {
+            under_way.push_back(begin(run, instance, script, WHAT).await?);
         }
-        command(run, instance, "send the bundle", script).await?;
+        let Some(oldest) = under_way.pop_front() else {
+            break;
+        };
+        let ended = end(run, instance, &oldest).await?;
+        success(instance, WHAT, ended)?;
+        done += 1;
+        run.emit(Event::Waiting {
+            what: "bundle".to_owned(),
+            state: format!("{done} of {} commands", commands.len()),
+        });
     }
+    command(run, instance, WHAT, last).await?;
     Ok(())
 }
 

@@ -62,6 +62,6 @@ pub fn run(context: &Context, args: &LintArgs) -> CliResult {
 /// Loads and renders a recipe. A parameter that a caller must set is given a stand-in, so that the rest is checked.
 fn check(context: &Context, name: &str) -> Result<Resolved, Diagnostics> {
     let resolved = recipe::load_for_lint(&context.settings.recipes, name)?;
-    render::render(&resolved)?;
+    render::render(&resolved, &[])?;
     Ok(resolved)
 }

@@ -13,7 +13,7 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
 use crate::cli::{exit, output};
 use crate::recipe::model::Resolved;
-use crate::{digest, recipe, render};
+use crate::{digest, recipe};
 
 pub async fn run(context: &Context, args: &RecipeArgs) -> CliResult {
     let (resolved, layers) = prepare(context, args)?;
@@ -36,7 +36,7 @@ pub fn prepare(
 ) -> Result<(Resolved, Vec<LayerPlan>), CliError> {
     let resolved = recipe::load(&context.settings.recipes, &args.recipe, &args.sets.set)
         .map_err(|found| invalid(&found))?;
-    let rendered = render::render(&resolved).map_err(|found| invalid(&found))?;
+    let rendered = context.render(&resolved)?;
     let chain = digest::chain(&resolved, &rendered);
     let layers = chain
         .into_iter()

@@ -15,7 +15,7 @@ pub fn run(context: &Context, args: &RenderArgs) -> CliResult {
         &args.recipe.sets.set,
     )
     .map_err(|found| invalid(&found))?;
-    let layers = render::render(&resolved).map_err(|found| invalid(&found))?;
+    let layers = context.render(&resolved)?;
     let written = render::write_dir(&layers, &args.output).map_err(|error| {
         io("write the scripts to", &args.output, &error)
             .hint("choose a directory that is empty or does not exist")

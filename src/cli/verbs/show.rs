@@ -15,7 +15,7 @@ use crate::{digest, recipe, render};
 pub fn run(context: &Context, args: &RecipeArgs) -> CliResult {
     let resolved = recipe::load(&context.settings.recipes, &args.recipe, &args.sets.set)
         .map_err(|found| invalid(&found))?;
-    let layers = render::render(&resolved).map_err(|found| invalid(&found))?;
+    let layers = context.render(&resolved)?;
     let chain = digest::chain(&resolved, &layers);
     match context.format {
         Format::Json => {

@@ -9,7 +9,7 @@ use crate::cli::context::{Connected, Context, cloud, invalid};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, output};
 use crate::digest::{self, Digest, Manifest};
-use crate::{recipe, render};
+use crate::recipe;
 
 pub async fn run(context: &Context, args: &WhyArgs) -> CliResult {
     let a = manifest(context, &args.a).await?;
@@ -65,7 +65,7 @@ async fn manifest(context: &Context, word: &str) -> Result<Manifest, CliError> {
     {
         let resolved = recipe::load_for_lint(&context.settings.recipes, word)
             .map_err(|found| invalid(&found))?;
-        let layers = render::render(&resolved).map_err(|found| invalid(&found))?;
+        let layers = context.render(&resolved)?;
         let last = digest::chain(&resolved, &layers).pop();
         return last
             .map(|(manifest, _)| manifest)

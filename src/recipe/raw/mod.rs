@@ -5,13 +5,14 @@ mod contents;
 mod parameters;
 mod settings;
 mod steps;
+mod worker;
 
 use std::path::{Path, PathBuf};
 
 use semver::Version;
 
 use super::diagnostic::Diagnostics;
-use super::model::{FileSpec, Location, StepSpec};
+use super::model::{FileSpec, Location, StepSpec, WorkerSpec};
 use super::node::{Document, Node};
 use super::units;
 use base::read_from;
@@ -19,6 +20,7 @@ use contents::{read_files, read_packages};
 use parameters::read_parameters;
 use settings::{read_build, read_image};
 use steps::read_step;
+use worker::read_worker;
 
 pub use base::From;
 pub use parameters::{Kind, RawParameter, RawParameterKind};
@@ -27,7 +29,7 @@ pub use settings::{RawBuild, RawImage};
 /// The schema this version reads.
 pub const SCHEMA: &str = "piaas-bake/v1";
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "schema",
     "name",
     "version",
@@ -36,6 +38,7 @@ const KEYS: [&str; 13] = [
     "parameters",
     "packages",
     "files",
+    "worker",
     "steps",
     "validate",
     "test",
@@ -54,6 +57,7 @@ pub struct RawRecipe {
     pub parameters: Vec<RawParameter>,
     pub packages: Vec<String>,
     pub files: Vec<FileSpec>,
+    pub worker: Option<WorkerSpec>,
     pub steps: Vec<StepSpec>,
     pub validate: Vec<StepSpec>,
     pub test: Vec<StepSpec>,
@@ -179,6 +183,7 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         .unwrap_or_default();
     let packages = read_packages(list("packages", found), found);
     let files = read_files(list("files", found), dir, found);
+    let worker = top.get("worker").and_then(|node| read_worker(node, found));
     let (provision, validate, test) = (
         steps("steps", found),
         steps("validate", found),
@@ -201,6 +206,7 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         parameters,
         packages,
         files,
+        worker,
         steps: provision,
         validate,
         test,

@@ -222,6 +222,7 @@ fn layer(recipe: &str, digest: char) -> LayerPlan {
         digest: digest.to_string().repeat(64),
         manifest_json: format!("{{\"recipe\":\"{recipe}\"}}"),
         layer: Layer {
+            worker: None,
             packages: Vec::new(),
             files: Vec::new(),
             recipe: recipe.into(),
