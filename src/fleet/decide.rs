@@ -298,10 +298,13 @@ impl Desk<'_> {
     fn end_drained(&mut self) {
         let group = &self.world.group;
         let mut room = ENDING_MOST.saturating_sub(self.memory.ending.len());
-        let fresh = self.memory.ending.values();
-        let fresh = fresh.filter(|one| one.decrement && one.is_fresh(self.now));
-        // Decrements that the desired number may not show yet.
-        let mut pending = u32::try_from(fresh.count()).unwrap_or(u32::MAX);
+        // Decrements that the desired number does not show yet: it and the members are of one answer.
+        let unseen = self.plan.rows.iter().filter(|row| {
+            let ending = self.memory.ends(&row.id);
+            matches!(row.standing, Standing::Leaving { .. })
+                && ending.is_some_and(|one| one.decrement && one.is_fresh(self.now))
+        });
+        let mut pending = u32::try_from(unseen.count()).unwrap_or(u32::MAX);
         let mut decisions = Vec::new();
         for row in &self.plan.rows {
             let again = match &row.standing {
@@ -326,6 +329,10 @@ impl Desk<'_> {
             // Where the group has more than it desires, ending one is enough.
             let above = present(self.world) > group.desired;
             let decrement = !above && group.desired.saturating_sub(pending) > group.min;
+            // Whether the group is at its minimum shows once the decrements before do.
+            if !decrement && !above && pending > 0 {
+                continue;
+            }
             if !again {
                 room -= 1;
             }

@@ -311,12 +311,16 @@ impl Scripted {
 
     /// Whether a command that shuts its machine down has ended.
     fn has_shut_down(&self, stage: &Stage, instance_id: &str, since: Timestamp) -> bool {
-        stage.commands.iter().any(|((instance, _), play)| {
-            instance == instance_id
-                && play.sent >= since
-                && play.outcome.shuts_down
-                && self.play(play).state == CommandState::Ended
-        })
+        // Asked for every machine at every request: only its own commands are looked through.
+        let from = (instance_id.to_owned(), String::new());
+        let commands = stage.commands.range(from..);
+        commands
+            .take_while(|((instance, _), _)| instance == instance_id)
+            .any(|(_, play)| {
+                play.outcome.shuts_down
+                    && play.sent >= since
+                    && self.play(play).state == CommandState::Ended
+            })
     }
 }
 

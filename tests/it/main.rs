@@ -6,6 +6,7 @@ mod changed;
 mod cli;
 mod clients;
 mod cloud_wire;
+mod fleet;
 mod host;
 mod image;
 mod machines;

@@ -157,6 +157,12 @@ fn stands(call: &Call<'_>, command: &Command, instance: &str) -> (Verdict, Optio
     (verdict(command, record.as_ref(), gone, call.now), record)
 }
 
+/// Whether a command has ended everywhere.
+pub fn is_over(call: &Call<'_>, command: &Command) -> bool {
+    let mut instances = command.instance_ids.iter();
+    instances.all(|id| stands(call, command, id).0.is_over())
+}
+
 /// Status of a command as a whole: that of its worst invocation.
 fn overall(verdicts: &[Verdict]) -> Verdict {
     let order = [

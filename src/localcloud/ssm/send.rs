@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use super::super::engine::Call;
 use super::super::state::Command;
 use super::super::wire::error::ApiError;
 use super::super::wire::json::input;
-use super::commands::{DOCUMENT, describe, invalid_instances};
+use super::commands::{DOCUMENT, describe, invalid_instances, is_over};
 use super::inventory::is_online;
 
 /// Size of a command's parameters (SSM quotas, "Maximum document size" 64 KB).
@@ -18,6 +19,9 @@ const SIZE_LIMIT: usize = 64 * 1024;
 /// `executionTimeout`, default and limits in seconds (document `AWS-RunShellScript`).
 const EXECUTION_DEFAULT: u64 = 3600;
 const EXECUTION_LIMITS: std::ops::RangeInclusive<u64> = 5..=172_800;
+/// The newest commands, and the commands of this time, are never dropped.
+const KEPT: usize = 100;
+const KEPT_FOR: SignedDuration = SignedDuration::from_hours(1);
 /// `TimeoutSeconds`, default and limits.
 const DELIVERY_DEFAULT: u64 = 3600;
 const DELIVERY_LIMITS: std::ops::RangeInclusive<u64> = 30..=2_592_000;
@@ -163,6 +167,7 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
     if !offline.is_empty() {
         return Err(invalid_instances(&offline));
     }
+    forget(call);
     let command = Command {
         id: spec.command_id.clone(),
         document: send.document_name.clone(),
@@ -182,6 +187,23 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
     }
     call.state.commands.insert(spec.command_id, command);
     Ok(answer)
+}
+
+/// Drops old commands that are over. SSM keeps them for 30 days; here every request carries all records, and a fleet
+/// sends some thousand a day.
+fn forget(call: &mut Call<'_>) {
+    let mut newest: Vec<_> = call.state.commands.values().collect();
+    newest.sort_by_key(|command| std::cmp::Reverse(command.requested));
+    let old = newest
+        .into_iter()
+        .skip(KEPT)
+        .filter(|command| call.now.duration_since(command.requested) >= KEPT_FOR)
+        .filter(|command| is_over(call, command))
+        .map(|command| command.id.clone());
+    let old: Vec<String> = old.collect();
+    for id in old {
+        call.state.commands.remove(&id);
+    }
 }
 
 #[cfg(test)]
