@@ -119,7 +119,10 @@ class Demo:
             elif event.get("type") == "decided":
                 self.decided(event["decision"])
             elif event.get("type") == "alarm":
-                self.line.line("alarm", json.dumps(event["alarm"]))
+                alarm = event["alarm"]
+                if alarm["about"] not in self.told:
+                    self.told.add(alarm["about"])
+                    self.line.line("alarm", alarm["text"])
 
     def looked(self, view):
         rows = {row["id"]: row for row in view["workers"]}
@@ -184,9 +187,9 @@ class Demo:
 
     def keep_busy(self, until_set):
         """Work goes on arriving, as it does."""
-        while not until_set.wait(9) and not self.over.is_set():
+        while not until_set.wait(12) and not self.over.is_set():
             if self.master.queue() == 0:
-                self.submit(22)
+                self.submit(20)
 
     # Rolls
 
@@ -194,7 +197,7 @@ class Demo:
         chapter = self.line.chapter(f"roll to image {number}")
         self.line.line("roll", f"to image {number}: a canary first, then worker by worker, none while it has a job")
         process = self.product.start(
-            "roll", "start", GROUP, image, "--yes", "--warmup", "0", "--format", "json",
+            "roll", "start", GROUP, "--image", image, "--yes", "--warmup", "0s", "--format", "json",
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         self.processes.append(process)

@@ -254,7 +254,7 @@ class Master:
     """A Buildbot master on loopback, from tests/buildbot, with its state in `work`."""
 
     def __init__(self, venv, work):
-        self.buildbot = pathlib.Path(venv) / "bin" / "buildbot"
+        self.buildbot = pathlib.Path(venv).resolve() / "bin" / "buildbot"
         self.work = pathlib.Path(work)
         self.worker_port, self.web_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.web_port}"

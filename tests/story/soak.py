@@ -5,6 +5,9 @@ machine is left. What happens when comes from a seed, which is printed; how the 
 """
 
 import argparse
+import contextlib
+import datetime
+import json
 import pathlib
 import random
 import shutil
@@ -214,7 +217,7 @@ class Soak:
     def roll(self, image, share):
         until("jobs to be done", lambda: self.failed() or self.share() >= share, 1200)
         self.counts["rolls"] += 1
-        verb = ("start", GROUP, image, "--yes", "--warmup", "0")
+        verb = ("start", GROUP, "--image", image, "--yes", "--warmup", "0s")
         deadline = time.monotonic() + 900
         kills = self.random.randint(1, 2)
         while True:
@@ -270,6 +273,18 @@ class Soak:
                 found.append((job, instance, run, end))
         return found
 
+    def unasked(self):
+        """When the controller could not ask the master, although it was there."""
+        found = []
+        for text in (self.work / "fleet.log").read_text().splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                event = json.loads(text)
+                if event["type"] == "alarm" and event["alarm"]["about"] == "demand":
+                    at = datetime.datetime.fromisoformat(event["at"][:19] + "+00:00").timestamp()
+                    if not any(began - 1 <= at <= ended + 5 for began, ended in self.outages):
+                        found.append(event)
+        return found
+
     def judge(self):
         runs = self.ledger.snapshot()
         builds = self.master.builds()
@@ -293,6 +308,7 @@ class Soak:
         assert not killed, f"killed by the end of their machine: {killed}"
         assert len(lost) == len(by_master), f"builds that failed for no reason of the master's: {[b for b in lost if b not in by_master]}"
         assert succeeded >= set(range(self.options.jobs)), f"not run: {set(range(self.options.jobs)) - succeeded}"
+        assert not self.unasked(), f"the master was there and could not be asked: {self.unasked()[:3]}"
         assert not machines, f"machines left: {machines}"
         assert self.most <= self.options.workers + 3, f"{self.most} machines at a time"
         for what, count in self.counts.items():

@@ -2,6 +2,7 @@
 //!
 //! Read are, with the fields of Buildbot's own specification (`master/buildbot/spec/types/*.raml`): build requests that
 //! are neither complete nor claimed; workers with the masters that they are connected to; builds that are not complete.
+//! A field that is filtered by must be selected too (Buildbot 4 answers HTTP status 400 else).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,7 +97,7 @@ impl Buildbot {
     async fn look(&self) -> Result<Demand, String> {
         let requests: Requests = self
             .http
-            .get("api/v2/buildrequests?complete=false&claimed=false&field=builderid")
+            .get("api/v2/buildrequests?complete=false&claimed=false&field=builderid&field=complete&field=claimed")
             .await?;
         let builders = match self.builders.as_slice() {
             [] => None,
@@ -109,7 +110,7 @@ impl Buildbot {
         // Builds before workers: one that connects and takes a job in between is not listed yet, rather than idle.
         let builds: Builds = self
             .http
-            .get("api/v2/builds?complete=false&field=workerid")
+            .get("api/v2/builds?complete=false&field=workerid&field=complete")
             .await?;
         let workers: Workers = self
             .http
