@@ -9,7 +9,7 @@ use super::alarm::{self, Alarm};
 use super::memory::{ENDING_MOST, LAUNCH_MOST, Memory};
 use super::policy::Policy;
 use super::standing::{OURS, Standing, standing};
-use super::world::{Demand, Member, World};
+use super::world::{Demand, Life, Member, World};
 
 /// Workers that one command reaches (`SendCommand`, `InstanceIds`).
 const REACHED: usize = 50;
@@ -644,6 +644,8 @@ impl Desk<'_> {
     }
 }
 
+/// Whether it is in service still, and said that it is drained.
 fn is_drained(member: &Member) -> bool {
-    matches!(&member.word, super::world::Word::Said(said) if said.drained.is_some())
+    member.life == Life::InService
+        && matches!(&member.word, super::world::Word::Said(said) if said.drained.is_some())
 }

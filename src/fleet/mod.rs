@@ -20,3 +20,6 @@ pub mod word;
 pub mod world;
 
 pub use engine::{Brain, Controller, Core, FleetError, Shell, lease_name, peek};
+
+#[cfg(test)]
+mod tests;

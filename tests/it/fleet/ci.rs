@@ -92,13 +92,13 @@ impl Ci {
         let mut chance = Chance::new(seed);
         let (mut agenda, mut arrivals, mut at) = (BTreeSet::new(), Vec::new(), start);
         while arrivals.len() < jobs {
-            let pause = if chance.one_in(25) { 1200 } else { 40 };
+            let pause = if chance.one_in(25) { 900 } else { 40 };
             at += secs(chance.below(pause));
             let batch = if chance.one_in(3) { 120 } else { 20 };
             for _ in 0..=chance.below(batch) {
                 if arrivals.len() < jobs {
                     agenda.insert((at, Happening::Arrival(arrivals.len())));
-                    let most = if chance.one_in(20) { 300 } else { 60 };
+                    let most = if chance.one_in(20) { 300 } else { 40 };
                     arrivals.push(Job {
                         number: arrivals.len(),
                         secs: 2 + chance.below(most),
