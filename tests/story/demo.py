@@ -95,13 +95,33 @@ class Demo:
             text = text.replace(old, new)
         recipe.parent.mkdir(exist_ok=True)
         recipe.write_text(text)
-        chapter = self.line.chapter(f"bake image {number}")
+        return self.build(f"image {number}", "demo-worker")
+
+    def build(self, who, recipe):
+        """Bakes a recipe and tells how it goes on."""
         began = time.monotonic()
-        baked, _ = self.product.run("bake", "demo-worker")
-        self.line.close(chapter)
-        self.images.append(baked["image_id"])
-        self.line.line(f"image {number}", f"{baked['image_id']} baked, booted and tested in {time.monotonic() - began:.0f} s")
-        return baked["image_id"]
+        process = self.product.start(
+            "bake", recipe, "--format", "json", stdout=subprocess.PIPE, stderr=open(self.work / "bake.log", "w")
+        )
+        self.processes.append(process)
+        chapter, last = None, {}
+        for text in process.stdout:
+            last = json.loads(text)
+            if last.get("event") == "started":
+                chapter = self.line.chapter(f"bake {who}")
+                self.line.line(who, f"a bake of {last['recipe']} {last['version']} starts from {last['start_image']}, digest {last['digest'][:12]}")
+            elif last.get("event") == "phase-started" and not self.images:
+                self.line.line(who, f"  {last['phase'].replace('-', ' ')}")
+        if process.wait():
+            raise RuntimeError(f"bake {recipe} ended with exit code {process.returncode}:\n{(self.work / 'bake.log').read_text()[-3000:]}")
+        if chapter:
+            self.line.close(chapter)
+            self.line.line(who, f"{last['image_id']} baked, booted and tested in {time.monotonic() - began:.0f} s")
+        else:
+            self.line.line(who, f"{last['image_id']} is there already: the same recipe, the same digest")
+        if recipe == "demo-worker":
+            self.images.append(last["image_id"])
+        return last["image_id"]
 
     # The fleet
 
@@ -247,6 +267,7 @@ class Demo:
 
     def tell(self):
         line = self.line
+        self.build("ci-worker", "ci-worker")
         first = self.bake(1, {})
         self.cloud = harness.Cloud(self.product)
         self.leftovers()
