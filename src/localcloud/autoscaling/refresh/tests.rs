@@ -172,7 +172,7 @@ fn bounds_are_rounded_for_the_safe_side_and_leave_room_for_one() {
 fn a_situation_has_its_actions() {
     let launch = |count| vec![Action::Replace(count)];
     let first = |max| preferences(100, Some(max));
-    let cases: Vec<(&str, Preferences, Vec<Member>, usize, Vec<Action>)> = vec![
+    let cases = [
         (
             "one more is launched before one ends",
             first(125),
