@@ -148,6 +148,11 @@ async fn the_aws_cli_drives_an_instance_refresh() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boto3_finds_three_zones_and_groups_are_spread_over_them() {
+    judge("test_zones.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_aws_cli_lists_launches_runs_a_command_and_terminates() {
     judge("cli.sh").await;
 }

@@ -100,7 +100,7 @@ pub(super) fn prune(group: &mut Group, now: Timestamp) {
 pub(super) fn show(group: &Group, activity: &Activity) -> Xml {
     let details = serde_json::json!({
         "Subnet ID": group.subnets,
-        "Availability Zone": group.zones.first(),
+        "Availability Zone": group.zones.join(", "),
     });
     Xml::children([
         ("ActivityId", Xml::text(&activity.id)),

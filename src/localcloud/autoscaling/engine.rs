@@ -154,16 +154,55 @@ fn act(world: &mut World<'_>, group: &mut Group, action: Action) {
     }
 }
 
-/// Instances that a group has launched, or why it has none.
+/// Instances that a group has launched, spread over its zones, or why it has none.
 pub(super) fn launch_now(
     world: &mut World<'_>,
     group: &mut Group,
     count: usize,
     cause: &str,
 ) -> Result<Vec<String>, ApiError> {
+    let mut made = Vec::new();
+    for (zone, count) in spread(group, count) {
+        match launch_in(world, group, &zone, count, cause) {
+            Ok(ids) => made.extend(ids),
+            // The next look launches what is missing.
+            Err(_) if !made.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(made)
+}
+
+/// How many of `count` new instances go to each zone: each to the one that has the fewest (EC2 Auto Scaling User Guide,
+/// "Distribute instances across Availability Zones").
+fn spread(group: &Group, count: usize) -> BTreeMap<String, usize> {
+    let mut there = group.by_zone();
+    let mut new = BTreeMap::new();
+    for _ in 0..count {
+        let fewest = there.iter().min_by_key(|(_, count)| **count);
+        let Some(zone) = fewest.map(|(zone, _)| zone.clone()) else {
+            break;
+        };
+        *there.entry(zone.clone()).or_default() += 1;
+        *new.entry(zone).or_default() += 1;
+    }
+    new
+}
+
+/// Instances that a group has launched in one of its zones, or why it has none.
+pub(super) fn launch_in(
+    world: &mut World<'_>,
+    group: &mut Group,
+    zone: &str,
+    count: usize,
+    cause: &str,
+) -> Result<Vec<String>, ApiError> {
     let found = launch_templates::resolve(world.state, &reference(group))?;
     let mut params = Params::from(found.parameters.clone());
-    let settings = Settings::take(&group.region, &mut params)?;
+    let mut settings = Settings::take(&group.region, &mut params)?;
+    settings.zone = Some(zone.to_owned());
+    // The group's own subnets count (`CreateAutoScalingGroup`, `VPCZoneIdentifier`).
+    settings.subnet = None;
     let mut tags: Tags = group
         .tags
         .iter()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::ACCOUNT_ID;
 use super::super::ec2::filters::{self, Page};
 use super::super::ec2::launch_templates::{self, Reference, Resolved};
-use super::super::ec2::network;
+use super::super::ec2::network::{self, Place};
 use super::super::ec2::settings::Settings;
 use super::super::engine::Call;
 use super::super::state::State;
@@ -50,16 +50,8 @@ impl Settled {
         let reference = Reference::take(&mut template)?;
         template.finish("LaunchTemplate")?;
         let zones = params.texts("AvailabilityZones.member");
-        let zone = network::zone(call.region);
-        if let Some(other) = zones.iter().find(|name| **name != zone) {
-            return Err(invalid(format!(
-                "Invalid availability zones: {other}; the local cloud has {zone}"
-            )));
-        }
         let subnets = params.take("VPCZoneIdentifier");
-        for subnet in subnets.iter().flat_map(|subnets| subnets.split(',')) {
-            network::check_subnet(subnet.trim()).map_err(|error| invalid(error.message))?;
-        }
+        let zones = settle_zones(call.region, zones, subnets.as_deref())?;
         if let Some(kind) = params.take("HealthCheckType").filter(|kind| kind != "EC2") {
             return Err(invalid(format!(
                 "Value ({kind}) for parameter HealthCheckType is invalid. The local cloud has EC2."
@@ -102,6 +94,38 @@ impl Settled {
             context: params.take("Context"),
         })
     }
+}
+
+/// The zones of a group: those named, which must be the zones of its subnets if it names both; empty if neither is.
+fn settle_zones(
+    region: &str,
+    named: Vec<String>,
+    subnets: Option<&str>,
+) -> Result<Vec<String>, ApiError> {
+    if let Some(other) = named
+        .iter()
+        .find(|name| Place::of_zone(region, name).is_none())
+    {
+        return Err(invalid(format!(
+            "Invalid availability zones: {other}; the local cloud has {}",
+            network::zones(region).join(", ")
+        )));
+    }
+    let mut zones = Vec::new();
+    for subnet in subnets.into_iter().flat_map(|subnets| subnets.split(',')) {
+        let place = Place::of_subnet(subnet.trim()).map_err(|error| invalid(error.message))?;
+        zones.push(place.zone(region));
+    }
+    if zones.is_empty() {
+        zones = named;
+    } else if let Some(other) = named.iter().find(|name| !zones.contains(name)) {
+        return Err(invalid(format!(
+            "The availability zones of the specified subnets and the Auto Scaling group do not match: {other}"
+        )));
+    }
+    zones.sort();
+    zones.dedup();
+    Ok(zones)
 }
 
 /// The template as a group keeps it, once something could be launched from it.
@@ -192,7 +216,7 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
              MixedInstancesPolicy parameter; the local cloud takes LaunchTemplate.",
         )
     })?;
-    if settled.zones.is_empty() && settled.subnets.is_none() {
+    if settled.zones.is_empty() {
         return Err(invalid(
             "At least one Availability Zone or VPC Subnet is required.",
         ));
@@ -208,7 +232,7 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         max,
         desired,
         template,
-        zones: vec![network::zone(&region)],
+        zones: settled.zones,
         subnets: settled.subnets,
         region,
         cooldown: settled.cooldown.unwrap_or(COOLDOWN),
@@ -267,7 +291,8 @@ pub(super) fn update(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
             // What failed before may work now.
             group.retry_at = None;
         }
-        if settled.subnets.is_some() {
+        if !settled.zones.is_empty() {
+            group.zones = settled.zones;
             group.subnets = settled.subnets;
         }
         group.cooldown = settled.cooldown.unwrap_or(group.cooldown);

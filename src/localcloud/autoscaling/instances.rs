@@ -3,9 +3,10 @@
 use sha2::{Digest, Sha256};
 
 use super::super::ec2::filters::Page;
-use super::super::ec2::{is_id, network};
+use super::super::ec2::is_id;
+use super::super::ec2::network::Place;
 use super::super::engine::Call;
-use super::super::state::{InstanceState, State, Token};
+use super::super::state::{InstanceState, Token};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
@@ -229,16 +230,7 @@ pub(super) fn launch(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         .parsed("RequestedCapacity")?
         .filter(|count| (1..=100).contains(count))
         .ok_or_else(|| invalid("RequestedCapacity must be from 1 to 100."))?;
-    let zones = params.texts("AvailabilityZones.member");
-    let zone = network::zone(call.region);
-    if let Some(other) = zones.iter().find(|name| **name != zone) {
-        return Err(invalid(format!(
-            "The zone {other} is not one of the group's; it has {zone}"
-        )));
-    }
-    for subnet in params.texts("SubnetIds.member") {
-        network::check_subnet(&subnet).map_err(|error| invalid(error.message))?;
-    }
+    let zone = take_zone(call.region, &mut params)?;
     if let Some(other) = params
         .take("RetryStrategy")
         .filter(|strategy| strategy != "none")
@@ -248,6 +240,13 @@ pub(super) fn launch(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         )));
     }
     params.finish("")?;
+    let zone = launch_zone(super::group(call.state, &name)?, zone)?;
+    let place = Place::of_zone(call.region, &zone).ok_or_else(|| {
+        invalid(format!(
+            "The zone {zone} is not in the region {}.",
+            call.region
+        ))
+    })?;
     let key = format!("LaunchInstances/{name}/{token}");
     if let Some(known) = call.state.tokens.get(&key) {
         if known.request != request {
@@ -257,7 +256,7 @@ pub(super) fn launch(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
             ));
         }
         let ids: Vec<String> = known.made.split(' ').map(str::to_owned).collect();
-        return Ok(launched(call.state, &name, &token, Ok(&ids)));
+        return Ok(launched(call, &name, &token, place, Ok(&ids)));
     }
     let outcome = with_group(call, &name, |world, group| {
         if group.desired + count > group.max {
@@ -274,7 +273,7 @@ pub(super) fn launch(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
             "At {} an instance was started in response to a LaunchInstances request",
             activities::stamp(world.now)
         );
-        let made = engine::launch_now(world, group, count, &cause);
+        let made = engine::launch_in(world, group, &zone, count, &cause);
         group.desired += made.as_ref().map_or(0, Vec::len);
         Ok(made)
     })?;
@@ -283,29 +282,70 @@ pub(super) fn launch(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         call.state.tokens.insert(key, Token { request, made });
     }
     let outcome = outcome.as_deref();
-    Ok(launched(call.state, &name, &token, outcome))
+    Ok(launched(call, &name, &token, place, outcome))
+}
+
+/// The zone that `LaunchInstances` names, by itself or by its subnet; each list has one at most (botocore,
+/// `AvailabilityZonesLimit1`, `SubnetIdsLimit1`).
+fn take_zone(region: &str, params: &mut Params) -> Result<Option<String>, ApiError> {
+    let zones = params.texts("AvailabilityZones.member");
+    let subnets = params.texts("SubnetIds.member");
+    if zones.len() > 1 || subnets.len() > 1 {
+        return Err(invalid(
+            "AvailabilityZones and SubnetIds have one member at most.",
+        ));
+    }
+    let by_subnet = match subnets.first() {
+        None => None,
+        Some(subnet) => {
+            let place = Place::of_subnet(subnet).map_err(|error| invalid(error.message))?;
+            Some(place.zone(region))
+        }
+    };
+    match (zones.into_iter().next(), by_subnet) {
+        (Some(zone), Some(other)) if zone != other => {
+            Err(invalid(format!("The subnet is in {other}, not in {zone}.")))
+        }
+        (zone, by_subnet) => Ok(zone.or(by_subnet)),
+    }
+}
+
+/// A group with several zones must be told which (botocore, `LaunchInstancesRequest`).
+fn launch_zone(group: &Group, asked: Option<String>) -> Result<String, ApiError> {
+    let has = group.zones.join(", ");
+    match asked {
+        Some(zone) if group.zones.contains(&zone) => Ok(zone),
+        Some(zone) => Err(invalid(format!(
+            "The zone {zone} is not one of the group's; it has {has}."
+        ))),
+        None => match group.zones.as_slice() {
+            [zone] => Ok(zone.clone()),
+            _ => Err(invalid(format!(
+                "Either AvailabilityZones or SubnetIds must be specified: the group has {has}."
+            ))),
+        },
+    }
 }
 
 /// `LaunchInstancesResult`.
-fn launched(state: &State, group: &str, token: &str, outcome: Result<&[String], &ApiError>) -> Xml {
+fn launched(
+    call: &Call<'_>,
+    group: &str,
+    token: &str,
+    place: &Place,
+    outcome: Result<&[String], &ApiError>,
+) -> Xml {
     let place = || {
-        let zone = state
-            .scaling
-            .get(group)
-            .and_then(|group| group.zones.first());
         Xml::children([
-            ("SubnetId", Xml::text(network::SUBNET)),
-            (
-                "AvailabilityZone",
-                Xml::text(zone.map_or("", String::as_str)),
-            ),
+            ("SubnetId", Xml::text(place.subnet)),
+            ("AvailabilityZone", Xml::text(place.zone(call.region))),
             ("MarketType", Xml::text("OnDemand")),
         ])
     };
     let (mut instances, mut errors) = (Vec::new(), Vec::new());
     match outcome {
         Ok(ids) => {
-            let kind = ids.first().and_then(|id| state.instances.get(id));
+            let kind = ids.first().and_then(|id| call.state.instances.get(id));
             instances.push(
                 place()
                     .with_some(

@@ -196,7 +196,7 @@ pub fn victims(group: &Group) -> Vec<String> {
         match policy.as_str() {
             "NewestInstance" => members.sort_by_key(|member| std::cmp::Reverse(member.joined)),
             "OldestInstance" => members.sort_by_key(|member| member.joined),
-            // Billing is by the second, and there is one zone and one kind of template: the default policy comes down
+            // Billing is by the second, and there is one kind of template: within a zone the default policy comes down
             // to the oldest version (User Guide, "Default termination policy").
             "OldestLaunchTemplate" | "Default" => members.sort_by_key(|member| {
                 let version = member.template.version.parse::<u64>().unwrap_or(0);
@@ -206,8 +206,24 @@ pub fn victims(group: &Group) -> Vec<String> {
             _ => {}
         }
     }
-    // What does not serve yet goes before what does.
-    members.sort_by_key(|member| member.lifecycle == Lifecycle::InService);
-    let ids = members.into_iter().map(|member| member.instance_id.clone());
-    ids.collect()
+    // What does not serve yet goes before what does; then, before any policy, the zone that has the most (User Guide,
+    // "Configure termination policies for Amazon EC2 Auto Scaling").
+    let mut zones = group.by_zone();
+    let mut victims = Vec::new();
+    while !members.is_empty() {
+        let rank = |member: &&Member| {
+            let there = zones.get(&member.zone).copied().unwrap_or(0);
+            (member.lifecycle != Lifecycle::InService, there)
+        };
+        let highest = members.iter().map(rank).max();
+        let first = members
+            .iter()
+            .position(|member| Some(rank(member)) == highest);
+        let member = members.remove(first.unwrap_or(0));
+        if let Some(count) = zones.get_mut(&member.zone) {
+            *count = count.saturating_sub(1);
+        }
+        victims.push(member.instance_id.clone());
+    }
+    victims
 }

@@ -240,6 +240,21 @@ impl Group {
         !self.suspended.contains_key(process)
     }
 
+    /// How many instances each of its zones has, of those that count.
+    #[must_use]
+    pub fn by_zone(&self) -> BTreeMap<String, usize> {
+        let mut zones: BTreeMap<String, usize> =
+            self.zones.iter().map(|zone| (zone.clone(), 0)).collect();
+        for member in self.members.values() {
+            if member.lifecycle.counts()
+                && let Some(count) = zones.get_mut(&member.zone)
+            {
+                *count += 1;
+            }
+        }
+        zones
+    }
+
     /// Instances that count towards the desired capacity.
     #[must_use]
     pub fn capacity(&self) -> usize {

@@ -9,7 +9,7 @@ use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::filters::{Filters, Page};
-use super::network::{SUBNET, VPC};
+use super::network::{Place, VPC};
 use super::{images, is_id, tags, time};
 
 const FILTERS: &[&str] = &[
@@ -47,7 +47,7 @@ fn field(instance: &Instance, name: &str) -> Vec<String> {
         "availability-zone" => &instance.availability_zone,
         "reservation-id" => &instance.reservation_id,
         "vpc-id" => VPC,
-        "subnet-id" => SUBNET,
+        "subnet-id" => Place::of(instance).subnet,
         "instance.group-id" | "group-id" => return instance.group_ids.clone(),
         "owner-id" => ACCOUNT_ID,
         "architecture" => "x86_64",
@@ -238,7 +238,7 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
     ]);
     let interface = Xml::children([
         ("networkInterfaceId", Xml::text(&instance.interface_id)),
-        ("subnetId", Xml::text(SUBNET)),
+        ("subnetId", Xml::text(Place::of(instance).subnet)),
         ("vpcId", Xml::text(VPC)),
         ("ownerId", Xml::text(ACCOUNT_ID)),
         ("status", Xml::text("in-use")),
@@ -256,7 +256,7 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
             ]),
         ),
     ]);
-    base.with("subnetId", Xml::text(SUBNET))
+    base.with("subnetId", Xml::text(Place::of(instance).subnet))
         .with("vpcId", Xml::text(VPC))
         .with("privateIpAddress", Xml::text(&instance.private_ip))
         .with("privateDnsName", Xml::text(dns_name(instance)))

@@ -1,21 +1,22 @@
 //! `RunInstances`, and launches by other services.
 
+use std::collections::BTreeSet;
+
 use sha2::{Digest, Sha256};
 
 use super::super::ACCOUNT_ID;
 use super::super::driver::LaunchSpec;
 use super::super::engine::Call;
-use super::super::state::{Image, Instance, InstanceState, Process, Reason, Tags, Token, Volume};
+use super::super::state::{
+    Image, Instance, InstanceState, Process, Reason, State, Tags, Token, Volume,
+};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::launch_templates::{self, Reference};
-use super::network::{self, DEFAULT_GROUP};
+use super::network::{DEFAULT_GROUP, Place};
 use super::settings::Settings;
 use super::{describe, invalid_value};
-
-/// Addresses for machines: 172.31.1.100 to 172.31.254.100, one network each.
-pub const ADDRESSES: usize = 254;
 
 /// Instances to launch.
 #[derive(Debug)]
@@ -97,20 +98,22 @@ fn take_order(call: &Call<'_>, params: &mut Params) -> Result<Order, ApiError> {
 /// As `RunInstances` refuses it; nothing has been launched then.
 pub fn launch(call: &mut Call<'_>, order: &Order) -> Result<String, ApiError> {
     let image = order.settings.check(call)?;
-    let mut addresses = free_addresses(call);
+    let place = order.settings.place(call.region)?;
+    let mut addresses = free_addresses(call.state, place);
     if addresses.len() < order.min {
         return Err(ApiError::new(
-            "InstanceLimitExceeded",
+            "InsufficientFreeAddressesInSubnet",
             format!(
-                "This host has addresses for {ADDRESSES} instances; {} are left",
-                addresses.len()
+                "There are not enough free addresses in subnet '{}' to satisfy the requested number of instances.",
+                place.subnet
             ),
         ));
     }
     addresses.truncate(order.max);
     let reservation = call.state.new_id("r");
     for (index, address) in addresses.into_iter().enumerate() {
-        let instance = launch_one(call, order, &image, &reservation, index, address);
+        let place = (place, address);
+        let instance = launch_one(call, order, &image, &reservation, index, place);
         call.state.instances.insert(instance.id.clone(), instance);
     }
     Ok(reservation)
@@ -134,16 +137,16 @@ fn repeated(call: &Call<'_>, params: &Params, request: &str) -> Result<Option<Xm
     Ok(Some(describe::reservation(call.state, &known.made)))
 }
 
-/// A number that no live instance has, in the third byte.
-fn free_addresses(call: &Call<'_>) -> Vec<String> {
-    let live = call
-        .state
+/// Addresses in a place that no live instance has.
+pub(super) fn free_addresses(state: &State, place: &Place) -> Vec<String> {
+    let live = state
         .instances
         .values()
         .filter(|one| one.state != InstanceState::Terminated);
-    let taken: Vec<_> = live.map(|instance| instance.private_ip.as_str()).collect();
-    let all = (1..=ADDRESSES).map(|number| format!("172.31.{number}.100"));
-    all.filter(|address| !taken.contains(&address.as_str()))
+    let taken: BTreeSet<_> = live.map(|instance| instance.private_ip.as_str()).collect();
+    let all = place.numbers.clone();
+    let all = all.map(|number| format!("172.31.{number}.100"));
+    all.filter(|address| !taken.contains(address.as_str()))
         .collect()
 }
 
@@ -153,12 +156,11 @@ fn launch_one(
     image: &Image,
     reservation: &str,
     index: usize,
-    address: String,
+    (place, address): (&Place, String),
 ) -> Instance {
     let wanted = &order.settings;
     let mut tags = wanted.tags.of("instance");
     tags.extend(order.tags.clone());
-    let zone = network::zone(call.region);
     let mut instance = Instance {
         id: call.state.new_id("i"),
         reservation_id: reservation.to_owned(),
@@ -173,7 +175,7 @@ fn launch_one(
         }),
         transition_reason: String::new(),
         private_ip: address,
-        availability_zone: zone,
+        availability_zone: place.zone(call.region),
         region: call.region.to_owned(),
         group_ids: match wanted.group_ids.as_slice() {
             [] => vec![DEFAULT_GROUP.to_owned()],

@@ -1,7 +1,9 @@
-//! The network: one VPC with one subnet, as the addresses of the machines on this host have it.
+//! The network: one VPC with a subnet in each of three zones, as the addresses of the machines on this host have it.
+
+use std::ops::RangeInclusive;
 
 use super::super::engine::Call;
-use super::super::state::{SecurityGroup, Tags};
+use super::super::state::{Instance, SecurityGroup, Tags};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
@@ -11,8 +13,6 @@ use super::{super::ACCOUNT_ID, is_id};
 
 /// The default VPC.
 pub const VPC: &str = "vpc-0000000000000001f";
-/// Its subnet.
-pub const SUBNET: &str = "subnet-0000000000000001f";
 /// Its default security group.
 pub const DEFAULT_GROUP: &str = "sg-0000000000000001f";
 const CIDR: &str = "172.31.0.0/16";
@@ -27,9 +27,71 @@ pub fn default_group() -> SecurityGroup {
     }
 }
 
-/// The one availability zone of a region.
-pub fn zone(region: &str) -> String {
-    format!("{region}a")
+/// An availability zone of every region, with the default VPC's subnet in it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Place {
+    letter: char,
+    pub subnet: &'static str,
+    cidr: &'static str,
+    /// The third byte of its machines' addresses: each machine has a network of its own.
+    pub numbers: RangeInclusive<u8>,
+}
+
+/// All there are. They are one host, so they fail together; what depends on zones can be tried all the same.
+pub const PLACES: [Place; 3] = [
+    Place {
+        letter: 'a',
+        subnet: "subnet-0000000000000001f",
+        cidr: "172.31.0.0/18",
+        numbers: 1..=63,
+    },
+    Place {
+        letter: 'b',
+        subnet: "subnet-0000000000000002f",
+        cidr: "172.31.64.0/18",
+        numbers: 64..=127,
+    },
+    Place {
+        letter: 'c',
+        subnet: "subnet-0000000000000003f",
+        cidr: "172.31.128.0/18",
+        numbers: 128..=191,
+    },
+];
+
+impl Place {
+    /// The zone's name in a region.
+    pub fn zone(&self, region: &str) -> String {
+        format!("{region}{}", self.letter)
+    }
+
+    /// The place of a zone, by the zone's name.
+    pub fn of_zone(region: &str, zone: &str) -> Option<&'static Self> {
+        let letter = zone.strip_prefix(region)?;
+        let mut places = PLACES.iter();
+        places.find(|place| letter.chars().eq([place.letter]))
+    }
+
+    /// The place of a subnet.
+    ///
+    /// # Errors
+    /// `InvalidSubnetID.NotFound`.
+    pub fn of_subnet(id: &str) -> Result<&'static Self, ApiError> {
+        let mut places = PLACES.iter();
+        places
+            .find(|place| place.subnet == id)
+            .ok_or_else(|| missing("InvalidSubnetID.NotFound", "subnet ID", id))
+    }
+
+    /// The place of an instance.
+    pub fn of(instance: &Instance) -> &'static Self {
+        Self::of_zone(&instance.region, &instance.availability_zone).unwrap_or(&PLACES[0])
+    }
+}
+
+/// The zones of a region.
+pub fn zones(region: &str) -> Vec<String> {
+    PLACES.iter().map(|place| place.zone(region)).collect()
 }
 
 fn missing(code: &str, what: &str, id: &str) -> ApiError {
@@ -42,16 +104,6 @@ fn only(given: &[String], there: &str, code: &str, what: &str) -> Result<(), Api
         Some(id) => Err(missing(code, what, id)),
         None => Ok(()),
     }
-}
-
-/// Refuses a subnet that is not ours.
-pub fn check_subnet(id: &str) -> Result<(), ApiError> {
-    only(
-        &[id.to_owned()],
-        SUBNET,
-        "InvalidSubnetID.NotFound",
-        "subnet ID",
-    )
 }
 
 /// Refuses a security group that does not exist.
@@ -103,28 +155,32 @@ pub(super) fn describe_zones(call: &mut Call<'_>, mut params: Params) -> Result<
     )?;
     params.flag("AllAvailabilityZones")?;
     call.accept(&params)?;
-    let name = zone(call.region);
-    only(&names, &name, "InvalidParameterValue", "availability zone")?;
-    let matches = filters.matches(&Tags::new(), |field| {
-        vec![match field {
-            "zone-name" => name.clone(),
-            "region-name" => call.region.to_owned(),
-            "state" => "available".to_owned(),
-            _ => "availability-zone".to_owned(),
-        }]
+    let all = zones(call.region);
+    if let Some(name) = names.iter().find(|name| !all.contains(name)) {
+        return Err(missing("InvalidParameterValue", "availability zone", name));
+    }
+    let wanted = all.into_iter().filter(|zone| {
+        (names.is_empty() || names.contains(zone))
+            && filters.matches(&Tags::new(), |field| {
+                vec![match field {
+                    "zone-name" => zone.clone(),
+                    "region-name" => call.region.to_owned(),
+                    "state" => "available".to_owned(),
+                    _ => "availability-zone".to_owned(),
+                }]
+            })
     });
-    let item = Xml::children([
-        ("zoneName", Xml::text(&name)),
-        ("zoneState", Xml::text("available")),
-        ("regionName", Xml::text(call.region)),
-        ("zoneType", Xml::text("availability-zone")),
-        ("optInStatus", Xml::text("opt-in-not-required")),
-        ("messageSet", Xml::list([])),
-    ]);
-    Ok(Xml::children([(
-        "availabilityZoneInfo",
-        Xml::list(matches.then_some(item)),
-    )]))
+    let items = wanted.map(|zone| {
+        Xml::children([
+            ("zoneName", Xml::text(zone)),
+            ("zoneState", Xml::text("available")),
+            ("regionName", Xml::text(call.region)),
+            ("zoneType", Xml::text("availability-zone")),
+            ("optInStatus", Xml::text("opt-in-not-required")),
+            ("messageSet", Xml::list([])),
+        ])
+    });
+    Ok(Xml::children([("availabilityZoneInfo", Xml::list(items))]))
 }
 
 pub(super) fn describe_vpcs(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
@@ -181,44 +237,40 @@ pub(super) fn describe_subnets(call: &mut Call<'_>, mut params: Params) -> Resul
     let filters = Filters::take(&mut params, &known)?;
     Page::take(&mut params, !ids.is_empty())?;
     call.accept(&params)?;
-    only(&ids, SUBNET, "InvalidSubnetID.NotFound", "subnet ID")?;
-    let zone = zone(call.region);
-    let matches = filters.matches(&Tags::new(), |field| {
-        let value = match field {
-            "subnet-id" => SUBNET,
-            "vpc-id" => VPC,
-            "availability-zone" => &zone,
-            "default-for-az" => "true",
-            "state" => "available",
-            "cidr-block" => CIDR,
-            _ => ACCOUNT_ID,
-        };
-        vec![value.to_owned()]
+    for id in &ids {
+        Place::of_subnet(id)?;
+    }
+    let wanted = PLACES.iter().filter(|place| {
+        (ids.is_empty() || ids.iter().any(|id| id == place.subnet))
+            && filters.matches(&Tags::new(), |field| {
+                vec![match field {
+                    "subnet-id" => place.subnet.to_owned(),
+                    "vpc-id" => VPC.to_owned(),
+                    "availability-zone" => place.zone(call.region),
+                    "default-for-az" => "true".to_owned(),
+                    "state" => "available".to_owned(),
+                    "cidr-block" => place.cidr.to_owned(),
+                    _ => ACCOUNT_ID.to_owned(),
+                }]
+            })
     });
-    let live = call
-        .state
-        .instances
-        .values()
-        .filter(|instance| !instance.state.is_ending())
-        .count();
-    let subnet = Xml::children([
-        ("subnetId", Xml::text(SUBNET)),
-        ("vpcId", Xml::text(VPC)),
-        ("ownerId", Xml::text(ACCOUNT_ID)),
-        ("state", Xml::text("available")),
-        ("cidrBlock", Xml::text(CIDR)),
-        (
-            "availableIpAddressCount",
-            Xml::text(super::instances::ADDRESSES - live),
-        ),
-        ("availabilityZone", Xml::text(&zone)),
-        ("defaultForAz", Xml::text(true)),
-        ("mapPublicIpOnLaunch", Xml::text(false)),
-    ]);
-    Ok(Xml::children([(
-        "subnetSet",
-        Xml::list(matches.then_some(subnet)),
-    )]))
+    let subnets = wanted.map(|place| {
+        Xml::children([
+            ("subnetId", Xml::text(place.subnet)),
+            ("vpcId", Xml::text(VPC)),
+            ("ownerId", Xml::text(ACCOUNT_ID)),
+            ("state", Xml::text("available")),
+            ("cidrBlock", Xml::text(place.cidr)),
+            (
+                "availableIpAddressCount",
+                Xml::text(super::instances::free_addresses(call.state, place).len()),
+            ),
+            ("availabilityZone", Xml::text(place.zone(call.region))),
+            ("defaultForAz", Xml::text(true)),
+            ("mapPublicIpOnLaunch", Xml::text(false)),
+        ])
+    });
+    Ok(Xml::children([("subnetSet", Xml::list(subnets))]))
 }
 
 fn group_arn(region: &str, id: &str) -> String {

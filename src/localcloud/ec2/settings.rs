@@ -7,7 +7,7 @@ use super::super::engine::Call;
 use super::super::state::{Image, MetadataOptions};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
-use super::network;
+use super::network::{self, PLACES, Place};
 use super::tags::Specifications;
 use super::{images, invalid_value, types};
 
@@ -22,6 +22,7 @@ pub struct Settings {
     pub image_id: Option<String>,
     pub instance_type: String,
     pub subnet: Option<String>,
+    pub zone: Option<String>,
     pub group_ids: Vec<String>,
     pub instance_profile: Option<String>,
     pub user_data: Option<String>,
@@ -94,7 +95,7 @@ impl Settings {
             (None, None) => None,
         };
         profile.finish("IamInstanceProfile")?;
-        take_placement(region, params)?;
+        let zone = take_placement(region, params)?;
         let mut monitoring = params.structure("Monitoring");
         monitoring.flag("Enabled")?;
         monitoring.finish("Monitoring")?;
@@ -114,6 +115,7 @@ impl Settings {
                 .take("InstanceType")
                 .unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
             subnet,
+            zone,
             group_ids,
             instance_profile,
             user_data: take_user_data(params)?,
@@ -135,6 +137,32 @@ impl Settings {
         })
     }
 
+    /// Where the instances go: the subnet's zone, the zone, or else the first one.
+    ///
+    /// # Errors
+    /// The subnet does not exist, or is in another zone than the one named.
+    pub fn place(&self, region: &str) -> Result<&'static Place, ApiError> {
+        let by_zone = self
+            .zone
+            .as_deref()
+            .and_then(|zone| Place::of_zone(region, zone));
+        let Some(subnet) = &self.subnet else {
+            return Ok(by_zone.unwrap_or(&PLACES[0]));
+        };
+        let place = Place::of_subnet(subnet)?;
+        match by_zone.filter(|other| *other != place) {
+            Some(other) => Err(invalid_value(
+                "availabilityZone",
+                &other.zone(region),
+                &format!(
+                    "The subnet '{subnet}' is in the availability zone {}",
+                    place.zone(region)
+                ),
+            )),
+            None => Ok(place),
+        }
+    }
+
     /// Checks that everything named exists and fits together; gives the image.
     ///
     /// # Errors
@@ -148,9 +176,7 @@ impl Settings {
         })?;
         let image = images::usable(call.state, image_id)?;
         types::find(&self.instance_type)?;
-        if let Some(subnet) = &self.subnet {
-            network::check_subnet(subnet)?;
-        }
+        self.place(call.region)?;
         for id in &self.group_ids {
             network::check_group(call, id)?;
         }
@@ -168,15 +194,17 @@ impl Settings {
     }
 }
 
-fn take_placement(region: &str, params: &mut Params) -> Result<(), ApiError> {
+/// The zone that is asked for.
+fn take_placement(region: &str, params: &mut Params) -> Result<Option<String>, ApiError> {
     let mut placement = params.structure("Placement");
-    if let Some(zone) = placement
-        .take("AvailabilityZone")
-        .filter(|zone| *zone != network::zone(region))
+    let zone = placement.take("AvailabilityZone");
+    if let Some(other) = zone
+        .as_deref()
+        .filter(|zone| Place::of_zone(region, zone).is_none())
     {
         return Err(invalid_value(
             "AvailabilityZone",
-            &zone,
+            other,
             "The zone does not exist.",
         ));
     }
@@ -190,7 +218,8 @@ fn take_placement(region: &str, params: &mut Params) -> Result<(), ApiError> {
             "The local cloud has the default only.",
         ));
     }
-    placement.finish("Placement")
+    placement.finish("Placement")?;
+    Ok(zone)
 }
 
 /// Subnet and security groups, from the request or from its one network interface.
