@@ -105,7 +105,8 @@ fn options(args: &StartArgs) -> Result<Options, CliError> {
             "checkpoints must ascend, such as --checkpoint 25 --checkpoint 50",
         ));
     }
-    // A refresh whose last checkpoint is not 100 never finishes (Auto Scaling API, `CheckpointPercentages`).
+    // A refresh whose last checkpoint is not 100 ends there, with a part of the group replaced (Auto Scaling API,
+    // `CheckpointPercentages`).
     if checkpoints.last().is_some_and(|last| *last < 100) {
         checkpoints.push(100);
     }

@@ -172,8 +172,7 @@ fn bounds_are_rounded_for_the_safe_side_and_leave_room_for_one() {
 fn a_situation_has_its_actions() {
     let launch = |count| vec![Action::Replace(count)];
     let first = |max| preferences(100, Some(max));
-    type Case = (&'static str, Preferences, Vec<Member>, usize, Vec<Action>);
-    let cases: Vec<Case> = vec![
+    let cases = [
         (
             "one more is launched before one ends",
             first(125),
@@ -971,7 +970,7 @@ proptest! {
         for event in &events {
             let (guarded, serving, refreshed) = (world.guarded(), world.serving(), world.refreshed());
             let was_over = !world.refresh().status.is_active();
-            let wanted = world.group().desired;
+            let (wanted, capacity) = (world.group().desired, world.group().capacity());
             let touched = world.undergo(event, &wish);
             // Protected instances stay, but for what somebody does to them.
             if wish.protected != "Refresh" {
@@ -989,9 +988,10 @@ proptest! {
                 prop_assert!(left >= least.min(serving), "{event:?}: {left} of {serving} serve, {least} must");
             }
             let refresh = world.refresh();
+            // Nor launches more than its maximum. What is there may be kept from going, and one may come from standby.
             let (_, most) = refresh.preferences.bounds(world.group().desired.max(wanted));
-            let protected = world.group().members.values().filter(|member| member.protected).count();
-            prop_assert!(world.group().capacity() <= most.max(world.group().max) + protected);
+            let back = usize::from(matches!(event, Event::Standby(_, false)));
+            prop_assert!(world.group().capacity() <= most.max(capacity + back));
             prop_assert!(refresh.percent <= 100);
             prop_assert!(refresh.status.is_active() == refresh.ended.is_none());
             if !was_over {
