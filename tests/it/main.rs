@@ -13,3 +13,4 @@ mod packages;
 mod roll;
 mod runner;
 mod support;
+mod workflows;

@@ -100,6 +100,12 @@ impl Record {
         serde_json::to_string(self).expect("a record holds texts and lists")
     }
 
+    /// How many packages it names.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.parts.iter().map(|part| part.packages.len()).sum()
+    }
+
     /// URLs of the suites that it has packages of.
     #[must_use]
     pub fn suites(&self) -> BTreeSet<&str> {
