@@ -57,7 +57,7 @@ files:
       Description=Cache of jobs on a volume of its own
       [Mount]
       What=/dev/disk/by-label/job-cache
-      Where=/job-cache
+      Where=/job/cache
       Type=ext4
       [Install]
       WantedBy=multi-user.target
@@ -353,6 +353,7 @@ class Demo:
                 if name == "group" and part and part.describe():
                     say("demo: it did not end well; its workers are removed")
                     part.remove()
+                    self.forget_images()
                 elif name == "master" and part:
                     part.stop()
                 elif name in ("ledger", "cloud") and part:
