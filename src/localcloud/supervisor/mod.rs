@@ -114,6 +114,8 @@ impl Supervisor {
     fn start(dir: &Path) -> io::Result<Self> {
         overlay::private_namespace()?;
         let spec: LaunchSpec = get_json(&dir.join("spec.json"))?;
+        // What is left of a supervisor that was killed.
+        cgroup::kill_machine(&spec.instance_id)?;
         cgroup::enter(&spec.instance_id)?;
         let lower: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
         let at = |name: &str| dir.join(name);
@@ -165,6 +167,7 @@ impl Supervisor {
             self.shared.booting();
             let mut payload = self.boot()?;
             let end = self.watch(&mut payload);
+            cgroup::kill_machine(&self.spec.instance_id)?;
             // Whatever happened: no command outlives its boot.
             let again = matches!(end, Ok(None));
             self.shared.offline(!again);

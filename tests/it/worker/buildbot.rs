@@ -16,7 +16,7 @@ use piaas_bake::worker::status::{State, Status};
 use serde_json::{Value, json};
 
 use crate::support::{
-    BIN, Run, Sandbox, cache_dir, left_on_host, machines_wanted, shipped_recipes,
+    BIN, Run, Sandbox, cache_dir, left_on_host, machines_wanted, processes_of, shipped_recipes,
 };
 
 const TEST: &str = "a Buildbot worker on a real machine";
@@ -542,6 +542,11 @@ async fn replaced(cloud: &Cloud, master: &Master, instance: &str) -> String {
         .await
         .unwrap();
     let next = cloud.in_service(instance).await;
+    assert_eq!(
+        processes_of(instance),
+        [0; 0],
+        "a terminated machine runs on"
+    );
     let good = || (true, json!(0));
     master.wait_for_builds(&[good(), good(), good()]);
     next
