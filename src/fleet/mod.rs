@@ -13,6 +13,7 @@ mod engine;
 pub mod event;
 pub mod look;
 pub mod memory;
+mod plan;
 pub mod policy;
 pub mod preflight;
 pub mod standing;

@@ -508,7 +508,8 @@ fn unknown_is_an_alarm_after_a_time_and_never_more() {
 fn a_group_that_cannot_be_run_is_refused_with_the_mending_command() {
     let good = world(0, vec![]);
     assert_eq!(judge(&good, &Policy::default()), Ok(()));
-    let cases: Vec<(fn(&mut World), &str)> = vec![
+    type Spoil = fn(&mut World);
+    let cases: Vec<(Spoil, &str)> = vec![
         (
             |world| world.group.version = Some("$Latest".into()),
             "Version=4'",

@@ -1,5 +1,6 @@
 //! A fleet on a screen, as plain lines, or as JSON lines.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 
 use jiff::Timestamp;
@@ -17,6 +18,8 @@ use crate::fleet::standing::Standing;
 const LISTED: usize = 200;
 /// Lines of the log in a picture.
 const LOGGED: usize = 5;
+/// Terminals narrower than this get short names of instances.
+const SHORT_NAMES: usize = 80;
 /// The narrowest line that anything is cut to.
 const NARROWEST: usize = 40;
 
@@ -266,6 +269,10 @@ fn table(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<String>
         .as_ref()
         .and_then(|version| version.parse().ok());
     let mixed = rows.iter().any(|row| row.version != launches);
+    // On a narrow terminal what becomes of a worker is worth more than the whole of its name, if that stays its own.
+    let heads: BTreeSet<&str> = rows.iter().map(|row| head(&row.id)).collect();
+    let is_cut = width < SHORT_NAMES && heads.len() == rows.len();
+    let name = |id: &str| if is_cut { head(id) } else { id }.to_owned();
     let texts: Vec<[String; 4]> = rows
         .iter()
         .take(listed)
@@ -274,7 +281,7 @@ fn table(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<String>
                 .version
                 .map_or_else(|| "v?".to_owned(), |v| format!("v{v}"));
             let version = if mixed { version } else { String::new() };
-            [row.id.clone(), version, state(row, passed), next(row, now)]
+            [name(&row.id), version, state(row, passed), next(row, now)]
         })
         .collect();
     let widest = |column: usize| texts.iter().map(|row| row[column].chars().count()).max();
@@ -303,6 +310,11 @@ fn table(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<String>
         out.push(format!("  and {more} more"));
     }
     out
+}
+
+/// The beginning of an instance id.
+fn head(id: &str) -> &str {
+    id.get(..11).unwrap_or(id)
 }
 
 fn mark(standing: &Standing, style: Style) -> &'static str {
@@ -349,7 +361,7 @@ fn next(row: &Row, now: Timestamp) -> String {
         (Standing::Unknown { .. }, Some(left)) if left > 0 => {
             format!("alarm in {}: {}", short(left), row.note)
         }
-        (Standing::Booting { .. }, Some(left)) => format!("{} for {}", row.note, short(left)),
+        (Standing::Booting { .. }, Some(left)) => format!("{} left to answer", short(left)),
         (Standing::Idle { .. } | Standing::Drained, Some(left)) if left > 0 => {
             format!("{} in {}", row.note, short(left))
         }
@@ -488,7 +500,7 @@ mod tests {
                 "? i-5  v7  unknown     alarm in 12m55s: the worker agent does not answer",
                 "* i-2  v7  busy 3m17s  build 42; drained when its job ends",
                 "o i-1  v7  idle 45s    goes in 15s",
-                "+ i-3  v8  booting     counts as capacity for 3m55s",
+                "+ i-3  v8  booting     3m55s left to answer",
                 "- i-4  v7  drained     the refresh replaces it",
                 "! 3 more workers are needed, and the group is at its maximum of 8",
                 "  hint: aws autoscaling update-auto-scaling-group --max-size 11",
@@ -505,6 +517,24 @@ mod tests {
                 "{line}"
             );
         }
+        let mut long = view();
+        for (row, id) in long.workers.iter_mut().zip(["a", "b", "c", "d", "e"]) {
+            row.id = format!("i-0123456789{id}cdef0{id}");
+        }
+        let whole = lines(&long, Style::plain(), at("12:00:05"), 60);
+        assert!(
+            whole.iter().any(|line| line.contains("i-0123456789b")),
+            "{whole:?}"
+        );
+        for (row, id) in long.workers.iter_mut().zip(["a", "b", "c", "d", "e"]) {
+            row.id = format!("i-0{id}23456789abcdef0");
+        }
+        let cut = lines(&long, Style::plain(), at("12:00:05"), 60);
+        let booting = cut.iter().find(|line| line.contains("booting"));
+        assert_eq!(
+            booting.map(String::as_str),
+            Some("+ i-0c2345678  v8  booting     3m55s left to answer")
+        );
         assert_eq!(folded("a bb ccc", "  ", 5), ["a bb", "  ccc"]);
         assert_eq!(folded("abcdefgh", "  ", 5), ["abcdefgh"]);
     }

@@ -78,6 +78,10 @@ pub struct Ci {
     listed: BTreeSet<String>,
     done: BTreeSet<usize>,
     pub idle_after: i64,
+    /// Seconds within which a CI agent closes its intake.
+    pub closes: i64,
+    /// A CI agent that is about to close its intake may still get a job.
+    pub late_jobs: bool,
     pub faults: Vec<String>,
     pub tally: Tally,
 }
@@ -117,6 +121,8 @@ impl Ci {
             listed: BTreeSet::new(),
             done: BTreeSet::new(),
             idle_after,
+            closes: 4,
+            late_jobs: true,
             faults: Vec::new(),
             tally: Tally::default(),
         }
@@ -124,6 +130,17 @@ impl Ci {
 
     pub fn is_done(&self) -> bool {
         self.done.len() == self.arrivals.len()
+    }
+
+    /// One more job, now.
+    pub fn submit(&mut self, secs: i64) {
+        let job = Job {
+            number: self.arrivals.len(),
+            secs,
+        };
+        self.arrivals.push(job);
+        self.queue.push_back(job);
+        self.dispatch();
     }
 
     fn fault(&mut self, what: String) {
@@ -199,8 +216,10 @@ impl Ci {
             return;
         }
         while !self.queue.is_empty() {
+            let late = self.late_jobs;
             let free = self.machines.iter().filter(|(_, one)| {
-                let takes = matches!(one.intake, Intake::Open | Intake::Closing);
+                let closing = late && one.intake == Intake::Closing;
+                let takes = closing || one.intake == Intake::Open;
                 one.connected && !one.ended && one.job.is_none() && takes
             });
             let free: Vec<&String> = free.map(|(id, _)| id).collect();
@@ -272,7 +291,7 @@ impl Ci {
             }
         }
         if closes.is_some() {
-            let delay = self.chance.below(4);
+            let delay = self.chance.below(self.closes);
             self.after(delay, Happening::IntakeCloses(id.to_owned()));
         }
     }

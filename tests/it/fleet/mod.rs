@@ -3,8 +3,10 @@
 //! machine is left; and the same simulation finds the known bugs when they are put in.
 
 mod bugs;
+mod buildbot;
 mod chance;
 mod ci;
+mod lives;
 mod machines;
 mod wire;
 
@@ -48,6 +50,8 @@ struct Plan {
     rolls: usize,
     /// Seconds between two ticks.
     interval: u64,
+    /// Seconds within which a CI agent closes its intake.
+    closes: i64,
 }
 
 impl Plan {
@@ -64,6 +68,7 @@ impl Plan {
             masters: 40,
             rolls: 2,
             interval: 50,
+            closes: 4,
         }
     }
 
@@ -76,6 +81,7 @@ impl Plan {
             },
             masters: 15,
             interval: 15,
+            closes: 40,
             ..Self::stormy(jobs)
         }
     }
@@ -179,7 +185,8 @@ impl World {
         let clock = JumpingClock::starting_at(noon());
         let shared: SharedClock = clock.clone();
         let idle_after = policy.idle_after.as_secs();
-        let ci = Ci::new(plan.seed, plan.jobs, noon(), idle_after);
+        let mut ci = Ci::new(plan.seed, plan.jobs, noon(), idle_after);
+        ci.closes = plan.closes;
         let ci = Arc::new(Mutex::new(ci));
         let driver = Arc::new(Machines::new(shared.clone(), ci.clone()));
         let cloud = LocalCloud::open(dir.path(), driver.clone(), shared.clone()).unwrap();
@@ -506,6 +513,15 @@ async fn ten_thousand_jobs_are_run_none_is_killed_and_no_machine_is_left() {
     assert!(outcome.tally.master_restarts > 2, "{outcome:?}");
     assert_eq!(outcome.rolls, 2, "{outcome:?}");
     assert_eq!(outcome.tally.drained, outcome.tally.launched, "{outcome:?}");
+}
+
+/// The storm that the bugs are found in: without them it finds nothing.
+#[tokio::test]
+async fn the_wildest_storm_finds_no_fault_without_a_bug() {
+    let outcome = simulate(Plan::wild(600), None).await;
+    eprintln!("{}: {:?}", outcome.note, outcome.tally);
+    assert_eq!(outcome.faults, Vec::<String>::new());
+    assert_eq!(outcome.tally.done, 600);
 }
 
 /// Each known bug, put in where the decision is made, is found.

@@ -30,6 +30,10 @@ pub struct State {
     pub weather: Weather,
     /// Requests until nothing comes back any more.
     pub hang_in: Option<usize>,
+    /// The request that hangs among those that change something, and whether it is carried out before.
+    pub hang_at: Option<(usize, bool)>,
+    /// How many requests so far would change something.
+    pub changes: usize,
     /// The token of a launch whose answer never arrived.
     open: Option<String>,
     /// Instances whose termination was carried out.
@@ -101,6 +105,8 @@ impl Wire {
                 chance: Chance::new(seed),
                 weather: Weather::default(),
                 hang_in: None,
+                hang_at: None,
+                changes: 0,
                 open: None,
                 ended: BTreeMap::new(),
                 counts: BTreeMap::new(),
@@ -122,6 +128,18 @@ fn operation(request: &http::Request<Bytes>) -> (String, bool) {
         return (name.to_owned(), true);
     }
     (params(request).remove("Action").unwrap_or_default(), false)
+}
+
+/// Whether a request changes something that a controller relies on.
+fn changes(name: &str, request: &http::Request<Bytes>) -> bool {
+    let looks = ["Describe", "Get", "List"]
+        .iter()
+        .any(|verb| name.starts_with(verb));
+    let asks = request
+        .body()
+        .windows(20)
+        .any(|text| text == b"piaas-worker status\n");
+    !looks && !asks
 }
 
 /// An answer as a service gives it that is asked too often.
@@ -169,7 +187,18 @@ impl HttpConnector for Wire {
                 }
                 None => false,
             };
-            let before = hang && state.chance.one_in(2);
+            let mut before = hang && state.chance.one_in(2);
+            let hang = hang || {
+                let number = state.changes;
+                state.changes += usize::from(changes(&name, &request));
+                match state.hang_at {
+                    Some((at, carried_out)) if at == number && state.changes > number => {
+                        before = !carried_out;
+                        true
+                    }
+                    _ => false,
+                }
+            };
             if before {
                 let hung = self.hung.clone();
                 return HttpConnectorFuture::new(async move {
