@@ -67,6 +67,7 @@ class Soak:
         self.outages = []
         self.most = 0
         self.submitted = 0
+        self.roller = None
 
     # Setting up
 
@@ -222,7 +223,7 @@ class Soak:
         kills = self.random.randint(1, 2)
         while True:
             with open(self.work / "roll.log", "a") as log:
-                process = self.product.start("roll", *verb, "--format", "json", stdout=log, stderr=log)
+                process = self.roller = self.product.start("roll", *verb, "--format", "json", stdout=log, stderr=log)
                 try:
                     code = process.wait(self.random.uniform(2, 8) if kills else 600)
                 except subprocess.TimeoutExpired:
@@ -316,12 +317,17 @@ class Soak:
 
     def close(self):
         self.over.set()
+        if self.roller and self.roller.poll() is None:
+            self.roller.kill()
+            self.roller.wait()
         if self.controller:
             self.end_controller(signal.SIGKILL)
         for name in ("master", "ledger", "cloud"):
             if hasattr(self, name):
                 part = getattr(self, name)
                 part.stop() if name == "master" else part.close()
+        if hasattr(self, "product"):
+            self.product.run("cloud", "reset", "--yes")
 
 
 def main():
