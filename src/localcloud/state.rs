@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 pub use store::{Locked, StateError, Store};
 
 use super::{BASE_IMAGE, BASE_NAME, BASE_OWNER, BASE_SNAPSHOT};
+use crate::process::started;
 
 /// Tags of a resource.
 pub type Tags = BTreeMap<String, String>;
@@ -30,27 +31,14 @@ impl Process {
         let pid = std::process::id();
         Self {
             pid,
-            start: start_time(pid).unwrap_or(0),
+            start: started(pid).unwrap_or(0),
         }
     }
 
     /// Whether it still runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        start_time(self.pid) == Some(self.start)
-    }
-}
-
-/// `None` if there is no such process, or it is a zombie.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, field 2, may hold anything, parentheses too: count from the last one.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        None
-    } else {
-        fields.nth(18)?.parse().ok()
+        started(self.pid) == Some(self.start)
     }
 }
 
@@ -374,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_alive_only_with_its_own_start_time() {
+    fn a_process_is_alive_only_with_its_own_started() {
         let this = Process::current();
         assert!(this.is_alive());
         assert!(
