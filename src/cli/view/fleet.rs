@@ -530,7 +530,7 @@ mod tests {
             row.id = format!("i-0{id}23456789abcdef0");
         }
         let cut = lines(&long, Style::plain(), at("12:00:05"), 60);
-        let booting = cut.iter().find(|line| line.contains("booting"));
+        let booting = cut.iter().find(|line| line.starts_with("+ "));
         assert_eq!(
             booting.map(String::as_str),
             Some("+ i-0c2345678  v8  booting     3m55s left to answer")
