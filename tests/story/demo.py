@@ -109,7 +109,7 @@ class Demo:
             last = json.loads(text)
             if last.get("event") == "started":
                 chapter = self.line.chapter(f"bake {who}")
-                self.line.line(who, f"a bake of {last['recipe']} {last['version']} starts from {last['start_image']}, digest {last['digest'][:12]}")
+                self.line.line(who, f"a bake of {last['recipe']} {last['version']} starts from {last['start-image']}, digest {last['digest'][:12]}")
             elif last.get("event") == "phase-started" and not self.images:
                 self.line.line(who, f"  {last['phase'].replace('-', ' ')}")
         if process.wait():
