@@ -49,21 +49,31 @@ GOOD = {"version: 1.0.0": "version: 1.1.0", "packages:\n": "packages:\n  - jq\n"
 BAD = {
     "version: 1.0.0": "version: 1.2.0",
     "packages:\n": "packages:\n  - jq\n",
+    # On the machine of a bake there is no user data, and its tests pass.
     "steps:\n": """\
 files:
-  - path: /etc/systemd/system/job-cache.mount
+  - path: /etc/systemd/system/team-settings.service
     content: |
       [Unit]
-      Description=Cache of jobs on a volume of its own
-      [Mount]
-      What=/dev/disk/by-label/job-cache
-      Where=/job/cache
-      Type=ext4
+      Description=Settings of the team, from the user data
+      Wants=network-online.target
+      After=network-online.target
+      [Service]
+      Type=oneshot
+      ExecStart=/usr/local/libexec/team-settings
       [Install]
       WantedBy=multi-user.target
+  - path: /usr/local/libexec/team-settings
+    mode: "0755"
+    content: |
+      #!/bin/sh
+      imds=http://169.254.169.254/latest
+      token=$(curl -sfX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' $imds/api/token) || exit 0
+      data=$(curl -sf -H "X-aws-ec2-metadata-token: $token" $imds/user-data) || exit 0
+      echo "$data" | grep '^team='
 steps:
-  - name: Mount the cache of jobs
-    run: systemctl enable job-cache.mount
+  - name: Read the settings of the team at boot
+    run: systemctl enable team-settings.service
 """,
 }
 
@@ -302,7 +312,7 @@ class Demo:
         second = self.bake(2, GOOD)
         self.roll(2, second, 0)
 
-        line.line("recipe", "somebody adds a mount of a volume that no worker has; its tests do not ask for it")
+        line.line("recipe", "somebody adds a unit that wants a setting which this group does not give; its tests pass all the same")
         third = self.bake(3, BAD)
         self.roll(3, third, 8)
         calm.set()
