@@ -1,7 +1,7 @@
 //! Real machines, driven through the AWS API in process: what SSM and EC2 promise of them.
 
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -492,6 +492,14 @@ async fn a_machine_reaches_the_api_and_the_ports_that_are_exposed() {
 
     cloud.terminate(&machine).await;
     cloud.assert_nothing_left();
+    // Neither does its control group stay, once its supervisor has ended.
+    for root in ["systemd", "unified", "."] {
+        let group = Path::new("/sys/fs/cgroup")
+            .join(root)
+            .join("piaas-bake")
+            .join(&machine);
+        assert!(!group.exists(), "{} is left", group.display());
+    }
     // With the last machine the endpoint ends.
     let deadline = Instant::now() + Duration::from_secs(30);
     while endpoint::runs(cloud.dir.path()) {

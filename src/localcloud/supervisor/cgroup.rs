@@ -34,6 +34,17 @@ pub fn enter(machine: &str) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Moves this process out again: a group with a process in it cannot be removed. Where the kernel refuses, `cloud gc`
+/// finds the empty group later.
+pub fn leave() {
+    for root in ROOTS.map(PathBuf::from) {
+        let list = root.join("cgroup.procs");
+        if list.exists() {
+            let _refused = std::fs::write(list, std::process::id().to_string());
+        }
+    }
+}
+
 /// Ends all that runs in the machine, its init first of all.
 ///
 /// Killing systemd-nspawn is not enough: the machine's init is no child that dies with it, and goes on as an orphan, with
