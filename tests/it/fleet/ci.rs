@@ -51,6 +51,8 @@ struct Machine {
 struct Said {
     state: State,
     idle: i64,
+    /// The whole answer, for people.
+    line: String,
 }
 
 /// What is asserted at the end, beside the faults.
@@ -435,6 +437,7 @@ impl Ci {
                 one.said = Some(Said {
                     state: State::Unknown,
                     idle: 0,
+                    line: status.to_line(),
                 });
             }
             return (3, status.to_line(), takes);
@@ -469,6 +472,7 @@ impl Ci {
             one.said = Some(Said {
                 state: status.state,
                 idle,
+                line: status.to_line(),
             });
         } else {
             self.look(id);

@@ -23,7 +23,7 @@ use ci::{Ci, Tally};
 use jiff::{SignedDuration, Timestamp};
 use machines::Machines;
 use piaas_bake::aws::{Clients, Connection};
-use piaas_bake::clock::{Clock as _, JumpingClock, SharedClock};
+use piaas_bake::clock::{Clock, JumpingClock, SharedClock, Sleep};
 use piaas_bake::fleet::demand::{Asked, Source};
 use piaas_bake::fleet::event::{Event, Sink, Stamped};
 use piaas_bake::fleet::policy::Policy;
@@ -107,6 +107,25 @@ struct Outcome {
     note: String,
 }
 
+/// The SDK's pauses before it tries again are random: here they are all the same, so that a seed is one story.
+#[derive(Debug)]
+struct Steady(Arc<JumpingClock>);
+
+impl Clock for Steady {
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        let whole = duration.subsec_nanos() == 0;
+        self.0.sleep(if whole {
+            duration
+        } else {
+            Duration::from_millis(1337)
+        })
+    }
+}
+
 struct Asking(Arc<Mutex<Ci>>, SharedClock);
 
 impl Source for Asking {
@@ -183,7 +202,7 @@ impl World {
             ..Policy::default()
         };
         let clock = JumpingClock::starting_at(noon());
-        let shared: SharedClock = clock.clone();
+        let shared: SharedClock = Arc::new(Steady(clock.clone()));
         let idle_after = policy.idle_after.as_secs();
         let mut ci = Ci::new(plan.seed, plan.jobs, noon(), idle_after);
         ci.closes = plan.closes;
