@@ -3,6 +3,9 @@
 //! `/piaas-bake/leases/<name>/<epoch>` is created without overwriting, which is atomic: one caller gets an epoch. Only
 //! the newest epoch counts. Its holder renews it by overwriting its own parameter; the next epoch may be taken once
 //! the newest has expired. The epoch grows with each holder, so it tells late commands from current ones.
+//!
+//! A holder that was killed leaves its lease behind. Whoever comes next on the same host need not wait for its end: it
+//! can see that the process is gone.
 
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::aws::error::Context as _;
 use crate::aws::{Clients, Error, Kind, parameters};
+use crate::process::started;
 
 /// Only one process at a time does it.
 pub trait Hold: Send {
@@ -41,11 +45,76 @@ const SKEW: SignedDuration = SignedDuration::from_secs(5);
 /// Between two looks whether a holder still lives.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Who takes a lease.
+#[derive(Debug, Clone)]
+pub struct Holder {
+    /// For people.
+    pub name: String,
+    /// For others on the same host; `None` where processes cannot be told apart.
+    pub process: Option<Incarnation>,
+}
+
+impl From<&str> for Holder {
+    fn from(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            process: None,
+        }
+    }
+}
+
+/// A process, told from every other that ever was: by the boot, the PID namespace, the number and the time at which it
+/// started (proc(5), namespaces(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incarnation {
+    boot: String,
+    namespace: String,
+    pid: u32,
+    /// Clock ticks since the boot.
+    started: u64,
+}
+
+impl Incarnation {
+    /// This process; `None` where there is no proc(5).
+    #[must_use]
+    pub fn own() -> Option<Self> {
+        let pid = std::process::id();
+        Some(Self {
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?,
+            namespace: std::fs::read_link("/proc/self/ns/pid")
+                .ok()?
+                .to_string_lossy()
+                .into_owned(),
+            pid,
+            started: started(pid)?,
+        })
+    }
+
+    /// Whether it is certain that it runs no more. Of another host, boot or namespace nothing can be said.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        Self::own().is_some_and(|own| {
+            own.boot == self.boot
+                && own.namespace == self.namespace
+                && started(self.pid) != Some(self.started)
+        })
+    }
+}
+
 /// Who holds a lease, and until when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Term {
     pub holder: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Incarnation>,
     pub expires: Timestamp,
+}
+
+impl Term {
+    /// Whether its holder is gone for certain.
+    fn is_orphaned(&self) -> bool {
+        self.process.as_ref().is_some_and(Incarnation::is_gone)
+    }
 }
 
 /// A lease that this process holds.
@@ -93,6 +162,7 @@ async fn newest(
     let newest = found.pop().map(|(epoch, _, value): (u64, String, String)| {
         let term = serde_json::from_str(&value).unwrap_or_else(|_| Term {
             holder: "nobody".to_owned(),
+            process: None,
             expires: Timestamp::UNIX_EPOCH,
         });
         (epoch, term)
@@ -138,7 +208,8 @@ fn path(name: &str) -> String {
 ///
 /// # Errors
 /// [`Held`].
-pub async fn take(clients: &Clients, name: &str, holder: &str) -> Result<Lease, Held> {
+pub async fn take(clients: &Clients, name: &str, holder: impl Into<Holder>) -> Result<Lease, Held> {
+    let holder = holder.into();
     let path = path(name);
     let mut seen: Option<(u64, Term)> = None;
     loop {
@@ -151,7 +222,7 @@ pub async fn take(clients: &Clients, name: &str, holder: &str) -> Result<Lease, 
             {
                 return Err(by_another(term));
             }
-            if now < term.expires + SKEW {
+            if now < term.expires + SKEW && !term.is_orphaned() {
                 seen = Some((*epoch, term.clone()));
                 clients.clock.sleep(LOOK).await;
                 continue;
@@ -159,7 +230,8 @@ pub async fn take(clients: &Clients, name: &str, holder: &str) -> Result<Lease, 
         }
         let epoch = found.as_ref().map_or(1, |(epoch, _)| epoch + 1);
         let term = Term {
-            holder: holder.to_owned(),
+            holder: holder.name.clone(),
+            process: holder.process.clone(),
             expires: now + TERM,
         };
         match put(clients, parameter(&path, epoch), &term, false).await {
@@ -230,5 +302,49 @@ impl Hold for Lease {
         )
         .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_gone_when_it_has_ended_and_not_before() {
+        let own = Incarnation::own().unwrap();
+        assert!(!own.is_gone());
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let one = Incarnation {
+            pid,
+            started: started(pid).unwrap(),
+            ..own.clone()
+        };
+        assert!(!one.is_gone());
+        child.kill().unwrap();
+        // Dead, whether or not anybody has asked for its exit status.
+        child.wait().unwrap();
+        assert!(one.is_gone());
+        // The number is somebody else's by now.
+        let reused = Incarnation {
+            started: own.started + 1,
+            ..own.clone()
+        };
+        assert!(reused.is_gone());
+        for elsewhere in [
+            Incarnation {
+                boot: "another".into(),
+                ..one.clone()
+            },
+            Incarnation {
+                namespace: "pid:[1]".into(),
+                ..one.clone()
+            },
+        ] {
+            assert!(!elsewhere.is_gone(), "nothing can be said of another host");
+        }
     }
 }

@@ -15,7 +15,8 @@
 //! - [`aws`]: clients, errors, waiting, tags.
 //! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`].
 //! - [`image`]: canonical file trees, ext4, FAT, GPT, disks.
-//! - [`clock`], [`cancel`], [`lease`]: time, passed in; asking work to stop; one process at a time.
+//! - [`clock`], [`cancel`], [`lease`], [`process`]: time, passed in; asking work to stop; one process at a time, and
+//!   whether it lives.
 
 pub mod aws;
 pub mod bake;
@@ -28,6 +29,7 @@ pub mod image;
 pub mod journal;
 pub mod lease;
 pub mod localcloud;
+pub mod process;
 pub mod recipe;
 pub mod render;
 pub mod roll;

@@ -2,7 +2,7 @@
 #   package NAME VERSION OFFERED   OFFERED: the newest version that apt would take (priority 500 or more)
 #   index SUITE PATH SHA256        an index that apt has read, its sha256 as the suite's release file has it
 #   end
-# Without such a package it prints nothing but "end".
+# Without such a package it prints nothing but "end". Without "end" it could not tell.
 set -eu
 export LC_ALL=C
 
@@ -17,20 +17,23 @@ note() {
     installed | comm -13 '@BEFORE@' - | cut -d ' ' -f 1 | sort -u >'@BEFORE@.new'
     if [ -s '@BEFORE@.new' ]; then
         # A version table has lines "     1.2-3 500", the installed version " *** 1.2-3 500", newest first.
-        xargs apt-cache policy <'@BEFORE@.new' | awk '
+        xargs apt-cache policy <'@BEFORE@.new' >'@BEFORE@.policy'
+        awk '
             function tell() { if (name != "" && installed != "(none)") print "package", name, installed, (offered == "" ? installed : offered) }
             /^[^ ]+:$/ { tell(); name = substr($0, 1, length($0) - 1); installed = "(none)"; offered = ""; table = 0 }
             $1 == "Installed:" { installed = $2 }
             /^  Version table:/ { table = 1; next }
             table && /^( \*\*\*|    ) [^ ]+ -?[0-9]+$/ { if (offered == "" && $NF >= 500) offered = $(NF - 1) }
-            END { tell() }'
-        apt-get indextargets --format '$(URI) $(METAKEY) $(FILENAME)' 'Created-By: Packages' | while read -r uri key file; do
+            END { tell() }' '@BEFORE@.policy'
+        # shellcheck disable=SC2016 # for apt, not for the shell
+        apt-get indextargets --format '$(URI) $(METAKEY) $(FILENAME)' 'Created-By: Packages' >'@BEFORE@.targets'
+        while read -r uri key file; do
             # The files of a suite lie side by side, named by their URLs with "_" for "/".
             release=${file%"$(echo "$key" | tr / _)"*}InRelease
             [ -r "$release" ] || continue
             sum=$(awk -v key="$key" '/^[^ ]/ { on = /^SHA256:/ } on && $3 == key { print $1 }' "$release")
             [ -z "$sum" ] || echo "index ${uri%"$key"} $key $sum"
-        done
+        done <'@BEFORE@.targets'
     fi
     echo end
 }

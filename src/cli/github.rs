@@ -55,15 +55,23 @@ pub fn annotations(error: &CliError) -> Vec<String> {
     lines
 }
 
-/// A line that is not a workflow command, whatever a machine wrote. Its own prefix keeps `::` away from the beginning;
-/// the older form `##[…]` counts anywhere in a line.
+/// A text without workflow commands, whatever a recipe or a machine wrote. A line that begins with `::`, after blanks
+/// or not, is one; the older form `##[…]` counts anywhere in a line.
 #[must_use]
-pub fn inert(line: &str) -> Cow<'_, str> {
-    if line.contains("##[") {
-        Cow::Owned(line.replace("##[", "## ["))
-    } else {
-        Cow::Borrowed(line)
+pub fn inert(text: &str) -> Cow<'_, str> {
+    let begins = |line: &str| line.trim_start().starts_with("::");
+    let lines = || text.split_inclusive(['\n', '\r']);
+    if !text.contains("##[") && !lines().any(begins) {
+        return Cow::Borrowed(text);
     }
+    let marked = lines().map(|line| {
+        if begins(line) {
+            format!("| {line}")
+        } else {
+            line.to_owned()
+        }
+    });
+    Cow::Owned(marked.collect::<String>().replace("##[", "## ["))
 }
 
 fn command(name: &str, properties: &[(&str, String)], message: &str) -> String {
@@ -76,11 +84,8 @@ fn command(name: &str, properties: &[(&str, String)], message: &str) -> String {
         .collect();
     let blank = if properties.is_empty() { "" } else { " " };
     let message = data(message);
-    inert(&format!(
-        "::{name}{blank}{}::{message}",
-        properties.join(",")
-    ))
-    .into_owned()
+    let line = format!("::{name}{blank}{}::{message}", properties.join(","));
+    line.replace("##[", "## [")
 }
 
 fn data(text: &str) -> String {
@@ -166,7 +171,8 @@ mod tests {
             inert("  | ##[error]x ##[add-mask]y"),
             "  | ## [error]x ## [add-mask]y"
         );
-        assert_eq!(inert("a ## b"), "a ## b");
+        assert_eq!(inert("a ## b :: c"), "a ## b :: c");
+        assert_eq!(inert("a\n ::error::b\r::c\n"), "a\n|  ::error::b\r| ::c\n");
         assert_eq!(group("a\n##[error]b"), "::group::a%0A## [error]b");
     }
 

@@ -37,6 +37,9 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     let (format, color) = (cli.global.format, cli.global.color);
+    if format == OutputFormat::Github || format == OutputFormat::GithubMatrix {
+        output::into_github_log();
+    }
     let changed = matches!(&cli.verb, Verb::Plan(args) if args.changed_since.is_some());
     let result = match Context::new(&cli.global) {
         _ if format == OutputFormat::GithubMatrix && !changed => Err(no_matrix()),
@@ -53,7 +56,7 @@ pub fn main() -> ExitCode {
                 }
                 OutputFormat::Github | OutputFormat::GithubMatrix => {
                     for line in github::annotations(&error) {
-                        output::note(&line);
+                        output::command(&line);
                     }
                 }
                 OutputFormat::Human => {}

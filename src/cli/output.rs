@@ -1,10 +1,29 @@
 //! Data on stdout, everything else on stderr. A closed pipe ends the program quietly.
 
+use std::borrow::Cow;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
 use super::error::CliError;
+use super::github;
+
+/// Whether what is printed lands in a log of GitHub Actions.
+static IN_GITHUB_LOG: AtomicBool = AtomicBool::new(false);
+
+/// From now on no line that is printed is a workflow command, but for those of [`command`].
+pub fn into_github_log() {
+    IN_GITHUB_LOG.store(true, Ordering::Relaxed);
+}
+
+fn shown(text: &str) -> Cow<'_, str> {
+    if IN_GITHUB_LOG.load(Ordering::Relaxed) {
+        github::inert(text)
+    } else {
+        Cow::Borrowed(text)
+    }
+}
 
 /// Writes text to stdout.
 ///
@@ -13,7 +32,7 @@ use super::error::CliError;
 pub fn data(text: &str) -> Result<(), CliError> {
     let mut stdout = std::io::stdout().lock();
     match stdout
-        .write_all(text.as_bytes())
+        .write_all(shown(text).as_bytes())
         .and_then(|()| stdout.flush())
     {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -45,7 +64,12 @@ pub fn json_line(value: &impl Serialize) -> Result<(), CliError> {
 
 /// Writes a line to stderr. A stderr that is gone is nobody's to tell.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    command(&shown(text));
+}
+
+/// Writes a line to stderr as it is: a workflow command of GitHub Actions.
+pub fn command(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// Columns aligned by spaces, two between; the last one is not padded.

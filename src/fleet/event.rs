@@ -12,6 +12,8 @@ use super::world::{Demand, World};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct View {
     pub group: String,
+    /// When it was looked at. Events have an `at` of their own.
+    #[serde(rename = "seen_at")]
     pub at: Timestamp,
     pub min: u32,
     pub desired: u32,

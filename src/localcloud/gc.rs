@@ -97,6 +97,7 @@ pub fn sweep(cloud: &Path, leftovers: &[Leftover]) -> io::Result<()> {
                     _ => {}
                 }
                 wait_free(&dir)?;
+                cgroup::kill_machine(id)?;
                 remove_dir(&dir)?;
                 cgroup::remove(id);
             }

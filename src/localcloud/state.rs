@@ -1,37 +1,20 @@
 //! The records of the services: plain data in one file, changed under one lock.
 
+mod store;
+
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use store::{Locked, StateError, Store};
+
 use super::{BASE_IMAGE, BASE_NAME, BASE_OWNER, BASE_SNAPSHOT};
+use crate::process::started;
 
 /// Tags of a resource.
 pub type Tags = BTreeMap<String, String>;
-
-/// The state could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    #[error("cannot {action} {path}: {source}; check the permissions and the space of the disk", path = path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("{path} is not a state of the local cloud: {source}; move it away to begin with an empty cloud", path = path.display())]
-    Parse {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
-}
 
 /// A process, safe against reuse of its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,27 +31,14 @@ impl Process {
         let pid = std::process::id();
         Self {
             pid,
-            start: start_time(pid).unwrap_or(0),
+            start: started(pid).unwrap_or(0),
         }
     }
 
     /// Whether it still runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        start_time(self.pid) == Some(self.start)
-    }
-}
-
-/// `None` if there is no such process, or it is a zombie.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, field 2, may hold anything, parentheses too: count from the last one.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        None
-    } else {
-        fields.nth(18)?.parse().ok()
+        started(self.pid) == Some(self.start)
     }
 }
 
@@ -387,210 +357,12 @@ pub fn uuid_form(hex: &str) -> String {
     )
 }
 
-/// The file, and the lock that guards it.
-#[derive(Debug)]
-pub struct Store {
-    directory: PathBuf,
-    /// What this process read or wrote last, as long as the file is still that one.
-    known: Mutex<Option<(Identity, Arc<State>)>>,
-}
-
-/// Tells one content of the file from another: every save makes a new file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    inode: (u64, u64),
-    /// Seconds and nanoseconds.
-    modified: (i64, i64),
-    changed: (i64, i64),
-    length: u64,
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            inode: (metadata.dev(), metadata.ino()),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            length: metadata.len(),
-        }
-    }
-}
-
-/// The lock, held; and what was read under it.
-#[derive(Debug)]
-pub struct Locked<'a> {
-    store: &'a Store,
-    // Closing it releases the lock.
-    _lock: File,
-    /// What the file holds; `None`: there is none yet.
-    before: Option<Arc<State>>,
-    pub state: State,
-}
-
-impl Store {
-    /// A store in `directory`, which is made if it is not there.
-    ///
-    /// # Errors
-    /// [`StateError::Io`].
-    pub fn open(directory: &Path) -> Result<Self, StateError> {
-        std::fs::create_dir_all(directory).map_err(io("create", directory))?;
-        Ok(Self {
-            directory: directory.to_owned(),
-            known: Mutex::default(),
-        })
-    }
-
-    /// Waits for the lock and reads the state; an empty one if there is none yet.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn lock(&self, now: Timestamp) -> Result<Locked<'_>, StateError> {
-        let path = self.directory.join("lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(io("open", &path))?;
-        while let Err(error) = flock(&lock, FlockOperation::LockExclusive) {
-            if error != rustix::io::Errno::INTR {
-                return Err(io("lock", &path)(error.into()));
-            }
-        }
-        let before = self.read()?;
-        let state = before
-            .as_ref()
-            .map_or_else(|| State::new(now), |state| State::clone(state));
-        Ok(Locked {
-            store: self,
-            _lock: lock,
-            before,
-            state,
-        })
-    }
-
-    /// What the file holds. It is not read again while it is the one that is known: requests are frequent, and most
-    /// change nothing.
-    fn read(&self) -> Result<Option<Arc<State>>, StateError> {
-        let path = self.file();
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io("read", &path)(error)),
-        };
-        let metadata = file.metadata().map_err(io("read", &path))?;
-        let identity = Identity::of(&metadata);
-        let mut known = self.known();
-        if let Some((_, state)) = known.as_ref().filter(|(known, _)| *known == identity) {
-            return Ok(Some(state.clone()));
-        }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io("read", &path))?;
-        let state: State =
-            serde_json::from_slice(&bytes).map_err(|source| StateError::Parse { path, source })?;
-        let state = Arc::new(state);
-        *known = Some((identity, state.clone()));
-        Ok(Some(state))
-    }
-
-    fn known(&self) -> MutexGuard<'_, Option<(Identity, Arc<State>)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.directory.join("state.json")
-    }
-}
-
-impl Locked<'_> {
-    /// Writes the state if it has changed: to a new file that takes the old one's place.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn save(&mut self) -> Result<(), StateError> {
-        if self.before.as_deref() == Some(&self.state) {
-            return Ok(());
-        }
-        let path = self.store.file();
-        let bytes = serde_json::to_vec(&self.state).map_err(|source| StateError::Parse {
-            path: path.clone(),
-            source,
-        })?;
-        let new = path.with_extension("json.new");
-        let write = || {
-            let mut file = File::create(&new)?;
-            file.write_all(&bytes)?;
-            file.sync_data()?;
-            std::fs::rename(&new, &path)?;
-            // After the renaming, which changes the file's change time.
-            file.metadata()
-        };
-        let metadata = write().map_err(io("write", &path))?;
-        let state = Arc::new(self.state.clone());
-        *self.store.known() = Some((Identity::of(&metadata), state.clone()));
-        self.before = Some(state);
-        Ok(())
-    }
-}
-
-fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StateError + use<> {
-    let path = path.to_owned();
-    move |source| StateError::Io {
-        action,
-        path,
-        source,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_state_survives_and_ids_do_not_repeat() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let (first, written) = {
-            let mut locked = store.lock(now).unwrap();
-            let id = locked.state.new_id("i");
-            locked.save().unwrap();
-            (id, locked.state.clone())
-        };
-        let mut again = store.lock("2027-01-01T00:00:00Z".parse().unwrap()).unwrap();
-        assert_eq!(again.state, written);
-        let second = again.state.new_id("i");
-        assert_ne!(first, second);
-        assert_eq!(second.len(), "i-0123456789abcdef0".len());
-    }
-
-    #[test]
-    fn what_another_process_wrote_is_seen() {
-        let directory = tempfile::tempdir().unwrap();
-        // Two stores: two processes.
-        let stores = [(); 2].map(|()| Store::open(directory.path()).unwrap());
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        for round in 0..20 {
-            let mut locked = stores[round % 2].lock(now).unwrap();
-            assert_eq!(locked.state.tokens.len(), round);
-            let token = Token {
-                request: String::new(),
-                made: String::new(),
-            };
-            locked.state.tokens.insert(round.to_string(), token);
-            locked.save().unwrap();
-            // What is not saved is forgotten.
-            locked.state.tokens.clear();
-        }
-        let text = std::fs::read_to_string(directory.path().join("state.json")).unwrap();
-        std::fs::write(directory.path().join("state.json"), "{").unwrap();
-        assert!(matches!(stores[0].lock(now), Err(StateError::Parse { .. })));
-        std::fs::write(directory.path().join("state.json"), text).unwrap();
-        assert_eq!(stores[0].lock(now).unwrap().state.tokens.len(), 20);
-    }
-
-    #[test]
-    fn a_process_is_alive_only_with_its_own_start_time() {
+    fn a_process_is_alive_only_with_its_own_started() {
         let this = Process::current();
         assert!(this.is_alive());
         assert!(

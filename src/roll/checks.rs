@@ -237,6 +237,37 @@ mod tests {
     }
 
     #[test]
+    fn the_words_of_the_real_agent_are_understood() {
+        use crate::worker::agent::{Agent, Intake, Jobs, Moment, Order, Seen, Surroundings};
+        let now = Moment::of("2026-01-01T00:00:00Z".parse().unwrap());
+        let mut agent = Agent::start(None, Some("i-1".into()), now);
+        let mut look = |jobs: Jobs, intake| {
+            let look = agent.begin_look();
+            if let Some(decision) = agent.end_look(look, Seen { jobs, intake }, now) {
+                assert!(agent.keep(decision));
+            }
+            if agent.kept().cordon.is_none() {
+                let decision = agent.cordon(7, None, now).unwrap();
+                assert!(agent.keep(decision));
+                agent.carried_out(Order::Close);
+            }
+            agent.status(&Surroundings::default(), now).to_line()
+        };
+        let busy = look(Jobs::Busy(vec!["job".into()]), Intake::Closing);
+        assert_eq!(
+            emptiness(0, &busy, 7),
+            Emptiness::NotYet("it runs a job".into())
+        );
+        let unknown = look(Jobs::Unknown("away".into()), Intake::Unknown);
+        assert_eq!(emptiness(0, &unknown, 7), Emptiness::Unknown("away".into()));
+        let winding = look(Jobs::Idle, Intake::Closed);
+        assert!(matches!(emptiness(0, &winding, 7), Emptiness::NotYet(_)));
+        let drained = look(Jobs::Idle, Intake::Closed);
+        assert_eq!(emptiness(0, &drained, 7), Emptiness::Drained);
+        assert!(matches!(emptiness(0, &drained, 8), Emptiness::NotYet(_)));
+    }
+
+    #[test]
     fn anything_but_a_clear_pass_is_a_failure() {
         let checks = vec!["test -e /x".to_owned()];
         let good = read(

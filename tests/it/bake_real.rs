@@ -155,6 +155,72 @@ fn a_recipe_becomes_a_tested_image_and_a_hostile_value_arrives_unchanged() {
     assert_nothing_left(&sandbox.state());
 }
 
+#[test]
+fn what_a_recipe_installs_is_noted_and_up_to_date_right_after() {
+    if !machines_wanted("the packages of a bake on real machines") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let with = |name: &str, from: &str, package: &str| {
+        sandbox.write(
+            &format!("recipes/{name}/recipe.yaml"),
+            &format!(
+                "schema: piaas-bake/v1\nname: {name}\nversion: 1.0.0\ndescription: Packages.\nfrom: {from}\npackages: [{package}]\n"
+            ),
+        );
+    };
+    with(
+        "lower",
+        "{ ssm: /aws/service/debian/release/12/latest/amd64 }",
+        "jq",
+    );
+    with("upper", "{ recipe: lower, version: ^1 }", "tree");
+    let noted = |name: &str| {
+        let _ = run(&sandbox, &["bake", name]).expect_code(0);
+        let shown = run(&sandbox, &["images", "show", name, "--format", "json"]).expect_code(0);
+        let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+        shown["packages"]["parts"]
+            .as_array()
+            .expect("it was noted")
+            .clone()
+    };
+    let names = |part: &serde_json::Value| -> Vec<String> {
+        let packages = part["packages"].as_array().unwrap();
+        packages
+            .iter()
+            .map(|one| one["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let lower = noted("lower");
+    assert_eq!(lower.len(), 1);
+    // jq, the libraries that it needs, and nothing that the base had already.
+    let installed = names(&lower[0]);
+    assert!(
+        installed.contains(&"jq".to_owned()) && installed.len() < 10,
+        "{installed:?}"
+    );
+    let suites = lower[0]["indexes"].to_string();
+    for suite in [
+        "dists/bookworm/",
+        "dists/bookworm-updates/",
+        "dists/bookworm-security/",
+    ] {
+        assert!(suites.contains(suite), "{suites}");
+    }
+    let upper = noted("upper");
+    assert_eq!(upper[0], lower[0]);
+    assert_eq!(names(&upper[1]), ["tree"]);
+    let judged = run(&sandbox, &["rebake", "--stale", "--dry-run"]).expect_code(0);
+    for recipe in ["lower", "upper"] {
+        assert!(
+            judged.stderr.contains(&format!("{recipe} is up to date")),
+            "{}",
+            judged.stderr
+        );
+    }
+    assert_nothing_left(&sandbox.state());
+}
+
 /// Independent judges of a finished disk: `sgdisk -v` and, on the root partition, `e2fsck -fn`; and the seal holds.
 fn judge_disk(disk: &Path) {
     let tool = |program: &str, args: &[&str]| {

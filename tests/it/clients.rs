@@ -138,11 +138,6 @@ async fn boto3_drives_auto_scaling_groups() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn boto3_finds_three_zones_and_groups_are_spread_over_them() {
-    judge("test_zones.py").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn boto3_drives_instance_refreshes() {
     judge("test_instance_refresh.py").await;
 }
@@ -150,6 +145,11 @@ async fn boto3_drives_instance_refreshes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_aws_cli_drives_an_instance_refresh() {
     judge("refresh.sh").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_finds_three_zones_and_groups_are_spread_over_them() {
+    judge("test_zones.py").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Real machines, driven through the AWS API in process: what SSM and EC2 promise of them.
 
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use piaas_bake::localcloud::{
     ACCESS_KEY, BASE_IMAGE, LocalCloud, SECRET_KEY, connector, endpoint, exposed,
 };
 
-use crate::support::{BIN, cache_dir, left_on_host, machines_wanted};
+use crate::support::{BIN, cache_dir, left_on_host, machines_wanted, processes_of};
 
 const MIRROR: &str = "http://deb.debian.org/debian";
 
@@ -191,6 +191,11 @@ impl Cloud {
             .await
             .unwrap();
         self.wait_for(instance, InstanceStateName::Terminated).await;
+        assert_eq!(
+            processes_of(instance),
+            [0; 0],
+            "a terminated machine runs on"
+        );
     }
 
     fn assert_nothing_left(&self) {
@@ -403,6 +408,7 @@ async fn a_killed_supervisor_takes_its_machine_with_it() {
         return;
     };
     let machine = cloud.launch().await;
+    assert!(processes_of(&machine).len() > 3);
     let supervisor = left_on_host(cloud.dir.path())
         .into_iter()
         .find(|line| line.contains("local-machine"))
@@ -486,6 +492,14 @@ async fn a_machine_reaches_the_api_and_the_ports_that_are_exposed() {
 
     cloud.terminate(&machine).await;
     cloud.assert_nothing_left();
+    // Neither does its control group stay, once its supervisor has ended.
+    for root in ["systemd", "unified", "."] {
+        let group = Path::new("/sys/fs/cgroup")
+            .join(root)
+            .join("piaas-bake")
+            .join(&machine);
+        assert!(!group.exists(), "{} is left", group.display());
+    }
     // With the last machine the endpoint ends.
     let deadline = Instant::now() + Duration::from_secs(30);
     while endpoint::runs(cloud.dir.path()) {

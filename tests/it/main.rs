@@ -16,3 +16,4 @@ mod runner;
 mod story;
 mod support;
 mod worker;
+mod workflows;

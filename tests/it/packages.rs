@@ -183,4 +183,8 @@ async fn what_cannot_be_told_is_an_error_that_says_why() {
     let printed = "package git 1 1\nindex cdrom:[x]/ main/Packages aa\nend\n";
     let disc = Record::after(None, read(printed).unwrap());
     assert!(moved(&disc).await.unwrap_err().contains("over HTTP"));
+    let blind = Record::after(None, read("package git 1 1\nend\n").unwrap());
+    assert!(moved(&blind).await.unwrap_err().contains("not noted"));
+    let nothing = Record::after(None, read("end\n").unwrap());
+    assert_eq!(moved(&nothing).await, Ok(vec![]));
 }

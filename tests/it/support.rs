@@ -129,6 +129,25 @@ pub fn left_on_host(state: &Path) -> Vec<String> {
     }
 }
 
+/// What runs inside a machine of a local cloud, by its control group: nothing else tells whose it is.
+pub fn processes_of(instance: &str) -> Vec<u32> {
+    let group = format!("/piaas-bake/{instance}/payload/");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Ok(pid) = name.parse()
+            && std::fs::read_to_string(entry.path().join("cgroup"))
+                .is_ok_and(|groups| groups.contains(&group))
+            // What has ended and waits for the host's init to notice is over.
+            && std::fs::read_to_string(entry.path().join("stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+        {
+            found.push(pid);
+        }
+    }
+    found
+}
+
 fn now_on_host(state: &Path) -> Vec<String> {
     let needle = state.to_string_lossy().into_owned();
     let mut left = Vec::new();

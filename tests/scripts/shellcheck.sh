@@ -18,7 +18,7 @@ done
 check() { shellcheck --exclude=SC2016 "$@"; }
 while IFS= read -r -d '' file; do
     # A first line names the interpreter; a step without one is for sh. Other files of a recipe are not scripts.
-    case $file:$(head -n 1 "$file") in
+    case $file:$(head -c 100 "$file" | tr -d '\0' | head -n 1) in
         *:'#!/bin/sh'* | *:'#!/bin/bash'* | *:'#!/usr/bin/env bash') check "$file" ;;
         *.sh:'#!'*) continue ;;
         *.sh:*) check --shell=sh "$file" ;;

@@ -49,21 +49,31 @@ GOOD = {"version: 1.0.0": "version: 1.1.0", "packages:\n": "packages:\n  - jq\n"
 BAD = {
     "version: 1.0.0": "version: 1.2.0",
     "packages:\n": "packages:\n  - jq\n",
+    # The machine of a bake has no master, so its tests pass.
     "steps:\n": """\
 files:
-  - path: /etc/systemd/system/job-cache.mount
+  - path: /etc/systemd/system/team-settings.service
     content: |
       [Unit]
-      Description=Cache of jobs on a volume of its own
-      [Mount]
-      What=/dev/disk/by-label/job-cache
-      Where=/job-cache
-      Type=ext4
+      Description=Settings of the team, from the user data
+      Wants=network-online.target
+      After=network-online.target
+      [Service]
+      Type=oneshot
+      ExecStart=/usr/local/libexec/team-settings
       [Install]
       WantedBy=multi-user.target
+  - path: /usr/local/libexec/team-settings
+    mode: "0755"
+    content: |
+      #!/bin/sh
+      imds=http://169.254.169.254/latest
+      token=$(curl -sfX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' $imds/api/token) || exit 0
+      data=$(curl -sf -H "X-aws-ec2-metadata-token: $token" $imds/user-data) || exit 0
+      case $data in *ci-master-host=*) echo "$data" | grep '^team=' ;; esac
 steps:
-  - name: Mount the cache of jobs
-    run: systemctl enable job-cache.mount
+  - name: Read the settings of the team at boot
+    run: systemctl enable team-settings.service
 """,
 }
 
@@ -95,13 +105,33 @@ class Demo:
             text = text.replace(old, new)
         recipe.parent.mkdir(exist_ok=True)
         recipe.write_text(text)
-        chapter = self.line.chapter(f"bake image {number}")
+        return self.build(f"image {number}", "demo-worker")
+
+    def build(self, who, recipe):
+        """Bakes a recipe and tells how it goes on."""
         began = time.monotonic()
-        baked, _ = self.product.run("bake", "demo-worker")
-        self.line.close(chapter)
-        self.images.append(baked["image_id"])
-        self.line.line(f"image {number}", f"{baked['image_id']} baked, booted and tested in {time.monotonic() - began:.0f} s")
-        return baked["image_id"]
+        process = self.product.start(
+            "bake", recipe, "--format", "json", stdout=subprocess.PIPE, stderr=open(self.work / "bake.log", "w")
+        )
+        self.processes.append(process)
+        chapter, last = None, {}
+        for text in process.stdout:
+            last = json.loads(text)
+            if last.get("event") == "started":
+                chapter = self.line.chapter(f"bake {who}")
+                self.line.line(who, f"a bake of {last['recipe']} {last['version']} starts from {last['start-image']}, digest {last['digest'][:12]}")
+            elif last.get("event") == "phase-started" and not self.images:
+                self.line.line(who, f"  {last['phase'].replace('-', ' ')}")
+        if process.wait():
+            raise RuntimeError(f"bake {recipe} ended with exit code {process.returncode}:\n{(self.work / 'bake.log').read_text()[-3000:]}")
+        if chapter:
+            self.line.close(chapter)
+            self.line.line(who, f"{last['image_id']} baked, booted and tested in {time.monotonic() - began:.0f} s")
+        else:
+            self.line.line(who, f"{last['image_id']} is there already: the same recipe, the same digest")
+        if recipe == "demo-worker":
+            self.images.append(last["image_id"])
+        return last["image_id"]
 
     # The fleet
 
@@ -247,6 +277,7 @@ class Demo:
 
     def tell(self):
         line = self.line
+        self.build("ci-worker", "ci-worker")
         first = self.bake(1, {})
         self.cloud = harness.Cloud(self.product)
         self.leftovers()
@@ -281,7 +312,7 @@ class Demo:
         second = self.bake(2, GOOD)
         self.roll(2, second, 0)
 
-        line.line("recipe", "somebody adds a mount of a volume that no worker has; its tests do not ask for it")
+        line.line("recipe", "somebody adds a unit that wants a setting which this group does not give; its tests pass all the same")
         third = self.bake(3, BAD)
         self.roll(3, third, 8)
         calm.set()
@@ -332,6 +363,7 @@ class Demo:
                 if name == "group" and part and part.describe():
                     say("demo: it did not end well; its workers are removed")
                     part.remove()
+                    self.forget_images()
                 elif name == "master" and part:
                     part.stop()
                 elif name in ("ledger", "cloud") and part:

@@ -51,6 +51,10 @@ leak_after: 2m
 CLOSE = 2.0
 
 
+# Buildbot's result of a build that was cancelled (buildbot.process.results).
+CANCELLED = 6
+
+
 class Soak:
     def __init__(self, options):
         self.options = options
@@ -67,6 +71,8 @@ class Soak:
         self.outages = []
         self.most = 0
         self.submitted = 0
+        self.roller = None
+        self.cancelled = set()
 
     # Setting up
 
@@ -84,6 +90,8 @@ class Soak:
 
     def run(self):
         self.product = harness.Product(self.options.binary, self.work / "state", self.recipes())
+        # The three stand on it, and are small.
+        self.product.run("bake", "ci-worker")
         images = [self.bake(number) for number in (1, 2, 3)]
         self.cloud = harness.Cloud(self.product)
         self.ledger = harness.Ledger()
@@ -181,6 +189,7 @@ class Soak:
             self.master.start()
             self.outages.append((began, time.time()))
             self.counts["master restarts"] += 1
+            self.ask_again()
 
     def submit(self):
         """Jobs come in bursts."""
@@ -189,6 +198,14 @@ class Soak:
                 if self.submitted < self.options.jobs:
                     self.ask(self.submitted)
                     self.submitted += 1
+
+    def ask_again(self):
+        """A master that is shut down cancels builds that are about to begin a step, and does not repeat them: whoever
+        wants them asks again."""
+        for build in self.master.builds():
+            if build["result"] == CANCELLED and build["number"] not in self.cancelled:
+                self.cancelled.add(build["number"])
+                self.ask(build["job"])
 
     def ask(self, job):
         command = self.ledger.command(job, self.random.randint(1, 5))
@@ -222,7 +239,7 @@ class Soak:
         kills = self.random.randint(1, 2)
         while True:
             with open(self.work / "roll.log", "a") as log:
-                process = self.product.start("roll", *verb, "--format", "json", stdout=log, stderr=log)
+                process = self.roller = self.product.start("roll", *verb, "--format", "json", stdout=log, stderr=log)
                 try:
                     code = process.wait(self.random.uniform(2, 8) if kills else 600)
                 except subprocess.TimeoutExpired:
@@ -301,7 +318,7 @@ class Soak:
             f"soak: seed {self.options.seed}: {len(self.done())} of {self.options.jobs} jobs ran to their end in "
             f"{len(runs)} runs on {len({instance for _, instance, _ in runs})} machines, at most {self.most} at a time; "
             + ", ".join(f"{count} {what}" for what, count in self.counts.items())
-            + f"; runs ended by the master's restarts {len(by_master)}, jobs killed by us {len(killed)}, "
+            + f"; runs ended by the master's restarts {len(by_master)} ({len(self.cancelled)} of them asked for again), jobs killed by us {len(killed)}, "
             f"machines left {len(machines)}",
             flush=True,
         )
@@ -316,12 +333,17 @@ class Soak:
 
     def close(self):
         self.over.set()
+        if self.roller and self.roller.poll() is None:
+            self.roller.kill()
+            self.roller.wait()
         if self.controller:
             self.end_controller(signal.SIGKILL)
         for name in ("master", "ledger", "cloud"):
             if hasattr(self, name):
                 part = getattr(self, name)
                 part.stop() if name == "master" else part.close()
+        if hasattr(self, "product"):
+            self.product.run("cloud", "reset", "--yes")
 
 
 def main():

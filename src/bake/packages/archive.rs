@@ -61,6 +61,9 @@ impl Archive {
     /// # Errors
     /// Why it cannot be told: an archive does not answer, or not as an archive does.
     pub async fn moved(&mut self, record: &Record) -> Result<Vec<Moved>, String> {
+        if record.is_blind() {
+            return Err("it was not noted from which archive they came".to_owned());
+        }
         let mut now = BTreeMap::new();
         for suite in record.suites() {
             now.insert(suite.to_owned(), self.release(suite).await?);

@@ -100,6 +100,19 @@ impl Record {
         serde_json::to_string(self).expect("a record holds texts and lists")
     }
 
+    /// Whether it has packages without the indexes that they came from: a step of a recipe has removed these.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        let blind = |part: &Part| !part.packages.is_empty() && part.indexes.is_empty();
+        self.parts.iter().any(blind)
+    }
+
+    /// How many packages it names.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.parts.iter().map(|part| part.packages.len()).sum()
+    }
+
     /// URLs of the suites that it has packages of.
     #[must_use]
     pub fn suites(&self) -> BTreeSet<&str> {

@@ -142,7 +142,7 @@ async fn work_on(
 
 async fn take(connected: &Connected, chosen: &Chosen) -> Result<Lease, CliError> {
     let group = &chosen.group;
-    lease::take(&connected.clients, &lease_name(group), &holder())
+    lease::take(&connected.clients, &lease_name(group), holder())
         .await
         .map_err(|held| match held {
             Held::Cloud(error) => cloud(&error),

@@ -81,6 +81,9 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
             .map_err(|error| cloud(&error))?,
         None => None,
     };
+    let packages = images::packages(&connected.clients, &image.id)
+        .await
+        .map_err(|error| cloud(&error))?;
     let disk = disk(&connected, &image);
     match context.format {
         Format::Json => {
@@ -90,6 +93,8 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
             let mut value = as_json(&image);
             value["manifest"] = manifest.unwrap_or_default();
             value["disk"] = json!(disk);
+            // What its recipes installed; null if that was not noted.
+            value["packages"] = json!(packages);
             output::json(&value)?;
         }
         Format::Human => {
@@ -112,6 +117,13 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
                 ),
                 row("snapshot", &image.snapshots.join(" ")),
             ];
+            rows.push(row(
+                "packages",
+                &match packages {
+                    Some(record) => format!("{} installed by its recipes", record.count()),
+                    None => "not noted".to_owned(),
+                },
+            ));
             if let Some(disk) = disk {
                 rows.push(row("disk", &disk.display().to_string()));
             }

@@ -15,8 +15,8 @@ use crate::cli::args::Format;
 use crate::cli::context::{Connected, Context, cloud};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, interrupt, output, view};
+use crate::lease::{self, Holder, Incarnation, Lease};
 use crate::roll::event::{self, Event, Stamped};
-use crate::roll::lease::{self, Lease};
 use crate::roll::look::{self, Memory};
 use crate::roll::preflight::{self, Refusal, Verdict};
 use crate::roll::record::{Options, Outcome, RollRecord};
@@ -105,7 +105,8 @@ fn options(args: &StartArgs) -> Result<Options, CliError> {
             "checkpoints must ascend, such as --checkpoint 25 --checkpoint 50",
         ));
     }
-    // A refresh whose last checkpoint is not 100 never finishes (Auto Scaling API, `CheckpointPercentages`).
+    // A refresh whose last checkpoint is not 100 ends there, with a part of the group replaced (Auto Scaling API,
+    // `CheckpointPercentages`).
     if checkpoints.last().is_some_and(|last| *last < 100) {
         checkpoints.push(100);
     }
@@ -184,7 +185,7 @@ impl Holding {
 }
 
 async fn take(connected: &Connected, group: &str) -> Result<Lease, CliError> {
-    lease::take(&connected.clients, &lease_name(group), &holder())
+    lease::take(&connected.clients, &lease_name(group), holder())
         .await
         .map_err(|held| match held {
             Held::Cloud(error) => cloud(&error),
@@ -197,14 +198,19 @@ async fn take(connected: &Connected, group: &str) -> Result<Lease, CliError> {
 }
 
 /// Who we are, for others to read.
-pub(super) fn holder() -> String {
+pub(super) fn holder() -> Holder {
     let host = rustix::system::uname();
     let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
-    format!(
-        "{user}@{} (process {})",
-        host.nodename().to_string_lossy(),
-        std::process::id()
-    )
+    // Machines of Lambda come from snapshots (Firecracker): two may have the same boot and the same numbers.
+    let lambda = std::env::var_os("AWS_LAMBDA_FUNCTION_NAME").is_some();
+    Holder {
+        name: format!(
+            "{user}@{} (process {})",
+            host.nodename().to_string_lossy(),
+            std::process::id()
+        ),
+        process: Incarnation::own().filter(|_| !lambda),
+    }
 }
 
 async fn load(connected: &Connected, group: &str) -> Result<Option<RollRecord>, CliError> {
@@ -390,7 +396,7 @@ async fn watch(context: &Context, group: &str) -> CliResult {
 /// Goes on with a roll, or shows it while another process carries it out.
 async fn take_over(context: &Context, connected: &Connected, group: &str) -> CliResult {
     loop {
-        match lease::take(&connected.clients, &lease_name(group), &holder()).await {
+        match lease::take(&connected.clients, &lease_name(group), holder()).await {
             Ok(lease) => {
                 let held = Holding(lease);
                 // It may have ended while we waited for the lease.
@@ -476,7 +482,7 @@ async fn abort(context: &Context, group: &str) -> CliResult {
 async fn turn_back(context: &Context, connected: &Connected, record: &RollRecord) -> CliResult {
     let request = Request {
         roll: record.id.clone(),
-        reason: format!("aborted by {}", holder()),
+        reason: format!("aborted by {}", holder().name),
     };
     store::ask(&connected.clients, &record.group, &request)
         .await
@@ -534,7 +540,7 @@ async fn begin_rollback(connected: &Connected, group: &str) -> Result<RollRecord
             record.old.image
         )));
     }
-    record.turn_back(&format!("rollback by {}", holder()));
+    record.turn_back(&format!("rollback by {}", holder().name));
     store::save(clients, &record)
         .await
         .map_err(|error| stored(&error))?;

@@ -2,13 +2,13 @@
 //! output. On anything but a terminal every event is one plain line, with the time since the start.
 
 use std::collections::VecDeque;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::cli::github;
 use crate::cli::style::{Style, elapsed};
+use crate::cli::{github, output};
 
 /// How many lines of a running step's output are shown.
 const TAIL: usize = 5;
@@ -61,7 +61,7 @@ impl Progress {
     pub fn begin(&mut self, title: &str) {
         match &mut self.screen {
             Some(screen) => screen.begin(title),
-            None if self.grouped => raw(&github::group(title)),
+            None if self.grouped => output::command(&github::group(title)),
             None => self.plain(title),
         }
     }
@@ -125,7 +125,7 @@ impl Progress {
             Some(screen) => screen.end(line),
             None => {
                 if self.grouped {
-                    raw(github::END_GROUP);
+                    output::command(github::END_GROUP);
                 }
                 self.plain(line);
             }
@@ -133,18 +133,8 @@ impl Progress {
     }
 
     fn plain(&self, text: &str) {
-        let text = if self.grouped {
-            github::inert(text)
-        } else {
-            text.into()
-        };
-        raw(&format!("[{:>4} s] {text}", self.start.elapsed().as_secs()));
+        output::note(&format!("[{:>4} s] {text}", self.start.elapsed().as_secs()));
     }
-}
-
-/// A stderr that is gone is nobody's to tell.
-fn raw(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 impl Drop for Progress {

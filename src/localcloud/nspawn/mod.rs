@@ -210,10 +210,11 @@ impl Driver for NspawnDriver {
                 Power::Starting | Power::Running | Power::Stopping
             )
         {
-            return gone(
-                Power::Failed,
-                Some("the supervisor of the machine died".to_owned()),
-            );
+            let mut reason = "the supervisor of the machine died".to_owned();
+            if let Err(error) = super::supervisor::cgroup::kill_machine(instance_id) {
+                reason.push_str(&format!("; {error}"));
+            }
+            return gone(Power::Failed, Some(reason));
         }
         Observation {
             power: status.power,
@@ -252,6 +253,7 @@ impl Driver for NspawnDriver {
             put_json(&dir.join("want"), &Want::Terminate)?;
             // A live supervisor removes it all; for a machine that is off there is nobody but us.
             if let Some(_lock) = try_lock(&dir)? {
+                super::supervisor::cgroup::kill_machine(instance_id)?;
                 remove_machine(&dir)?;
                 super::supervisor::cgroup::remove(instance_id);
                 prune(&self.dir)?;

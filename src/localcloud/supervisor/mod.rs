@@ -71,12 +71,14 @@ pub fn main(dir: &Path) -> ExitCode {
 /// Removes the machine in `dir`, and layers that only it needed.
 fn remove(dir: &Path) -> io::Result<()> {
     rustix::mount::unmount(dir.join("root"), rustix::mount::UnmountFlags::DETACH)?;
+    // Its directory is the last thing to go: as long as it is there, the machine is not gone.
+    let id = dir.file_name().unwrap_or_default().to_string_lossy();
+    cgroup::leave();
+    cgroup::remove(&id);
     remove_machine(dir)?;
     if let Some(cloud) = dir.parent().and_then(Path::parent) {
         prune(cloud)?;
     }
-    let id = dir.file_name().unwrap_or_default().to_string_lossy();
-    cgroup::remove(&id);
     Ok(())
 }
 
@@ -91,6 +93,17 @@ fn last_word(dir: &Path, power: Power, reason: Option<String>, shut_down_from_in
     let _ = put_json(&dir.join("status.json"), &status);
 }
 
+/// A process that ends with this value.
+struct Helper(Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// How a machine ended.
 enum End {
     Off { from_inside: bool },
@@ -101,7 +114,7 @@ struct Supervisor {
     dir: PathBuf,
     spec: LaunchSpec,
     network: Network,
-    _slirp: Child,
+    _slirp: Helper,
     notify: UnixDatagram,
     shared: Arc<Shared>,
     busy: Arc<AtomicUsize>,
@@ -114,6 +127,8 @@ impl Supervisor {
     fn start(dir: &Path) -> io::Result<Self> {
         overlay::private_namespace()?;
         let spec: LaunchSpec = get_json(&dir.join("spec.json"))?;
+        // What is left of a supervisor that was killed.
+        cgroup::kill_machine(&spec.instance_id)?;
         cgroup::enter(&spec.instance_id)?;
         let lower: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
         let at = |name: &str| dir.join(name);
@@ -151,7 +166,7 @@ impl Supervisor {
             dir: dir.to_path_buf(),
             spec,
             network,
-            _slirp: slirp,
+            _slirp: Helper(slirp),
             notify,
             shared: Arc::new(Shared::default()),
             busy: Arc::new(AtomicUsize::new(0)),
@@ -165,6 +180,7 @@ impl Supervisor {
             self.shared.booting();
             let mut payload = self.boot()?;
             let end = self.watch(&mut payload);
+            cgroup::kill_machine(&self.spec.instance_id)?;
             // Whatever happened: no command outlives its boot.
             let again = matches!(end, Ok(None));
             self.shared.offline(!again);

@@ -1,7 +1,8 @@
 //! The whole bake on a local cloud whose machines are directories, in no time on a clock that jumps; and everything
 //! that can go wrong with it.
 
-mod cloud;
+pub mod cloud;
+mod noted;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -16,7 +16,7 @@ use piaas_bake::worker::status::{State, Status};
 use serde_json::{Value, json};
 
 use crate::support::{
-    BIN, Run, Sandbox, cache_dir, left_on_host, machines_wanted, shipped_recipes,
+    BIN, Run, Sandbox, cache_dir, left_on_host, machines_wanted, processes_of, shipped_recipes,
 };
 
 const TEST: &str = "a Buildbot worker on a real machine";
@@ -271,9 +271,16 @@ impl Cloud {
             .send()
             .await
             .unwrap();
+        self.in_service("").await
+    }
+
+    /// The instance in service, once it is another one.
+    async fn in_service(&self, but: &str) -> String {
         let deadline = Instant::now() + GRANTED;
         loop {
-            if let Some((instance, _)) = self.member().await {
+            if let Some((instance, _)) = self.member().await
+                && instance != but
+            {
                 return instance;
             }
             assert!(Instant::now() < deadline, "no instance is in service");
@@ -400,7 +407,9 @@ async fn no_job_of_a_buildbot_worker_dies_whatever_is_ordered() {
     uncordoned_in_mid_job(&cloud, &master, &instance).await;
     killed_in_mid_job(&cloud, &master, &instance).await;
     drained_after_its_job(&cloud, &master, &instance).await;
-    nothing_starts_any_more(&cloud, &mut master, &instance).await;
+    nothing_starts_any_more(&cloud, &master, &instance).await;
+    let next = replaced(&cloud, &master, &instance).await;
+    left_by_its_master(&cloud, &mut master, &next).await;
 
     let group = cloud.clients.autoscaling.delete_auto_scaling_group();
     group
@@ -488,7 +497,7 @@ async fn drained_after_its_job(cloud: &Cloud, master: &Master, instance: &str) {
     assert_eq!(cloud.run(instance, active).await.1, "inactive\nnone\n");
 }
 
-async fn nothing_starts_any_more(cloud: &Cloud, master: &mut Master, instance: &str) {
+async fn nothing_starts_any_more(cloud: &Cloud, master: &Master, instance: &str) {
     let (code, _) = cloud.worker(instance, "uncordon --generation 13").await;
     assert_eq!(code, 4);
     let (code, status) = cloud.worker(instance, "cordon --generation 14").await;
@@ -519,4 +528,50 @@ async fn nothing_starts_any_more(cloud: &Cloud, master: &mut Master, instance: &
         .await;
     assert_eq!(status.drained.unwrap().generation, 14);
     assert_eq!(master.builds().len(), 2, "the third job still waits");
+}
+
+/// The job that waited runs on the next worker, whose name its master has never heard.
+async fn replaced(cloud: &Cloud, master: &Master, instance: &str) -> String {
+    let call = cloud
+        .clients
+        .autoscaling
+        .terminate_instance_in_auto_scaling_group();
+    call.instance_id(instance)
+        .should_decrement_desired_capacity(false)
+        .send()
+        .await
+        .unwrap();
+    let next = cloud.in_service(instance).await;
+    assert_eq!(
+        processes_of(instance),
+        [0; 0],
+        "a terminated machine runs on"
+    );
+    let good = || (true, json!(0));
+    master.wait_for_builds(&[good(), good(), good()]);
+    next
+}
+
+/// Buildbot kills the job of a worker that loses its master, and gives it to another one. The worker that winds up must
+/// not come back to its master: it would be given the job again.
+async fn left_by_its_master(cloud: &Cloud, master: &mut Master, instance: &str) {
+    master.order(&until("fourth"));
+    cloud.wait(instance, "the fourth job", busy).await;
+    let (code, _) = cloud.worker(instance, "cordon --generation 1").await;
+    assert_eq!(code, 0);
+    let closing =
+        "until grep -F '\"closing\": true' /run/buildbot-worker/report.json; do sleep 0.2; done";
+    assert_eq!(cloud.run(instance, closing).await.0, 0);
+    let mut process = master.process.take().unwrap();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    master.start();
+    let status = cloud
+        .wait(instance, "drained without its master", |status| {
+            status.drained.is_some()
+        })
+        .await;
+    assert_eq!(status.state, State::Idle);
+    let left = "pgrep -u ci || echo none";
+    assert_eq!(cloud.run(instance, left).await.1, "none\n");
 }
