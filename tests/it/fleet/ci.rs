@@ -468,7 +468,7 @@ impl Ci {
         if verb == "status" {
             let idle = status
                 .since
-                .map_or(0, |since| self.now.duration_since(since).as_secs());
+                .map_or(0, |since| status.at.duration_since(since).as_secs());
             one.said = Some(Said {
                 state: status.state,
                 idle,
