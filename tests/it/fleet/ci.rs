@@ -51,8 +51,6 @@ struct Machine {
 struct Said {
     state: State,
     idle: i64,
-    /// The whole answer, for people.
-    line: String,
 }
 
 /// What is asserted at the end, beside the faults.
@@ -437,7 +435,6 @@ impl Ci {
                 one.said = Some(Said {
                     state: State::Unknown,
                     idle: 0,
-                    line: status.to_line(),
                 });
             }
             return (3, status.to_line(), takes);
@@ -468,11 +465,10 @@ impl Ci {
         if verb == "status" {
             let idle = status
                 .since
-                .map_or(0, |since| self.now.duration_since(since).as_secs());
+                .map_or(0, |since| status.at.duration_since(since).as_secs());
             one.said = Some(Said {
                 state: status.state,
                 idle,
-                line: status.to_line(),
             });
         } else {
             self.look(id);
