@@ -90,6 +90,8 @@ fn the_rules_hold_in_every_workflow() {
     let mut files: Vec<String> = std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        // What GitHub reads there; people read the rest.
+        .filter(|file| file.ends_with(".yml") || file.ends_with(".yaml"))
         .collect();
     files.sort();
     for ours in OURS {
