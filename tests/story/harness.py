@@ -221,7 +221,10 @@ class Ledger:
         """The shell text of a job: it runs this long and says so all the while."""
         say = f"curl --silent --max-time 5 --output /dev/null \"http://{HOST}:{self.port}"
         return (
-            f"run=$$-$(date +%s%N); q=\"job={job}&instance=$(uname -n)&run=$run\"\n"
+            "imds=http://169.254.169.254/latest\n"
+            "t=$(curl -s -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' $imds/api/token)\n"
+            'id=$(curl -s -H "X-aws-ec2-metadata-token: $t" $imds/meta-data/instance-id)\n'
+            f"run=$$-$(date +%s%N); q=\"job={job}&instance=$id&run=$run\"\n"
             f"end=$(($(date +%s) + {int(seconds)}))\n"
             f"{say}/begun?$q\"\n"
             f"while [ $(date +%s) -lt $end ]; do sleep 0.4; {say}/beat?$q\"; done\n"

@@ -322,6 +322,8 @@ class Soak:
             f"machines left {len(machines)}",
             flush=True,
         )
+        strangers = {instance for _, instance, _ in runs if not instance.startswith("i-")}
+        assert not strangers, f"the ledger does not know the machines of its jobs: {strangers}"
         assert not killed, f"killed by the end of their machine: {killed}"
         assert len(lost) == len(by_master), f"builds that failed for no reason of the master's: {[b for b in lost if b not in by_master]}"
         assert succeeded >= set(range(self.options.jobs)), f"not run: {set(range(self.options.jobs)) - succeeded}"
