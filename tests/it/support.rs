@@ -138,14 +138,23 @@ pub fn processes_of(instance: &str) -> Vec<u32> {
         if let Ok(pid) = name.parse()
             && std::fs::read_to_string(entry.path().join("cgroup"))
                 .is_ok_and(|groups| groups.contains(&group))
-            // What has ended and waits for the host's init to notice is over.
-            && std::fs::read_to_string(entry.path().join("stat"))
-                .is_ok_and(|stat| !stat.contains(") Z "))
+            && std::fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| !is_over(&stat))
         {
             found.push(pid);
         }
     }
     found
+}
+
+/// Whether a process, by its `/proc/PID/stat`, can run no line of its program any more: it has ended, or the kernel is
+/// taking it apart. proc(5): after the name come state and, as the seventh, the flags; `PF_EXITING` is 4
+/// (`include/linux/sched.h`).
+fn is_over(stat: &str) -> bool {
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let mut fields = fields.split(' ');
+    let ended = matches!(fields.next(), Some("Z" | "X"));
+    let flags: Option<u64> = fields.nth(5).and_then(|flags| flags.parse().ok());
+    ended || flags.is_some_and(|flags| flags & 4 != 0)
 }
 
 fn now_on_host(state: &Path) -> Vec<String> {
