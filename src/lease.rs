@@ -9,7 +9,6 @@
 
 use std::time::Duration;
 
-use aws_sdk_ssm::types::ParameterType;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +110,10 @@ pub struct Term {
 }
 
 impl Term {
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a term has only text keys")
+    }
+
     /// Whether its holder is gone for certain.
     fn is_orphaned(&self) -> bool {
         self.process.as_ref().is_some_and(Incarnation::is_gone)
@@ -170,21 +173,6 @@ async fn newest(
     Ok((newest, found.into_iter().map(|(_, name, _)| name).collect()))
 }
 
-async fn put(clients: &Clients, name: String, term: &Term, overwrite: bool) -> Result<(), Error> {
-    let value = serde_json::to_string(term).expect("a term has only text keys");
-    clients
-        .ssm
-        .put_parameter()
-        .name(name)
-        .value(value)
-        .r#type(ParameterType::String)
-        .overwrite(overwrite)
-        .send()
-        .await
-        .call("ssm", "PutParameter")
-        .map(drop)
-}
-
 fn by_another(term: &Term) -> Held {
     Held::ByAnother(format!("{} holds it until {}", term.holder, term.expires))
 }
@@ -234,7 +222,7 @@ pub async fn take(clients: &Clients, name: &str, holder: impl Into<Holder>) -> R
             process: holder.process.clone(),
             expires: now + TERM,
         };
-        match put(clients, parameter(&path, epoch), &term, false).await {
+        match parameters::create(clients, parameter(&path, epoch), term.to_json()).await {
             Ok(()) => {}
             // Either somebody was faster, or the answer to our own call was lost: the value says which.
             Err(error) if error.kind == Kind::AlreadyExists => {
@@ -268,13 +256,12 @@ impl Lease {
     /// [`Error`] of `PutParameter`; the lease then runs out by itself.
     pub async fn release(mut self) -> Result<(), Error> {
         self.term.expires = self.clients.clock.now() - SKEW;
-        put(
-            &self.clients,
-            parameter(&self.path, self.epoch),
-            &self.term,
-            true,
-        )
-        .await
+        self.write().await
+    }
+
+    async fn write(&self) -> Result<(), Error> {
+        let name = parameter(&self.path, self.epoch);
+        parameters::set(&self.clients, name, self.term.to_json()).await
     }
 }
 
@@ -294,13 +281,7 @@ impl Hold for Lease {
             _ => {}
         }
         self.term.expires = now + TERM;
-        put(
-            &self.clients,
-            parameter(&self.path, self.epoch),
-            &self.term,
-            true,
-        )
-        .await?;
+        self.write().await?;
         Ok(())
     }
 }

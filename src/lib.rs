@@ -15,8 +15,8 @@
 //! - [`aws`]: clients, errors, waiting, tags.
 //! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`].
 //! - [`image`]: canonical file trees, ext4, FAT, GPT, disks.
-//! - [`clock`], [`cancel`], [`lease`], [`process`]: time, passed in; asking work to stop; one process at a time, and
-//!   whether it lives.
+//! - [`clock`], [`cancel`], [`lease`], [`process`], [`events`]: time, passed in; asking work to stop; one process at a
+//!   time, and whether it lives; what work tells while it goes on.
 
 pub mod aws;
 pub mod bake;
@@ -24,6 +24,7 @@ pub mod cancel;
 pub mod cli;
 pub mod clock;
 pub mod digest;
+pub mod events;
 pub mod fleet;
 pub mod image;
 pub mod journal;

@@ -3,11 +3,37 @@
 use aws_sdk_autoscaling::types::{AutoScalingGroup, LaunchTemplateSpecification};
 use aws_sdk_ec2::types::{Filter, Instance};
 
+use serde::Serialize;
+
 use super::error::Context as _;
 use super::{Clients, Error};
 
 /// How many values one filter may have (`DescribeInstances`).
 pub const FILTER_VALUES: usize = 200;
+
+/// Where an instance is in its life in the group; the sub-states of hooks are folded in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Life {
+    Pending,
+    InService,
+    Standby,
+    Terminating,
+}
+
+impl Life {
+    /// Reads a `LifecycleState` (Auto Scaling API, `Instance`). What is not named here is on its way in or out of
+    /// Standby, or is having its root volume replaced: not in service.
+    #[must_use]
+    pub fn read(state: &str) -> Self {
+        match state {
+            "InService" => Self::InService,
+            _ if state.starts_with("Terminat") || state.starts_with("Detach") => Self::Terminating,
+            _ if state.contains("Standby") => Self::Standby,
+            _ => Self::Pending,
+        }
+    }
+}
 
 /// A filter of EC2.
 #[must_use]
@@ -69,6 +95,25 @@ pub async fn instances(clients: &Clients, filters: Vec<Filter>) -> Result<Vec<In
         token = page.next_token.filter(|token| !token.is_empty());
         if token.is_none() {
             return Ok(found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lives_are_read() {
+        for (state, expected) in [
+            ("InService", Life::InService),
+            ("Pending:Wait", Life::Pending),
+            ("Terminating:Proceed", Life::Terminating),
+            ("Detached", Life::Terminating),
+            ("EnteringStandby", Life::Standby),
+            ("ReplacingRootVolume", Life::Pending),
+        ] {
+            assert_eq!(Life::read(state), expected, "{state}");
         }
     }
 }

@@ -52,18 +52,31 @@ pub async fn values(
         .collect())
 }
 
+/// Makes a parameter.
+///
+/// # Errors
+/// [`Error`] of `PutParameter`; [`Kind::AlreadyExists`](super::Kind::AlreadyExists) if there is one of this name.
+pub async fn create(clients: &Clients, name: String, value: String) -> Result<(), Error> {
+    put(clients, name, value, false).await
+}
+
 /// Writes a parameter, whether it exists or not.
 ///
 /// # Errors
 /// [`Error`] of `PutParameter`.
-pub async fn put(clients: &Clients, name: String, value: String) -> Result<(), Error> {
+pub async fn set(clients: &Clients, name: String, value: String) -> Result<(), Error> {
+    put(clients, name, value, true).await
+}
+
+/// The names say whose parameters are, so they need no tags (and the caller no `ssm:AddTagsToResource`).
+async fn put(clients: &Clients, name: String, value: String, overwrite: bool) -> Result<(), Error> {
     clients
         .ssm
         .put_parameter()
         .name(name)
         .value(value)
         .r#type(ParameterType::String)
-        .overwrite(true)
+        .overwrite(overwrite)
         .send()
         .await
         .call("ssm", "PutParameter")

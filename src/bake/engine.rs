@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::bundle::Bundle;
 use super::error::{BakeError, Failure, LeftOver};
-use super::event::{Event, List, Phase, Resource, Sink};
+use super::event::{Event, List, Phase, Resource};
 use super::images::{self, Image};
 use super::names::RunId;
 use super::packages::{Part, Record};
@@ -17,6 +17,7 @@ use super::undo::Undo;
 use crate::aws::Clients;
 use crate::aws::tags;
 use crate::cancel::Cancel;
+use crate::events::Sink;
 use crate::journal::{self, Entry, Journal, RunHeader, RunState};
 
 /// What a run needs besides its plan.
@@ -51,7 +52,7 @@ pub async fn bake(
     clients: &Clients,
     plan: &Plan,
     settings: Settings<'_>,
-    sink: &dyn Sink,
+    sink: &dyn Sink<Event>,
 ) -> Result<Baked, BakeError> {
     let started = clients.clock.now();
     let log_path = settings.runs.join(format!("{}.log", settings.run));
@@ -119,7 +120,7 @@ fn open<'a>(
     plan: &'a Plan,
     settings: Settings<'_>,
     log_path: &Path,
-    sink: &'a dyn Sink,
+    sink: &'a dyn Sink<Event>,
 ) -> Result<Run<'a>, Failure> {
     let header = RunHeader {
         run: settings.run.to_string(),
@@ -285,7 +286,7 @@ pub async fn undo_dead_runs(
     clients: &Clients,
     account: &str,
     runs: &Path,
-    sink: &dyn Sink,
+    sink: &dyn Sink<Event>,
 ) -> Result<Vec<DeadRun>, journal::Error> {
     let mut all = Vec::new();
     for file in journal::runs(runs)?

@@ -1,7 +1,8 @@
 //! What a bake tells while it runs. The terminal, JSON lines and summaries are readers of this stream.
 
-use jiff::Timestamp;
 use serde::Serialize;
+
+use crate::events;
 
 /// The parts of a bake, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -238,34 +239,13 @@ pub enum Event {
     },
 }
 
-/// An event and when it happened.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Stamped {
-    pub at: Timestamp,
-    #[serde(flatten)]
-    pub event: Event,
-}
-
-/// A reader of the stream. It must not block: the bake waits for it.
-pub trait Sink: Send + Sync {
-    /// Takes the next event.
-    fn emit(&self, event: Stamped);
-}
-
-/// Events go into a channel; a reader that went away does not stop the bake.
-impl Sink for tokio::sync::mpsc::UnboundedSender<Stamped> {
-    fn emit(&self, event: Stamped) {
-        let _gone = self.send(event);
-    }
-}
-
-/// Nobody listens.
-impl Sink for () {
-    fn emit(&self, _event: Stamped) {}
-}
+/// An event and its time.
+pub type Stamped = events::Stamped<Event>;
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]

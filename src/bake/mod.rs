@@ -27,7 +27,7 @@ pub use base::{BaseError, resolve};
 pub use bundle::TooLarge;
 pub use engine::{Baked, DeadRun, Settings, bake, undo_dead_runs, unfinished};
 pub use error::{BakeError, Failure, LeftOver};
-pub use event::{Event, Phase, Resource, Sink, Stamped};
+pub use event::{Event, Phase, Resource, Stamped};
 pub use once::{Answer, Order, once};
 pub use phases::publish::point;
 pub use survey::{SurveyError, survey};

@@ -10,7 +10,7 @@ use base64::Engine as _;
 
 use super::bundle::user_data;
 use super::error::{Failure, LeftOver};
-use super::event::{Resource, Sink};
+use super::event::{Event, Resource};
 use super::images::Image;
 use super::machine;
 use super::names::{RunId, client_token};
@@ -20,6 +20,7 @@ use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::{Pace, Patience};
 use crate::aws::{Clients, Error, tags};
 use crate::cancel::Cancel;
+use crate::events::Sink;
 use crate::journal::{Facts, Journal, RunHeader};
 
 /// The machine ends itself after this long, whatever becomes of its client.
@@ -67,7 +68,7 @@ pub struct Answer {
 pub async fn once(
     clients: &Clients,
     order: Order<'_>,
-    sink: &dyn Sink,
+    sink: &dyn Sink<Event>,
 ) -> Result<Answer, crate::journal::Error> {
     let now = || clients.clock.now();
     let header = RunHeader {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::error::Failure;
-use super::event::{Event, Phase, Resource, Sink, Stamped};
+use super::event::{Event, Phase, Resource, Stamped};
 use super::follow::Tail;
 use super::names::{RunId, client_token};
 use super::plan::Plan;
@@ -16,6 +16,7 @@ use crate::aws::tags::{self, Tags};
 use crate::aws::wait::{Pace, Patience};
 use crate::aws::{self, Clients, Kind};
 use crate::cancel::Cancel;
+use crate::events::Sink;
 use crate::journal::{Facts, IntentId, Journal};
 
 /// Lines of a script's output that a failure repeats.
@@ -36,7 +37,7 @@ pub(super) struct Run<'a> {
     pub plan: &'a Plan,
     pub id: RunId,
     pub journal: Journal,
-    pub sink: &'a dyn Sink,
+    pub sink: &'a dyn Sink<Event>,
     /// When anyone may remove what this run leaves.
     pub expires: Timestamp,
     pub tail: Tail,
@@ -53,7 +54,7 @@ impl<'a> Run<'a> {
         id: RunId,
         journal: Journal,
         log: Log,
-        sink: &'a dyn Sink,
+        sink: &'a dyn Sink<Event>,
         cancel: Cancel,
     ) -> Self {
         let now = clients.clock.now();

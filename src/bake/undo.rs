@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::base::parameter;
 use super::error::{Failure, LeftOver};
-use super::event::{Event, Resource, Sink, Stamped};
+use super::event::{Event, Resource, Stamped};
 use super::images::{self, filter};
 use super::machine;
 use super::phases::launch;
@@ -14,6 +14,7 @@ use super::run::facts;
 use crate::aws::error::Context as _;
 use crate::aws::wait::{Pace, Patience};
 use crate::aws::{self, Clients, Kind, tags};
+use crate::events::Sink;
 use crate::journal::{Entry, Journal, State};
 
 const REMOVAL: Patience = Patience {
@@ -32,7 +33,7 @@ const SEARCH: Patience = Patience {
 
 pub(super) struct Undo<'a> {
     pub clients: &'a Clients,
-    pub sink: &'a dyn Sink,
+    pub sink: &'a dyn Sink<Event>,
     pub seed: u64,
 }
 

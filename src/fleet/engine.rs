@@ -8,15 +8,16 @@ use jiff::Timestamp;
 use super::alarm::Alarm;
 use super::decide::{Decision, Plan, Turn, decide};
 use super::demand::Source;
-use super::event::{Event, Sink, Stamped, View, told, view};
+use super::event::{Event, Stamped, View, told, view};
 use super::memory::{self, Log, Memory, Reply, Unreadable};
 use super::policy::Policy;
 use super::preflight::{self, Refusal};
 use super::world::World;
 use super::{act, look};
-use crate::aws::parameters::{put, segment, values};
+use crate::aws::parameters::{segment, set, values};
 use crate::aws::{Clients, Error};
 use crate::cancel::Cancel;
+use crate::events::Sink;
 use crate::lease::{Held, Hold};
 
 /// Makes the decision. There is one in production, [`Core`]; tests put faults into it.
@@ -85,7 +86,7 @@ pub struct Shell<'a> {
     pub policy: Policy,
     pub source: &'a dyn Source,
     pub brain: &'a dyn Brain,
-    pub sink: &'a dyn Sink,
+    pub sink: &'a dyn Sink<Event>,
 }
 
 /// A controller of one group. Dropping it at any point, or a `kill -9`, loses nothing: the next one goes on from the
@@ -246,11 +247,11 @@ impl<'a> Controller<'a> {
         let (clients, group) = (self.shell.clients, &self.shell.group);
         let text = self.memory.to_json();
         if text != self.saved.to_json() {
-            put(clients, memory::parameter(group), text).await?;
+            set(clients, memory::parameter(group), text).await?;
         }
         if self.memory.unknown != self.saved.unknown {
             let name = memory::unknown_parameter(group);
-            put(clients, name, self.memory.unknown_json()).await?;
+            set(clients, name, self.memory.unknown_json()).await?;
         }
         self.saved = self.memory.clone();
         Ok(())
@@ -290,7 +291,7 @@ impl<'a> Controller<'a> {
             let name = memory::log_parameter(&self.shell.group);
             let text = serde_json::to_string(&self.log).expect("a log has only text");
             // For people only: losing a line is no matter.
-            let _ = put(clients, name, text).await;
+            let _ = set(clients, name, text).await;
         }
         Ok(())
     }

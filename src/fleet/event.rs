@@ -7,6 +7,7 @@ use super::alarm::Alarm;
 use super::decide::{Counts, Decision, Plan, Row};
 use super::memory::{Log, Reply};
 use super::world::{Demand, World};
+use crate::events;
 
 /// The fleet as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -100,29 +101,7 @@ pub enum Event {
 }
 
 /// An event and its time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stamped {
-    pub at: Timestamp,
-    #[serde(flatten)]
-    pub event: Event,
-}
-
-/// Takes events.
-pub trait Sink: Send + Sync {
-    fn emit(&self, event: Stamped);
-}
-
-/// Nobody listens.
-impl Sink for () {
-    fn emit(&self, _: Stamped) {}
-}
-
-impl Sink for tokio::sync::mpsc::UnboundedSender<Stamped> {
-    fn emit(&self, event: Stamped) {
-        // A reader that has gone does not stop the fleet.
-        let _ = self.send(event);
-    }
-}
+pub type Stamped = events::Stamped<Event>;
 
 /// A decision in a few words.
 #[must_use]

@@ -93,7 +93,7 @@ async fn describe(clients: &Clients, raw: &AutoScalingGroup) -> Result<Group, Er
                 template.as_deref().unwrap_or_default(),
             ),
             zone: instance.availability_zone().unwrap_or_default().to_owned(),
-            life: life(state),
+            life: Life::read(state),
             // `Healthy` or `Unhealthy` (`Instance`, `HealthStatus`).
             healthy: instance.health_status() != Some("Unhealthy"),
             protected: instance.protected_from_scale_in().unwrap_or(false),
@@ -120,17 +120,6 @@ async fn describe(clients: &Clients, raw: &AutoScalingGroup) -> Result<Group, Er
         members: members.collect(),
         template,
     })
-}
-
-/// Reads a `LifecycleState` (Auto Scaling API, `Instance`). What is not named here is on its way in or out of Standby,
-/// or is having its root volume replaced: not in service.
-fn life(state: &str) -> Life {
-    match state {
-        "InService" => Life::InService,
-        _ if state.starts_with("Terminat") || state.starts_with("Detach") => Life::Terminating,
-        _ if state.contains("Standby") => Life::Standby,
-        _ => Life::Pending,
-    }
 }
 
 /// State and launch time of instances, by id, as far as EC2 shows them.
@@ -260,20 +249,6 @@ mod tests {
         ];
         for (status, version, launches, old, expected) in cases {
             assert_eq!(target(&refresh(status, version), launches, old), expected);
-        }
-    }
-
-    #[test]
-    fn lives_are_read() {
-        for (state, expected) in [
-            ("InService", Life::InService),
-            ("Pending:Wait", Life::Pending),
-            ("Terminating:Proceed", Life::Terminating),
-            ("Detached", Life::Terminating),
-            ("EnteringStandby", Life::Standby),
-            ("ReplacingRootVolume", Life::Pending),
-        ] {
-            assert_eq!(life(state), expected, "{state}");
         }
     }
 }

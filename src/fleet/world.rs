@@ -5,15 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-/// Where an instance is in its life in the group; the sub-states of hooks are folded in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Life {
-    Pending,
-    InService,
-    Standby,
-    Terminating,
-}
+pub use crate::aws::groups::Life;
 
 /// Whether a job runs, as the worker itself says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::event::{Event, Sink, Stamped, View, view};
+use super::event::{Event, Stamped, View, view};
 use super::look::{self, Memory};
 use super::next::{LOOK, next};
 use super::record::{Heading, Outcome, RecordError, RollRecord};
@@ -12,6 +12,7 @@ use super::world::{Life, Request, World};
 use super::{act, record};
 use crate::aws::{Clients, Error};
 use crate::cancel::Cancel;
+use crate::events::Sink;
 use crate::lease::{Held, Hold};
 
 /// How often in a row the cloud may ask for patience before the roll stops; its record stays.
@@ -53,7 +54,7 @@ impl From<Held> for RollError {
 struct Drive<'a> {
     clients: &'a Clients,
     record: RollRecord,
-    sink: &'a dyn Sink,
+    sink: &'a dyn Sink<Event>,
     memory: Memory,
     shown: Option<View>,
     waiting: Option<String>,
@@ -71,7 +72,7 @@ pub async fn drive(
     record: RollRecord,
     hold: &mut impl Hold,
     mut cancel: Cancel,
-    sink: &dyn Sink,
+    sink: &dyn Sink<Event>,
 ) -> Result<RollRecord, RollError> {
     let mut drive = Drive {
         clients,

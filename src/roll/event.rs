@@ -7,6 +7,7 @@ use super::record::{Heading, Outcome, RollRecord, Side};
 use super::refresh::BLOCKED;
 use super::step::Call;
 use super::world::{Check, Difference, Life, WorkerWord, World};
+use crate::events;
 
 /// One instance of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -90,29 +91,7 @@ pub enum Event {
 }
 
 /// An event and its time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stamped {
-    pub at: Timestamp,
-    #[serde(flatten)]
-    pub event: Event,
-}
-
-/// Takes events.
-pub trait Sink: Send + Sync {
-    fn emit(&self, event: Stamped);
-}
-
-/// Nobody listens.
-impl Sink for () {
-    fn emit(&self, _: Stamped) {}
-}
-
-impl Sink for tokio::sync::mpsc::UnboundedSender<Stamped> {
-    fn emit(&self, event: Stamped) {
-        // A reader that has gone does not stop the roll.
-        let _ = self.send(event);
-    }
-}
+pub type Stamped = events::Stamped<Event>;
 
 /// Draws up how a group stands.
 #[must_use]

@@ -2,7 +2,7 @@
 
 use super::record::{RecordError, RollRecord, parameter};
 use super::world::Request;
-use crate::aws::parameters::{delete, put, values};
+use crate::aws::parameters::{delete, set, values};
 use crate::aws::{Clients, Error};
 
 /// A record cannot be read or kept.
@@ -37,7 +37,7 @@ pub async fn load(clients: &Clients, group: &str) -> Result<Option<RollRecord>, 
 /// [`StoreError`].
 pub async fn save(clients: &Clients, record: &RollRecord) -> Result<(), StoreError> {
     let text = record.to_json()?;
-    put(clients, parameter(&record.group), text).await?;
+    set(clients, parameter(&record.group), text).await?;
     Ok(())
 }
 
@@ -56,7 +56,7 @@ pub(super) async fn request(clients: &Clients, group: &str) -> Result<Option<Req
 /// [`Error`] of `PutParameter`.
 pub async fn ask(clients: &Clients, group: &str, request: &Request) -> Result<(), Error> {
     let text = serde_json::to_string(request).expect("a request has only text keys");
-    put(clients, request_parameter(group), text).await
+    set(clients, request_parameter(group), text).await
 }
 
 /// Removes a request that was answered.

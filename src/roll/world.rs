@@ -4,30 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::record::{Side, Worker};
-
-/// Where an instance is in its life in the group; the sub-states of hooks are folded in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Life {
-    Pending,
-    InService,
-    Standby,
-    Terminating,
-}
-
-impl Life {
-    /// Reads a `LifecycleState` (Auto Scaling API, `Instance`). What is not named here is on its way in or out of
-    /// Standby, or is having its root volume replaced: not in service.
-    #[must_use]
-    pub fn read(state: &str) -> Self {
-        match state {
-            "InService" => Self::InService,
-            _ if state.starts_with("Terminat") || state.starts_with("Detach") => Self::Terminating,
-            _ if state.contains("Standby") => Self::Standby,
-            _ => Self::Pending,
-        }
-    }
-}
+pub use crate::aws::groups::Life;
 
 /// How the checks of a new instance of the group stand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]

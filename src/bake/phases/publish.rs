@@ -1,7 +1,5 @@
 //! Making a tested image known: its manifest, its status, the pointer to the newest.
 
-use aws_sdk_ssm::types::ParameterType;
-
 use super::super::base::parameter;
 use super::super::error::Failure;
 use super::super::event::Resource;
@@ -10,7 +8,7 @@ use super::super::names::{Channel, manifest_parameter, packages_parameter};
 use super::super::packages::Record;
 use super::super::run::{Run, facts};
 use crate::aws::error::Context as _;
-use crate::aws::{Clients, Error, Kind, tags};
+use crate::aws::{Clients, Error, Kind, parameters, tags};
 use crate::journal::{Facts, IntentId};
 
 /// Stores the manifest under the digest. A forced bake finds it there already and leaves it.
@@ -45,7 +43,7 @@ async fn store(run: &mut Run<'_>, parts: Vec<(String, String)>) -> Result<Vec<In
         }
         let token = name.clone();
         let call = async move {
-            put(clients, &name, &value, false).await?;
+            create(clients, &name, &value).await?;
             Ok(vec![name])
         };
         intents.push(
@@ -57,18 +55,9 @@ async fn store(run: &mut Run<'_>, parts: Vec<(String, String)>) -> Result<Vec<In
     Ok(intents)
 }
 
-/// Sets a parameter. Its path says whose it is, so it needs no tags (and the caller no `ssm:AddTagsToResource`).
-async fn put(clients: &Clients, name: &str, value: &str, overwrite: bool) -> Result<(), Error> {
-    let request = clients
-        .ssm
-        .put_parameter()
-        .name(name)
-        .value(value)
-        .overwrite(overwrite)
-        .r#type(ParameterType::String);
-    match request.send().await.call("ssm", "PutParameter") {
-        Ok(_) => Ok(()),
-        // A call of ours may have made it, its answer lost.
+/// Makes a parameter, or finds that it is as wanted: a call of ours may have made it, its answer lost.
+async fn create(clients: &Clients, name: &str, value: &str) -> Result<(), Error> {
+    match parameters::create(clients, name.to_owned(), value.to_owned()).await {
         Err(error) if error.kind == Kind::AlreadyExists => {
             let found = parameter(clients, name).await?;
             if found.as_deref() == Some(value) {
@@ -77,7 +66,7 @@ async fn put(clients: &Clients, name: &str, value: &str, overwrite: bool) -> Res
                 Err(error)
             }
         }
-        Err(error) => Err(error),
+        done => done,
     }
 }
 
@@ -114,7 +103,7 @@ pub async fn point(
     if previous.as_deref() == Some(image) {
         return Ok(false);
     }
-    put(clients, &name, image, true).await?;
+    parameters::set(clients, name, image.to_owned()).await?;
     Ok(true)
 }
 
@@ -129,7 +118,11 @@ pub async fn latest(run: &mut Run<'_>, image: &str) -> Result<IntentId, Failure>
     let clients = run.clients;
     let (parameter_name, value) = (name.clone(), image.to_owned());
     let call = async move {
-        put(clients, &parameter_name, &value, previous.is_some()).await?;
+        if previous.is_some() {
+            parameters::set(clients, parameter_name.clone(), value).await?;
+        } else {
+            create(clients, &parameter_name, &value).await?;
+        }
         Ok(vec![parameter_name])
     };
     Ok(run.create(Resource::Latest, &name, facts, call).await?.0)

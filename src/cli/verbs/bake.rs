@@ -120,7 +120,7 @@ pub async fn carry_out(
     let (sink, events) = mpsc::unbounded_channel();
     let view = match context.format {
         Format::Human => tokio::spawn(view::bake::show(events, context.progress())),
-        Format::Json => tokio::spawn(view::bake::write_json(events)),
+        Format::Json => tokio::spawn(view::write_json(events)),
     };
     let settings = Settings {
         runs: &runs,

@@ -171,7 +171,7 @@ fn show(
 ) -> tokio::task::JoinHandle<()> {
     match context.format {
         Format::Human => tokio::spawn(view::fleet::tell(events, context.err)),
-        Format::Json => tokio::spawn(view::fleet::write_json(events)),
+        Format::Json => tokio::spawn(view::write_json(events)),
     }
 }
 

@@ -302,7 +302,7 @@ fn show(
 ) -> tokio::task::JoinHandle<()> {
     match context.format {
         Format::Human => tokio::spawn(view::roll::show(events, context.err, context.clock.clone())),
-        Format::Json => tokio::spawn(view::roll::write_json(events)),
+        Format::Json => tokio::spawn(view::write_json(events)),
     }
 }
 

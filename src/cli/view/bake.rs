@@ -6,20 +6,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::progress::Progress;
 use crate::bake::{Event, Stamped};
-use crate::cli::output;
 
 /// Shows events until the stream ends.
 pub async fn show(mut events: UnboundedReceiver<Stamped>, mut progress: Progress) {
     let mut failing = false;
     while let Some(Stamped { event, .. }) = events.recv().await {
         one(&mut progress, event, &mut failing);
-    }
-}
-
-/// Writes events as JSON lines until the stream ends. A reader that has gone does not stop the bake.
-pub async fn write_json(mut events: UnboundedReceiver<Stamped>) {
-    while let Some(event) = events.recv().await {
-        let _ = output::json_line(&event);
     }
 }
 

@@ -23,13 +23,6 @@ const SHORT_NAMES: usize = 80;
 /// The narrowest line that anything is cut to.
 const NARROWEST: usize = 40;
 
-/// Writes events as JSON lines until the stream ends. A reader that has gone does not stop the fleet.
-pub async fn write_json(mut events: UnboundedReceiver<Stamped>) {
-    while let Some(event) = events.recv().await {
-        let _ = output::json_line(&event);
-    }
-}
-
 /// Tells what happens, one line each, until the stream ends.
 pub async fn tell(mut events: UnboundedReceiver<Stamped>, style: Style) {
     let mut before = None;

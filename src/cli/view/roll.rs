@@ -22,13 +22,6 @@ const LISTED: usize = 20;
 /// Between two drawings of a live view, for the times in it.
 const REDRAW: Duration = Duration::from_secs(1);
 
-/// Writes events as JSON lines until the stream ends. A reader that has gone does not stop the roll.
-pub async fn write_json(mut events: UnboundedReceiver<Stamped>) {
-    while let Some(event) = events.recv().await {
-        let _ = output::json_line(&event);
-    }
-}
-
 /// Shows events until the stream ends: a live view on a terminal, a line for each change elsewhere.
 pub async fn show(mut events: UnboundedReceiver<Stamped>, style: Style, clock: SharedClock) {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");

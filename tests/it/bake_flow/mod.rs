@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use cloud::{Directories, Fault, Wire};
 use piaas_bake::aws::{Clients, Connection};
-use piaas_bake::bake::event::{Event, Phase, Sink, Stamped};
+use piaas_bake::bake::event::{Event, Phase, Stamped};
 use piaas_bake::bake::names::{Channel, RunId};
 use piaas_bake::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target, plan};
 use piaas_bake::bake::{
     self, BakeError, Baked, Cancel, DeadRun, Failure, Settings, cancel_pair, images, survey,
 };
 use piaas_bake::clock::{JumpingClock, SharedClock};
+use piaas_bake::events::Sink;
 use piaas_bake::journal::{self, RunState};
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::{ACCESS_KEY, ACCOUNT_ID, BASE_PARAMETER, DEFAULT_REGION, SECRET_KEY};
@@ -37,7 +38,7 @@ struct World {
 #[derive(Default)]
 struct Heard(Mutex<Vec<Event>>);
 
-impl Sink for Heard {
+impl Sink<Event> for Heard {
     fn emit(&self, event: Stamped) {
         self.0.lock().unwrap().push(event.event);
     }
@@ -112,7 +113,12 @@ impl World {
         }
     }
 
-    async fn bake(&self, plan: &Plan, cancel: Cancel, sink: &dyn Sink) -> Result<Baked, BakeError> {
+    async fn bake(
+        &self,
+        plan: &Plan,
+        cancel: Cancel,
+        sink: &dyn Sink<Event>,
+    ) -> Result<Baked, BakeError> {
         let run = {
             let mut runs = self.runs.lock().unwrap();
             *runs += 1;
@@ -444,7 +450,7 @@ async fn a_reboot_goes_on_after_the_step() {
 #[tokio::test]
 async fn an_interruption_in_any_phase_undoes_everything() {
     struct StopAt(Phase, piaas_bake::bake::Canceller);
-    impl Sink for StopAt {
+    impl Sink<Event> for StopAt {
         fn emit(&self, event: Stamped) {
             if event.event == (Event::PhaseStarted { phase: self.0 }) {
                 self.1.cancel();

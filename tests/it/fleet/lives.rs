@@ -31,7 +31,7 @@ async fn take(world: &World) -> Lease {
         .unwrap()
 }
 
-fn shell<'a>(world: &'a World, source: &'a dyn Source, sink: &'a dyn Sink) -> Shell<'a> {
+fn shell<'a>(world: &'a World, source: &'a dyn Source, sink: &'a dyn Sink<Event>) -> Shell<'a> {
     Shell {
         clients: &world.clients,
         group: GROUP.into(),
@@ -123,7 +123,7 @@ async fn new_work_gets_a_cordoned_worker_back_rather_than_a_new_machine() {
 /// Stops the controller at its third look.
 struct Stopper(AtomicUsize, Canceller);
 
-impl Sink for Stopper {
+impl Sink<Event> for Stopper {
     fn emit(&self, event: Stamped) {
         let looks = matches!(event.event, Event::Looked(_));
         if looks && self.0.fetch_add(1, Ordering::SeqCst) == 2 {
@@ -215,7 +215,7 @@ async fn a_look_changes_nothing_beside_a_controller_and_a_memory_of_another_vers
         schema: "piaas-bake-fleet/v9".into(),
         ..Memory::default()
     };
-    piaas_bake::aws::parameters::put(&world.calm, memory::parameter(GROUP), other.to_json())
+    piaas_bake::aws::parameters::set(&world.calm, memory::parameter(GROUP), other.to_json())
         .await
         .unwrap();
     let error = peek(&shell(&world, &source, &())).await.unwrap_err();

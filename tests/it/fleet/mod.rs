@@ -24,8 +24,9 @@ use jiff::{SignedDuration, Timestamp};
 use machines::Machines;
 use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::clock::{Clock, JumpingClock, SharedClock, Sleep};
+use piaas_bake::events::Sink;
 use piaas_bake::fleet::demand::{Asked, Source};
-use piaas_bake::fleet::event::{Event, Sink, Stamped};
+use piaas_bake::fleet::event::{Event, Stamped};
 use piaas_bake::fleet::policy::Policy;
 use piaas_bake::fleet::{Brain, Controller, Core, FleetError, Shell, lease_name};
 use piaas_bake::lease;
@@ -139,7 +140,7 @@ impl Source for Asking {
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>, bool);
 
-impl Sink for Heard {
+impl Sink<Event> for Heard {
     fn emit(&self, event: Stamped) {
         let mut heard = self.0.lock().unwrap();
         let line = match event.event {

@@ -13,8 +13,9 @@ use jiff::SignedDuration;
 use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::bake::Cancel;
 use piaas_bake::clock::Clock as _;
+use piaas_bake::events::Sink;
 use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, DEFAULT_REGION, SECRET_KEY};
-use piaas_bake::roll::event::{Event, Sink, Stamped};
+use piaas_bake::roll::event::{Event, Stamped};
 use piaas_bake::roll::preflight::{self, Image, Refusal, Verdict};
 use piaas_bake::roll::record::{Options, Outcome, RollRecord, Side};
 use piaas_bake::roll::world::Request;
@@ -31,7 +32,7 @@ struct World {
 #[derive(Default)]
 struct Heard(Mutex<Vec<Event>>);
 
-impl Sink for Heard {
+impl Sink<Event> for Heard {
     fn emit(&self, event: Stamped) {
         self.0.lock().unwrap().push(event.event);
     }
@@ -81,7 +82,11 @@ impl World {
     }
 
     /// What every call of `roll` does: take the lease, read the record, go on with it.
-    async fn go_on(&self, new: &RollRecord, sink: &dyn Sink) -> Result<RollRecord, RollError> {
+    async fn go_on(
+        &self,
+        new: &RollRecord,
+        sink: &dyn Sink<Event>,
+    ) -> Result<RollRecord, RollError> {
         let mut lease = lease::take(&self.clients, &lease_name(GROUP), "test").await?;
         let record = store::load(&self.clients, GROUP).await?;
         let record = record.unwrap_or_else(|| new.clone());
