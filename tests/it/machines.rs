@@ -2,19 +2,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_ec2::types::{InstanceStateName, InstanceType};
-use piaas_bake::aws::{Clients, Connection};
-use piaas_bake::clock::SystemClock;
+use piaas_bake::aws::Clients;
 use piaas_bake::localcloud::base;
-use piaas_bake::localcloud::nspawn::NspawnDriver;
-use piaas_bake::localcloud::{
-    ACCESS_KEY, BASE_IMAGE, LocalCloud, SECRET_KEY, connector, endpoint, exposed,
-};
+use piaas_bake::localcloud::{BASE_IMAGE, endpoint, exposed};
 
-use crate::support::{BIN, cache_dir, left_on_host, machines_wanted, processes_of};
+use crate::aws;
+use crate::support::{left_on_host, machines_wanted, processes_of, remove_machines};
 
 const MIRROR: &str = "http://deb.debian.org/debian";
 
@@ -24,26 +20,30 @@ struct Cloud {
     clients: Clients,
 }
 
+/// A test that fails leaves no machines running on the host.
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            remove_machines(self.dir.path());
+        }
+    }
+}
+
 impl Cloud {
     async fn open(test: &str) -> Option<Self> {
         if !machines_wanted(test) {
             return None;
         }
-        let base_dir = cache_dir().join("base").join(base::directory_name());
         let mirror = std::env::var("PIAAS_MIRROR").unwrap_or_else(|_| MIRROR.to_owned());
-        base::ensure(&base_dir, &mirror, &|_| ()).unwrap();
+        base::ensure(&aws::base_dir(), &mirror, &|_| ()).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let driver = NspawnDriver::new(dir.path().to_path_buf(), base_dir, PathBuf::from(BIN));
-        let clock = SystemClock::shared();
-        let cloud = LocalCloud::open(dir.path(), Arc::new(driver), clock.clone()).unwrap();
-        let connection = Connection::Local {
-            http_client: connector(cloud),
-            region: "us-east-1".to_owned(),
-            access_key: ACCESS_KEY,
-            secret_key: SECRET_KEY,
-        };
-        let clients = Clients::connect(connection, clock).await.unwrap();
+        let clients = aws::real(&dir.path().join("cloud")).await;
         Some(Self { dir, clients })
+    }
+
+    /// The cloud's own directory.
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("cloud")
     }
 
     /// Launches a machine and waits for its agent.
@@ -425,7 +425,7 @@ async fn a_killed_supervisor_takes_its_machine_with_it() {
     cloud.assert_nothing_left();
     // EC2 never loses an instance; a host that died shows as one that is over.
     cloud.terminate(&machine).await;
-    assert!(!cloud.dir.path().join("instances").join(&machine).exists());
+    assert!(!cloud.state().join("instances").join(&machine).exists());
 }
 
 /// Answers every connection on a port of the host's loopback with `hello`.
@@ -448,7 +448,7 @@ async fn a_machine_reaches_the_api_and_the_ports_that_are_exposed() {
         return;
     };
     let (first, later, hidden) = (greet(), greet(), greet());
-    exposed::set(cloud.dir.path(), first, true).unwrap();
+    exposed::set(&cloud.state(), first, true).unwrap();
     let machine = cloud.launch_with(Some("worker")).await;
 
     // Units that ask for it are told where the API is.
@@ -481,8 +481,8 @@ async fn a_machine_reaches_the_api_and_the_ports_that_are_exposed() {
     let (_, _, out, _) = cloud.run(&machine, &get(hidden), 60).await;
     assert_eq!(out, " 7\n", "a port that is not exposed refuses");
     // A machine that runs notices, both ways.
-    exposed::set(cloud.dir.path(), later, true).unwrap();
-    exposed::set(cloud.dir.path(), first, false).unwrap();
+    exposed::set(&cloud.state(), later, true).unwrap();
+    exposed::set(&cloud.state(), first, false).unwrap();
     let wait = format!(
         "until curl -sf http://169.254.42.1:{later}/; do sleep 0.1; done\n\
          while curl -sf --max-time 5 http://169.254.42.1:{first}/ >/dev/null; do sleep 0.1; done; echo"
@@ -502,7 +502,7 @@ async fn a_machine_reaches_the_api_and_the_ports_that_are_exposed() {
     }
     // With the last machine the endpoint ends.
     let deadline = Instant::now() + Duration::from_secs(30);
-    while endpoint::runs(cloud.dir.path()) {
+    while endpoint::runs(&cloud.state()) {
         assert!(Instant::now() < deadline, "the endpoint does not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

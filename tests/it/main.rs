@@ -1,5 +1,6 @@
 //! The integration tests, one binary: each more would link the AWS SDK once more.
 
+mod aws;
 mod bake_flow;
 mod bake_real;
 mod changed;

@@ -62,6 +62,25 @@ impl Sandbox {
     }
 }
 
+/// A test that fails leaves no machines running on the host.
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            remove_machines(&self.state());
+        }
+    }
+}
+
+/// Removes whatever machines the local cloud below a state directory has.
+pub fn remove_machines(state: &Path) {
+    if state.join("cloud").exists() {
+        let mut reset = Command::new(BIN);
+        reset.args(["cloud", "reset", "--yes", "--state-dir"]);
+        // It says itself what it cannot remove.
+        let _ = reset.arg(state).status();
+    }
+}
+
 /// What a run of the binary gave.
 #[must_use]
 pub struct Run {

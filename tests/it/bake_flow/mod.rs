@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloud::{Directories, Fault, Wire};
-use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::aws::Clients;
 use piaas_bake::bake::event::{Event, Phase, Stamped};
 use piaas_bake::bake::names::{Channel, RunId};
 use piaas_bake::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target, plan};
@@ -20,9 +20,11 @@ use piaas_bake::clock::{JumpingClock, SharedClock};
 use piaas_bake::events::Sink;
 use piaas_bake::journal::{self, RunState};
 use piaas_bake::localcloud::engine::LocalCloud;
-use piaas_bake::localcloud::{ACCESS_KEY, ACCOUNT_ID, BASE_PARAMETER, DEFAULT_REGION, SECRET_KEY};
+use piaas_bake::localcloud::{ACCOUNT_ID, BASE_PARAMETER};
 use piaas_bake::recipe::model::{BaseRef, BuildSpec, ImageSpec};
 use piaas_bake::render::script::{Layer, Script};
+
+use crate::aws;
 
 /// A cloud, its wire, its clock, and a directory of runs.
 struct World {
@@ -52,13 +54,7 @@ impl World {
         let cloud =
             LocalCloud::open(&dir.path().join("cloud"), machines.clone(), clock.clone()).unwrap();
         let wire = Wire::new(cloud);
-        let connection = Connection::Local {
-            http_client: wire.client(),
-            region: DEFAULT_REGION.into(),
-            access_key: ACCESS_KEY,
-            secret_key: SECRET_KEY,
-        };
-        let clients = Clients::connect(connection, clock.clone()).await.unwrap();
+        let clients = aws::connect(wire.client(), clock.clone()).await;
         Self {
             clients,
             wire,

@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use aws_sdk_autoscaling::types::{Instance, LaunchTemplateSpecification, LifecycleState};
 use jiff::{SignedDuration, Timestamp};
-use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::aws::Clients;
 use piaas_bake::clock::{Clock as _, JumpingClock};
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::scripted::{Outcome, Recorded, Scripted};
-use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, DEFAULT_REGION, SECRET_KEY, connector};
+use piaas_bake::localcloud::{BASE_IMAGE, connector};
+
+use crate::aws;
 
 pub const GROUP: &str = "workers";
 
@@ -44,16 +46,6 @@ pub struct Stage {
     _dir: tempfile::TempDir,
 }
 
-async fn clients(cloud: &Arc<LocalCloud>, clock: &Arc<JumpingClock>) -> Clients {
-    let connection = Connection::Local {
-        http_client: connector(cloud.clone()),
-        region: DEFAULT_REGION.into(),
-        access_key: ACCESS_KEY,
-        secret_key: SECRET_KEY,
-    };
-    Clients::connect(connection, clock.clone()).await.unwrap()
-}
-
 impl Stage {
     /// A group with one instance for each number: minutes for which it is busy.
     pub async fn new(busy: &[i64]) -> Self {
@@ -68,9 +60,9 @@ impl Stage {
             clock: clock.clone(),
         };
         driver.on_commands(move |instance, command| worker.answer(instance, &command.script));
-        let clients = clients(&cloud, &clock).await;
+        let clients = aws::connect(connector(cloud.clone()), clock.clone()).await;
         let new_image = second_image(&clients, &clock).await;
-        let template = template(&clients).await;
+        let template = aws::template(&clients, "workers", aws::launches(BASE_IMAGE)).await;
         let stage = Self {
             cloud,
             clock,
@@ -86,23 +78,11 @@ impl Stage {
     }
 
     async fn create_group(&self, busy: &[i64]) {
-        let template = LaunchTemplateSpecification::builder()
-            .launch_template_id(&self.template)
-            .version("1")
-            .build();
-        let zones = self.clients.ec2.describe_availability_zones().send().await;
-        let zones = zones.unwrap().availability_zones.unwrap();
         let size = i32::try_from(busy.len()).unwrap();
-        let create = self
-            .clients
-            .autoscaling
-            .create_auto_scaling_group()
-            .auto_scaling_group_name(GROUP)
+        let create = aws::group(&self.clients, GROUP, &self.template)
             .min_size(0)
             .max_size(size)
             .desired_capacity(size)
-            .launch_template(template)
-            .availability_zones(zones[0].zone_name().unwrap())
             .new_instances_protected_from_scale_in(true);
         create.send().await.unwrap();
         self.pass(10);
@@ -128,15 +108,7 @@ impl Stage {
     }
 
     async fn group(&self) -> aws_sdk_autoscaling::types::AutoScalingGroup {
-        let groups = self
-            .clients
-            .autoscaling
-            .describe_auto_scaling_groups()
-            .auto_scaling_group_names(GROUP)
-            .send()
-            .await
-            .unwrap();
-        groups.auto_scaling_groups.unwrap().remove(0)
+        aws::find_group(&self.clients, GROUP).await.unwrap()
     }
 
     fn image_of(&self, id: &str) -> String {
@@ -284,19 +256,6 @@ async fn second_image(clients: &Clients, clock: &Arc<JumpingClock>) -> String {
     let end = clients.ec2.terminate_instances().instance_ids(builder);
     end.send().await.unwrap();
     image
-}
-
-async fn template(clients: &Clients) -> String {
-    let data = aws_sdk_ec2::types::RequestLaunchTemplateData::builder()
-        .image_id(BASE_IMAGE)
-        .instance_type("t3.micro".into())
-        .build();
-    let create = clients.ec2.create_launch_template();
-    let create = create
-        .launch_template_name("workers")
-        .launch_template_data(data);
-    let made = create.send().await.unwrap().launch_template.unwrap();
-    made.launch_template_id.unwrap()
 }
 
 /// The worker agent of every machine.

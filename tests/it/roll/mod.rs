@@ -10,17 +10,19 @@ use std::time::Duration;
 
 use cloud::{GROUP, Stage};
 use jiff::SignedDuration;
-use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::aws::Clients;
 use piaas_bake::bake::Cancel;
 use piaas_bake::clock::Clock as _;
 use piaas_bake::events::Sink;
-use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, DEFAULT_REGION, SECRET_KEY};
+use piaas_bake::localcloud::BASE_IMAGE;
 use piaas_bake::roll::event::{Event, Stamped};
 use piaas_bake::roll::preflight::{self, Image, Refusal, Verdict};
 use piaas_bake::roll::record::{Options, Outcome, RollRecord, Side};
 use piaas_bake::roll::world::Request;
 use piaas_bake::roll::{self, Held, Hold as _, RollError, lease, lease_name, store};
 use wire::{Fault, Wire};
+
+use crate::aws;
 
 struct World {
     clients: Clients,
@@ -43,15 +45,9 @@ impl World {
     async fn new(busy: &[i64]) -> Self {
         let stage = Arc::new(Stage::new(busy).await);
         let wire = Wire::new(stage.clone());
-        let connection = Connection::Local {
-            http_client: wire.client(),
-            region: DEFAULT_REGION.into(),
-            access_key: ACCESS_KEY,
-            secret_key: SECRET_KEY,
-        };
-        let clients = Clients::connect(connection, stage.clock.clone()).await;
+        let clients = aws::connect(wire.client(), stage.clock.clone()).await;
         Self {
-            clients: clients.unwrap(),
+            clients,
             wire,
             stage,
         }

@@ -1,18 +1,12 @@
 //! Rolls on real machines, through the binary as a user runs it.
 
-use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use aws_sdk_autoscaling::types::LaunchTemplateSpecification;
-use aws_sdk_ec2::types::RequestLaunchTemplateData;
-use piaas_bake::aws::{Clients, Connection};
-use piaas_bake::clock::SystemClock;
-use piaas_bake::localcloud::nspawn::NspawnDriver;
-use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, LocalCloud, SECRET_KEY, base, connector};
+use piaas_bake::aws::Clients;
+use piaas_bake::localcloud::BASE_IMAGE;
 
-use crate::support::{BIN, Run, Sandbox, cache_dir, left_on_host, machines_wanted};
+use crate::aws;
+use crate::support::{Run, Sandbox, cache_dir, left_on_host, machines_wanted};
 
 const GROUP: &str = "workers";
 const RECIPE: &str = r#"schema: piaas-bake/v1
@@ -43,18 +37,7 @@ impl Real {
     async fn new() -> Self {
         let sandbox = Sandbox::new();
         sandbox.write("recipes/worker/recipe.yaml", RECIPE);
-        let dir = sandbox.state().join("cloud");
-        let base_dir = cache_dir().join("base").join(base::directory_name());
-        let driver = NspawnDriver::new(dir.clone(), base_dir, PathBuf::from(BIN));
-        let clock = SystemClock::shared();
-        let cloud = LocalCloud::open(&dir, Arc::new(driver), clock.clone()).unwrap();
-        let connection = Connection::Local {
-            http_client: connector(cloud),
-            region: "us-east-1".to_owned(),
-            access_key: ACCESS_KEY,
-            secret_key: SECRET_KEY,
-        };
-        let clients = Clients::connect(connection, clock).await.unwrap();
+        let clients = aws::real(&sandbox.state().join("cloud")).await;
         Self { sandbox, clients }
     }
 
@@ -87,89 +70,31 @@ impl Real {
         images
     }
 
-    async fn group(&self) -> Option<aws_sdk_autoscaling::types::AutoScalingGroup> {
-        let call = self.clients.autoscaling.describe_auto_scaling_groups();
-        let answer = call.auto_scaling_group_names(GROUP).send().await.unwrap();
-        answer.auto_scaling_groups.unwrap().pop()
-    }
-
     /// A group of two instances of an image.
     async fn create_group(&self, image: &str) {
-        let data = RequestLaunchTemplateData::builder()
-            .image_id(image)
-            .instance_type("t3.micro".into())
-            .build();
-        let create = self.clients.ec2.create_launch_template();
-        let create = create
-            .launch_template_name(GROUP)
-            .launch_template_data(data);
-        create.send().await.unwrap();
-        let template = LaunchTemplateSpecification::builder()
-            .launch_template_name(GROUP)
-            .version("1")
-            .build();
-        let zones = self.clients.ec2.describe_availability_zones().send().await;
-        let zones = zones.unwrap().availability_zones.unwrap();
-        let create = self
-            .clients
-            .autoscaling
-            .create_auto_scaling_group()
-            .auto_scaling_group_name(GROUP)
-            .min_size(2)
-            .max_size(2)
-            .launch_template(template)
-            .availability_zones(zones[0].zone_name().unwrap());
-        create.send().await.unwrap();
-        until("two instances in service", async || {
-            let group = self.group().await.unwrap();
-            let mut states = group.instances().iter().map(|one| one.lifecycle_state());
-            let serving = states.all(|state| state.is_some_and(|one| one.as_str() == "InService"));
-            group.instances().len() == 2 && serving
+        let template = aws::template(&self.clients, GROUP, aws::launches(image)).await;
+        let create = aws::group(&self.clients, GROUP, &template);
+        create.min_size(2).max_size(2).send().await.unwrap();
+        aws::until("two instances in service", async || {
+            aws::in_service(&self.clients, GROUP).await.len() == 2
         })
         .await;
     }
 
     /// Images of the machines of the group, as EC2 says, and the version that the group launches.
     async fn stand(&self) -> (Vec<String>, String) {
-        let group = self.group().await.unwrap();
-        let ids: Vec<String> = group
-            .instances()
-            .iter()
-            .filter_map(|one| one.instance_id().map(str::to_owned))
-            .collect();
-        let call = self.clients.ec2.describe_instances();
-        let answer = call.set_instance_ids(Some(ids)).send().await.unwrap();
-        let images = answer
-            .reservations()
-            .iter()
-            .flat_map(|one| one.instances())
-            .filter_map(|one| one.image_id().map(str::to_owned));
+        let group = aws::find_group(&self.clients, GROUP).await.unwrap();
+        let ids = group.instances().iter();
+        let ids = ids.filter_map(|one| one.instance_id().map(str::to_owned));
+        let images = aws::images_of(&self.clients, ids.collect()).await;
         let version = group.launch_template().unwrap().version().unwrap();
-        (images.collect(), version.to_owned())
-    }
-
-    async fn delete_group(&self) {
-        let call = self.clients.autoscaling.delete_auto_scaling_group();
-        let call = call.auto_scaling_group_name(GROUP).force_delete(true);
-        call.send().await.unwrap();
-        until("the group to be gone", async || {
-            self.group().await.is_none()
-        })
-        .await;
+        (images, version.to_owned())
     }
 }
 
 async fn wait(child: std::process::Child) -> Run {
     let output = tokio::task::spawn_blocking(|| child.wait_with_output());
     Run::from(output.await.unwrap().unwrap())
-}
-
-async fn until(what: &str, happened: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !happened().await {
-        assert!(Instant::now() < deadline, "waited too long for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// The last line of an output in JSON lines.
@@ -221,6 +146,6 @@ async fn a_group_of_real_machines_is_rolled_and_a_bad_image_comes_back_by_itself
     let status = wait(real.start(&["roll", "status", GROUP])).await;
     let status = status.expect_code(0);
     assert!(status.stdout.contains("2 of 2"), "{}", status.stdout);
-    real.delete_group().await;
+    aws::delete_group(&real.clients, GROUP).await;
     assert_eq!(left_on_host(&real.sandbox.state()), Vec::<String>::new());
 }

@@ -4,19 +4,18 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_sdk_ec2::types::LaunchTemplateIamInstanceProfileSpecificationRequest;
 use base64::Engine as _;
-use piaas_bake::aws::{Clients, Connection};
-use piaas_bake::clock::SystemClock;
-use piaas_bake::localcloud::nspawn::NspawnDriver;
-use piaas_bake::localcloud::{ACCESS_KEY, LocalCloud, SECRET_KEY, base, connector, exposed};
+use piaas_bake::aws::Clients;
+use piaas_bake::localcloud::exposed;
 use piaas_bake::worker::status::{State, Status};
 use serde_json::{Value, json};
 
+use crate::aws;
 use crate::support::{
-    BIN, Run, Sandbox, cache_dir, left_on_host, machines_wanted, processes_of, shipped_recipes,
+    Run, Sandbox, cache_dir, left_on_host, machines_wanted, processes_of, shipped_recipes,
 };
 
 const TEST: &str = "a Buildbot worker on a real machine";
@@ -221,56 +220,20 @@ struct Cloud {
 
 impl Cloud {
     async fn open(sandbox: &Sandbox) -> Self {
-        let dir = sandbox.state().join("cloud");
-        let base_dir = cache_dir().join("base").join(base::directory_name());
-        let driver = NspawnDriver::new(dir.clone(), base_dir, PathBuf::from(BIN));
-        let clock = SystemClock::shared();
-        let cloud = LocalCloud::open(&dir, Arc::new(driver), clock.clone()).unwrap();
-        let connection = Connection::Local {
-            http_client: connector(cloud),
-            region: "us-east-1".to_owned(),
-            access_key: ACCESS_KEY,
-            secret_key: SECRET_KEY,
-        };
-        let clients = Clients::connect(connection, clock).await.unwrap();
+        let clients = aws::real(&sandbox.state().join("cloud")).await;
         Self { clients }
     }
 
     /// A group of one worker that is not protected at birth; gives the instance, in service.
     async fn group(&self, image: &str, user_data: &str) -> String {
-        use aws_sdk_ec2::types as ec2;
-        let data = ec2::RequestLaunchTemplateData::builder()
-            .image_id(image)
-            .instance_type(ec2::InstanceType::T3Micro)
+        let profile = LaunchTemplateIamInstanceProfileSpecificationRequest::builder();
+        let data = aws::launches(image)
             .user_data(base64::engine::general_purpose::STANDARD.encode(user_data))
-            .iam_instance_profile(
-                ec2::LaunchTemplateIamInstanceProfileSpecificationRequest::builder()
-                    .name("worker")
-                    .build(),
-            )
-            .build();
-        let template = self.clients.ec2.create_launch_template();
-        template
-            .launch_template_name(GROUP)
-            .launch_template_data(data)
-            .send()
-            .await
-            .unwrap();
-        let template = aws_sdk_autoscaling::types::LaunchTemplateSpecification::builder()
-            .launch_template_name(GROUP)
-            .version("1")
-            .build();
-        let group = self.clients.autoscaling.create_auto_scaling_group();
-        group
-            .auto_scaling_group_name(GROUP)
-            .launch_template(template)
-            .min_size(0)
-            .max_size(1)
-            .desired_capacity(1)
-            .availability_zones("us-east-1a")
-            .send()
-            .await
-            .unwrap();
+            .iam_instance_profile(profile.name("worker").build());
+        let template = aws::template(&self.clients, GROUP, data).await;
+        let create = aws::group(&self.clients, GROUP, &template);
+        let create = create.min_size(0).max_size(1).desired_capacity(1);
+        create.send().await.unwrap();
         self.in_service("").await
     }
 

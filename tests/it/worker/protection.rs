@@ -4,9 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::aws::Clients;
 use piaas_bake::clock::SystemClock;
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::scripted::{Launch, Scripted};
@@ -14,6 +14,7 @@ use piaas_bake::localcloud::serve::serve;
 use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, SECRET_KEY, connector};
 
 use super::Machine;
+use crate::aws;
 
 const GROUP: &str = "workers & <co>";
 
@@ -85,49 +86,14 @@ async fn protected(clients: &Clients, instance: &str) -> bool {
 
 /// A group with one instance in service, which is not protected.
 async fn instance_in_service(clients: &Clients) -> String {
-    let data = aws_sdk_ec2::types::RequestLaunchTemplateData::builder()
-        .image_id(BASE_IMAGE)
-        .instance_type(aws_sdk_ec2::types::InstanceType::T3Micro)
-        .build();
-    clients
-        .ec2
-        .create_launch_template()
-        .launch_template_name("workers")
-        .launch_template_data(data)
-        .send()
-        .await
-        .unwrap();
-    let template = aws_sdk_autoscaling::types::LaunchTemplateSpecification::builder()
-        .launch_template_name("workers")
-        .version("1")
-        .build();
-    clients
-        .autoscaling
-        .create_auto_scaling_group()
-        .auto_scaling_group_name(GROUP)
-        .launch_template(template)
-        .min_size(1)
-        .max_size(1)
-        .availability_zones("us-east-1a")
-        .send()
-        .await
-        .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let found = clients
-            .autoscaling
-            .describe_auto_scaling_instances()
-            .send()
-            .await
-            .unwrap();
-        if let [one] = found.auto_scaling_instances()
-            && one.lifecycle_state() == Some("InService")
-        {
-            return one.instance_id().unwrap().to_owned();
-        }
-        assert!(Instant::now() < deadline, "{found:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let template = aws::template(clients, "workers", aws::launches(BASE_IMAGE)).await;
+    let create = aws::group(clients, GROUP, &template);
+    create.min_size(1).max_size(1).send().await.unwrap();
+    aws::until("an instance in service", async || {
+        !aws::in_service(clients, GROUP).await.is_empty()
+    })
+    .await;
+    aws::in_service(clients, GROUP).await.remove(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,13 +103,7 @@ async fn a_worker_is_protected_until_it_is_drained() {
     let driver = Scripted::new(clock.clone());
     driver.set_launch(Launch::Boots(Duration::ZERO));
     let cloud = LocalCloud::open(home.path(), Arc::new(driver), clock.clone()).unwrap();
-    let connection = Connection::Local {
-        http_client: connector(Arc::clone(&cloud)),
-        region: "us-east-1".to_owned(),
-        access_key: ACCESS_KEY,
-        secret_key: SECRET_KEY,
-    };
-    let clients = Clients::connect(connection, clock).await.unwrap();
+    let clients = aws::connect(connector(Arc::clone(&cloud)), clock).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(serve(cloud, listener, std::future::pending()));

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::aws::Clients;
 use piaas_bake::clock::SystemClock;
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::serve::serve;
@@ -19,6 +19,7 @@ use piaas_bake::localcloud::{self, ACCESS_KEY, DEFAULT_REGION, SECRET_KEY};
 use runner::{Runner, jobs, steps, text, workflow};
 use serde_json::{Value, json};
 
+use crate::aws;
 use crate::bake_flow::cloud::Directories;
 use crate::support::{Sandbox, cache_dir, left_on_host, machines_wanted};
 
@@ -367,13 +368,7 @@ impl Cloud {
         let clock = SystemClock::shared();
         let cloud =
             LocalCloud::open(&dir.path().join("cloud"), machines.clone(), clock.clone()).unwrap();
-        let connection = Connection::Local {
-            http_client: localcloud::connector(cloud.clone()),
-            region: DEFAULT_REGION.into(),
-            access_key: ACCESS_KEY,
-            secret_key: SECRET_KEY,
-        };
-        let clients = Clients::connect(connection, clock).await.unwrap();
+        let clients = aws::connect(localcloud::connector(cloud.clone()), clock).await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

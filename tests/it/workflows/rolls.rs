@@ -1,105 +1,37 @@
 //! The workflow `roll`, on a group whose machines are directories.
 
-use std::time::{Duration, Instant};
-
-use aws_sdk_ec2::types::RequestLaunchTemplateData;
 use piaas_bake::bake::images;
 use piaas_bake::bake::names::Channel;
 use serde_json::{Value, json};
 
 use super::runner::Runner;
 use super::{Cloud, ROOT, Repository, assert_all_executed, child, context};
+use crate::aws;
 
 const GROUP: &str = "work;ers $(touch pwned)";
 
 /// A group of two that launches `image`, all of it in service.
 async fn group(cloud: &Cloud, image: &str) {
     let clients = &cloud.clients;
-    let data = RequestLaunchTemplateData::builder()
-        .image_id(image)
-        .instance_type("t3.medium".into())
-        .build();
-    clients
-        .ec2
-        .create_launch_template()
-        .launch_template_name("workers")
-        .launch_template_data(data)
-        .send()
-        .await
-        .unwrap();
-    let template = aws_sdk_autoscaling::types::LaunchTemplateSpecification::builder()
-        .launch_template_name("workers")
-        .version("1")
-        .build();
-    clients
-        .autoscaling
-        .create_auto_scaling_group()
-        .auto_scaling_group_name(GROUP)
-        .launch_template(template)
-        .min_size(0)
-        .max_size(4)
-        .desired_capacity(2)
-        .availability_zones("us-east-1a")
-        .send()
-        .await
-        .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while in_service(cloud).await.len() < 2 {
-        assert!(Instant::now() < deadline, "the group does not come up");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let template = aws::template(clients, "workers", aws::launches(image)).await;
+    let create = aws::group(clients, GROUP, &template);
+    let create = create.min_size(0).max_size(4).desired_capacity(2);
+    create.send().await.unwrap();
+    aws::until("the group to come up", async || {
+        aws::in_service(clients, GROUP).await.len() == 2
+    })
+    .await;
 }
 
-/// Instances in service, with the image of each.
+/// The images of the instances in service.
 async fn in_service(cloud: &Cloud) -> Vec<String> {
-    let clients = &cloud.clients;
-    let groups = clients
-        .autoscaling
-        .describe_auto_scaling_groups()
-        .auto_scaling_group_names(GROUP)
-        .send()
-        .await
-        .unwrap();
-    let mut found = Vec::new();
-    for instance in groups
-        .auto_scaling_groups()
-        .iter()
-        .flat_map(|group| group.instances())
-    {
-        if instance.lifecycle_state().map(|state| state.as_str()) != Some("InService") {
-            continue;
-        }
-        let id = instance.instance_id().unwrap();
-        let answer = clients
-            .ec2
-            .describe_instances()
-            .instance_ids(id)
-            .send()
-            .await
-            .unwrap();
-        let image = answer.reservations()[0].instances()[0].image_id().unwrap();
-        found.push(image.to_owned());
-    }
-    found
+    let instances = aws::in_service(&cloud.clients, GROUP).await;
+    aws::images_of(&cloud.clients, instances).await
 }
 
 async fn remove_group(cloud: &Cloud) {
-    let clients = &cloud.clients;
-    clients
-        .autoscaling
-        .delete_auto_scaling_group()
-        .auto_scaling_group_name(GROUP)
-        .force_delete(true)
-        .send()
-        .await
-        .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !cloud.machines.left().is_empty() {
-        assert!(Instant::now() < deadline, "the group does not go");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        // The cloud moves on when somebody looks.
-        let _ = in_service(cloud).await;
-    }
+    aws::delete_group(&cloud.clients, GROUP).await;
+    assert_eq!(cloud.machines.left(), Vec::<String>::new());
 }
 
 async fn channel(cloud: &Cloud, channel: Channel) -> String {

@@ -1,0 +1,133 @@
+//! What tests do with the AWS API of a local cloud: connect, make a launch template and a group, see who serves.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_sdk_autoscaling::operation::create_auto_scaling_group::builders::CreateAutoScalingGroupFluentBuilder;
+use aws_sdk_autoscaling::types::{AutoScalingGroup, LaunchTemplateSpecification};
+use aws_sdk_ec2::types::RequestLaunchTemplateData;
+use aws_sdk_ec2::types::builders::RequestLaunchTemplateDataBuilder;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::clock::{SharedClock, SystemClock};
+use piaas_bake::localcloud::nspawn::NspawnDriver;
+use piaas_bake::localcloud::{ACCESS_KEY, DEFAULT_REGION, LocalCloud, SECRET_KEY, base, connector};
+
+use crate::support::{BIN, cache_dir};
+
+/// Between two looks of a test that waits on the system's clock.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Clients of a local cloud in this process.
+pub async fn connect(http_client: SharedHttpClient, clock: SharedClock) -> Clients {
+    let connection = Connection::Local {
+        http_client,
+        region: DEFAULT_REGION.into(),
+        access_key: ACCESS_KEY,
+        secret_key: SECRET_KEY,
+    };
+    Clients::connect(connection, clock).await.unwrap()
+}
+
+/// Where the base image of real machines is, or will be.
+pub fn base_dir() -> PathBuf {
+    cache_dir().join("base").join(base::directory_name())
+}
+
+/// Clients of a local cloud with real machines, whose state is in `dir`.
+pub async fn real(dir: &Path) -> Clients {
+    let driver = NspawnDriver::new(dir.to_owned(), base_dir(), PathBuf::from(BIN));
+    let clock = SystemClock::shared();
+    let cloud = LocalCloud::open(dir, Arc::new(driver), clock.clone()).unwrap();
+    connect(connector(cloud), clock).await
+}
+
+/// What a launch template of a worker says: this image on a small instance.
+pub fn launches(image: &str) -> RequestLaunchTemplateDataBuilder {
+    RequestLaunchTemplateData::builder()
+        .image_id(image)
+        .instance_type("t3.micro".into())
+}
+
+/// A launch template; gives its id.
+pub async fn template(
+    clients: &Clients,
+    name: &str,
+    data: RequestLaunchTemplateDataBuilder,
+) -> String {
+    let create = clients.ec2.create_launch_template();
+    let create = create
+        .launch_template_name(name)
+        .launch_template_data(data.build());
+    let made = create.send().await.unwrap().launch_template.unwrap();
+    made.launch_template_id.unwrap()
+}
+
+/// Version 1 of a template, as a group has it.
+pub fn first_version(template: &str) -> LaunchTemplateSpecification {
+    LaunchTemplateSpecification::builder()
+        .launch_template_id(template)
+        .version("1")
+        .build()
+}
+
+/// A group in one zone that launches version 1 of a template, to be completed and sent.
+pub fn group(clients: &Clients, name: &str, template: &str) -> CreateAutoScalingGroupFluentBuilder {
+    let create = clients.autoscaling.create_auto_scaling_group();
+    create
+        .auto_scaling_group_name(name)
+        .launch_template(first_version(template))
+        .availability_zones(format!("{DEFAULT_REGION}a"))
+}
+
+/// A group as the API gives it, if there is one.
+pub async fn find_group(clients: &Clients, name: &str) -> Option<AutoScalingGroup> {
+    let call = clients.autoscaling.describe_auto_scaling_groups();
+    let answer = call.auto_scaling_group_names(name).send().await.unwrap();
+    answer.auto_scaling_groups.unwrap_or_default().pop()
+}
+
+/// The instances of a group that are in service; none if there is no group.
+pub async fn in_service(clients: &Clients, group: &str) -> Vec<String> {
+    let group = find_group(clients, group).await;
+    let members = group.and_then(|group| group.instances).unwrap_or_default();
+    let serving = members.into_iter().filter(|one| {
+        one.lifecycle_state()
+            .is_some_and(|state| state.as_str() == "InService")
+    });
+    serving.filter_map(|one| one.instance_id).collect()
+}
+
+/// Images of instances, as EC2 says.
+pub async fn images_of(clients: &Clients, instances: Vec<String>) -> Vec<String> {
+    if instances.is_empty() {
+        return Vec::new();
+    }
+    let call = clients.ec2.describe_instances();
+    let answer = call.set_instance_ids(Some(instances)).send().await.unwrap();
+    let found = answer.reservations().iter().flat_map(|one| one.instances());
+    found
+        .filter_map(|one| one.image_id().map(str::to_owned))
+        .collect()
+}
+
+/// Deletes a group with its instances, and waits until nobody knows it.
+pub async fn delete_group(clients: &Clients, name: &str) {
+    let call = clients.autoscaling.delete_auto_scaling_group();
+    let call = call.auto_scaling_group_name(name).force_delete(true);
+    call.send().await.unwrap();
+    until(&format!("group {name} to be gone"), async || {
+        find_group(clients, name).await.is_none()
+    })
+    .await;
+}
+
+/// Waits until something has happened, for a minute at most.
+pub async fn until(what: &str, happened: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !happened().await {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
