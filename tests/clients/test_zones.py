@@ -1,6 +1,7 @@
 """Availability zones: subnets, placement, and groups that are spread over them."""
 
 import collections
+import json
 import time
 import unittest
 import uuid
@@ -93,6 +94,12 @@ class Zones(Case):
         until({first: 3, second: 4})
         self.scaling.set_desired_capacity(**named, DesiredCapacity=4)
         until({first: 2, second: 2})
+        # An activity says where its instance is, or was.
+        done = self.scaling.describe_scaling_activities(**named)["Activities"]
+        places = [json.loads(one["Details"]) for one in done]
+        self.assertEqual({place["Availability Zone"] for place in places}, {first, second})
+        for place in places:
+            self.assertEqual(place["Subnet ID"], self.subnets[place["Availability Zone"]])
 
 
 if __name__ == "__main__":

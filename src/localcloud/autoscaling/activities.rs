@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::ec2::filters::Page;
+use super::super::ec2::network::Place;
 use super::super::engine::Call;
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
@@ -29,10 +30,11 @@ pub(super) fn reason(group: &Group) -> String {
     reason.map_or_else(String::new, |reason| format!("{reason}  "))
 }
 
-/// Begins an activity; gives its id.
+/// Begins an activity, of an instance in this zone if there is one yet; gives its id.
 pub(super) fn begin(
     world: &mut World<'_>,
     group: &mut Group,
+    zone: Option<String>,
     description: String,
     cause: String,
 ) -> String {
@@ -41,6 +43,7 @@ pub(super) fn begin(
         id: id.clone(),
         description,
         cause: cause.chars().take(1023).collect(),
+        zone,
         started: world.now,
         ended: None,
         status: ActivityStatus::PreInService,
@@ -98,10 +101,16 @@ pub(super) fn prune(group: &mut Group, now: Timestamp) {
 
 /// `Activity`.
 pub(super) fn show(group: &Group, activity: &Activity) -> Xml {
-    let details = serde_json::json!({
-        "Subnet ID": group.subnets,
-        "Availability Zone": group.zones.join(", "),
-    });
+    let details = activity.zone.as_ref().map_or_else(
+        || serde_json::json!({}),
+        |zone| {
+            let place = Place::of_zone(&group.region, zone);
+            serde_json::json!({
+                "Subnet ID": place.map(|place| place.subnet),
+                "Availability Zone": zone,
+            })
+        },
+    );
     Xml::children([
         ("ActivityId", Xml::text(&activity.id)),
         ("AutoScalingGroupName", Xml::text(&group.name)),

@@ -249,7 +249,7 @@ pub(super) fn launch_in(
             capacity + 1
         );
         let description = format!("Launching a new EC2 instance: {id}");
-        let activity = activities::begin(world, group, description, cause);
+        let activity = activities::begin(world, group, Some(zone.clone()), description, cause);
         let member = Member {
             instance_id: id.clone(),
             instance_type,
@@ -305,7 +305,7 @@ fn launch(world: &mut World<'_>, group: &mut Group, count: usize, why: &str) {
             "Launching a new EC2 instance.  Status Reason: {} Launching EC2 instance failed.",
             error.message
         );
-        let id = activities::begin(world, group, description, format!("{cause}."));
+        let id = activities::begin(world, group, None, description, format!("{cause}."));
         let now = world.now;
         if let Some(activity) = group.activity(&id) {
             activity.status = ActivityStatus::Failed;
@@ -463,7 +463,8 @@ pub(super) fn take_out(
     cause: String,
 ) -> Option<String> {
     let description = format!("Terminating EC2 instance: {id}");
-    let activity = activities::begin(world, group, description, cause);
+    let zone = group.members.get(id)?.zone.clone();
+    let activity = activities::begin(world, group, Some(zone), description, cause);
     let member = group.members.get_mut(id)?;
     member.lifecycle = Lifecycle::Terminating;
     member.actions.clear();

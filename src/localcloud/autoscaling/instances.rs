@@ -423,7 +423,8 @@ pub(super) fn attach(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
                 group.desired + 1
             );
             let description = format!("Attaching an existing EC2 instance: {id}");
-            let activity = activities::begin(world, group, description, cause);
+            let activity =
+                activities::begin(world, group, Some(zone.clone()), description, cause);
             group.desired += 1;
             let member = Member {
                 instance_id: id.clone(),
@@ -503,7 +504,8 @@ fn each(
             "At {} instance {id} was {cause} in response to a user request.",
             activities::stamp(world.now)
         );
-        let activity = activities::begin(world, group, format!("{doing}: {id}"), cause);
+        let zone = group.members.get(id).map(|member| member.zone.clone());
+        let activity = activities::begin(world, group, zone, format!("{doing}: {id}"), cause);
         act(world, group, id);
         let now = world.now;
         if let Some(record) = group.activity(&activity) {

@@ -182,6 +182,8 @@ pub struct Activity {
     pub id: String,
     pub description: String,
     pub cause: String,
+    /// The Availability Zone of its instance, if there is one.
+    pub zone: Option<String>,
     pub started: Timestamp,
     pub ended: Option<Timestamp>,
     pub status: ActivityStatus,
