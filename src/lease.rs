@@ -185,7 +185,7 @@ pub async fn holder(clients: &Clients, name: &str) -> Result<Option<Term>, Error
     let (newest, _) = newest(clients, &path(name)).await?;
     Ok(newest
         .map(|(_, term)| term)
-        .filter(|term| clients.clock.now() < term.expires))
+        .filter(|term| clients.clock.now() < term.expires && !term.is_orphaned()))
 }
 
 fn path(name: &str) -> String {

@@ -91,10 +91,10 @@ impl Style {
         self.paint("2", text)
     }
 
-    /// Whether more than ASCII may be written.
+    /// A mark, or what stands for it in ASCII.
     #[must_use]
-    pub const fn is_unicode(self) -> bool {
-        self.unicode
+    pub const fn mark(self, mark: &'static str, ascii: &'static str) -> &'static str {
+        if self.unicode { mark } else { ascii }
     }
 
     /// The mark before a thing that went well.

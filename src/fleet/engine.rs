@@ -143,9 +143,15 @@ pub async fn peek(shell: &Shell<'_>) -> Result<View, FleetError> {
     Ok(view(&world, &plan, &log, now))
 }
 
+/// What an alarm is about that says that there is no demand.
+pub const NO_DEMAND: &str = "no demand";
+
 fn refused(refusal: &Refusal) -> Alarm {
     Alarm {
-        about: "refused".to_owned(),
+        about: match refusal {
+            Refusal::Nobody { .. } => NO_DEMAND.to_owned(),
+            _ => "refused".to_owned(),
+        },
         text: refusal.to_string(),
         way_out: Some(refusal.way_out()),
     }

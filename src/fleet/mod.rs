@@ -20,7 +20,7 @@ pub mod standing;
 pub mod word;
 pub mod world;
 
-pub use engine::{Brain, Controller, Core, FleetError, Shell, lease_name, peek};
+pub use engine::{Brain, Controller, Core, FleetError, NO_DEMAND, Shell, lease_name, peek};
 
 #[cfg(test)]
 mod tests;

@@ -353,7 +353,7 @@ async fn drop_version(
 }
 
 /// How often the workers of the group are asked how they stand, for people to see.
-const WORKERS: SignedDuration = SignedDuration::from_secs(30);
+const WORKERS: SignedDuration = SignedDuration::from_secs(15);
 
 /// Asks workers how they stand. Nothing is decided by the answers, so nothing that goes wrong here matters.
 pub async fn ask_workers(clients: &Clients, memory: &mut Memory, ids: Vec<String>) {

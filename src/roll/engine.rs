@@ -17,6 +17,8 @@ use crate::lease::{Held, Hold};
 
 /// How often in a row the cloud may ask for patience before the roll stops; its record stays.
 const PATIENCE: u32 = 400;
+/// Between two looks whether workers have answered.
+const ANSWER: Duration = Duration::from_millis(250);
 
 /// A roll could not go on. Its record stays, and the next call picks it up.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +111,7 @@ pub async fn drive(
             }
             Step::Wait { reason, until } => {
                 drive.wait(reason, until);
-                let workers = drive.blocking(&world);
+                let workers = blocking(&drive.record, &world);
                 act::ask_workers(clients, &mut drive.memory, workers).await;
                 let pause = until.duration_since(clients.clock.now());
                 let pause = Duration::try_from(pause).unwrap_or_default();
@@ -204,20 +206,6 @@ impl Drive<'_> {
         }
     }
 
-    /// Instances whose workers keep the roll from going on.
-    fn blocking(&self, world: &World) -> Vec<String> {
-        let Some(target) = self.record.target() else {
-            return Vec::new();
-        };
-        let members = world.group.iter().flat_map(|group| &group.members);
-        members
-            .filter(|member| {
-                member.life == Life::InService && member.protected && !member.is_on(&target)
-            })
-            .map(|member| member.id.clone())
-            .collect()
-    }
-
     fn ended(&self, world: &World, outcome: Outcome) {
         let view = view(&self.record, world);
         self.emit(Event::Ended {
@@ -232,6 +220,45 @@ impl Drive<'_> {
             left: self.record.left.clone(),
         });
     }
+}
+
+/// Instances whose workers keep the roll from going on.
+fn blocking(record: &RollRecord, world: &World) -> Vec<String> {
+    let Some(target) = record.target() else {
+        return Vec::new();
+    };
+    let members = world.group.iter().flat_map(|group| &group.members);
+    members
+        .filter(|member| {
+            member.life == Life::InService && member.protected && !member.is_on(&target)
+        })
+        .map(|member| member.id.clone())
+        .collect()
+}
+
+/// Looks at a roll without taking part in it; workers that it waits for are asked how they stand, and have `patience` to
+/// answer. One that does not answer in time may have answered by the next look with the same memory.
+///
+/// # Errors
+/// [`Error`] of a call that looks.
+pub async fn observe(
+    clients: &Clients,
+    record: &RollRecord,
+    memory: &mut Memory,
+    patience: Duration,
+) -> Result<World, Error> {
+    let start = clients.clock.now();
+    let mut world = look::look(clients, record, memory).await?;
+    act::ask_workers(clients, memory, blocking(record, &world)).await;
+    let waited = |patience| {
+        let waited = clients.clock.now().duration_since(start);
+        Duration::try_from(waited).is_ok_and(|waited| waited >= patience)
+    };
+    while memory.is_asking() && !waited(patience) {
+        clients.clock.sleep(ANSWER).await;
+        world = look::look(clients, record, memory).await?;
+    }
+    Ok(world)
 }
 
 /// Name of the lease of a group's rolls.

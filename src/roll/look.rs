@@ -37,6 +37,13 @@ pub struct Memory {
     pub(super) questions: BTreeMap<String, String>,
 }
 
+impl Memory {
+    /// Whether a worker has not answered yet.
+    pub(super) fn is_asking(&self) -> bool {
+        !self.questions.is_empty()
+    }
+}
+
 /// The checks of one instance.
 #[derive(Debug, Clone)]
 pub struct MemberCheck {

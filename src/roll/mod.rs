@@ -24,6 +24,6 @@ mod tests;
 pub mod world;
 
 pub use crate::lease::{self, Held, Hold};
-pub use engine::{RollError, drive, lease_name};
+pub use engine::{RollError, drive, lease_name, observe};
 pub use refresh::{Unsettled, settled};
 pub use survey::survey;

@@ -14,13 +14,12 @@ say "the story: about five minutes, the first time"
 say "the image that stays"
 "$bake" images show "$recipe"
 
-cat >&2 <<EOT
-
-Next:
-  make demo-vm                             boot the same disk in QEMU, by UEFI
-  $bake plan ci-worker                     what a bake would do now: nothing
-  $bake bake ci-worker --set master_host=ci.example.org
-  $bake why ci-worker                      what makes two images differ
-  $bake cloud serve                        then: aws --endpoint-url http://127.0.0.1:4599 ec2 describe-images
-  $bake init my-worker --from ci-worker    a recipe of your own
-EOT
+shown=${bake#"$PWD"/}
+next() { printf '  %-58s %s\n' "$1" "${2-}" >&2; } # command, what it does
+printf '\nNext:\n' >&2
+next 'make demo-vm' 'boot the same disk in QEMU, by UEFI'
+next "$shown plan $recipe" 'what a bake would do now: nothing'
+next "$shown bake $recipe --set master_host=ci.example.org"
+next "$shown why $recipe" 'what makes two images differ'
+next "$shown init my-worker --from $recipe" 'a recipe of your own'
+next "$shown cloud serve" 'then: aws --endpoint-url http://127.0.0.1:4599 ec2 describe-images'

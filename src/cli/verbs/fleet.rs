@@ -12,12 +12,11 @@ use crate::cancel::{self, Cancel};
 use crate::cli::args::Format;
 use crate::cli::context::{Connected, Context, cloud, io};
 use crate::cli::error::{CliError, CliResult};
-use crate::cli::style::Style;
 use crate::cli::{exit, interrupt, output, view};
 use crate::fleet::config::{self, Config};
 use crate::fleet::demand::Source;
 use crate::fleet::event::{Stamped, View};
-use crate::fleet::{self, Controller, Core, FleetError, Shell, lease_name};
+use crate::fleet::{self, Controller, Core, FleetError, NO_DEMAND, Shell, lease_name};
 use crate::lease::{self, Held, Lease, Term};
 
 /// The file that is taken where none is named.
@@ -203,11 +202,11 @@ async fn status(context: &Context, args: &StatusArgs) -> CliResult {
         sink: &(),
     };
     if !args.watch {
-        let (seen, who) = look(&connected, &shell).await?;
+        let (seen, who) = look(&connected, &shell, &chosen).await?;
         match context.format {
             Format::Json => output::json(&json!({ "view": seen, "holder": who }))?,
             Format::Human => {
-                let lines = picture(context, &seen, who.as_ref(), context.out);
+                let lines = picture(context, &seen, who.as_ref(), &chosen);
                 output::data(&(lines.join("\n") + "\n"))?;
             }
         }
@@ -218,7 +217,7 @@ async fn status(context: &Context, args: &StatusArgs) -> CliResult {
     let mut screen = view::fleet::Screen::default();
     loop {
         let (seen, who) = tokio::select! {
-            seen = look(&connected, &shell) => seen?,
+            seen = look(&connected, &shell, &chosen) => seen?,
             () = cancel.cancelled() => return Ok(exit::DONE),
         };
         if context.format == Format::Json {
@@ -227,7 +226,7 @@ async fn status(context: &Context, args: &StatusArgs) -> CliResult {
         let until = std::time::Instant::now() + LOOK;
         while std::time::Instant::now() < until {
             if context.format == Format::Human {
-                screen.draw(&picture(context, &seen, who.as_ref(), context.out))?;
+                screen.draw(&picture(context, &seen, who.as_ref(), &chosen))?;
             }
             // Where lines are appended, one picture a look is enough.
             let pause = if screen.is_live() { DRAW } else { LOOK };
@@ -239,18 +238,33 @@ async fn status(context: &Context, args: &StatusArgs) -> CliResult {
     }
 }
 
-async fn look(connected: &Connected, shell: &Shell<'_>) -> Result<(View, Option<Term>), CliError> {
-    let seen = fleet::peek(shell)
+/// How the fleet stands, and who runs it.
+async fn look(
+    connected: &Connected,
+    shell: &Shell<'_>,
+    chosen: &Chosen,
+) -> Result<(View, Option<Term>), CliError> {
+    let mut seen = fleet::peek(shell)
         .await
         .map_err(|error| failed(&shell.group, &error))?;
+    if chosen.file.is_none() {
+        // What its controller asks is in the file that we were not given.
+        seen.alarms.retain(|alarm| alarm.about != NO_DEMAND);
+    }
     let who = lease::holder(&connected.clients, &lease_name(&shell.group))
         .await
         .map_err(|error| cloud(&error))?;
     Ok((seen, who))
 }
 
-fn picture(context: &Context, seen: &View, who: Option<&Term>, style: Style) -> Vec<String> {
-    let mut lines = view::fleet::lines(seen, style, context.clock.now(), view::fleet::width());
+fn picture(context: &Context, seen: &View, who: Option<&Term>, chosen: &Chosen) -> Vec<String> {
+    let (style, width) = (context.out, view::text::width(std::io::stdout()));
+    let mut lines = view::fleet::lines(seen, style, context.clock.now(), width);
+    if chosen.file.is_none() {
+        let told = "times are by the default policy and no queue is asked: name the controller's file with --config";
+        let told = view::text::folded(told, "", width);
+        lines.extend(told.iter().map(|line| style.dim(line)));
+    }
     lines.push(style.dim(&match who {
         Some(term) => format!("run by {}", term.holder),
         None => "nobody runs it; begin with: piaas-bake fleet run".to_owned(),

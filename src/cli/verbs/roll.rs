@@ -26,6 +26,8 @@ use crate::roll::{self, Held, RollError, lease_name};
 
 /// Between two looks at a roll that another process carries out.
 const LOOK: Duration = Duration::from_secs(3);
+/// How long workers have to answer a look at a roll.
+const ANSWERS: Duration = Duration::from_secs(3);
 
 pub async fn run(context: &Context, verb: &RollVerb) -> CliResult {
     match verb {
@@ -354,7 +356,7 @@ async fn status(context: &Context, group: &str) -> CliResult {
     let worker = lease::holder(clients, &lease_name(group))
         .await
         .map_err(|error| cloud(&error))?;
-    let world = look::look(clients, &record, &mut Memory::default())
+    let world = roll::observe(clients, &record, &mut Memory::default(), ANSWERS)
         .await
         .map_err(|error| cloud(&error))?;
     let seen = event::view(&record, &world);
@@ -364,7 +366,8 @@ async fn status(context: &Context, group: &str) -> CliResult {
         }
         Format::Human => {
             let now = context.clock.now();
-            let mut text = view::roll::lines(&seen, context.out, now).join("\n");
+            let width = view::text::width(std::io::stdout());
+            let mut text = view::roll::lines(&seen, context.out, now, width).join("\n");
             text.push('\n');
             text.push_str(&match (record.outcome, worker) {
                 (Some(outcome), _) => format!("{}\n", view::roll::outcome(outcome, &record)),
@@ -396,6 +399,10 @@ async fn watch(context: &Context, group: &str) -> CliResult {
 /// Goes on with a roll, or shows it while another process carries it out.
 async fn take_over(context: &Context, connected: &Connected, group: &str) -> CliResult {
     loop {
+        // Shown at once; taking the lease of one that lives means waiting until it is renewed.
+        if follow(context, connected, group).await? {
+            return over(context, connected, group).await;
+        }
         match lease::take(&connected.clients, &lease_name(group), holder()).await {
             Ok(lease) => {
                 let held = Holding(lease);
@@ -408,11 +415,8 @@ async fn take_over(context: &Context, connected: &Connected, group: &str) -> Cli
                 return carry_on(context, connected, record, held, true, Interrupt::Leave).await;
             }
             Err(Held::Cloud(error)) => return Err(cloud(&error)),
-            Err(Held::ByAnother(_)) => {
-                if follow(context, connected, group).await? {
-                    return over(context, connected, group).await;
-                }
-            }
+            // Somebody was faster.
+            Err(Held::ByAnother(_)) => {}
         }
     }
 }
@@ -422,12 +426,14 @@ async fn follow(context: &Context, connected: &Connected, group: &str) -> Result
     let clients = &connected.clients;
     let (sink, events) = mpsc::unbounded_channel();
     let screen = show(context, events);
-    let mut shown = None;
+    let (mut shown, mut memory) = (None, Memory::default());
     let over = loop {
         let Some(record) = load(connected, group).await? else {
             break true;
         };
-        let world = look::look(clients, &record, &mut Memory::default())
+        // The first picture waits for nobody.
+        let patience = shown.as_ref().map_or(Duration::ZERO, |_| ANSWERS);
+        let world = roll::observe(clients, &record, &mut memory, patience)
             .await
             .map_err(|error| cloud(&error))?;
         let seen = event::view(&record, &world);

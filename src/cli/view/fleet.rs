@@ -1,11 +1,11 @@
 //! A fleet on a screen, as plain lines, or as JSON lines.
 
-use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::text::{by_heads, clock_time, cut, folded, head, short, terminal};
 use crate::cli::error::CliError;
 use crate::cli::output;
 use crate::cli::style::Style;
@@ -18,10 +18,6 @@ use crate::fleet::standing::Standing;
 const LISTED: usize = 200;
 /// Lines of the log in a picture.
 const LOGGED: usize = 5;
-/// Terminals narrower than this get short names of instances.
-const SHORT_NAMES: usize = 80;
-/// The narrowest line that anything is cut to.
-const NARROWEST: usize = 40;
 
 /// Tells what happens, one line each, until the stream ends.
 pub async fn tell(mut events: UnboundedReceiver<Stamped>, style: Style) {
@@ -32,10 +28,6 @@ pub async fn tell(mut events: UnboundedReceiver<Stamped>, style: Style) {
             let _ = writeln!(std::io::stderr().lock(), "{time} {line}");
         }
     }
-}
-
-fn clock_time(at: Timestamp) -> String {
-    at.strftime("%H:%M:%S").to_string()
 }
 
 type Seen = (Counts, u32, Option<u32>, Option<(String, Option<u64>)>);
@@ -87,22 +79,6 @@ fn event_lines(event: &Event, before: &mut Option<Seen>, style: Style) -> Vec<St
     }
 }
 
-/// The width of the terminal on standard output; `usize::MAX` elsewhere.
-#[must_use]
-pub fn width() -> usize {
-    terminal().map_or(usize::MAX, |(width, _)| width.max(NARROWEST))
-}
-
-/// Columns and rows of the terminal on standard output.
-fn terminal() -> Option<(usize, usize)> {
-    let stdout = std::io::stdout();
-    if !stdout.is_terminal() {
-        return None;
-    }
-    let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
-    (size.ws_col > 0 && size.ws_row > 0).then(|| (size.ws_col.into(), size.ws_row.into()))
-}
-
 /// A picture that is drawn over itself on a terminal, and appended elsewhere.
 #[derive(Debug, Default)]
 pub struct Screen {
@@ -113,7 +89,7 @@ impl Screen {
     /// Whether there is a terminal to draw on.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        terminal().is_some()
+        terminal(std::io::stdout()).is_some()
     }
 
     /// Draws it.
@@ -121,7 +97,7 @@ impl Screen {
     /// # Errors
     /// Standard output cannot be written.
     pub fn draw(&mut self, lines: &[String]) -> Result<(), CliError> {
-        let Some((_, height)) = terminal() else {
+        let Some((_, height)) = terminal(std::io::stdout()) else {
             return output::data(&(lines.join("\n") + "\n\n"));
         };
         // The last row stays free, so that nothing scrolls.
@@ -173,15 +149,6 @@ fn summary(view: &View) -> String {
         "no workers".to_owned()
     } else {
         parts.join(", ")
-    }
-}
-
-/// How long something lasts: `40s`, `3m12s`, `2h05m`.
-fn short(secs: i64) -> String {
-    match secs.max(0) {
-        secs @ ..60 => format!("{secs}s"),
-        secs @ 60..3600 => format!("{}m{:02}s", secs / 60, secs % 60),
-        secs => format!("{}h{:02}m", secs / 3600, secs % 3600 / 60),
     }
 }
 
@@ -250,7 +217,7 @@ fn table(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<String>
     let mut rows: Vec<&Row> = view.workers.iter().collect();
     rows.sort_by_key(|row| (rank(&row.standing), row.id.clone()));
     let passed = now.duration_since(view.at).as_secs().max(0);
-    let listed = match terminal() {
+    let listed = match terminal(std::io::stdout()) {
         // Room for the head, the log and an alarm.
         Some((_, height)) => height.saturating_sub(12).max(5),
         None => LISTED,
@@ -262,9 +229,7 @@ fn table(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<String>
         .as_ref()
         .and_then(|version| version.parse().ok());
     let mixed = rows.iter().any(|row| row.version != launches);
-    // On a narrow terminal what becomes of a worker is worth more than the whole of its name, if that stays its own.
-    let heads: BTreeSet<&str> = rows.iter().map(|row| head(&row.id)).collect();
-    let is_cut = width < SHORT_NAMES && heads.len() == rows.len();
+    let is_cut = by_heads(rows.iter().map(|row| row.id.as_str()), width);
     let name = |id: &str| if is_cut { head(id) } else { id }.to_owned();
     let texts: Vec<[String; 4]> = rows
         .iter()
@@ -305,13 +270,8 @@ fn table(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<String>
     out
 }
 
-/// The beginning of an instance id.
-fn head(id: &str) -> &str {
-    id.get(..11).unwrap_or(id)
-}
-
 fn mark(standing: &Standing, style: Style) -> &'static str {
-    let (mark, plain) = match standing {
+    let (mark, ascii) = match standing {
         Standing::Unknown { .. } | Standing::Unhealthy => ("?", "?"),
         Standing::Busy { .. } => ("●", "*"),
         Standing::Idle { .. } => ("○", "o"),
@@ -320,7 +280,7 @@ fn mark(standing: &Standing, style: Style) -> &'static str {
         Standing::Leaving { .. } | Standing::Ending => ("×", "x"),
         Standing::Standby => ("·", "."),
     };
-    if style.is_unicode() { mark } else { plain }
+    style.mark(mark, ascii)
 }
 
 /// State and since when; `passed` seconds ago it was seen.
@@ -366,32 +326,6 @@ fn next(row: &Row, now: Timestamp) -> String {
         (false, true) => jobs,
         (false, false) => format!("{jobs}; {note}"),
     }
-}
-
-/// The first `width` columns, marked if there were more.
-fn cut(line: &str, width: usize) -> String {
-    if line.chars().count() <= width {
-        return line.to_owned();
-    }
-    let kept: String = line.chars().take(width.saturating_sub(2)).collect();
-    format!("{}..", kept.trim_end())
-}
-
-/// Lines of at most `width` columns, broken between words; those after the first are indented.
-fn folded(text: &str, indent: &str, width: usize) -> Vec<String> {
-    let mut out: Vec<String> = Vec::new();
-    let mut line = String::new();
-    for word in text.split(' ') {
-        let room = line.chars().count() + 1 + word.chars().count() <= width;
-        if !line.trim().is_empty() && !room {
-            out.push(std::mem::replace(&mut line, indent.to_owned()));
-        } else if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    out.push(line);
-    out
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ pub mod bake;
 pub mod fleet;
 pub mod progress;
 pub mod roll;
+pub mod text;
 
 use serde::Serialize;
 use tokio::sync::mpsc::UnboundedReceiver;

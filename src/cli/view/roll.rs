@@ -7,13 +7,14 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::text::{self, by_heads, clock_time, first_that_fits, folded, short};
 use crate::cli::output;
 use crate::cli::style::Style;
 use crate::clock::SharedClock;
 use crate::roll::event::{Event, Row, Stamped, View};
-use crate::roll::record::{Heading, Outcome, RollRecord};
+use crate::roll::record::{Heading, Outcome, RollRecord, Side};
 use crate::roll::step::Call;
-use crate::roll::world::Life;
+use crate::roll::world::{Life, WorkerWord};
 
 /// Cells of the bar.
 const BAR: usize = 24;
@@ -50,97 +51,139 @@ pub async fn show(mut events: UnboundedReceiver<Stamped>, style: Style, clock: S
     screen.end();
 }
 
-fn clock_time(at: Timestamp) -> String {
-    at.strftime("%H:%M:%S").to_string()
+/// A side of a roll, with its image if there is room for it.
+fn side(side: Option<&Side>, with_image: bool) -> String {
+    match side {
+        None => "a new version".to_owned(),
+        Some(side) if with_image => format!("v{} {}", side.version, side.image),
+        Some(side) => format!("v{}", side.version),
+    }
 }
 
-/// How a group stands: a head line with a bar, then one line an instance.
+/// How a group stands, in lines of at most `width` columns: a head line, a bar, then one line an instance.
 #[must_use]
-pub fn lines(view: &View, style: Style, now: Timestamp) -> Vec<String> {
-    let all = view.there + view.others;
-    let filled = (view.there * BAR).checked_div(all).unwrap_or(BAR);
-    let bar = format!("[{}{}]", "#".repeat(filled), "-".repeat(BAR - filled));
-    let old = format!("v{} {}", view.old.version, view.old.image);
-    let new = view.new.as_ref().map_or_else(
-        || "a new version".to_owned(),
-        |new| format!("v{} {}", new.version, new.image),
-    );
-    let (from, to) = match view.heading {
-        Heading::Forward => (old, new),
-        Heading::Back => (new, old),
+pub fn lines(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<String> {
+    let head = |with_image: bool| {
+        let (old, new) = (
+            side(Some(&view.old), with_image),
+            side(view.new.as_ref(), with_image),
+        );
+        let (from, to) = match view.heading {
+            Heading::Forward => (old, new),
+            Heading::Back => (new, old),
+        };
+        format!("{}  {from} -> {to}", view.group)
     };
-    let refresh = view
-        .refresh
-        .as_ref()
-        .map(|(_, status, percent)| format!("  refresh {status} {percent} %"))
-        .unwrap_or_default();
-    let mut out = vec![
-        format!("{}  {from} -> {to}", style.bold(&view.group)),
-        format!(
-            "{bar} {} of {all} there, {} to go{refresh}",
-            view.there, view.others
-        ),
-    ];
+    let head = first_that_fits(&[head(true), head(false)], width);
+    let mut out = vec![head.replacen(&view.group, &style.bold(&view.group), 1)];
+
+    let all = view.there + view.others;
+    let bar = |cells: usize| {
+        let filled = (view.there * cells).checked_div(all).unwrap_or(cells);
+        let bar = format!("[{}{}]", "#".repeat(filled), "-".repeat(cells - filled));
+        format!("{bar} {} of {all} there", view.there)
+    };
+    let refresh = |long: bool| match &view.refresh {
+        Some((_, status, percent)) if long => format!("  refresh {status} {percent} %"),
+        Some((_, _, percent)) => format!("  refresh {percent} %"),
+        None => String::new(),
+    };
+    let to_go = format!("{}, {} to go", bar(BAR), view.others);
+    let fitting = [to_go.clone() + &refresh(true), to_go, bar(BAR / 3)];
+    out.push(first_that_fits(&fitting, width));
     if let Some(reason) = &view.reason {
-        out.push(format!("{} {reason}", style.error("going back:")));
+        let mark = "going back:";
+        let reason = folded(&format!("{mark} {reason}"), "  ", width);
+        out.extend(
+            reason
+                .iter()
+                .map(|line| line.replacen(mark, &style.error(mark), 1)),
+        );
     }
+    out.extend(table(view, style, now, width));
+    out
+}
+
+fn table(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<String> {
+    let ids = view.instances.iter().map(|row| row.id.as_str());
+    let short_ids = by_heads(ids, width);
+    let name = |id: &str| if short_ids { text::head(id) } else { id }.to_owned();
     let mut rows: Vec<Vec<String>> = Vec::new();
     if let Some((id, state)) = &view.canary {
-        rows.push(vec![id.clone(), "canary".into(), state.clone()]);
+        let mark = style.mark("◇", "o");
+        let id = format!("{mark} {}", name(id));
+        rows.push(vec![id, "canary".into(), state.clone()]);
     }
-    rows.extend(
-        view.instances
-            .iter()
-            .take(LISTED)
-            .map(|row| cells(row, now)),
-    );
-    out.extend(output::table(&rows).lines().map(|line| format!("  {line}")));
+    let listed = view.instances.iter().take(LISTED);
+    rows.extend(listed.map(|row| {
+        let mut cells = cells(row, Some(now));
+        cells[0] = format!("{} {}", mark(row, style), name(&row.id));
+        if width < text::SHORT_NAMES {
+            // The column says it already.
+            cells[3] = cells[3].trim_start_matches("waits for ").to_owned();
+        }
+        cells
+    }));
+    let mut out: Vec<String> = output::table(&rows)
+        .lines()
+        .map(|line| text::cut(line, width))
+        .collect();
     if let Some(more) = view.instances.len().checked_sub(LISTED).filter(|n| *n > 0) {
         out.push(format!("  and {more} more"));
     }
     out
 }
 
-fn cells(row: &Row, now: Timestamp) -> Vec<String> {
+fn mark(row: &Row, style: Style) -> &'static str {
+    let busy = row
+        .worker
+        .as_ref()
+        .is_some_and(|worker| worker.state == "busy");
+    match row.life {
+        Life::Pending => style.mark("↑", "+"),
+        Life::Standby => style.mark("·", "."),
+        Life::Terminating => style.mark("×", "x"),
+        Life::InService if row.there && row.waits_for.is_empty() => style.mark("✓", "="),
+        Life::InService if busy => style.mark("●", "*"),
+        Life::InService => style.mark("○", "o"),
+    }
+}
+
+/// Id, version, state, and what is waited for until when. Without `now`, times instead of lengths.
+fn cells(row: &Row, now: Option<Timestamp>) -> Vec<String> {
     let version = row
         .version
-        .map_or_else(|| "no version".to_owned(), |version| format!("v{version}"));
-    let life = match row.life {
-        Life::Pending => "starting",
-        Life::InService => "in service",
-        Life::Standby => "standby",
-        Life::Terminating => "ending",
+        .map_or_else(|| "v?".to_owned(), |version| format!("v{version}"));
+    let state = match (row.life, &row.worker) {
+        (Life::Pending, _) => "starting".to_owned(),
+        (Life::Standby, _) => "standby".to_owned(),
+        (Life::Terminating, _) => "ending".to_owned(),
+        (Life::InService, Some(worker)) if !row.there => {
+            format!("{}{}", worker.state, since(worker, now))
+        }
+        (Life::InService, _) => "in service".to_owned(),
     };
-    let worker = row.worker.as_ref().map(|worker| match &worker.since {
-        Some(since) => format!("{} {}", worker.state, ago(since, now)),
-        None => worker.state.clone(),
-    });
-    let protected = row.protected.then(|| "protected".to_owned());
-    let state: Vec<String> = worker.into_iter().chain(protected).collect();
     let waits = match (row.waits_for.as_str(), row.until) {
         ("", _) if row.there => "done".to_owned(),
+        ("", _) => String::new(),
         (what, Some(until)) => {
-            format!("waits for {what}, refresh anew at {}", clock_time(until))
+            format!(
+                "waits for {what}, until {}, then a new refresh",
+                clock_time(until)
+            )
         }
         (what, None) => format!("waits for {what}"),
     };
-    vec![
-        row.id.clone(),
-        version,
-        life.to_owned(),
-        state.join(", "),
-        waits,
-    ]
+    vec![row.id.clone(), version, state, waits]
 }
 
-fn ago(since: &str, now: Timestamp) -> String {
-    since.parse::<Timestamp>().map_or_else(
-        |_| String::new(),
-        |since| {
-            let passed = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-            format!("for {}", crate::cli::style::elapsed(passed))
-        },
-    )
+fn since(worker: &WorkerWord, now: Option<Timestamp>) -> String {
+    let since = worker.since.as_ref().and_then(|text| text.parse().ok());
+    match (since, now) {
+        (Some(since), Some(now)) => format!(" {}", short(now.duration_since(since).as_secs())),
+        (Some(since), None) => format!(" since {}", clock_time(since)),
+        (None, _) => String::new(),
+    }
 }
 
 /// How a roll ended, in a sentence.
@@ -273,7 +316,7 @@ fn plain(event: &Event, before: &mut Option<View>, style: Style) -> Vec<String> 
                         == (row.life, row.protected, &row.waits_for)
                 });
                 if !same {
-                    lines.push(format!("  {}", cells(row, Timestamp::UNIX_EPOCH).join(" ")));
+                    lines.push(format!("  {}", cells(row, None).join(" ").trim_end()));
                 }
             }
             lines
@@ -322,9 +365,10 @@ impl Screen {
 
     fn draw(&mut self, now: Timestamp) {
         let Some(view) = &self.view else { return };
-        let mut text = lines(view, self.style, now);
+        let width = text::width(std::io::stderr());
+        let mut text = lines(view, self.style, now, width);
         if let Some(waiting) = &self.waiting {
-            text.push(self.style.dim(waiting));
+            text.push(self.style.dim(&text::cut(waiting, width)));
         }
         while self.drawn.len() > text.len() {
             if let Some(bar) = self.drawn.pop() {
@@ -383,11 +427,11 @@ mod tests {
             heading: Heading::Forward,
             old: Side {
                 version: 3,
-                image: "ami-old".into(),
+                image: "ami-0123456789abcdef0".into(),
             },
             new: Some(Side {
                 version: 4,
-                image: "ami-new".into(),
+                image: "ami-0fedcba9876543210".into(),
             }),
             reason: None,
             there: 1,
@@ -395,22 +439,47 @@ mod tests {
             desired: 2,
             refresh: Some(("r-1".into(), "InProgress".into(), 50)),
             canary: None,
-            instances: vec![row("i-1", 4, true), row("i-2", 3, false)],
+            instances: vec![
+                row("i-0aaaaaaaaaaaaaaa1", 4, true),
+                row("i-0bbbbbbbbbbbbbbb2", 3, false),
+            ],
         }
+    }
+
+    fn picture(width: usize) -> Vec<String> {
+        let now = "2026-01-01T12:00:00Z".parse().unwrap();
+        lines(&view(), Style::plain(), now, width)
     }
 
     #[test]
     fn a_person_sees_what_is_busy_what_it_waits_for_and_until_when() {
-        let now = "2026-01-01T12:00:00Z".parse().unwrap();
         assert_eq!(
-            lines(&view(), Style::plain(), now),
+            picture(120),
             [
-                "workers  v3 ami-old -> v4 ami-new",
+                "workers  v3 ami-0123456789abcdef0 -> v4 ami-0fedcba9876543210",
                 "[############------------] 1 of 2 there, 1 to go  refresh InProgress 50 %",
-                "  i-1  v4  in service                                   done",
-                "  i-2  v3  in service  busy for 12 min 00 s, protected  waits for its job, then its drain, refresh anew at 12:45:00",
+                "= i-0aaaaaaaaaaaaaaa1  v4  in service   done",
+                "* i-0bbbbbbbbbbbbbbb2  v3  busy 12m00s  waits for its job, then its drain, until 12:45:00, then a new refresh",
             ]
         );
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_who_is_busy_and_who_is_done() {
+        assert_eq!(
+            picture(40),
+            [
+                "workers  v3 -> v4",
+                "[####----] 1 of 2 there",
+                "= i-0aaaaaaaa  v4  in service   done",
+                "* i-0bbbbbbbb  v3  busy 12m00s  its jo..",
+            ]
+        );
+        for width in 40..200 {
+            for line in picture(width) {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+            }
+        }
     }
 
     #[test]
@@ -423,6 +492,6 @@ mod tests {
         next.instances[1].protected = false;
         let lines = plain(&Event::Looked(next), &mut before, Style::plain());
         assert_eq!(lines.len(), 1);
-        assert!(lines[0].contains("i-2"), "{lines:?}");
+        assert!(lines[0].contains("i-0bbbbbbbbbbbbbbb2"), "{lines:?}");
     }
 }
