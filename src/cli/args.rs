@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::completions;
 use super::style::ColorChoice;
 
 /// A golden-AMI factory for CI/CD fleets: recipes in, tested and content-addressed images out.
@@ -31,6 +32,41 @@ pub enum CloudName {
     Local,
     /// Amazon Web Services, with the credentials of the AWS CLI.
     Aws,
+}
+
+impl std::fmt::Display for CloudName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Aws => "aws",
+        })
+    }
+}
+
+/// Id of an AWS account: 12 digits.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(try_from = "String")]
+pub struct AccountId(pub String);
+
+impl TryFrom<String> for AccountId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_id = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_id {
+            Ok(Self(text))
+        } else {
+            Err(format!("`{text}` is no AWS account id: it has 12 digits"))
+        }
+    }
+}
+
+impl std::str::FromStr for AccountId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::try_from(text.to_owned())
+    }
 }
 
 /// What `--format` takes.
@@ -70,15 +106,33 @@ pub enum Format {
 #[derive(Debug, Args)]
 pub struct GlobalArgs {
     /// Which cloud to act on [default: the config file's, else local]
-    #[arg(long, value_enum, global = true, env = "PIAAS_CLOUD")]
+    #[arg(
+        long,
+        value_enum,
+        global = true,
+        env = "PIAAS_CLOUD",
+        hide_env_values = true
+    )]
     pub cloud: Option<CloudName>,
 
     /// Directory with one folder a recipe [default: the config file's, else ./recipes]
-    #[arg(long, global = true, value_name = "DIR", env = "PIAAS_RECIPES")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "PIAAS_RECIPES",
+        hide_env_values = true
+    )]
     pub recipes: Option<PathBuf>,
 
     /// Directory of journals and of the local cloud [default: $XDG_STATE_HOME/piaas-bake]
-    #[arg(long, global = true, value_name = "DIR", env = "PIAAS_STATE_DIR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "PIAAS_STATE_DIR",
+        hide_env_values = true
+    )]
     pub state_dir: Option<PathBuf>,
 
     /// AWS region; there is no default on AWS beyond your AWS configuration
@@ -89,8 +143,25 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
 
+    /// The only AWS account that may be acted on (can be repeated) [default: the config file's, else any]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ID",
+        env = "PIAAS_ALLOW_ACCOUNTS",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub allow_account: Vec<AccountId>,
+
     /// The piaas-worker that goes into images [default: the one beside this program]
-    #[arg(long, global = true, value_name = "FILE", env = "PIAAS_WORKER")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "PIAAS_WORKER",
+        hide_env_values = true
+    )]
     pub worker_agent: Option<PathBuf>,
 
     /// Output for people, for machines, or for GitHub Actions
@@ -140,6 +211,20 @@ pub enum Verb {
     Cloud(CloudVerb),
     /// Check this host; --fix installs what is missing
     Doctor(DoctorArgs),
+    /// Show the settings and where each comes from
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Print what a shell needs to complete verbs, options, recipes and images
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// Directory for one page a verb [default: this program's own page, to standard output]
+        #[arg(short, long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
     /// Supervise one machine of the local cloud
     #[command(hide = true)]
     LocalMachine { dir: PathBuf },
@@ -160,19 +245,21 @@ pub struct InitArgs {
     /// Name of the new recipe: lower case letters, digits and hyphens
     pub name: String,
     /// Recipe to build on
-    #[arg(long, value_name = "RECIPE")]
+    #[arg(long, value_name = "RECIPE", add = completions::recipes())]
     pub from: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct LintArgs {
     /// Recipes to check [default: all]
+    #[arg(add = completions::recipes())]
     pub recipe: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct RecipeArgs {
     /// Name of the recipe
+    #[arg(add = completions::recipes())]
     pub recipe: String,
     #[command(flatten)]
     pub sets: SetArgs,
@@ -183,7 +270,8 @@ pub struct PlanArgs {
     /// Name of the recipe
     #[arg(
         required_unless_present = "changed_since",
-        conflicts_with = "changed_since"
+        conflicts_with = "changed_since",
+        add = completions::recipes()
     )]
     pub recipe: Option<String>,
     #[command(flatten)]
@@ -233,6 +321,7 @@ pub struct BakeArgs {
 #[derive(Debug, Args)]
 pub struct RebakeArgs {
     /// Recipes to look at [default: all]
+    #[arg(add = completions::recipes())]
     pub recipe: Vec<String>,
     /// Bake those whose base image or packages moved, that changed, or whose image is too old
     #[arg(long, required = true)]
@@ -248,8 +337,10 @@ pub struct RebakeArgs {
 #[derive(Debug, Args)]
 pub struct WhyArgs {
     /// A recipe name, an image id, a digest or a manifest file
+    #[arg(add = completions::images())]
     pub a: String,
     /// The other one [default: the newest image of recipe A]
+    #[arg(add = completions::images())]
     pub b: Option<String>,
 }
 
@@ -258,21 +349,25 @@ pub enum ImagesVerb {
     /// List the images that were baked
     List {
         /// Only images of this recipe
+        #[arg(add = completions::recipes())]
         recipe: Option<String>,
     },
     /// Show one image: tags, digest, manifest
     Show {
         /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
+        #[arg(add = completions::images())]
         image: String,
     },
     /// Make an image the one that its recipe's name means, such as a candidate that was rolled out
     Promote {
         /// An AMI id, or RECIPE@candidate
+        #[arg(add = completions::images())]
         image: String,
     },
     /// Copy the raw disk of an image of the local cloud to a file
     Export {
         /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
+        #[arg(add = completions::images())]
         image: String,
         /// File to write; it must not exist
         #[arg(short, long, value_name = "FILE")]
@@ -316,11 +411,30 @@ pub enum CloudVerb {
     /// Boot a machine from an image, run a command on it through SSM, show the output, terminate it
     Run {
         /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
+        #[arg(add = completions::images())]
         image: String,
         /// The command and its arguments
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+}
+
+/// Shells that can complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Each setting with its value, and who says so
+    Show,
+    /// Each environment variable that is read, what it does, and whether it is set
+    Variables,
 }
 
 #[derive(Debug, Args)]

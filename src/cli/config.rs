@@ -1,11 +1,15 @@
 //! Settings: flag, then environment, then `piaas-bake.yaml` found upward from here, then the user's config file,
 //! then the default. Flags and environment come through clap.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use serde::{Deserialize, Serialize};
 
-use super::args::{CloudName, GlobalArgs};
+use super::args::{AccountId, CloudName, GlobalArgs};
 use super::error::CliError;
 use super::exit;
 
@@ -24,7 +28,72 @@ struct ConfigFile {
     state_dir: Option<PathBuf>,
     region: Option<String>,
     profile: Option<String>,
+    allow_accounts: Option<Vec<AccountId>>,
     mirror: Option<String>,
+}
+
+/// A config file that was read, for the places of its keys.
+#[derive(Debug, Default)]
+struct Loaded {
+    path: PathBuf,
+    text: String,
+    file: ConfigFile,
+}
+
+/// Where the value of a setting comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Origin {
+    /// An option of the command line.
+    Flag { flag: &'static str },
+    /// A variable of the environment.
+    Environment { variable: &'static str },
+    /// A key of a config file; lines count from 1.
+    File { file: PathBuf, line: usize },
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag { flag } => f.write_str(flag),
+            Self::Environment { variable } => f.write_str(variable),
+            Self::File { file, line } => write!(f, "{}:{line}", file.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A setting as `config show` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    /// The key in a config file, or what it would be.
+    pub name: &'static str,
+    pub value: Option<String>,
+    pub origin: Origin,
+}
+
+/// Tells options that were written from those that the environment gave: clap merges the two.
+#[derive(Debug, Default)]
+pub struct Written(BTreeSet<String>);
+
+impl Written {
+    /// Reads which options were on the command line; those of every verb may stand before it or after it.
+    #[must_use]
+    pub fn from_matches(matches: &ArgMatches) -> Self {
+        let mut written = BTreeSet::new();
+        let mut level = Some(matches);
+        while let Some(matches) = level {
+            let ids = matches.ids().map(clap::Id::as_str);
+            written.extend(
+                ids.filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine))
+                    .map(str::to_owned),
+            );
+            level = matches.subcommand().map(|(_, below)| below);
+        }
+        Self(written)
+    }
 }
 
 /// The settings of this call.
@@ -37,10 +106,85 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     pub region: Option<String>,
     pub profile: Option<String>,
+    /// The only AWS accounts that may be acted on; empty: any.
+    pub allow_accounts: Vec<AccountId>,
     /// The agent that goes into images of workers; None: the one beside this program.
     pub worker_agent: Option<PathBuf>,
     /// Debian mirror for the base of the local cloud.
-    pub mirror: Option<String>,
+    pub mirror: String,
+    /// Config files that were read, the one that wins first.
+    pub files: Vec<PathBuf>,
+    /// All of them, with where they come from.
+    pub shown: Vec<Shown>,
+}
+
+/// Finds values: an option, then the environment, then the config files, then the default.
+struct Resolver<'a> {
+    written: &'a Written,
+    files: &'a [Loaded],
+    shown: Vec<Shown>,
+}
+
+/// One setting's names.
+struct Names {
+    key: &'static str,
+    flag: &'static str,
+    variable: &'static str,
+}
+
+impl Resolver<'_> {
+    /// `given` is what the command line or the environment says.
+    fn find<T>(
+        &self,
+        names: &Names,
+        given: Option<T>,
+        in_file: impl Fn(&ConfigFile) -> Option<T>,
+    ) -> (Option<T>, Origin) {
+        if given.is_some() {
+            let id = names.flag.trim_start_matches('-').replace('-', "_");
+            let origin = if self.written.0.contains(&id) {
+                Origin::Flag { flag: names.flag }
+            } else {
+                Origin::Environment {
+                    variable: names.variable,
+                }
+            };
+            return (given, origin);
+        }
+        for loaded in self.files {
+            if let Some(value) = in_file(&loaded.file) {
+                let key = format!("{}:", names.key);
+                let line = loaded.text.lines().position(|line| line.starts_with(&key));
+                let origin = Origin::File {
+                    file: loaded.path.clone(),
+                    // A quoted key is found by nobody's eye on a line of its own: the file is what counts.
+                    line: line.map_or(1, |line| line + 1),
+                };
+                return (Some(value), origin);
+            }
+        }
+        (None, Origin::Default)
+    }
+
+    fn show(&mut self, name: &'static str, value: Option<String>, origin: Origin) {
+        self.shown.push(Shown {
+            name,
+            value,
+            origin,
+        });
+    }
+}
+
+const fn names(key: &'static str, flag: &'static str, variable: &'static str) -> Names {
+    Names {
+        key,
+        flag,
+        variable,
+    }
+}
+
+fn path_text(path: &Path) -> String {
+    path.display().to_string()
 }
 
 impl Settings {
@@ -48,7 +192,7 @@ impl Settings {
     ///
     /// # Errors
     /// A config file that cannot be read or parsed (exit code 2), with its path and place.
-    pub fn resolve(args: &GlobalArgs) -> Result<Self, CliError> {
+    pub fn resolve(args: &GlobalArgs, written: &Written) -> Result<Self, CliError> {
         let here = std::env::current_dir().map_err(|error| {
             CliError::failure("cannot tell the current directory").because(&error)
         })?;
@@ -59,14 +203,27 @@ impl Settings {
         let user = xdg_dir("XDG_CONFIG_HOME", ".config")
             .map(|dir| dir.join("config.yaml"))
             .filter(|path| path.is_file());
-        let files = [load(project.as_deref())?, load(user.as_deref())?];
-        let first = |get: fn(&ConfigFile) -> Option<PathBuf>| files.iter().find_map(get);
-        let text = |get: fn(&ConfigFile) -> Option<String>| files.iter().find_map(get);
-        let state_dir = match args
-            .state_dir
-            .clone()
-            .or_else(|| first(|file| file.state_dir.clone()))
-        {
+        let files = [project, user].into_iter().flatten();
+        let files: Vec<Loaded> = files.map(load).collect::<Result<_, _>>()?;
+        let mut find = Resolver {
+            written,
+            files: &files,
+            shown: Vec::new(),
+        };
+
+        let key = names("cloud", "--cloud", "PIAAS_CLOUD");
+        let (cloud, origin) = find.find(&key, args.cloud, |file| file.cloud);
+        let cloud = cloud.unwrap_or(CloudName::Local);
+        find.show(key.key, Some(cloud.to_string()), origin);
+
+        let key = names("recipes", "--recipes", "PIAAS_RECIPES");
+        let (recipes, origin) = find.find(&key, args.recipes.clone(), |file| file.recipes.clone());
+        let recipes = recipes.unwrap_or_else(|| PathBuf::from("recipes"));
+        find.show(key.key, Some(path_text(&recipes)), origin);
+
+        let key = names("state_dir", "--state-dir", "PIAAS_STATE_DIR");
+        let (dir, origin) = find.find(&key, args.state_dir.clone(), |file| file.state_dir.clone());
+        let dir = match dir {
             Some(dir) => dir,
             None => xdg_dir("XDG_STATE_HOME", ".local/state").ok_or_else(|| {
                 CliError::new(
@@ -76,36 +233,67 @@ impl Settings {
                 .hint("pass --state-dir DIR or set PIAAS_STATE_DIR")
             })?,
         };
-        let cache_dir = std::env::var_os("PIAAS_CACHE_DIR")
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-            .or_else(|| xdg_dir("XDG_CACHE_HOME", ".cache"))
-            .unwrap_or_else(|| state_dir.join("cache"));
+        let state_dir = std::path::absolute(&dir).unwrap_or(dir);
+        find.show(key.key, Some(path_text(&state_dir)), origin);
+
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let (dir, origin) = match variable("PIAAS_CACHE_DIR") {
+            Some(dir) => (
+                PathBuf::from(dir),
+                Origin::Environment {
+                    variable: "PIAAS_CACHE_DIR",
+                },
+            ),
+            None => (
+                xdg_dir("XDG_CACHE_HOME", ".cache").unwrap_or_else(|| state_dir.join("cache")),
+                Origin::Default,
+            ),
+        };
+        let cache_dir = std::path::absolute(&dir).unwrap_or(dir);
+        find.show("cache_dir", Some(path_text(&cache_dir)), origin);
+
+        // Without one of ours, the AWS configuration has the word; `config variables` names its variables.
+        let key = names("region", "--region", "AWS_REGION");
+        let (region, origin) = find.find(&key, args.region.clone(), |file| file.region.clone());
+        find.show(key.key, region.clone(), origin);
+
+        let key = names("profile", "--profile", "AWS_PROFILE");
+        let (profile, origin) = find.find(&key, args.profile.clone(), |file| file.profile.clone());
+        find.show(key.key, profile.clone(), origin);
+
+        let key = names("allow_accounts", "--allow-account", "PIAAS_ALLOW_ACCOUNTS");
+        let given = Some(args.allow_account.clone()).filter(|given| !given.is_empty());
+        let (accounts, origin) = find.find(&key, given, |file| file.allow_accounts.clone());
+        let allow_accounts = accounts.unwrap_or_default();
+        let list: Vec<&str> = allow_accounts.iter().map(|one| one.0.as_str()).collect();
+        let list = Some(list.join(", ")).filter(|list| !list.is_empty());
+        find.show(key.key, list, origin);
+
+        let key = names("worker_agent", "--worker-agent", "PIAAS_WORKER");
+        let (worker_agent, origin) = find.find(&key, args.worker_agent.clone(), |_| None);
+        let agent = worker_agent.as_deref().map(path_text);
+        find.show(key.key, agent, origin);
+
+        let key = names("mirror", "", "PIAAS_MIRROR");
+        let given = std::env::var("PIAAS_MIRROR").ok();
+        let given = given.filter(|value| !value.is_empty());
+        let (mirror, origin) = find.find(&key, given, |file| file.mirror.clone());
+        let mirror = mirror.unwrap_or_else(|| DEFAULT_MIRROR.to_owned());
+        find.show(key.key, Some(mirror.clone()), origin);
+
+        let shown = find.shown;
         Ok(Self {
-            cloud: args
-                .cloud
-                .or_else(|| files.iter().find_map(|file| file.cloud))
-                .unwrap_or(CloudName::Local),
-            recipes: args
-                .recipes
-                .clone()
-                .or_else(|| first(|file| file.recipes.clone()))
-                .unwrap_or_else(|| PathBuf::from("recipes")),
-            state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
-            cache_dir: std::path::absolute(&cache_dir).unwrap_or(cache_dir),
-            region: args
-                .region
-                .clone()
-                .or_else(|| text(|file| file.region.clone())),
-            profile: args
-                .profile
-                .clone()
-                .or_else(|| text(|file| file.profile.clone())),
-            worker_agent: args.worker_agent.clone(),
-            mirror: std::env::var("PIAAS_MIRROR")
-                .ok()
-                .filter(|value| !value.is_empty())
-                .or_else(|| text(|file| file.mirror.clone())),
+            cloud,
+            recipes,
+            state_dir,
+            cache_dir,
+            region,
+            profile,
+            allow_accounts,
+            worker_agent,
+            mirror,
+            files: files.into_iter().map(|loaded| loaded.path).collect(),
+            shown,
         })
     }
 
@@ -115,14 +303,6 @@ impl Settings {
         self.cache_dir
             .join("base")
             .join(crate::localcloud::base::directory_name())
-    }
-
-    /// The Debian mirror that the base is made from.
-    #[must_use]
-    pub fn mirror(&self) -> String {
-        self.mirror
-            .clone()
-            .unwrap_or_else(|| DEFAULT_MIRROR.to_owned())
     }
 
     /// Where the local cloud lives.
@@ -145,23 +325,21 @@ fn xdg_dir(variable: &str, below_home: &str) -> Option<PathBuf> {
         .map(|dir| dir.join("piaas-bake"))
 }
 
-fn load(path: Option<&Path>) -> Result<ConfigFile, CliError> {
-    let Some(path) = path else {
-        return Ok(ConfigFile::default());
-    };
+fn load(path: PathBuf) -> Result<Loaded, CliError> {
     let refused = |error: &dyn std::error::Error| {
         CliError::new(
             exit::USAGE,
             format!("cannot use the config file {}", path.display()),
         )
         .because(error)
-        .hint("its keys are cloud, recipes, state_dir, region, profile and mirror")
+        .hint("its keys are cloud, recipes, state_dir, region, profile, allow_accounts and mirror")
     };
-    let text = std::fs::read_to_string(path).map_err(|error| refused(&error))?;
-    if text.trim().is_empty() {
-        return Ok(ConfigFile::default());
-    }
-    let mut file: ConfigFile = serde_yaml::from_str(&text).map_err(|error| refused(&error))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| refused(&error))?;
+    let mut file = if text.trim().is_empty() {
+        ConfigFile::default()
+    } else {
+        serde_yaml::from_str(&text).map_err(|error| refused(&error))?
+    };
     // Paths in a file are relative to it, not to where the command is run.
     let base = path.parent().unwrap_or_else(|| Path::new(""));
     for dir in [&mut file.recipes, &mut file.state_dir]
@@ -170,7 +348,7 @@ fn load(path: Option<&Path>) -> Result<ConfigFile, CliError> {
     {
         *dir = base.join(&*dir);
     }
-    Ok(file)
+    Ok(Loaded { path, text, file })
 }
 
 #[cfg(test)]
@@ -182,7 +360,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         std::fs::write(&path, "recipes: infra/recipes\ncloud: aws\n").unwrap();
-        let file = load(Some(&path)).unwrap();
+        let file = load(path).unwrap().file;
         assert_eq!(file.recipes, Some(dir.path().join("infra/recipes")));
         assert_eq!(file.cloud, Some(CloudName::Aws));
     }
@@ -192,7 +370,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         std::fs::write(&path, "clod: aws\n").unwrap();
-        let error = load(Some(&path)).unwrap_err();
+        let error = load(path).unwrap_err();
         assert_eq!(error.code, exit::USAGE);
         assert!(error.message.contains("piaas-bake.yaml"));
         assert!(error.causes[0].contains("clod"), "{error:?}");

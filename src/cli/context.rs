@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{CloudName, Format, GlobalArgs, OutputFormat};
-use super::config::Settings;
+use super::config::{Settings, Written};
 use super::error::CliError;
 use super::style::Style;
 use super::view::progress::Progress;
@@ -49,9 +49,9 @@ impl Context {
     ///
     /// # Errors
     /// A config file that cannot be used.
-    pub fn new(args: &GlobalArgs) -> Result<Self, CliError> {
+    pub fn new(args: &GlobalArgs, written: &Written) -> Result<Self, CliError> {
         Ok(Self {
-            settings: Settings::resolve(args)?,
+            settings: Settings::resolve(args, written)?,
             format: args.format.reader(),
             github: args.format == OutputFormat::Github,
             matrix: args.format == OutputFormat::GithubMatrix,
@@ -130,6 +130,9 @@ impl Context {
                 error => CliError::failure("cannot connect to AWS").because(&error),
             })?;
         let account = clients.account().await.map_err(|error| cloud(&error))?;
+        if local.is_none() {
+            self.check_account(&account)?;
+        }
         Ok(Connected {
             clients,
             account,
@@ -162,6 +165,26 @@ impl Context {
         };
         output::note(&format!("acting on: {place}"));
         Ok(connected)
+    }
+
+    /// Credentials of another account than those that are meant get no further.
+    fn check_account(&self, account: &Account) -> Result<(), CliError> {
+        let allowed = &self.settings.allow_accounts;
+        if allowed.is_empty() || allowed.iter().any(|one| one.0 == account.id) {
+            return Ok(());
+        }
+        let allowed: Vec<&str> = allowed.iter().map(|one| one.0.as_str()).collect();
+        Err(CliError::new(
+            exit::CLOUD_REFUSED,
+            format!(
+                "these credentials ({}) are of AWS account {}, and only {} may be acted on",
+                account.arn,
+                account.id,
+                allowed.join(", ")
+            ),
+        )
+        .hint("choose others with --profile NAME or AWS_PROFILE")
+        .hint("`piaas-bake config show` says where the list of accounts comes from"))
     }
 
     /// Renders a recipe, with the agent of its worker.
@@ -228,12 +251,12 @@ impl Context {
         doctor::Config {
             state_dir: self.settings.state_dir.clone(),
             base_dir: self.settings.base_dir(),
-            mirror: self.settings.mirror(),
+            mirror: self.settings.mirror.clone(),
         }
     }
 
     async fn make_base(&self) -> Result<(), CliError> {
-        let (base, mirror) = (self.settings.base_dir(), self.settings.mirror());
+        let (base, mirror) = (self.settings.base_dir(), self.settings.mirror.clone());
         if localcloud::base::is_made(&base) {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Only this room prints.
 
 mod args;
+mod completions;
 mod config;
 mod context;
 mod error;
@@ -17,9 +18,10 @@ mod worker_agent;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
-use args::{Cli, CloudVerb, ImagesVerb, OutputFormat, Verb};
+use args::{Cli, CloudVerb, ConfigVerb, ImagesVerb, OutputFormat, Verb};
+use config::Written;
 use context::Context;
 use error::CliResult;
 use style::Style;
@@ -27,7 +29,11 @@ use style::Style;
 /// Parses the command line, runs the verb and gives its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    completions::answer();
+    let matches = Cli::command().get_matches();
+    let written = Written::from_matches(&matches);
+    // What clap has accepted it can read.
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // The helpers of the local cloud run without settings and without a runtime: they change their namespaces, which
     // a process with threads cannot do.
     match &cli.verb {
@@ -41,7 +47,7 @@ pub fn main() -> ExitCode {
         output::into_github_log();
     }
     let changed = matches!(&cli.verb, Verb::Plan(args) if args.changed_since.is_some());
-    let result = match Context::new(&cli.global) {
+    let result = match Context::new(&cli.global, &written) {
         _ if format == OutputFormat::GithubMatrix && !changed => Err(no_matrix()),
         Ok(context) => run(&context, cli.verb),
         Err(error) => Err(error),
@@ -79,6 +85,10 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Show(args) => verbs::show::run(context, &args),
         Verb::Render(args) => verbs::render::run(context, &args),
         Verb::Doctor(args) => verbs::doctor::run(context, &args),
+        Verb::Config(ConfigVerb::Show) => verbs::config::show(context),
+        Verb::Config(ConfigVerb::Variables) => verbs::config::variables(context),
+        Verb::Completions { shell } => completions::script(shell),
+        Verb::Man { output } => verbs::man::run(output.as_deref()),
         Verb::Plan(args) => block_on(verbs::plan::run(context, &args)),
         Verb::Bake(args) => block_on(verbs::bake::run(context, &args)),
         Verb::Rebake(args) => block_on(verbs::rebake::run(context, &args)),

@@ -14,6 +14,7 @@ mod machines;
 mod packages;
 mod roll;
 mod runner;
+mod settings;
 mod story;
 mod support;
 mod worker;

@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use crate::cli::completions;
+
 /// What to do with a group.
 #[derive(Debug, Subcommand)]
 pub enum RollVerb {
@@ -28,7 +30,7 @@ pub struct StartArgs {
     /// Name of the Auto Scaling group
     pub group: String,
     /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", add = completions::images())]
     pub image: String,
     /// Shell command that must succeed on the canary and on every new instance (can be repeated)
     #[arg(long = "canary-check", value_name = "COMMAND")]

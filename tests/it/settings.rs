@@ -1,0 +1,298 @@
+//! Settings and where they come from, the guard of accounts, completion, manual pages, and the reference of the command
+//! line.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use piaas_bake::clock::SystemClock;
+use piaas_bake::localcloud::scripted::Scripted;
+use piaas_bake::localcloud::serve::serve;
+use piaas_bake::localcloud::{ACCESS_KEY, ACCOUNT_ID, LocalCloud, SECRET_KEY};
+use serde_json::{Value, json};
+
+use crate::support::{BIN, Run, Sandbox, shipped_recipes};
+
+/// The settings that `config show` prints, with more environment and options.
+fn shown(sandbox: &Sandbox, env: &[(&str, &str)], args: &[&str]) -> Value {
+    let mut words = vec!["config", "show", "--format", "json"];
+    words.extend(args);
+    let mut command = sandbox.command(&words);
+    command.envs(env.iter().copied());
+    let run = Run::from(command.output().unwrap()).expect_code(0);
+    serde_json::from_str(&run.stdout).unwrap()
+}
+
+fn setting(shown: &Value, name: &str) -> (Value, Value) {
+    let all = shown["settings"].as_array().unwrap();
+    let one = all.iter().find(|one| one["name"] == name);
+    let one = one.unwrap_or_else(|| panic!("{name} is not shown: {shown}"));
+    (one["value"].clone(), one["origin"].clone())
+}
+
+#[test]
+fn each_setting_says_where_it_comes_from() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "piaas-bake.yaml",
+        "# ours\nregion: eu-west-1\nrecipes: infra\nallow_accounts: ['111122223333']\n",
+    );
+    let file = sandbox.path().join("piaas-bake.yaml");
+    let at = |line| json!({ "kind": "file", "file": file, "line": line });
+    let env = [("PIAAS_CLOUD", "aws")];
+    let found = shown(&sandbox, &env, &["--profile", "ci"]);
+    assert_eq!(
+        setting(&found, "cloud"),
+        (
+            json!("aws"),
+            json!({ "kind": "environment", "variable": "PIAAS_CLOUD" })
+        )
+    );
+    assert_eq!(setting(&found, "region"), (json!("eu-west-1"), at(2)));
+    let recipes = sandbox.path().join("infra");
+    assert_eq!(setting(&found, "recipes"), (json!(recipes), at(3)));
+    assert_eq!(
+        setting(&found, "allow_accounts"),
+        (json!("111122223333"), at(4))
+    );
+    let flag = |flag: &str| json!({ "kind": "flag", "flag": flag });
+    assert_eq!(setting(&found, "profile"), (json!("ci"), flag("--profile")));
+    assert_eq!(setting(&found, "mirror").1, json!({ "kind": "default" }));
+    assert_eq!(found["files"], json!([file]));
+
+    // The command line wins over the environment, on either side of the verb.
+    let found = shown(&sandbox, &env, &["--cloud", "local"]);
+    assert_eq!(setting(&found, "cloud"), (json!("local"), flag("--cloud")));
+    let before = sandbox.run(&["--cloud", "local", "config", "show"]);
+    let before = before.expect_code(0);
+    assert!(before.stdout.contains("--cloud"), "{}", before.stdout);
+    let table = sandbox.run(&["config", "show"]).expect_code(0).stdout;
+    assert!(table.contains("piaas-bake.yaml:2"), "{table}");
+}
+
+#[test]
+fn an_account_id_that_is_none_is_refused_with_its_place() {
+    let sandbox = Sandbox::new();
+    // A number is one, with all its digits.
+    sandbox.write("piaas-bake.yaml", "allow_accounts: [012345678901]\n");
+    let found = shown(&sandbox, &[], &[]);
+    assert_eq!(setting(&found, "allow_accounts").0, "012345678901");
+    sandbox.write("piaas-bake.yaml", "allow_accounts: ['1234']\n");
+    let run = sandbox.run(&["config", "show"]).expect_code(2);
+    assert!(
+        run.stderr.contains("12 digits") && run.stderr.contains("line 1"),
+        "{}",
+        run.stderr
+    );
+    let run = sandbox.run(&["config", "show", "--allow-account", "12"]);
+    let run = run.expect_code(2);
+    assert!(run.stderr.contains("12 digits"), "{}", run.stderr);
+}
+
+#[test]
+fn a_secret_of_the_environment_is_not_shown() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["config", "variables"]);
+    command.env("AWS_SECRET_ACCESS_KEY", "hunter2");
+    let run = Run::from(command.output().unwrap()).expect_code(0);
+    assert!(!run.stdout.contains("hunter2"), "{}", run.stdout);
+    assert!(run.stdout.contains("(set)"), "{}", run.stdout);
+    let state = sandbox.state().display().to_string();
+    assert!(run.stdout.contains(&state), "{}", run.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_of_another_account_get_no_further() {
+    let home = tempfile::tempdir().unwrap();
+    let clock = SystemClock::shared();
+    let driver = Arc::new(Scripted::new(clock.clone()));
+    let cloud = LocalCloud::open(home.path(), driver, clock).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(serve(cloud, listener, std::future::pending()));
+    let sandbox = Sandbox::new();
+    let list = async |accounts: &[&str]| {
+        let mut args = vec!["images", "list", "--cloud", "aws", "--region", "us-east-1"];
+        for account in accounts {
+            args.extend(["--allow-account", account]);
+        }
+        let mut command = sandbox.command(&args);
+        command
+            .env("AWS_ENDPOINT_URL", &endpoint)
+            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        Run::from(output.await.unwrap().unwrap())
+    };
+    let _ = list(&[]).await.expect_code(0);
+    let _ = list(&["111122223333", ACCOUNT_ID]).await.expect_code(0);
+    let refused = list(&["111122223333"]).await.expect_code(5);
+    assert!(
+        refused.stderr.contains(ACCOUNT_ID) && refused.stderr.contains("only 111122223333"),
+        "{}",
+        refused.stderr
+    );
+}
+
+/// What a shell is offered for the last of these words.
+fn completed(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
+    let mut command = sandbox.command(&["--", "piaas-bake"]);
+    command
+        .args(words)
+        .env("COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", words.len().to_string())
+        .env("_CLAP_COMPLETE_COMP_TYPE", "9")
+        .env("_CLAP_COMPLETE_SPACE", "true")
+        .env("_CLAP_IFS", "\n")
+        .env("PIAAS_RECIPES", shipped_recipes());
+    let run = Run::from(command.output().unwrap()).expect_code(0);
+    run.stdout.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_completes_verbs_options_and_recipes() {
+    let sandbox = Sandbox::new();
+    assert_eq!(completed(&sandbox, &["rend"]), ["render"]);
+    assert_eq!(completed(&sandbox, &["bake", "--cand"]), ["--candidate"]);
+    let recipes = completed(&sandbox, &["bake", "ci-"]);
+    assert_eq!(recipes, ["ci-base", "ci-worker"]);
+    // No image was baked: nothing is offered, and nothing goes wrong.
+    let images = completed(&sandbox, &["images", "show", "ami-"]);
+    assert_eq!(images, [""; 0]);
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = sandbox.run(&["completions", shell]).expect_code(0).stdout;
+        assert!(script.contains("piaas-bake"), "{shell}: {script}");
+    }
+}
+
+/// In a real bash, as a user has it.
+#[test]
+fn bash_itself_completes() {
+    let sandbox = Sandbox::new();
+    let script = "source <(piaas-bake completions bash)\n\
+                  COMP_WORDS=(piaas-bake lint debian) COMP_CWORD=2 COMP_TYPE=9\n\
+                  _clap_complete_piaas_bake piaas-bake debian lint\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n";
+    let bin = Path::new(BIN).parent().unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = Command::new("bash")
+        .args(["--noprofile", "--norc", "-euc", script])
+        .current_dir(sandbox.path())
+        .env_clear()
+        .env("PATH", format!("{}:{path}", bin.display()))
+        .env("HOME", sandbox.path())
+        .env("PIAAS_RECIPES", shipped_recipes())
+        .output()
+        .unwrap();
+    let run = Run::from(output).expect_code(0);
+    assert_eq!(run.stdout.trim(), "debian-base", "{}", run.stderr);
+}
+
+/// The verbs that help lists, below these words.
+fn verbs(sandbox: &Sandbox, words: &[String]) -> Vec<String> {
+    let mut args: Vec<&str> = words.iter().map(String::as_str).collect();
+    args.push("--help");
+    let help = sandbox.run(&args).expect_code(0).stdout;
+    let commands = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+    let commands = commands.lines().take_while(|line| !line.is_empty());
+    commands
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|verb| *verb != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Every verb, in the order of the help, parents first.
+fn all_verbs(sandbox: &Sandbox, words: &[String], out: &mut Vec<Vec<String>>) {
+    out.push(words.to_vec());
+    for verb in verbs(sandbox, words) {
+        let below = [words, &[verb]].concat();
+        all_verbs(sandbox, &below, out);
+    }
+}
+
+#[test]
+fn every_verb_has_a_page_in_the_manual() {
+    let sandbox = Sandbox::new();
+    let dir = sandbox.path().join("man");
+    let _ = sandbox
+        .run(&["man", "--output", dir.to_str().unwrap()])
+        .expect_code(0);
+    let mut all = Vec::new();
+    all_verbs(&sandbox, &[], &mut all);
+    assert!(all.len() > 25, "{all:?}");
+    for words in all {
+        let page = [&["piaas-bake".to_owned()], words.as_slice()].concat();
+        let page = dir.join(format!("{}.1", page.join("-")));
+        let text = std::fs::read_to_string(&page);
+        let text = text.unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(text.contains(".SH SYNOPSIS"), "{}", page.display());
+    }
+    let page = sandbox.run(&["man"]).expect_code(0).stdout;
+    assert!(page.contains(".SH SYNOPSIS"), "{page}");
+}
+
+/// `PIAAS_UPDATE=1 cargo test reference` writes it anew.
+#[test]
+fn the_reference_of_the_command_line_is_what_the_program_says() {
+    let sandbox = Sandbox::new();
+    let mut all = Vec::new();
+    all_verbs(&sandbox, &[], &mut all);
+    let mut text = String::from(
+        "# The command line\n\nWhat `--help` says of every verb; a test keeps this file as it is.\n",
+    );
+    for words in &all {
+        let mut args: Vec<&str> = words.iter().map(String::as_str).collect();
+        let title = [&["piaas-bake"], args.as_slice()].concat().join(" ");
+        args.push("--help");
+        let help = sandbox.run(&args).expect_code(0).stdout;
+        // The options of every verb stand once, with the first.
+        let help = if words.is_empty() {
+            help
+        } else {
+            without_global(&help)
+        };
+        text += &format!("\n## {title}\n\n```text\n{}\n```\n", help.trim_end());
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/reference.md");
+    if std::env::var_os("PIAAS_UPDATE").is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        kept == text,
+        "src/cli/reference.md is out of date; write it anew: PIAAS_UPDATE=1 cargo test reference"
+    );
+}
+
+/// A verb's help without the paragraphs of the options that every verb has.
+fn without_global(help: &str) -> String {
+    let global = [
+        "cloud",
+        "recipes",
+        "state-dir",
+        "region",
+        "profile",
+        "allow-account",
+        "worker-agent",
+        "format",
+        "summary",
+        "color",
+    ];
+    let mut out = Vec::new();
+    let mut skipping = false;
+    for line in help.lines() {
+        let option = line.trim_start().trim_start_matches("-h, ");
+        if line.starts_with("  ") && option.starts_with('-') {
+            let name = option.trim_start_matches('-');
+            let name = name.split([' ', ',']).next().unwrap_or_default();
+            skipping = global.contains(&name);
+        } else if !line.starts_with(' ') && !line.is_empty() {
+            skipping = false;
+        }
+        if !skipping {
+            out.push(line.trim_end());
+        }
+    }
+    out.join("\n")
+}
