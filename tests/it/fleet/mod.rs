@@ -1,6 +1,7 @@
-//! A fleet over the local cloud through the official SDK, in simulated time: jobs arrive in batches, agents and
-//! controllers die, the master restarts, answers are lost and requests throttled. No job is killed, every job is run, no
-//! machine is left; and the same simulation finds the known bugs when they are put in.
+//! A fleet over the local cloud through the official SDK, in simulated time: jobs arrive in batches, it is rolled to new
+//! images, agents, controllers and rolls die, the master restarts, answers are lost and requests throttled. No job is
+//! killed, every job is run, every roll ends with its proof, no machine is left; and the same simulation finds the known
+//! bugs when they are put in.
 
 mod bugs;
 mod buildbot;
