@@ -166,6 +166,35 @@ pub(crate) async fn invocation(
     }
 }
 
+/// Puts one question to many machines, in as few commands as may be; gives the commands and whom they reach.
+///
+/// # Errors
+/// [`Error`] of `SendCommand`, but for machines that SSM does not know.
+pub(crate) async fn question<'a>(
+    clients: &Clients,
+    instances: &'a [String],
+    script: &str,
+    patience: Duration,
+    comment: &str,
+) -> Result<Vec<(String, &'a [String])>, Error> {
+    let mut sent = Vec::new();
+    let mut batches: Vec<&[String]> = instances.chunks(TARGETS).collect();
+    while let Some(batch) = batches.pop() {
+        match send_to(clients, batch, script, patience, QUESTION_TIMEOUT, comment).await {
+            Ok(command) => sent.push((command, batch)),
+            // One machine that SSM does not know any more makes it refuse all: the others are asked without it.
+            Err(error) if error.has_code("InvalidInstanceId") => {
+                if batch.len() > 1 {
+                    let (one, other) = batch.split_at(batch.len() / 2);
+                    batches.extend([one, other]);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
 /// Puts one question to many machines, and waits for the answers until all are there or `patience` is over. A machine
 /// that is missing from the result has not answered.
 ///
@@ -179,21 +208,11 @@ pub(crate) async fn ask(
     comment: &str,
 ) -> Result<BTreeMap<String, Invocation>, Error> {
     let mut answers = BTreeMap::new();
-    let mut open = Vec::new();
-    let mut batches: Vec<&[String]> = instances.chunks(TARGETS).collect();
-    while let Some(batch) = batches.pop() {
-        match send_to(clients, batch, script, patience, QUESTION_TIMEOUT, comment).await {
-            Ok(command) => open.push((command, batch.len())),
-            // One machine that SSM does not know any more makes it refuse all: the others are asked without it.
-            Err(error) if error.has_code("InvalidInstanceId") => {
-                if batch.len() > 1 {
-                    let (one, other) = batch.split_at(batch.len() / 2);
-                    batches.extend([one, other]);
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    let sent = question(clients, instances, script, patience, comment).await?;
+    let sent = sent.into_iter();
+    let mut open: Vec<_> = sent
+        .map(|(command, targets)| (command, targets.len()))
+        .collect();
     let deadline = clients.clock.now() + patience;
     while !open.is_empty() {
         let mut waiting = Vec::new();

@@ -70,6 +70,11 @@ fn drained() -> Word {
     })
 }
 
+/// It answers, and does not know what its CI agent does.
+fn unknown() -> Word {
+    Word::Said(said(State::Unknown, 60))
+}
+
 fn silent() -> Word {
     Word::Silent("no answer".to_owned())
 }
@@ -180,6 +185,16 @@ fn workers_come_when_they_are_missing_and_go_when_they_are_idle() {
             "unknown does not serve the queue",
             world(1, vec![silent()]),
             &["+1"],
+        ),
+        (
+            "nor does one that does not know itself, and it stays too",
+            world(1, vec![unknown()]),
+            &["+1"],
+        ),
+        (
+            "even where nothing is queued",
+            world(0, vec![unknown()]),
+            &[],
         ),
         ("drained goes", world(0, vec![drained()]), &["xi-0"]),
         (

@@ -365,10 +365,13 @@ pub async fn ask_workers(clients: &Clients, memory: &mut Memory, ids: Vec<String
         return;
     }
     memory.workers_asked = Some(now);
-    for id in ids {
-        let comment = "piaas-bake roll: worker status";
-        if let Ok(command) = ssm::send(clients, &id, checks::STATUS, CORDON, comment).await {
-            memory.questions.insert(id, command);
-        }
+    let comment = "piaas-bake roll: worker status";
+    // One command for many: one for each would meet the limits of the account's requests.
+    let Ok(sent) = ssm::question(clients, &ids, checks::STATUS, CORDON, comment).await else {
+        return;
+    };
+    for (command, ids) in sent {
+        let asked = ids.iter().map(|id| (id.clone(), command.clone()));
+        memory.questions.extend(asked);
     }
 }

@@ -15,6 +15,10 @@ use super::chance::Chance;
 
 /// The agent looks at the CI agent this often.
 const LOOK: i64 = 10;
+/// How long a roll's checks wait for the agent, in seconds.
+const PATIENCE: i64 = 120;
+/// Marks the commands of a roll, as against those of a controller.
+const OF_A_ROLL: &str = "piaas-check";
 
 /// One job: when it arrives and how long it runs, in seconds.
 #[derive(Debug, Clone, Copy)]
@@ -37,11 +41,12 @@ struct Machine {
     agent: Option<Agent>,
     /// What the agent keeps on disk.
     kept: Kept,
+    /// Before this there is no agent: the machine boots, or its agent died.
     down_until: Timestamp,
     connected: bool,
     intake: Intake,
     job: Option<Job>,
-    /// What the last answer to a status command was, for us to judge what was done because of it.
+    /// What the last answer to a controller's status command was, for us to judge what was done because of it.
     said: Option<Said>,
     ended: bool,
     looking: bool,
@@ -58,12 +63,18 @@ struct Said {
 pub struct Tally {
     pub done: usize,
     pub launched: usize,
+    /// At the end of any instant: what is ended in the same instant as its successor is launched never counts twice.
     pub most_machines: usize,
     pub agent_kills: usize,
     pub master_restarts: usize,
     pub cordons: usize,
     pub uncordons: usize,
     pub drained: usize,
+    /// Checks of a roll that passed, and that found no agent.
+    pub checks_passed: usize,
+    pub checks_failed: usize,
+    /// Jobs that ran on a machine when a roll first cordoned it.
+    pub canary_jobs: usize,
 }
 
 pub struct Ci {
@@ -91,12 +102,12 @@ fn secs(count: i64) -> SignedDuration {
 }
 
 impl Ci {
-    /// Jobs in batches, with pauses between them; some pauses are long enough for the fleet to go.
-    pub fn new(seed: u64, jobs: usize, start: Timestamp, idle_after: i64) -> Self {
+    /// Jobs in batches, with pauses between them; one in `lulls` is long enough for the fleet to go.
+    pub fn new(seed: u64, (jobs, lulls): (usize, i64), start: Timestamp, idle_after: i64) -> Self {
         let mut chance = Chance::new(seed);
         let (mut agenda, mut arrivals, mut at) = (BTreeSet::new(), Vec::new(), start);
         while arrivals.len() < jobs {
-            let pause = if chance.one_in(25) { 900 } else { 40 };
+            let pause = if chance.one_in(lulls) { 900 } else { 40 };
             at += secs(chance.below(pause));
             let batch = if chance.one_in(3) { 120 } else { 20 };
             for _ in 0..=chance.below(batch) {
@@ -155,6 +166,10 @@ impl Ci {
 
     /// Lets happen what happens until now.
     pub fn advance(&mut self, now: Timestamp) {
+        if now > self.now {
+            let live = self.machines.values().filter(|one| !one.ended).count();
+            self.tally.most_machines = self.tally.most_machines.max(live);
+        }
         while let Some((at, _)) = self.agenda.first().filter(|(at, _)| *at <= now) {
             self.now = self.now.max(*at);
             if let Some((_, what)) = self.agenda.pop_first() {
@@ -299,10 +314,11 @@ impl Ci {
     /// A machine is launched; its worker connects later.
     pub fn launched(&mut self, id: &str, now: Timestamp) {
         self.advance(now);
+        let boots = 20 + self.chance.below(30);
         let machine = Machine {
             agent: None,
             kept: Kept::default(),
-            down_until: now,
+            down_until: now + secs(boots),
             connected: false,
             intake: Intake::Open,
             job: None,
@@ -312,9 +328,6 @@ impl Ci {
         };
         self.machines.insert(id.to_owned(), machine);
         self.tally.launched += 1;
-        let live = self.machines.values().filter(|one| !one.ended).count();
-        self.tally.most_machines = self.tally.most_machines.max(live);
-        let boots = 20 + self.chance.below(30);
         self.after(boots, Happening::Connects(id.to_owned()));
     }
 
@@ -412,6 +425,10 @@ impl Ci {
     pub fn command(&mut self, id: &str, script: &str, now: Timestamp) -> (i32, String, Duration) {
         self.advance(now);
         let takes = Duration::from_secs(self.chance.below(4).unsigned_abs());
+        let of_a_roll = script.contains(OF_A_ROLL);
+        if script.contains("is-system-running") {
+            return self.check(id, takes);
+        }
         let line = script.lines().next().unwrap_or_default();
         let line = line.split("then ").nth(1).unwrap_or_default();
         let words = shlex::split(line).unwrap_or_default();
@@ -420,7 +437,8 @@ impl Ci {
             words.get(at + 1).cloned()
         };
         let verb = words.get(1).cloned().unwrap_or_default();
-        if verb == "cordon" {
+        // What a roll may cordon is judged where it asks for it: see the wire.
+        if verb == "cordon" && !of_a_roll {
             self.judge_cordon(id, &flag("--reason").unwrap_or_default());
         }
         let now = Moment::of(self.now);
@@ -431,7 +449,7 @@ impl Ci {
         let Some(agent) = one.agent.as_mut() else {
             // The command line speaks for a daemon that does not answer.
             let status = Status::silent("the agent does not answer".into(), self.now);
-            if verb == "status" {
+            if verb == "status" && !of_a_roll {
                 one.said = Some(Said {
                     state: State::Unknown,
                     idle: 0,
@@ -439,6 +457,9 @@ impl Ci {
             }
             return (3, status.to_line(), takes);
         };
+        if of_a_roll && verb == "cordon" && one.kept.cordon.is_none() {
+            self.tally.canary_jobs += usize::from(one.job.is_some());
+        }
         let decision: Result<_, Refused> = match (verb.as_str(), generation) {
             ("cordon", Some(generation)) => {
                 agent.cordon(generation, flag("--reason"), now).map(Some)
@@ -457,12 +478,12 @@ impl Ci {
             Err(_) => 4,
         };
         match verb.as_str() {
-            "cordon" => self.tally.cordons += 1,
+            "cordon" if !of_a_roll => self.tally.cordons += 1,
             "uncordon" => self.tally.uncordons += 1,
             _ => {}
         }
         let status = agent.status(&Surroundings::default(), now);
-        if verb == "status" {
+        if verb == "status" && !of_a_roll {
             let idle = status
                 .since
                 .map_or(0, |since| status.at.duration_since(since).as_secs());
@@ -470,10 +491,33 @@ impl Ci {
                 state: status.state,
                 idle,
             });
-        } else {
+        } else if verb != "status" {
             self.look(id);
         }
         (code, status.to_line(), takes)
+    }
+
+    /// A roll's checks of a new machine: they wait for the agent, and pass once it answers.
+    fn check(&mut self, id: &str, takes: Duration) -> (i32, String, Duration) {
+        let Some(one) = self.machines.get(id) else {
+            return (127, String::new(), takes);
+        };
+        let wait = match one.agent {
+            Some(_) => 0,
+            // It is started at the first look after that.
+            None => one.down_until.duration_since(self.now).as_secs().max(0) + LOOK,
+        };
+        let (text, wait) = if wait < PATIENCE {
+            self.tally.checks_passed += 1;
+            ("piaas-check worker present\npiaas-check pass\n", wait)
+        } else {
+            self.tally.checks_failed += 1;
+            let text =
+                "piaas-check worker unknown\npiaas-check fail the worker agent does not answer\n";
+            (text, PATIENCE)
+        };
+        let wait = Duration::from_secs(wait.unsigned_abs());
+        (0, text.to_owned(), takes + wait)
     }
 
     /// Whether what is known of a worker allows for its cordon.

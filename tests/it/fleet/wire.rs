@@ -1,7 +1,7 @@
 //! The wire to the local cloud: answers are lost, requests are throttled, and sometimes nothing ever comes back. What a
 //! controller must not do whatever the wire does is written down as a fault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use aws_smithy_runtime_api::client::http::{
@@ -38,6 +38,8 @@ pub struct State {
     open: Option<String>,
     /// Instances whose termination was carried out.
     ended: BTreeMap<String, u32>,
+    /// Instances that were launched outside of any group.
+    canaries: BTreeSet<String>,
     pub counts: BTreeMap<String, usize>,
     pub lost: usize,
     pub faults: Vec<String>,
@@ -82,6 +84,22 @@ impl State {
         }
     }
 
+    /// A roll cordons its canary, and no member of the group: those are the controller's.
+    fn judge_command(&mut self, body: &[u8]) {
+        let asked: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let script = asked["Parameters"]["commands"].to_string();
+        if !(script.contains("piaas-check") && script.contains("piaas-worker cordon")) {
+            return;
+        }
+        let ids = asked["InstanceIds"].as_array().cloned().unwrap_or_default();
+        for id in ids.iter().filter_map(serde_json::Value::as_str) {
+            if !self.canaries.contains(id) {
+                self.faults
+                    .push(format!("a roll cordons {id}, which is not its canary"));
+            }
+        }
+    }
+
     /// What is known after it was carried out.
     fn carried_out(&mut self, name: &str, params: &Params, ok: bool, answered: bool) {
         match name {
@@ -109,6 +127,7 @@ impl Wire {
                 changes: 0,
                 open: None,
                 ended: BTreeMap::new(),
+                canaries: BTreeSet::new(),
                 counts: BTreeMap::new(),
                 lost: 0,
                 faults: Vec::new(),
@@ -122,12 +141,27 @@ impl Wire {
     }
 }
 
-fn operation(request: &http::Request<Bytes>) -> (String, bool) {
+/// How a service writes its errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Ec2,
+    Query,
+    Json,
+}
+
+fn operation(request: &http::Request<Bytes>) -> (String, Protocol) {
     if let Some(target) = request.headers().get("x-amz-target") {
         let name = target.to_str().unwrap().rsplit('.').next().unwrap();
-        return (name.to_owned(), true);
+        return (name.to_owned(), Protocol::Json);
     }
-    (params(request).remove("Action").unwrap_or_default(), false)
+    let name = params(request).remove("Action").unwrap_or_default();
+    let host = request.uri().host().unwrap_or_default();
+    let protocol = if host.starts_with("ec2.") {
+        Protocol::Ec2
+    } else {
+        Protocol::Query
+    };
+    (name, protocol)
 }
 
 /// Whether a request changes something that a controller relies on.
@@ -143,12 +177,17 @@ fn changes(name: &str, request: &http::Request<Bytes>) -> bool {
 }
 
 /// An answer as a service gives it that is asked too often.
-fn throttled(json: bool) -> http::Response<Bytes> {
-    let body = if json {
-        r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#
-    } else {
-        "<ErrorResponse><Error><Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message></Error>\
-         <RequestId>r</RequestId></ErrorResponse>"
+fn throttled(protocol: Protocol) -> http::Response<Bytes> {
+    let body = match protocol {
+        Protocol::Json => r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#,
+        Protocol::Query => {
+            "<ErrorResponse><Error><Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message></Error>\
+             <RequestId>r</RequestId></ErrorResponse>"
+        }
+        Protocol::Ec2 => {
+            "<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>Request limit exceeded.</Message>\
+             </Error></Errors><RequestID>r</RequestID></Response>"
+        }
     };
     http::Response::builder()
         .status(400)
@@ -165,8 +204,8 @@ impl HttpConnector for Wire {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let request = request.try_into_http1x().unwrap();
         let request = request.map(|body| Bytes::copy_from_slice(body.bytes().unwrap_or_default()));
-        let (name, json) = operation(&request);
-        let params = if json {
+        let (name, protocol) = operation(&request);
+        let params = if protocol == Protocol::Json {
             Params::new()
         } else {
             params(&request)
@@ -175,9 +214,12 @@ impl HttpConnector for Wire {
             let mut state = self.state.lock().unwrap();
             *state.counts.entry(name.clone()).or_default() += 1;
             state.judge(&name, &params);
+            if name == "SendCommand" {
+                state.judge_command(request.body());
+            }
             let weather = state.weather;
             if weather.throttle > 0 && state.chance.one_in(weather.throttle) {
-                return HttpConnectorFuture::ready(answer(throttled(json)));
+                return HttpConnectorFuture::ready(answer(throttled(protocol)));
             }
             let hang = match &mut state.hang_in {
                 Some(0) => true,
@@ -210,6 +252,12 @@ impl HttpConnector for Wire {
         };
         let response = self.cloud.handle(&request);
         let mut state = self.state.lock().unwrap();
+        if name == "RunInstances" {
+            let text = String::from_utf8_lossy(response.body());
+            let ids = text.split("<instanceId>").skip(1);
+            let ids = ids.filter_map(|rest| Some(rest.split_once('<')?.0.to_owned()));
+            state.canaries.extend(ids);
+        }
         let answered = !lose && !hang;
         state.carried_out(&name, &params, response.status().is_success(), answered);
         if hang {
