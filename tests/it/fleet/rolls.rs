@@ -2,7 +2,8 @@
 //! random request, and the next one picks it up from its record. One that turns back is begun anew, as a person would.
 
 use piaas_bake::cancel::Cancel;
-use piaas_bake::roll::event::{Event, Sink, Stamped};
+use piaas_bake::events::Sink;
+use piaas_bake::roll::event::{Event, Stamped};
 use piaas_bake::roll::preflight::{self, Image, Verdict};
 use piaas_bake::roll::record::{self, Options, RollRecord};
 use piaas_bake::roll::{self, Held, RollError, store};
@@ -36,7 +37,7 @@ pub struct Rolls {
     pub tally: Mutex<Tally>,
 }
 
-impl Sink for Heard {
+impl Sink<Event> for Heard {
     fn emit(&self, event: Stamped) {
         if !matches!(event.event, Event::Looked(_)) {
             self.hear(format!("{} the roll: {:?}", event.at, event.event));
