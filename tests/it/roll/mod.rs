@@ -214,9 +214,9 @@ async fn busy_workers_are_waited_for_over_hours_and_never_killed() {
     assert_eq!(ends.remove(0), "Successful");
     assert!((2..=4).contains(&ends.len()), "{ends:?}");
     assert!(ends.iter().all(|status| status == "Cancelled"), "{ends:?}");
-    // Two in a minute ask how all of them stand that are busy; the others are checks.
+    // Four in a minute ask how all of them stand that are busy; the others are checks.
     let sent = world.wire.count("SendCommand");
-    assert!((200..=2 * 140 + 20).contains(&sent), "{sent}");
+    assert!((400..=4 * 140 + 20).contains(&sent), "{sent}");
 }
 
 #[tokio::test]
