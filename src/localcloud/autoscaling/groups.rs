@@ -13,7 +13,7 @@ use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::records::{Group, GroupTag, Lifecycle, Member, TemplateName};
-use super::{activities, engine, hooks, invalid, nothing, tags, time, with_group};
+use super::{activities, engine, hooks, invalid, nothing, tags, texts, time, with_group};
 
 /// Termination policies that groups here have; the user guide lists them under "Termination policies".
 const POLICIES: &[&str] = &[
@@ -500,7 +500,7 @@ fn matches(group: &Group, filter: &(String, Vec<String>)) -> bool {
 }
 
 pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
-    let names = params.texts("AutoScalingGroupNames.member");
+    let names = texts(&mut params, "AutoScalingGroupNames", 1..=255)?;
     let with_instances = params.parsed("IncludeInstances")?.unwrap_or(true);
     let filters = tags::take_filters(&mut params, &["tag-key", "tag-value"], true)?;
     let page = Page::within(&mut params, "MaxRecords", false, 1..=100)?;

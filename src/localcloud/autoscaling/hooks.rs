@@ -9,7 +9,7 @@ use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::records::{ActionResult, Group, Hook, LifecycleAction, Transition};
-use super::{invalid, nothing, with_group};
+use super::{invalid, nothing, text, texts, with_group};
 
 /// Hooks of one group (User Guide, "Quotas").
 const MOST: usize = 50;
@@ -36,8 +36,10 @@ fn take_result(params: &mut Params, name: &str) -> Result<Option<ActionResult>, 
 /// A hook's settings; what is not given is as `before` has it.
 fn take(params: &mut Params, before: Option<&Hook>) -> Result<Hook, ApiError> {
     // Notifications go to nobody here: who wants to know asks, as this tool does.
-    for target in ["NotificationTargetARN", "RoleARN"] {
-        if let Some(value) = params.take(target).filter(|value| !value.is_empty()) {
+    // An empty target takes away the one before (`PutLifecycleHook`, `NotificationTargetARN`).
+    for (target, shortest) in [("NotificationTargetARN", 0), ("RoleARN", 1)] {
+        let value = text(params, target, shortest..=255)?;
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
             return Err(invalid(format!(
                 "Value ({value}) for parameter {target} is invalid. The local cloud sends no notifications."
             )));
@@ -72,8 +74,7 @@ fn take(params: &mut Params, before: Option<&Hook>) -> Result<Hook, ApiError> {
         default_result: result
             .or(before.map(|hook| hook.default_result))
             .unwrap_or(ActionResult::Abandon),
-        metadata: params
-            .take("NotificationMetadata")
+        metadata: text(params, "NotificationMetadata", 1..=4000)?
             .or_else(|| before.and_then(|hook| hook.metadata.clone())),
     })
 }
@@ -160,7 +161,7 @@ fn result_name(result: ActionResult) -> &'static str {
 
 pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let name = params.require("AutoScalingGroupName")?;
-    let names = params.texts("LifecycleHookNames.member");
+    let names = texts(&mut params, "LifecycleHookNames", 1..=255)?;
     params.finish("")?;
     let group = super::group(call.state, &name)?;
     let hooks = group

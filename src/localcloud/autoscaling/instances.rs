@@ -13,7 +13,7 @@ use super::super::wire::xml::Xml;
 use super::engine::World;
 use super::groups::{is_settled, show_member};
 use super::records::{ActivityStatus, Group, Lifecycle, Member, TemplateName};
-use super::{activities, engine, group_of, invalid, nothing, with_group};
+use super::{activities, engine, group_of, invalid, nothing, texts, with_group};
 
 /// Instances in one `SetInstanceProtection` and in one `DescribeAutoScalingInstances` page.
 const MOST: usize = 50;
@@ -21,7 +21,7 @@ const MOST: usize = 50;
 const MOVED: usize = 20;
 
 pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
-    let ids = params.texts("InstanceIds.member");
+    let ids = texts(&mut params, "InstanceIds", 1..=19)?;
     let page = Page::within(&mut params, "MaxRecords", false, 1..=MOST)?;
     params.finish("")?;
     let groups = call.state.scaling.values();

@@ -26,6 +26,7 @@ use records::Group;
 
 use super::engine::Call;
 use super::state::State;
+use super::wire::constraint;
 use super::wire::error::ApiError;
 use super::wire::query::Params;
 use super::wire::xml::{Xml, response, wrapped};
@@ -122,6 +123,30 @@ fn as_validation(error: ApiError) -> ApiError {
         }
         _ => error,
     }
+}
+
+/// Takes a list of texts, each within the length that its shape allows.
+fn texts(
+    params: &mut Params,
+    name: &str,
+    limits: std::ops::RangeInclusive<usize>,
+) -> Result<Vec<String>, ApiError> {
+    let found = params.texts(&format!("{name}.member"));
+    constraint::lengths(name, &found, limits).map_err(invalid)?;
+    Ok(found)
+}
+
+/// Takes a text that may be left out, within the length that its shape allows.
+fn text(
+    params: &mut Params,
+    name: &str,
+    limits: std::ops::RangeInclusive<usize>,
+) -> Result<Option<String>, ApiError> {
+    let found = params.take(name);
+    if let Some(found) = &found {
+        constraint::length(name, found, limits).map_err(invalid)?;
+    }
+    Ok(found)
 }
 
 fn invalid(message: impl Into<String>) -> ApiError {

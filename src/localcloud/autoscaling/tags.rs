@@ -93,9 +93,18 @@ pub(super) fn take_filters(
     Ok(filters)
 }
 
-pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
+/// The tags of a request that is about tags: there must be some.
+fn take_some(mut params: Params) -> Result<Vec<(String, String, GroupTag)>, ApiError> {
     let tags = take(&mut params, None)?;
     params.finish("")?;
+    if tags.is_empty() {
+        return Err(invalid("The request must contain the parameter Tags"));
+    }
+    Ok(tags)
+}
+
+pub(super) fn create(call: &mut Call<'_>, params: Params) -> Result<Xml, ApiError> {
+    let tags = take_some(params)?;
     let missing = tags
         .iter()
         .find(|(group, ..)| !call.state.scaling.contains_key(group));
@@ -117,9 +126,8 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
     Ok(nothing())
 }
 
-pub(super) fn delete(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
-    let tags = take(&mut params, None)?;
-    params.finish("")?;
+pub(super) fn delete(call: &mut Call<'_>, params: Params) -> Result<Xml, ApiError> {
+    let tags = take_some(params)?;
     for (group, key, tag) in tags {
         with_group(call, &group, |_, group| {
             // With a value, only the tag of that value goes (`DeleteTags`).

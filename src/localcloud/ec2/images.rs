@@ -10,7 +10,7 @@ use super::super::{ACCOUNT_ID, BASE_OWNER};
 use super::filters::{Filters, Page, matches};
 use super::settings::take_root_volume;
 use super::tags::{self, Specifications};
-use super::{describe as instances, is_id, snapshots, time};
+use super::{describe as instances, invalid_value, is_id, snapshots, time};
 
 /// Device name of every root volume.
 pub const ROOT_DEVICE: &str = "/dev/xvda";
@@ -97,6 +97,13 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
     let instance_id = params.require("InstanceId")?;
     let name = params.require("Name")?;
     let description = params.take("Description").unwrap_or_default();
+    if description.chars().count() > 255 {
+        return Err(invalid_value(
+            "Description",
+            &description,
+            "It has at most 255 characters.",
+        ));
+    }
     let no_reboot = params.flag("NoReboot")?;
     let volume = take_root_volume(&mut params)?;
     let tags = Specifications::take(&mut params, &["image", "snapshot"])?;

@@ -403,7 +403,13 @@ pub(super) fn delete_group(call: &mut Call<'_>, mut params: Params) -> Result<Xm
                 .map(|group| group.id.clone())
                 .ok_or_else(|| missing("InvalidGroup.NotFound", "security group", &name))?
         }
-        _ => {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::new(
+                "InvalidParameterCombination",
+                "Either GroupId or GroupName must be specified, not both.",
+            ));
+        }
+        (None, None) => {
             return Err(ApiError::new(
                 "MissingParameter",
                 "The request must contain the parameter GroupId",

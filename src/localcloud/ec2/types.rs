@@ -77,7 +77,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
             "vcpu-info.default-vcpus",
         ],
     )?;
-    let page = Page::take(&mut params, !names.is_empty())?;
+    let page = Page::within(&mut params, "MaxResults", !names.is_empty(), 5..=100)?;
     call.accept(&params)?;
     if let Some(unknown) = names.iter().find(|name| find(name).is_err()) {
         return Err(ApiError::new(

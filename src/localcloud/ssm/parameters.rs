@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::engine::Call;
 use super::super::state::ParameterVersion;
+use super::super::wire::constraint;
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{epoch, input};
 use super::super::{ACCOUNT_ID, BASE_IMAGE, BASE_PARAMETER};
@@ -149,6 +150,13 @@ fn tier(wanted: Option<&str>, value: &str) -> Result<&'static str, ApiError> {
 pub(super) fn put(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let put: Put = input(body)?;
     check_name(&put.name)?;
+    for (name, text, limits) in [
+        ("description", &put.description, 0..=1024),
+        ("dataType", &put.data_type, 0..=128),
+    ] {
+        let text = text.as_deref().unwrap_or_default();
+        constraint::length(name, text, limits).map_err(validation)?;
+    }
     if let Some(tag) = put.tags.first() {
         return Err(validation(format!(
             "The local cloud has no tags on parameters: {tag}"
@@ -312,7 +320,7 @@ pub(super) fn get(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
 
 pub(super) fn get_several(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let get: GetSeveral = input(body)?;
-    check_count(&get.names)?;
+    check_names(&get.names)?;
     let mut parameters = Vec::new();
     let mut invalid = Vec::new();
     for name in get.names {
@@ -324,9 +332,10 @@ pub(super) fn get_several(call: &mut Call<'_>, body: &[u8]) -> Result<Value, Api
     Ok(json!({"Parameters": parameters, "InvalidParameters": invalid}))
 }
 
-fn check_count(names: &[String]) -> Result<(), ApiError> {
+/// How many names one request takes, and how long each may be: that of a public one with its whole path.
+fn check_names(names: &[String]) -> Result<(), ApiError> {
     if (1..=10).contains(&names.len()) {
-        Ok(())
+        constraint::lengths("names", names, 1..=2048).map_err(validation)
     } else {
         Err(validation(
             "1 validation error detected: Value at 'names' failed to satisfy constraint: Member must have length from 1 to 10",
@@ -378,7 +387,7 @@ pub(super) fn delete(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError
 
 pub(super) fn delete_several(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let delete: DeleteSeveral = input(body)?;
-    check_count(&delete.names)?;
+    check_names(&delete.names)?;
     let (deleted, invalid): (Vec<_>, Vec<_>) = delete
         .names
         .into_iter()

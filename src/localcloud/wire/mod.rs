@@ -1,5 +1,6 @@
 //! The four protocols on the wire, and the signatures on every request.
 
+pub mod constraint;
 pub mod error;
 pub mod json;
 pub mod query;

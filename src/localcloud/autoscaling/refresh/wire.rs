@@ -11,7 +11,7 @@ use super::super::super::wire::query::Params;
 use super::super::super::wire::xml::Xml;
 use super::super::groups::{check_template, show_template};
 use super::super::records::{Group, TemplateName};
-use super::super::{invalid, time, with_group};
+use super::super::{invalid, texts, time, with_group};
 use super::records::{OfProtected, OfStandby, Preferences, Refresh, Rollback, Status};
 
 /// How long refreshes are kept (`DescribeInstanceRefreshes`).
@@ -343,7 +343,7 @@ pub(in crate::localcloud::autoscaling) fn describe(
     mut params: Params,
 ) -> Result<Xml, ApiError> {
     let name = params.require("AutoScalingGroupName")?;
-    let ids = params.texts("InstanceRefreshIds.member");
+    let ids = texts(&mut params, "InstanceRefreshIds", 1..=255)?;
     let page = Page::of(&mut params, "MaxRecords", PAGE, 1..=MOST)?;
     params.finish("")?;
     let group = super::super::group(call.state, &name)?;

@@ -1,0 +1,534 @@
+"""Every operation of the local cloud, driven by inputs made from AWS's own service models (botocore): the smallest input,
+each further parameter, wrong values, left-out ones, dry runs; and by the AWS CLI.
+
+An answer must parse strictly. An error must have a code that AWS documents, and one about a parameter must name it: what
+the local cloud does not know it refuses, it never ignores it. Operations that it does not have are counted as gaps.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import time
+import unittest
+import uuid
+
+import botocore.session
+from awscli.clidriver import create_clidriver
+from botocore.exceptions import ClientError, ParamValidationError
+from models import Maker, members, wrong_values
+from wire import FINDINGS, Case, client
+
+SERVICES = ("autoscaling", "ec2", "imagebuilder", "ssm", "sts")
+BASE = "/aws/service/debian/release/12/latest/amd64"
+# Refusals of what the local cloud does not have. Operations without a signature get no further than that.
+ABSENT = {"InvalidAction", "UnknownOperationException", "MissingAuthenticationToken"}
+# Error codes that every operation may give: the "Common Errors" of the API references, and for EC2, whose model lists
+# none, https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html.
+COMMON = {
+    "autoscaling": {"ValidationError"},
+    "ssm": {"ValidationException"},
+    "sts": {"ValidationError"},
+    # Its model lists no code for an image that does not exist; the service gives this one.
+    "imagebuilder": {"ResourceNotFoundException", "ValidationException"},
+    "ec2": {
+        "DryRunOperation", "InvalidParameter", "InvalidParameterCombination", "InvalidParameterValue", "MissingParameter",
+        "UnknownParameter", "Unsupported", "UnsupportedOperation", "IdempotentParameterMismatch",
+        "InvalidAMIID.Malformed", "InvalidAMIID.NotFound", "InvalidAMIID.Unavailable", "InvalidAMIName.Duplicate",
+        "InvalidAMIName.Malformed", "InvalidGroup.Duplicate", "InvalidGroup.InUse", "InvalidGroup.NotFound",
+        "InvalidGroupId.Malformed", "InvalidID", "InvalidInstanceID.Malformed", "InvalidInstanceID.NotFound",
+        "IncorrectInstanceState", "InvalidInstanceType", "InvalidKeyPair.NotFound", "InvalidLaunchTemplateId.Malformed",
+        "InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateId.VersionNotFound",
+        "InvalidLaunchTemplateName.AlreadyExistsException", "InvalidLaunchTemplateName.MalformedException",
+        "InvalidLaunchTemplateName.NotFoundException", "InvalidNextToken", "InvalidPaginationToken",
+        "InvalidSnapshot.InUse", "InvalidSnapshot.NotFound", "InvalidSnapshotID.Malformed", "InvalidSubnetID.NotFound",
+        "InvalidVolume.NotFound", "InvalidVolumeID.Malformed", "InvalidVpcID.NotFound", "InvalidTagKey.Malformed",
+        "InvalidUserData.Malformed", "InvalidBlockDeviceMapping", "OperationNotPermitted", "TagLimitExceeded",
+        "DefaultVersionCannotBeDeleted", "UnsupportedHibernationConfiguration",
+    },
+}
+# Operations that take away what they are given: each call gets something of its own.
+WEARS_OUT = (
+    "Terminate", "Delete", "Deregister", "Detach", "Stop", "CompleteLifecycleAction", "EnterStandby", "ExitStandby",
+    "AttachInstances", "LaunchInstances", "StartInstanceRefresh", "CancelInstanceRefresh", "RollbackInstanceRefresh",
+    "Cancel", "SetDesiredCapacity", "UpdateAutoScalingGroup", "SetInstanceHealth",
+)
+
+
+class Fixtures:
+    """Things for inputs to name: made when they are asked for, and anew for operations that wear them out."""
+
+    def __init__(self):
+        self.ec2, self.scaling, self.ssm = client("ec2"), client("autoscaling"), client("ssm")
+        self.base = self.ssm.get_parameter(Name=BASE)["Parameter"]["Value"]
+        self.zone = self.ec2.describe_availability_zones()["AvailabilityZones"][0]["ZoneName"]
+        self.subnet = self.ec2.describe_subnets(
+            Filters=[{"Name": "availability-zone", "Values": [self.zone]}]
+        )["Subnets"][0]
+        self.kept = {}
+
+    def get(self, what, fresh):
+        if fresh or what not in self.kept:
+            made = getattr(self, f"make_{what}")()
+            if fresh:
+                return made
+            self.kept[what] = made
+        return self.kept[what]
+
+    def make_instance(self):
+        made = self.ec2.run_instances(ImageId=self.base, InstanceType="t3.micro", MinCount=1, MaxCount=1)
+        return made["Instances"][0]["InstanceId"]
+
+    def make_image(self):
+        instance = self.get("instance", False)
+        return self.ec2.create_image(InstanceId=instance, Name=f"image-{uuid.uuid4().hex}")["ImageId"]
+
+    def make_snapshot(self):
+        image = self.make_image()
+        for _ in range(200):
+            found = self.ec2.describe_images(ImageIds=[image])["Images"][0]
+            if found["State"] == "available":
+                break
+            time.sleep(0.02)
+        mapping = found["BlockDeviceMappings"][0]
+        self.ec2.deregister_image(ImageId=image)
+        return mapping["Ebs"]["SnapshotId"]
+
+    def make_security_group(self):
+        name = f"group-{uuid.uuid4().hex}"
+        return self.ec2.create_security_group(GroupName=name, Description="conformance")["GroupId"]
+
+    def make_template(self):
+        name = f"template-{uuid.uuid4().hex}"
+        self.ec2.create_launch_template(
+            LaunchTemplateName=name, LaunchTemplateData={"ImageId": self.base, "InstanceType": "t3.micro"}
+        )
+        self.ec2.create_launch_template_version(
+            LaunchTemplateName=name, SourceVersion="1", LaunchTemplateData={"InstanceType": "t3.small"}
+        )
+        return name
+
+    def template_id(self, name):
+        found = self.ec2.describe_launch_templates(LaunchTemplateNames=[name])
+        return found["LaunchTemplates"][0]["LaunchTemplateId"]
+
+    def make_group(self):
+        """A group with one instance in service; gives both."""
+        name = f"group-{uuid.uuid4().hex}"
+        self.scaling.create_auto_scaling_group(
+            AutoScalingGroupName=name, MinSize=0, MaxSize=3, DesiredCapacity=1, AvailabilityZones=[self.zone],
+            LaunchTemplate={"LaunchTemplateName": self.get("template", False), "Version": "1"},
+        )
+        self.scaling.put_lifecycle_hook(
+            AutoScalingGroupName=name, LifecycleHookName="hook",
+            LifecycleTransition="autoscaling:EC2_INSTANCE_TERMINATING",
+        )
+        for _ in range(400):
+            [group] = self.scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"]
+            serving = [one for one in group["Instances"] if one["LifecycleState"] == "InService"]
+            if serving:
+                return name, serving[0]["InstanceId"]
+            time.sleep(0.02)
+        raise AssertionError(f"{name} has no instance in service")
+
+    def remove(self, what, made):
+        """Takes away what takes up room: the local cloud has addresses for as many machines as its subnets."""
+        with contextlib.suppress(ClientError, ParamValidationError):
+            if what == "group":
+                self.scaling.delete_auto_scaling_group(AutoScalingGroupName=made[0], ForceDelete=True)
+            elif what == "instance":
+                self.ec2.terminate_instances(InstanceIds=[made])
+
+    def make_command(self):
+        sent = self.ssm.send_command(
+            InstanceIds=[self.get("instance", False)], DocumentName="AWS-RunShellScript",
+            Parameters={"commands": ["printf 42"]},
+        )
+        return sent["Command"]["CommandId"]
+
+    def make_parameter(self):
+        name = f"/conformance/{uuid.uuid4().hex}"
+        self.ssm.put_parameter(Name=name, Value="value", Type="String")
+        return name
+
+
+class Names:
+    """What a member of an input is called by its name; one call's worth, so that names belong together."""
+
+    def __init__(self, fixtures, service, operation):
+        self.fixtures, self.service, self.operation = fixtures, service, operation
+        self.fresh = operation.startswith(WEARS_OUT)
+        self.made = {}
+
+    def one(self, what):
+        if what not in self.made:
+            self.made[what] = self.fixtures.get(what, self.fresh)
+        return self.made[what]
+
+    def clean(self):
+        if self.fresh:
+            for what, made in self.made.items():
+                self.fixtures.remove(what, made)
+
+    def __call__(self, operation, name):
+        found = getattr(self, f"for_{self.service}", lambda _: None)(name)
+        if found is not None:
+            return found
+        fixtures = self.fixtures
+        plain = {
+            "ImageId": lambda: self.one("image") if operation == "DeregisterImage" else fixtures.base,
+            "ImageIds": lambda: [fixtures.base],
+            "InstanceType": lambda: "t3.micro",
+            "InstanceTypes": lambda: ["t3.micro"],
+            "LaunchTemplateName": lambda: self.one("template"),
+            "LaunchTemplateNames": lambda: [self.one("template")],
+            "LaunchTemplateId": lambda: fixtures.template_id(self.one("template")),
+            "LaunchTemplateIds": lambda: [fixtures.template_id(self.one("template"))],
+            "AvailabilityZone": lambda: fixtures.zone,
+            "AvailabilityZones": lambda: [fixtures.zone],
+            "SubnetId": lambda: fixtures.subnet["SubnetId"],
+            "SubnetIds": lambda: [fixtures.subnet["SubnetId"]],
+            "VpcId": lambda: fixtures.subnet["VpcId"],
+            "VpcIds": lambda: [fixtures.subnet["VpcId"]],
+            "MinCount": lambda: 1,
+            "MaxCount": lambda: 1,
+            "UserData": lambda: "Y29uZm9ybWFuY2U=",
+            "ClientToken": lambda: uuid.uuid4().hex,
+            "MaxResults": lambda: 5,
+            "NextToken": lambda: None,
+        }
+        return plain[name]() if name in plain else None
+
+    def for_ec2(self, name):
+        operation, fixtures = self.operation, self.fixtures
+        if operation == "CreateLaunchTemplate" and name == "LaunchTemplateName":
+            return f"template-{uuid.uuid4().hex}"
+        if name in ("InstanceId", "InstanceIds"):
+            return self.one("instance")
+        if name in ("SnapshotId", "SnapshotIds"):
+            return self.one("snapshot")
+        if name in ("GroupId", "GroupIds", "SecurityGroupId", "SecurityGroupIds"):
+            return self.one("security_group")
+        return {
+            ("CreateSecurityGroup", "GroupName"): lambda: f"group-{uuid.uuid4().hex}",
+            ("CreateImage", "Name"): lambda: f"image-{uuid.uuid4().hex}",
+            ("CreateTags", "Tags"): lambda: [{"Key": "key", "Value": "value"}],
+            ("CreateLaunchTemplate", "LaunchTemplateData"): lambda: {"ImageId": fixtures.base},
+            ("CreateTags", "Resources"): lambda: [self.one("instance")],
+            ("DeleteTags", "Resources"): lambda: [self.one("instance")],
+            ("DeleteLaunchTemplateVersions", "Versions"): lambda: ["2"],
+            ("DescribeLaunchTemplateVersions", "Versions"): lambda: ["1"],
+            ("CreateLaunchTemplateVersion", "SourceVersion"): lambda: "1",
+            ("ModifyLaunchTemplate", "DefaultVersion"): lambda: "1",
+            ("DescribeAvailabilityZones", "ZoneNames"): lambda: [fixtures.zone],
+            ("DescribeRegions", "RegionNames"): lambda: [fixtures.ec2.meta.region_name],
+        }.get((operation, name), lambda: None)()
+
+    def for_autoscaling(self, name):
+        operation, fixtures = self.operation, self.fixtures
+        if name in ("AutoScalingGroupName", "AutoScalingGroupNames"):
+            if operation == "CreateAutoScalingGroup":
+                return f"group-{uuid.uuid4().hex}"
+            return self.one("group")[0]
+        if name in ("InstanceId", "InstanceIds") and operation != "CreateAutoScalingGroup":
+            if operation == "AttachInstances":
+                return self.one("instance")
+            if operation == "DescribeAutoScalingInstances":
+                return self.one("group")[1]
+            return self.one("group")[1]
+        return {
+            "LifecycleHookName": lambda: "hook",
+            "LifecycleHookNames": lambda: ["hook"],
+            "LifecycleTransition": lambda: "autoscaling:EC2_INSTANCE_TERMINATING",
+            "LifecycleActionResult": lambda: "CONTINUE",
+            "LaunchTemplate": lambda: {"LaunchTemplateName": fixtures.get("template", False), "Version": "1"},
+            "Tags": lambda: self.tags(),
+            "MinSize": lambda: 0,
+            "MaxSize": lambda: 2,
+            "DesiredCapacity": lambda: 1,
+            "RequestedCapacity": lambda: 1,
+            "HealthStatus": lambda: "Healthy",
+            "ScalingProcesses": lambda: ["AZRebalance"],
+            "ResourceId": lambda: self.one("group")[0],
+            "ResourceType": lambda: "auto-scaling-group",
+        }.get(name, lambda: None)()
+
+    def tags(self):
+        tag = {"ResourceId": self.one("group")[0], "ResourceType": "auto-scaling-group", "Key": "key"}
+        if self.operation == "CreateOrUpdateTags":
+            return [{**tag, "Value": "value", "PropagateAtLaunch": True}]
+        return [tag] if self.operation == "DeleteTags" else None
+
+    def for_ssm(self, name):
+        operation = self.operation
+        if name in ("InstanceId", "InstanceIds"):
+            return self.one("instance")
+        if operation == "PutParameter" and name == "Name":
+            return f"/conformance/{uuid.uuid4().hex}"
+        if name in ("Name", "Names") and operation != "SendCommand":
+            return self.one("parameter")
+        return {
+            "CommandId": lambda: self.one("command"),
+            "DocumentName": lambda: "AWS-RunShellScript",
+            "Path": lambda: "/conformance",
+            "Type": lambda: "String",
+            ("SendCommand", "Parameters"): lambda: {"commands": ["printf 42"]},
+        }.get(name if name != "Parameters" else (operation, name), lambda: None)()
+
+
+class Conformance(Case):
+    maxDiff = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.fixtures = Fixtures()
+        cls.session = botocore.session.get_session()
+        cls.cases, cls.gaps, cls.had = 0, {}, {}
+
+    @classmethod
+    def tearDownClass(cls):
+        had = ", ".join(f"{service} {len(names)}" for service, names in sorted(cls.had.items()))
+        gaps = ", ".join(f"{service} {count}" for service, count in sorted(cls.gaps.items()))
+        print(f"conformance: {cls.cases} cases; operations that the local cloud has: {had}; that it has not: {gaps}")
+
+    def operations(self, service):
+        """The operations of a service that the local cloud has, found by asking for each."""
+        if service not in self.had:
+            model = self.session.get_service_model(service)
+            asker = client(service, validate=False)
+            had = []
+            for name in model.operation_names:
+                operation = model.operation_model(name)
+                # Paths of REST services hold members, so some text must be there.
+                asked = Maker(lambda *_: None).smallest(name, operation.input_shape, "")
+                code, status, _ = self.call(asker, operation, asked)
+                if code not in ABSENT and status != 501:
+                    had.append(name)
+            self.had[service] = had
+            self.gaps[service] = len(model.operation_names) - len(had)
+        model = self.session.get_service_model(service)
+        return [model.operation_model(name) for name in self.had[service]]
+
+    def call(self, asker, operation, arguments):
+        """The error's code, the status, and its message; no code if all went well."""
+        type(self).cases += 1
+        method = botocore.xform_name(operation.name)
+        try:
+            answer = getattr(asker, method)(**arguments)
+        except ClientError as error:
+            response = error.response
+            return (
+                response["Error"]["Code"],
+                response["ResponseMetadata"]["HTTPStatusCode"],
+                response["Error"].get("Message", ""),
+            )
+        if operation.name == "RunInstances":
+            for one in answer["Instances"]:
+                self.fixtures.remove("instance", one["InstanceId"])
+        return None, answer["ResponseMetadata"]["HTTPStatusCode"], ""
+
+    def judge(self, operation, what, answer):
+        """What is wrong with an answer, whatever was asked."""
+        service = operation.service_model.service_name
+        code, status, message = answer
+        if status >= 500:
+            return f"{operation.name} {what}: {status} {code}: {message}"
+        if code is None:
+            return None
+        listed = {shape.metadata.get("error", {}).get("code", shape.name) for shape in operation.error_shapes}
+        listed |= {shape.name for shape in operation.error_shapes}
+        if code not in listed | COMMON[service]:
+            return f"{operation.name} {what}: the code {code} is not one that AWS lists for it ({message})"
+        return None
+
+    @contextlib.contextmanager
+    def smallest(self, operation):
+        """A maker of inputs, and the smallest one; what was made for it is gone afterwards."""
+        names = Names(self.fixtures, operation.service_model.service_name, operation.name)
+        make = Maker(names)
+        asked = make.smallest(operation.name, operation.input_shape, operation.name)
+        try:
+            yield make, asked
+        finally:
+            names.clean()
+            if operation.name == "CreateAutoScalingGroup" and "AutoScalingGroupName" in asked:
+                self.fixtures.remove("group", [asked["AutoScalingGroupName"]])
+
+    def fail_with(self, wrong):
+        self.assertEqual(wrong, [], f"{len(wrong)} findings")
+
+    def test_the_smallest_inputs_are_accepted(self):
+        wrong = []
+        for service in SERVICES:
+            asker = client(service, validate=False)
+            for operation in self.operations(service):
+                with self.smallest(operation) as (_, asked):
+                    code, status, message = answer = self.call(asker, operation, asked)
+                expected = EXPECTED.get(operation.name)
+                if code != expected:
+                    wrong.append(f"{operation.name} {asked}: {status} {code}: {message}")
+                wrong += filter(None, [self.judge(operation, "smallest", answer)])
+        self.fail_with(wrong)
+
+    def test_each_further_parameter_is_honoured_or_refused_by_name(self):
+        wrong = []
+        for service in SERVICES:
+            asker = client(service, validate=False)
+            for operation in self.operations(service):
+                for name, member in members(operation.input_shape).items():
+                    if name == "DryRun":
+                        continue
+                    for part in range(1 + len(parts(member))):
+                        with self.smallest(operation) as (make, asked):
+                            if name in asked:
+                                break
+                            if part == 0:
+                                asked[name] = make.value(operation.name, name, member)
+                            else:
+                                asked[name] = with_part(make, operation.name, member, parts(member)[part - 1])
+                            answer = self.call(asker, operation, asked)
+                        code, _, message = answer
+                        found = self.judge(operation, f"with {name}", answer)
+                        expected = code in (None, EXPECTED.get(operation.name), *TOKENS)
+                        if found is None and not expected and not names_it(message, name, member, asked[name]):
+                            found = f"{operation.name} with {name}={short(asked[name])}: does not name it: {code}: {message}"
+                        wrong += filter(None, [found])
+        self.fail_with(wrong)
+
+    def test_wrong_values_are_refused(self):
+        wrong = []
+        for service in SERVICES:
+            asker = client(service, validate=False)
+            for operation in self.operations(service):
+                for name, member in members(operation.input_shape).items():
+                    shape = member.member if member.type_name == "list" else member
+                    for why, value in wrong_values(shape, service in ("ssm", "imagebuilder")):
+                        with self.smallest(operation) as (_, asked):
+                            asked[name] = [value] if member.type_name == "list" else value
+                            try:
+                                answer = self.call(asker, operation, asked)
+                            except (ParamValidationError, ValueError, TypeError):
+                                # The client itself cannot write it down.
+                                type(self).cases -= 1
+                                continue
+                        found = self.judge(operation, f"{name} {why}", answer)
+                        if answer[0] is None:
+                            found = f"{operation.name} {name}={short(value)}: {why}, and accepted"
+                        wrong += filter(None, [found])
+        self.fail_with(wrong)
+
+    def test_what_is_required_is_missed(self):
+        wrong = []
+        for service in SERVICES:
+            asker = client(service, validate=False)
+            for operation in self.operations(service):
+                for name in getattr(operation.input_shape, "required_members", ()):
+                    if (operation.name, name) in NOT_MISSED or operation.input_shape.members[name].metadata.get("idempotencyToken"):
+                        # Clients make the token up.
+                        continue
+                    with self.smallest(operation) as (_, asked):
+                        kept = asked.pop(name)
+                        answer = self.call(asker, operation, asked)
+                        asked[name] = kept
+                    found = self.judge(operation, f"without {name}", answer)
+                    if answer[0] is None:
+                        found = f"{operation.name} without {name}: accepted"
+                    wrong += filter(None, [found])
+        self.fail_with(wrong)
+
+    def test_dry_runs_change_nothing(self):
+        wrong = []
+        asker = client("ec2", validate=False)
+        for operation in self.operations("ec2"):
+            if "DryRun" not in members(operation.input_shape):
+                continue
+            with self.smallest(operation) as (_, asked):
+                code, status, message = self.call(asker, operation, {**asked, "DryRun": True})
+            if (code, status) != ("DryRunOperation", 412):
+                wrong.append(f"{operation.name}: {status} {code}: {message}")
+        self.fail_with(wrong)
+
+    def test_the_aws_cli_drives_every_operation(self):
+        driver = create_clidriver()
+        wrong = []
+        for service in SERVICES:
+            for operation in self.operations(service):
+                verb = botocore.xform_name(operation.name, "-")
+                out, err = io.StringIO(), io.StringIO()
+                type(self).cases += 1
+                with self.smallest(operation) as (_, asked):
+                    arguments = [service, verb, "--cli-input-json", json.dumps(asked), "--output", "json"]
+                    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                        try:
+                            code = driver.main(arguments)
+                        except SystemExit as end:
+                            code = end.code
+                expected = EXPECTED.get(operation.name)
+                if (code == 0) != (expected is None) or (expected and expected not in err.getvalue()):
+                    wrong.append(f"aws {service} {verb}: {code} {err.getvalue().strip()[:300]}")
+        self.fail_with(wrong)
+
+
+# The query protocol writes an empty structure as nothing, and a version may differ in nothing from its source.
+NOT_MISSED = {("CreateLaunchTemplateVersion", "LaunchTemplateData")}
+# These codes are names themselves.
+TOKENS = ("InvalidNextToken", "InvalidPaginationToken", "InvalidPaginationTokenException")
+# What the smallest input meets where nothing is prepared for it.
+EXPECTED = {
+    "CancelInstanceRefresh": "ActiveInstanceRefreshNotFound",
+    "RollbackInstanceRefresh": "ActiveInstanceRefreshNotFound",
+    "DeleteAutoScalingGroup": "ResourceInUse",
+    "GetImage": "ResourceNotFoundException",
+    "ExitStandby": "ValidationError",
+    "CompleteLifecycleAction": "ValidationError",
+    "RecordLifecycleActionHeartbeat": "ValidationError",
+}
+
+
+def parts(shape):
+    """The members of a structure, or of a list of them."""
+    inner = shape.member if shape.type_name == "list" else shape
+    return list(inner.members) if inner.type_name == "structure" else []
+
+
+def with_part(make, operation, shape, part):
+    """A structure, or a list of one, with what it requires and one more member."""
+    inner = shape.member if shape.type_name == "list" else shape
+    one = make.smallest(operation, inner, "")
+    one[part] = make.value(operation, part, inner.members[part], 2)
+    return [one] if shape.type_name == "list" else one
+
+
+def inside(value):
+    """All names of members in a value, and its texts."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from inside(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from inside(item)
+    elif isinstance(value, str) and len(value) > 4:
+        yield value
+
+
+def names_it(message, name, shape, value):
+    """Whether a message names a parameter, something in it, or its value."""
+    inner = shape.member if shape.type_name == "list" else shape
+    words = {name, shape.serialization.get("name", name), *inside(value), *getattr(inner, "members", ())}
+    words |= {word.removesuffix("s") for word in words} | {word.removesuffix("List") for word in words}
+    # LaunchTemplateId is "launch template ID" in a sentence.
+    words |= {re.sub(r"(?<=[a-z])(?=[A-Z])", " ", word) for word in words}
+    text = message.lower()
+    return any(word.lower() in text for word in words if len(word) > 2)
+
+
+def short(value):
+    text = json.dumps(value, default=str)
+    return text if len(text) < 120 else text[:117] + "..."
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("AWS_PAGER", "")
+    unittest.main()
