@@ -382,6 +382,9 @@ pub enum CloudVerb {
         /// Address to listen on; loopback only
         #[arg(long, default_value = "127.0.0.1:4599", value_name = "ADDR")]
         listen: std::net::SocketAddr,
+        /// Script of faults for the requests to this endpoint, and for machines launched through it
+        #[arg(long, value_name = "FILE")]
+        faults: Option<PathBuf>,
     },
     /// Show machines, images, disks and what was left behind
     Status,

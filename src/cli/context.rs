@@ -11,6 +11,7 @@ use super::view::progress::Progress;
 use super::{exit, output, worker_agent};
 use crate::aws::{Account, Clients, ConnectError, Connection};
 use crate::clock::{SharedClock, SystemClock};
+use crate::localcloud::faults::Faults;
 use crate::localcloud::nspawn::NspawnDriver;
 use crate::localcloud::{self, LocalCloud, doctor};
 use crate::recipe::Diagnostics;
@@ -201,8 +202,20 @@ impl Context {
     /// # Errors
     /// The directory cannot be used.
     pub fn open_local(&self) -> Result<Arc<LocalCloud>, CliError> {
+        self.open_local_with(None)
+    }
+
+    /// As [`Self::open_local`], with a script of faults.
+    ///
+    /// # Errors
+    /// As [`Self::open_local`].
+    pub fn open_local_with(
+        &self,
+        faults: Option<Arc<Faults>>,
+    ) -> Result<Arc<LocalCloud>, CliError> {
         let dir = self.settings.cloud_dir();
-        LocalCloud::open(&dir, Arc::new(self.driver()?), self.clock.clone()).map_err(|error| {
+        let driver = Arc::new(self.driver()?);
+        LocalCloud::open_with(&dir, driver, self.clock.clone(), faults).map_err(|error| {
             CliError::failure(format!("cannot open the local cloud in {}", dir.display()))
                 .because(&error)
                 .hint("check the directory's permissions, or pass --state-dir DIR")

@@ -105,7 +105,9 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         }
         Verb::Roll(verb) => block_on(verbs::roll::run(context, &verb)),
         Verb::Fleet(verb) => block_on(verbs::fleet::run(context, &verb)),
-        Verb::Cloud(CloudVerb::Serve { listen }) => block_on(verbs::cloud::serve(context, listen)),
+        Verb::Cloud(CloudVerb::Serve { listen, faults }) => {
+            block_on(verbs::cloud::serve(context, listen, faults.as_deref()))
+        }
         Verb::Cloud(CloudVerb::Status) => block_on(verbs::cloud::status(context)),
         Verb::Cloud(CloudVerb::Gc { dry_run }) => block_on(verbs::cloud::gc(context, dry_run)),
         Verb::Cloud(CloudVerb::Reset { yes, base }) => verbs::cloud::reset(context, yes, base),

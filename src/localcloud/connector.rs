@@ -1,5 +1,6 @@
 //! The cloud as an HTTP client of the AWS SDK: requests are answered in this process.
 
+use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 
 use aws_smithy_runtime_api::client::http::{
@@ -12,7 +13,8 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 
-use super::engine::LocalCloud;
+use super::engine::{Answer, LocalCloud};
+use super::faults::Trickle;
 
 #[derive(Debug, Clone)]
 struct Connector(Arc<LocalCloud>);
@@ -49,9 +51,22 @@ impl HttpConnector for Connector {
             let bytes =
                 bytes.ok_or_else(|| other("the local cloud takes no streamed body".into()))?;
             let request = http::Request::from_parts(parts, bytes);
-            let answer = tokio::task::spawn_blocking(move || cloud.handle(&request));
-            let answer = answer.await.map_err(|error| other(error.into()))?;
-            HttpResponse::try_from(answer.map(SdkBody::from)).map_err(|error| other(error.into()))
+            let clock = cloud.clock();
+            let answer = tokio::task::spawn_blocking(move || cloud.answer(&request));
+            let ended = |kind: ErrorKind| Err(ConnectorError::io(Error::from(kind).into()));
+            let (response, time) = match answer.await.map_err(|error| other(error.into()))? {
+                Answer::Sent(response, time) => (response, time),
+                Answer::Closed => return ended(ErrorKind::UnexpectedEof),
+                Answer::Reset => return ended(ErrorKind::ConnectionReset),
+            };
+            let response = response.map(|body| {
+                if time.is_zero() {
+                    SdkBody::from(body)
+                } else {
+                    SdkBody::from_body_1_x(Trickle::new(body, time, clock))
+                }
+            });
+            HttpResponse::try_from(response).map_err(|error| other(error.into()))
         })
     }
 }

@@ -130,6 +130,10 @@ pub struct SnapshotProgress {
 
 /// Machines and their disks.
 pub trait Driver: Send + Sync {
+    /// Whether there is room for one more machine of this type in this zone, as the cloud that it stands for has it.
+    fn capacity(&self, _zone: &str, _instance_type: &str) -> Result<(), DriverError> {
+        Ok(())
+    }
     /// Starts making and booting a machine.
     fn launch(&self, spec: &LaunchSpec) -> Result<(), DriverError>;
     /// What is known of a machine; `Gone` for one never made.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -10,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::driver::Driver;
+use super::faults::{self, Faults, Meddling};
 use super::state::{Locked, Process, State, StateError, Store};
 use super::wire::Service;
 use super::wire::error::ApiError;
@@ -25,6 +27,18 @@ pub struct LocalCloud {
     clock: SharedClock,
     process: Process,
     requests: AtomicU64,
+    faults: Option<Arc<Faults>>,
+}
+
+/// What a client gets.
+#[derive(Debug)]
+pub enum Answer {
+    /// A response; its body takes this long.
+    Sent(Response<Bytes>, Duration),
+    /// Nothing: the connection ends.
+    Closed,
+    /// Nothing: the connection is reset.
+    Reset,
 }
 
 impl std::fmt::Debug for LocalCloud {
@@ -55,6 +69,23 @@ impl LocalCloud {
         driver: Arc<dyn Driver>,
         clock: SharedClock,
     ) -> Result<Arc<Self>, StateError> {
+        Self::open_with(directory, driver, clock, None)
+    }
+
+    /// As [`Self::open`], with a script of faults for the requests to this one and for the machines that it launches.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        directory: &Path,
+        driver: Arc<dyn Driver>,
+        clock: SharedClock,
+        faults: Option<Arc<Faults>>,
+    ) -> Result<Arc<Self>, StateError> {
+        let driver = match &faults {
+            Some(faults) => Arc::new(Meddling::new(driver, faults.clone())),
+            None => driver,
+        };
         let cloud = Self {
             store: Store::open(directory)?,
             directory: directory.to_owned(),
@@ -62,9 +93,56 @@ impl LocalCloud {
             clock,
             process: Process::current(),
             requests: AtomicU64::new(0),
+            faults,
         };
         cloud.locked()?.save()?;
         Ok(Arc::new(cloud))
+    }
+
+    /// The clock that it goes by.
+    pub(super) fn clock(&self) -> SharedClock {
+        self.clock.clone()
+    }
+
+    /// Answers one request, with the faults of the script if there is one.
+    pub fn answer(&self, request: &Request<Bytes>) -> Answer {
+        let sent = |response| Answer::Sent(response, Duration::ZERO);
+        let Some(faults) = &self.faults else {
+            return sent(self.handle(request));
+        };
+        let service = guess(request);
+        let fault = faults.on_request(service, &operation(request));
+        let refused = |error: ApiError| sent(error.respond(service, &self.request_id()));
+        match fault {
+            None => sent(self.handle(request)),
+            Some(faults::Fault::Throttle) => refused(faults::throttled(service)),
+            Some(faults::Fault::Error {
+                status,
+                code,
+                message,
+            }) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+                refused(ApiError::new(code, message).with_status(status))
+            }
+            Some(faults::Fault::DropRequest) => Answer::Closed,
+            Some(faults::Fault::DropReply) => {
+                self.handle(request);
+                Answer::Closed
+            }
+            Some(faults::Fault::Reset) => {
+                self.handle(request);
+                Answer::Reset
+            }
+            Some(faults::Fault::Duplicate) => {
+                self.handle(request);
+                sent(self.handle(request))
+            }
+            Some(faults::Fault::Slow(time)) => Answer::Sent(self.handle(request), time),
+            Some(faults::Fault::Stale(ago)) => {
+                let past = faults.past(ago, self.clock.now());
+                sent(self.handle_at(request, past.as_deref()))
+            }
+        }
     }
 
     /// The directory it lies in.
@@ -101,6 +179,11 @@ impl LocalCloud {
 
     /// Answers one request of the AWS API. Blocks for the lock and the disk, not for machines.
     pub fn handle(&self, request: &Request<Bytes>) -> Response<Bytes> {
+        self.handle_at(request, None)
+    }
+
+    /// As [`Self::handle`]; with a `past`, the records are those, and nothing becomes of them.
+    fn handle_at(&self, request: &Request<Bytes>, past: Option<&State>) -> Response<Bytes> {
         let request_id = self.request_id();
         let authorization = match authenticate(request, self.clock.now()) {
             Ok(authorization) => authorization,
@@ -109,13 +192,15 @@ impl LocalCloud {
         let (authorization, service) = authorization;
         let region = &authorization.region;
         let answer = match service {
-            Service::Ec2 => self.transact(region, |call| {
+            Service::Ec2 => self.transact(region, past, |call| {
                 ec2::handle(call, request.body(), &request_id)
             }),
-            Service::AutoScaling => self.transact(region, |call| {
+            Service::AutoScaling => self.transact(region, past, |call| {
                 autoscaling::handle(call, request.body(), &request_id)
             }),
-            Service::Ssm => self.transact(region, |call| ssm::handle(call, request, &request_id)),
+            Service::Ssm => {
+                self.transact(region, past, |call| ssm::handle(call, request, &request_id))
+            }
             Service::Sts => sts::handle(request.body(), &request_id),
             Service::ImageBuilder => imagebuilder::handle(request, &request_id),
         };
@@ -127,12 +212,14 @@ impl LocalCloud {
     fn transact(
         &self,
         region: &str,
+        past: Option<&State>,
         operation: impl FnOnce(&mut Call<'_>) -> Result<Response<Bytes>, ApiError>,
     ) -> Result<Response<Bytes>, ApiError> {
         let broken = |error: StateError| ApiError::internal(error.to_string());
         let mut locked = self.locked().map_err(broken)?;
+        let mut then = past.cloned();
         let mut call = Call {
-            state: &mut locked.state,
+            state: then.as_mut().unwrap_or(&mut locked.state),
             driver: self.driver.as_ref(),
             now: self.clock.now(),
             region,
@@ -141,6 +228,9 @@ impl LocalCloud {
         };
         let answer = operation(&mut call);
         locked.save().map_err(broken)?;
+        if let Some(faults) = &self.faults {
+            faults.remember(&locked.state, self.clock.now());
+        }
         answer
     }
 
@@ -149,6 +239,21 @@ impl LocalCloud {
         let text = format!("{}/{}/{number}", self.clock.now(), self.process.pid);
         super::state::uuid_form(&hex::encode(Sha256::digest(text)))
     }
+}
+
+/// The operation that a request asks for, in whatever protocol; empty if it asks for none.
+fn operation(request: &Request<Bytes>) -> String {
+    let target = request.headers().get("x-amz-target");
+    if let Some(target) = target.and_then(|value| value.to_str().ok()) {
+        return target.rsplit('.').next().unwrap_or_default().to_owned();
+    }
+    if request.uri().path() != "/" {
+        return request.uri().path().trim_matches('/').to_owned();
+    }
+    form_urlencoded::parse(request.body())
+        .find(|(name, _)| name == "Action")
+        .map(|(_, action)| action.into_owned())
+        .unwrap_or_default()
 }
 
 /// How far a request's date may lie from ours.

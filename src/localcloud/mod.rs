@@ -13,6 +13,7 @@ mod ec2;
 pub mod endpoint;
 pub mod engine;
 pub mod exposed;
+pub mod faults;
 pub mod gc;
 mod imagebuilder;
 pub mod inventory;

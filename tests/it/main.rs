@@ -6,6 +6,7 @@ mod bake_real;
 mod changed;
 mod cli;
 mod clients;
+mod cloud_faults;
 mod cloud_wire;
 mod fleet;
 mod host;

@@ -1,18 +1,21 @@
 //! `cloud`: the local cloud itself.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
 
 use crate::bake;
 use crate::cli::args::{CloudName, Format};
-use crate::cli::context::{Connected, Context};
+use crate::cli::context::{Connected, Context, io};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, interrupt, output};
+use crate::localcloud::faults::Faults;
 use crate::localcloud::inventory::{Item, Kind, Reaped};
 use crate::localcloud::{self, LocalCloud, gc};
 
-pub async fn serve(context: &Context, listen: SocketAddr) -> CliResult {
+pub async fn serve(context: &Context, listen: SocketAddr, script: Option<&Path>) -> CliResult {
     only_local(context)?;
     if !listen.ip().is_loopback() {
         return Err(
@@ -21,8 +24,12 @@ pub async fn serve(context: &Context, listen: SocketAddr) -> CliResult {
             ),
         );
     }
+    let script = script.map(faults).transpose()?;
     let connected = context.connect_to_act().await?;
-    let local = local(&connected)?;
+    let local = match &script {
+        Some(script) => context.open_local_with(Some(script.clone()))?,
+        None => local(&connected)?,
+    };
     let listener = tokio::net::TcpListener::bind(listen)
         .await
         .map_err(|error| {
@@ -53,6 +60,9 @@ pub async fn serve(context: &Context, listen: SocketAddr) -> CliResult {
             localcloud::SECRET_KEY,
             region = connected.clients.region
         ))?,
+    }
+    if let Some(script) = &script {
+        output::note(&format!("with faults, seed {}", script.seed()));
     }
     output::note(
         "serving; paste the line above where you run `aws` or boto3. Ctrl-C ends it, machines stay until they are terminated.",
@@ -187,6 +197,23 @@ pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
         error = error.hint(format!("{} {}: {}", one.kind.as_str(), one.id, one.command));
     }
     Err(error)
+}
+
+/// Reads a script of faults.
+fn faults(file: &Path) -> Result<Arc<Faults>, CliError> {
+    let text = std::fs::read_to_string(file).map_err(|error| CliError {
+        code: exit::USAGE,
+        ..io("read", file, &error)
+    })?;
+    let script = Faults::parse(&text).map_err(|error| {
+        CliError::new(
+            exit::USAGE,
+            format!("cannot use the script of faults {}", file.display()),
+        )
+        .because(&error)
+        .hint("its form is in the README, under `Faults on purpose`")
+    })?;
+    Ok(Arc::new(script))
 }
 
 fn would_remove(context: &Context, connected: &Connected) -> CliResult {

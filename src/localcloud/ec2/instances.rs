@@ -99,6 +99,14 @@ fn take_order(call: &Call<'_>, params: &mut Params) -> Result<Order, ApiError> {
 pub fn launch(call: &mut Call<'_>, order: &Order) -> Result<String, ApiError> {
     let image = order.settings.check(call)?;
     let place = order.settings.place(call.region)?;
+    let zone = place.zone(call.region);
+    // A server error (EC2 API Reference, "Server error codes"): clients try it again.
+    call.driver
+        .capacity(&zone, &order.settings.instance_type)
+        .map_err(|error| {
+            ApiError::new("InsufficientInstanceCapacity", error.message)
+                .with_status(http::StatusCode::INTERNAL_SERVER_ERROR)
+        })?;
     let mut addresses = free_addresses(call.state, place);
     if addresses.len() < order.min {
         return Err(ApiError::new(

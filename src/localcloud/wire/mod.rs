@@ -23,6 +23,18 @@ pub enum Service {
 }
 
 impl Service {
+    /// Its name in a credential scope.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ec2 => "ec2",
+            Self::Ssm => "ssm",
+            Self::Sts => "sts",
+            Self::AutoScaling => "autoscaling",
+            Self::ImageBuilder => "imagebuilder",
+        }
+    }
+
     /// The service that a credential scope names.
     #[must_use]
     pub fn from_scope(name: &str) -> Option<Self> {

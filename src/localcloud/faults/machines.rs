@@ -1,0 +1,122 @@
+//! A driver whose machines have the troubles of a script.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Faults, Trouble};
+use crate::localcloud::driver::{
+    CommandRecord, CommandSpec, Driver, DriverError, LaunchSpec, Observation, SnapshotProgress,
+    SnapshotSpec,
+};
+
+/// Meddles with what another driver does.
+pub struct Meddling {
+    driver: Arc<dyn Driver>,
+    faults: Arc<Faults>,
+    /// Machines whose agents never come online.
+    silent: Mutex<BTreeSet<String>>,
+}
+
+impl Meddling {
+    /// A driver over another one.
+    #[must_use]
+    pub fn new(driver: Arc<dyn Driver>, faults: Arc<Faults>) -> Self {
+        Self {
+            driver,
+            faults,
+            silent: Mutex::default(),
+        }
+    }
+
+    fn silent(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Driver for Meddling {
+    fn capacity(&self, zone: &str, instance_type: &str) -> Result<(), DriverError> {
+        let none = |trouble: &Trouble| *trouble == Trouble::NoCapacity;
+        match self.faults.on_machine(zone, instance_type, none) {
+            Some(_) => Err(DriverError {
+                message: format!(
+                    "We currently do not have sufficient {instance_type} capacity in the Availability Zone you requested \
+                     ({zone})."
+                ),
+            }),
+            None => self.driver.capacity(zone, instance_type),
+        }
+    }
+
+    fn launch(&self, spec: &LaunchSpec) -> Result<(), DriverError> {
+        let (zone, kind) = (&spec.availability_zone, &spec.instance_type);
+        let trouble = self
+            .faults
+            .on_machine(zone, kind, |trouble| *trouble != Trouble::NoCapacity);
+        match trouble {
+            Some(Trouble::LaunchFails(message)) => return Err(DriverError { message }),
+            Some(Trouble::NoAgent) => {
+                self.silent().insert(spec.instance_id.clone());
+            }
+            Some(Trouble::NoCapacity) | None => {}
+        }
+        self.driver.launch(spec)
+    }
+
+    fn observe(&self, instance_id: &str) -> Observation {
+        let mut seen = self.driver.observe(instance_id);
+        if self.silent().contains(instance_id) {
+            seen.agent_online_since = None;
+        }
+        seen
+    }
+
+    fn start(&self, instance_id: &str) -> Result<(), DriverError> {
+        self.driver.start(instance_id)
+    }
+
+    fn stop(&self, instance_id: &str, force: bool) -> Result<(), DriverError> {
+        self.driver.stop(instance_id, force)
+    }
+
+    fn reboot(&self, instance_id: &str) -> Result<(), DriverError> {
+        self.driver.reboot(instance_id)
+    }
+
+    fn terminate(&self, instance_id: &str) -> Result<(), DriverError> {
+        self.silent().remove(instance_id);
+        self.driver.terminate(instance_id)
+    }
+
+    fn console(&self, instance_id: &str) -> Vec<u8> {
+        self.driver.console(instance_id)
+    }
+
+    fn send_command(&self, instance_id: &str, command: &CommandSpec) -> Result<(), DriverError> {
+        self.driver.send_command(instance_id, command)
+    }
+
+    fn command(&self, instance_id: &str, command_id: &str) -> Option<CommandRecord> {
+        self.driver.command(instance_id, command_id)
+    }
+
+    fn cancel_command(&self, instance_id: &str, command_id: &str) -> Result<(), DriverError> {
+        self.driver.cancel_command(instance_id, command_id)
+    }
+
+    fn snapshot(&self, spec: &SnapshotSpec) -> Result<(), DriverError> {
+        self.driver.snapshot(spec)
+    }
+
+    fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress {
+        self.driver.snapshot_progress(snapshot_id)
+    }
+
+    fn delete_snapshot(&self, snapshot_id: &str) -> Result<(), DriverError> {
+        self.driver.delete_snapshot(snapshot_id)
+    }
+
+    fn disk(&self, snapshot_id: &str) -> Option<PathBuf> {
+        self.driver.disk(snapshot_id)
+    }
+}

@@ -1,0 +1,301 @@
+//! What goes wrong on purpose: a script of faults on the wire and in the machines, for tests and for `cloud serve --faults`.
+//!
+//! Each rule waits for requests that it is about, lets some pass, and then meddles with as many as it says. Chance comes
+//! from the script's seed, so a script is one story as long as its requests come in one order.
+
+mod machines;
+mod script;
+mod trickle;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+pub use machines::Meddling;
+pub use script::ScriptError;
+pub use trickle::Trickle;
+
+use super::state::State;
+use super::wire::Service;
+use super::wire::error::ApiError;
+
+/// What is done to one request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    /// The service asks for patience; nothing is done.
+    Throttle,
+    /// The service gives this error; nothing is done.
+    Error {
+        status: u16,
+        code: String,
+        message: String,
+    },
+    /// The connection ends before anything is done.
+    DropRequest,
+    /// It is done, and the connection ends without an answer.
+    DropReply,
+    /// It is done, and the connection is reset.
+    Reset,
+    /// It arrives twice; the client sees the second answer.
+    Duplicate,
+    /// The body of the answer takes this long.
+    Slow(Duration),
+    /// Something that is only read is read as it was this long ago.
+    Stale(SignedDuration),
+}
+
+/// What is done to one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// There is none of this type in this zone.
+    NoCapacity,
+    /// It ends as soon as it is launched.
+    LaunchFails(String),
+    /// Its agent never comes online.
+    NoAgent,
+}
+
+/// What a rule is about, and what it does.
+#[derive(Debug, Clone, PartialEq)]
+enum Target {
+    Request {
+        operation: String,
+        fault: Fault,
+    },
+    Machine {
+        zone: String,
+        instance_type: String,
+        trouble: Trouble,
+    },
+}
+
+/// One rule with what is left of it.
+#[derive(Debug, Clone, PartialEq)]
+struct Rule {
+    target: Target,
+    /// How many it lets pass first.
+    after: u64,
+    /// How many it meddles with; `None`: with all.
+    times: Option<u64>,
+    /// It meddles with one in so many, by chance.
+    one_in: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    rules: Vec<Rule>,
+    chance: u64,
+    /// The records as they were, the oldest first, as far back as a rule reads.
+    past: VecDeque<(Timestamp, Arc<State>)>,
+}
+
+/// A script under way.
+#[derive(Debug)]
+pub struct Faults {
+    inner: Mutex<Inner>,
+    /// How far back a rule reads, if one does.
+    memory: Option<SignedDuration>,
+    seed: u64,
+}
+
+/// Whether a text fits a pattern in which `*` stands for anything.
+fn fits(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(text) = text.strip_prefix(head) else {
+        return false;
+    };
+    // What follows the first star may begin anywhere.
+    (0..=text.len()).any(|at| text.is_char_boundary(at) && fits(rest, &text[at..]))
+}
+
+impl Inner {
+    /// Takes one turn of the first rule that is about this and is due.
+    fn turn<T>(&mut self, about: impl Fn(&Target) -> Option<T>) -> Option<T> {
+        for rule in &mut self.rules {
+            let Some(what) = about(&rule.target) else {
+                continue;
+            };
+            if rule.times == Some(0) {
+                continue;
+            }
+            if rule.after > 0 {
+                rule.after -= 1;
+                continue;
+            }
+            if rule.one_in > 1 {
+                // SplitMix64 (Steele, Lea, Flood 2014).
+                self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mut mixed = self.chance;
+                mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                if !(mixed ^ (mixed >> 31)).is_multiple_of(rule.one_in) {
+                    continue;
+                }
+            }
+            if let Some(left) = &mut rule.times {
+                *left -= 1;
+            }
+            return Some(what);
+        }
+        None
+    }
+}
+
+impl Faults {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What chance comes from.
+    #[must_use]
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What is done to a request, by the names of its service and its operation.
+    pub(super) fn on_request(&self, service: Service, operation: &str) -> Option<Fault> {
+        let name = format!("{}:{operation}", service.name());
+        let reads = is_read(operation);
+        self.locked().turn(|target| match target {
+            Target::Request {
+                operation: pattern,
+                fault,
+            } if fits(pattern, &name) && (reads || !matches!(fault, Fault::Stale(_))) => {
+                Some(fault.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// What is done to a machine. `kind` says which troubles are asked about.
+    fn on_machine(
+        &self,
+        zone: &str,
+        instance_type: &str,
+        kind: impl Fn(&Trouble) -> bool,
+    ) -> Option<Trouble> {
+        self.locked().turn(|target| match target {
+            Target::Machine {
+                zone: zones,
+                instance_type: types,
+                trouble,
+            } if fits(zones, zone) && fits(types, instance_type) && kind(trouble) => {
+                Some(trouble.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// Keeps the records for those who will read them late.
+    pub(super) fn remember(&self, state: &State, now: Timestamp) {
+        let Some(memory) = self.memory else { return };
+        let mut inner = self.locked();
+        inner.past.push_back((now, Arc::new(state.clone())));
+        // The newest of those that are too old is what the oldest reader sees.
+        while inner.past.len() > 1 && inner.past[1].0 <= now - memory {
+            inner.past.pop_front();
+        }
+    }
+
+    /// The records as they were this long ago, or the oldest there are.
+    pub(super) fn past(&self, ago: SignedDuration, now: Timestamp) -> Option<Arc<State>> {
+        let inner = self.locked();
+        let then = now - ago;
+        let before = inner.past.iter().rev().find(|(at, _)| *at <= then);
+        before
+            .or_else(|| inner.past.front())
+            .map(|(_, state)| state.clone())
+    }
+}
+
+/// Whether an operation changes nothing.
+fn is_read(operation: &str) -> bool {
+    ["Describe", "Get", "List"]
+        .iter()
+        .any(|verb| operation.starts_with(verb))
+}
+
+/// The error of a service that is asked too often (EC2: "RequestLimitExceeded"; the others: common errors).
+pub(super) fn throttled(service: Service) -> ApiError {
+    let status = http::StatusCode::SERVICE_UNAVAILABLE;
+    match service {
+        Service::Ec2 => {
+            ApiError::new("RequestLimitExceeded", "Request limit exceeded.").with_status(status)
+        }
+        Service::AutoScaling | Service::Sts => ApiError::new("Throttling", "Rate exceeded"),
+        Service::Ssm => ApiError::new("ThrottlingException", "Rate exceeded"),
+        Service::ImageBuilder => {
+            ApiError::new("CallRateLimitExceededException", "Rate exceeded").with_status(status)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Faults {
+        Faults::parse(text).unwrap()
+    }
+
+    #[test]
+    fn patterns_have_stars() {
+        for (pattern, text, fit) in [
+            ("*", "ec2:RunInstances", true),
+            ("ec2:*", "ec2:RunInstances", true),
+            ("ec2:Describe*", "ec2:RunInstances", false),
+            ("*:*Image*", "ec2:DescribeImages", true),
+            ("ec2:RunInstances", "ec2:RunInstances", true),
+            ("ec2:Run", "ec2:RunInstances", false),
+            ("t3.*", "t3.micro", true),
+        ] {
+            assert_eq!(fits(pattern, text), fit, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_rule_lets_some_pass_and_ends() {
+        let script = faults(
+            "schema: piaas-bake/faults/v1\nfaults:\n  - { fault: throttle, on: 'ec2:Run*', after: 1, times: 2 }\n",
+        );
+        let ask = || script.on_request(Service::Ec2, "RunInstances").is_some();
+        assert_eq!([ask(), ask(), ask(), ask()], [false, true, true, false]);
+        assert_eq!(script.on_request(Service::Ssm, "SendCommand"), None);
+    }
+
+    #[test]
+    fn chance_is_the_seeds() {
+        let text = |seed: u64| {
+            format!(
+                "schema: piaas-bake/faults/v1\nseed: {seed}\nfaults:\n  - {{ fault: drop-reply, one_in: 3, times: always }}\n"
+            )
+        };
+        let story = |seed| {
+            let script = faults(&text(seed));
+            (0..300)
+                .map(|_| script.on_request(Service::Ec2, "X").is_some())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(story(1), story(1));
+        assert_ne!(story(1), story(2));
+        let hits = story(1).iter().filter(|hit| **hit).count();
+        assert!((70..130).contains(&hits), "{hits}");
+    }
+
+    #[test]
+    fn only_reads_are_stale() {
+        let script = faults(
+            "schema: piaas-bake/faults/v1\nfaults:\n  - { fault: stale, seconds: 60, times: always }\n",
+        );
+        assert_eq!(script.on_request(Service::Ec2, "RunInstances"), None);
+        let late = Fault::Stale(SignedDuration::from_secs(60));
+        assert_eq!(
+            script.on_request(Service::Ec2, "DescribeInstances"),
+            Some(late)
+        );
+    }
+}
