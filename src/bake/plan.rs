@@ -83,6 +83,8 @@ pub struct Plan {
     pub recipe: String,
     pub version: Version,
     pub description: String,
+    /// Tags for the image and its snapshots, beside our own.
+    pub labels: BTreeMap<String, String>,
     pub digest: String,
     pub manifest_json: String,
     pub image_name: String,
@@ -265,6 +267,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         recipe: top.recipe.clone(),
         version: top.version.clone(),
         description: target.description.clone(),
+        labels: top.layer.labels.clone(),
         digest: top.digest.clone(),
         manifest_json: top.manifest_json.clone(),
         image_name: name,
@@ -368,15 +371,11 @@ pub(super) mod tests {
             digest: digest.to_string().repeat(64),
             manifest_json: "{}".into(),
             layer: Layer {
-                worker: None,
-                packages: Vec::new(),
-                files: Vec::new(),
-                recipe: recipe.into(),
-                version,
                 provision: vec![script(&format!("{recipe}/step-001-a"))],
                 validate: vec![script(&format!("{recipe}/validate-001-a"))],
                 test: vec![script(&format!("{recipe}/test-001-a"))],
                 payloads: BTreeMap::from([(format!("{recipe}-sha"), vec![1])]),
+                ..Layer::new(recipe, version)
             },
         }
     }

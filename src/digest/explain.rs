@@ -17,6 +17,7 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     changed(&mut words, "recipe", &a.recipe, &b.recipe);
     changed(&mut words, "version", &a.version, &b.version);
     changed(&mut words, "manifest format", &a.format, &b.format);
+    labels(&mut words, &a.labels, &b.labels);
     under(&mut words, &a.on, &b.on);
     packages(&mut words, &a.packages, &b.packages);
     files(&mut words, a, b);
@@ -76,6 +77,21 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
 fn changed<T: PartialEq + std::fmt::Display>(words: &mut Vec<String>, what: &str, a: &T, b: &T) {
     if a != b {
         words.push(format!("{what} changed from {a} to {b}"));
+    }
+}
+
+fn labels(words: &mut Vec<String>, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) {
+    for (key, new) in b {
+        match a.get(key) {
+            None => words.push(format!("label {key}={new} added")),
+            Some(old) if old != new => {
+                words.push(format!("label {key} changed from {old} to {new}"));
+            }
+            Some(_) => {}
+        }
+    }
+    for key in a.keys().filter(|key| !b.contains_key(*key)) {
+        words.push(format!("label {key} removed"));
     }
 }
 

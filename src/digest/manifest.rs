@@ -20,6 +20,9 @@ pub struct Manifest {
     pub format: String,
     pub recipe: String,
     pub version: semver::Version,
+    /// Tags for the image, merged along the line. A layer without any has no such input.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// What the layer stands on.
     pub on: Under,
     /// Packages by name. They are in a script too; here they can be told apart.
@@ -156,6 +159,7 @@ pub fn chain(resolved: &Resolved, layers: &[Layer]) -> Vec<(Manifest, Digest)> {
             format: FORMAT.into(),
             recipe: layer.recipe.clone(),
             version: layer.version.clone(),
+            labels: layer.labels.clone(),
             on,
             packages: layer.packages.clone(),
             files: layer.files.clone(),

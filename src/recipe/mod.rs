@@ -12,13 +12,14 @@ mod load;
 mod merge;
 pub mod model;
 pub(crate) mod node;
+mod parameters;
 mod raw;
 mod revision;
 pub(crate) mod units;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use init::init;
-pub use load::{FILE, load, load_for_lint, names};
+pub use load::{FILE, Given, load, load_for_lint, names};
 pub use revision::{Revision, RevisionError};
 pub use units::age;
 

@@ -1,6 +1,7 @@
 //! What a recipe says once it is loaded, checked and merged along its line: plain data for the rooms below.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,14 +22,45 @@ pub struct Resolved {
     pub base: BaseRef,
     /// The recipes of the line, root first.
     pub line: Vec<LineRecipe>,
-    /// Where each parameter of the line is declared.
-    pub declared: BTreeMap<String, Location>,
-    /// Effective parameter values after defaults, overrides of children and `--set`.
+    /// What is known about each parameter of the line.
+    pub about: BTreeMap<String, About>,
+    /// Effective parameter values after defaults, overrides of children, values files and `--set`.
     pub parameters: BTreeMap<String, Value>,
+    /// Tags for the image, merged.
+    pub labels: BTreeMap<String, String>,
     /// Disk and boot settings, merged.
     pub image: ImageSpec,
     /// Builder settings, merged.
     pub build: BuildSpec,
+    /// Where the settings of the merged sections stand, such as `image.size`; one that is not here has its default.
+    pub origins: BTreeMap<String, Location>,
+}
+
+/// A parameter, beside its value.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// `string`, `integer`, `boolean` or `list`.
+    pub kind: &'static str,
+    pub description: Option<String>,
+    /// Where it is declared; the last recipe of the line that does.
+    pub declared: Location,
+    /// Where its value comes from.
+    pub origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The `default` of its declaration.
+    Default(Location),
+    /// A recipe that sets what a parent declares.
+    Recipe(Location),
+    /// A file given by `--values`.
+    Values(Location),
+    /// `--set`.
+    CommandLine,
+    /// Nobody gave one, and a lint needs none.
+    Sample,
 }
 
 impl Resolved {
@@ -36,6 +68,36 @@ impl Resolved {
     #[must_use]
     pub fn installs_worker(&self) -> bool {
         self.line.iter().any(|recipe| recipe.worker.is_some())
+    }
+
+    /// The settings of the merged sections, by the names that recipes give them, such as `image.size`.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(String, serde_json::Value)> {
+        use serde_json::json;
+        let (image, build) = (&self.image, &self.build);
+        let seconds = |duration: Duration| json!(format!("{}s", duration.as_secs()));
+        let labels = self
+            .labels
+            .iter()
+            .map(|(key, value)| (format!("labels.{key}"), json!(value)));
+        let rest = [
+            ("image.size", json!(format!("{}GiB", image.size_gib))),
+            ("image.filesystem", json!(image.filesystem)),
+            ("image.architecture", json!(image.architecture)),
+            ("image.boot_mode", json!(image.boot_mode)),
+            ("build.instance_type", json!(build.instance_type)),
+            ("build.subnet", json!(build.subnet)),
+            ("build.security_groups", json!(build.security_groups)),
+            ("build.instance_profile", json!(build.instance_profile)),
+            ("build.timeout", seconds(build.timeout)),
+            (
+                "build.max_age",
+                json!(format!("{}h", build.max_age.as_secs() / 3600)),
+            ),
+        ];
+        labels
+            .chain(rest.map(|(key, value)| (key.to_owned(), value)))
+            .collect()
     }
 }
 
@@ -48,6 +110,8 @@ pub struct LineRecipe {
     pub dir: PathBuf,
     /// Disk and boot settings merged from the root up to here: what this recipe has when it is baked by itself.
     pub image: ImageSpec,
+    /// Tags for the image, merged likewise.
+    pub labels: BTreeMap<String, String>,
     pub packages: Vec<String>,
     pub files: Vec<FileSpec>,
     /// The agent that this recipe installs; a child has its parent's, unless it says something of its own.
@@ -66,6 +130,18 @@ pub enum Value {
     String(String),
     /// A list of strings.
     List(Vec<String>),
+}
+
+/// As a recipe would write it, items of a list with commas between them.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean(value) => value.fmt(f),
+            Self::Integer(value) => value.fmt(f),
+            Self::String(value) => value.fmt(f),
+            Self::List(values) => values.join(",").fmt(f),
+        }
+    }
 }
 
 /// The image at the root of a line.

@@ -502,6 +502,11 @@ pub struct Entry<'d> {
 }
 
 impl Entry<'_> {
+    /// Where the key stands.
+    pub fn location(&self) -> Location {
+        self.node.document.location(self.key_at)
+    }
+
     /// A diagnostic about the key.
     pub fn diagnostic(&self, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
         self.node.document.diagnostic(self.key_at, message, help)

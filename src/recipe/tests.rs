@@ -1,3 +1,5 @@
+mod parameters;
+
 use std::fs;
 use std::path::Path;
 
@@ -237,7 +239,15 @@ fn the_line_is_merged_root_first_and_the_child_has_the_last_word() {
         "{ recipe: root, version: ^1 }",
         "parameters: { port: 2, host: h }\nimage: { size: 20GiB }\nbuild: { subnet: null }\n",
     );
-    let resolved = load(kitchen.dir(), "child", &[("host".into(), "$(x)".into())]).unwrap();
+    let resolved = load(
+        kitchen.dir(),
+        "child",
+        &Given {
+            sets: vec![("host".into(), "$(x)".into())],
+            ..Given::default()
+        },
+    )
+    .unwrap();
     assert_eq!(
         resolved.base,
         BaseRef::Ami {
@@ -278,17 +288,28 @@ fn the_line_is_merged_root_first_and_the_child_has_the_last_word() {
     );
     assert_eq!(resolved.build.timeout.as_secs(), 7200);
 
-    let missing = load(kitchen.dir(), "root", &[]).unwrap_err().to_string();
+    let missing = load(kitchen.dir(), "root", &Given::default())
+        .unwrap_err()
+        .to_string();
     assert!(
         missing.contains("`host` has no value") && missing.contains("--set host="),
         "{missing}"
     );
-    let sets = [
+    let sets = vec![
         ("port".into(), "x".into()),
         ("prot".into(), "1".into()),
         ("host".into(), String::new()),
     ];
-    let wrong = load(kitchen.dir(), "root", &sets).unwrap_err().to_string();
+    let wrong = load(
+        kitchen.dir(),
+        "root",
+        &Given {
+            sets,
+            ..Given::default()
+        },
+    )
+    .unwrap_err()
+    .to_string();
     assert!(
         wrong.contains("does not fit the type integer") && wrong.contains("did you mean `port`?"),
         "{wrong}"
@@ -444,7 +465,7 @@ fn a_worker_section_is_inherited_and_replaced_as_a_whole() {
             "{ recipe: b, version: ^1 }",
             &format!("worker:\n  adapter: command\n{COMMANDS}  timeout: 5s\n"),
         );
-    let resolved = load(kitchen.dir(), "c", &[]).unwrap();
+    let resolved = load(kitchen.dir(), "c", &Given::default()).unwrap();
     assert!(resolved.installs_worker());
     let [a, b, c] = &resolved.line[..] else {
         panic!("three recipes")
@@ -460,7 +481,11 @@ fn a_worker_section_is_inherited_and_replaced_as_a_whole() {
         if commands.stopped.text == "c" && commands.timeout.as_secs() == 5)
     );
     kitchen.recipe("d", "");
-    assert!(!load(kitchen.dir(), "d", &[]).unwrap().installs_worker());
+    assert!(
+        !load(kitchen.dir(), "d", &Given::default())
+            .unwrap()
+            .installs_worker()
+    );
 }
 
 #[test]

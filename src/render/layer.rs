@@ -31,15 +31,9 @@ pub fn layer(
     found: &mut Diagnostics,
 ) -> Layer {
     let mut layer = Layer {
-        recipe: recipe.name.clone(),
-        version: recipe.version.clone(),
+        labels: recipe.labels.clone(),
         packages: recipe.packages.clone(),
-        files: Vec::new(),
-        worker: None,
-        provision: Vec::new(),
-        validate: Vec::new(),
-        test: Vec::new(),
-        payloads: BTreeMap::new(),
+        ..Layer::new(&recipe.name, recipe.version.clone())
     };
     for file in &recipe.files {
         let Some(bytes) = payload(file, renderer, found) else {

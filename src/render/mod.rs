@@ -36,9 +36,9 @@ pub fn render(resolved: &Resolved, agent: &[u8]) -> Result<Vec<Layer>, Diagnosti
         .collect();
     // Only a clean look tells what is unused: a template that does not parse may use anything.
     if found.is_empty() {
-        for (name, at) in &resolved.declared {
+        for (name, about) in &resolved.about {
             if !renderer.used().contains(name) {
-                found.push(unused(name, at));
+                found.push(unused(name, &about.declared));
             }
         }
     }

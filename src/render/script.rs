@@ -16,6 +16,8 @@ pub const SEALED_PATHS: &str = include_str!("../../templates/sealed-paths");
 pub struct Layer {
     pub recipe: String,
     pub version: semver::Version,
+    /// Tags for the image, merged along the line up to this recipe.
+    pub labels: BTreeMap<String, String>,
     /// The packages that `provision` installs, by name.
     pub packages: Vec<String>,
     /// The files that `provision` installs.
@@ -30,6 +32,25 @@ pub struct Layer {
     pub test: Vec<Script>,
     /// Bytes that scripts install, by their sha256 in hex; a script finds one at `"$PIAAS_BUNDLE/files/<sha256>"`.
     pub payloads: BTreeMap<String, Vec<u8>>,
+}
+
+impl Layer {
+    /// A layer that does nothing yet.
+    #[must_use]
+    pub fn new(recipe: impl Into<String>, version: semver::Version) -> Self {
+        Self {
+            recipe: recipe.into(),
+            version,
+            labels: BTreeMap::new(),
+            packages: Vec::new(),
+            files: Vec::new(),
+            worker: None,
+            provision: Vec::new(),
+            validate: Vec::new(),
+            test: Vec::new(),
+            payloads: BTreeMap::new(),
+        }
+    }
 }
 
 /// A file that a layer installs; its bytes are the payload `sha256`.

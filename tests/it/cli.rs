@@ -210,3 +210,85 @@ fn walk(dir: &std::path::Path) -> Vec<String> {
     }
     texts
 }
+
+#[test]
+fn show_resolved_says_where_each_value_comes_from() {
+    let sandbox = Sandbox::new();
+    sandbox.write("recipes/web/recipe.yaml", GOOD);
+    sandbox.write(
+        "recipes/shop/recipe.yaml",
+        "schema: piaas-bake/v1
+name: shop
+version: 1.0.0
+description: A shop.
+from: { recipe: web }
+labels: { team: shop }
+parameters:
+  port: 8080
+  motto: { type: string, default: buy }
+image: { size: 9GiB }
+test:
+  - { name: Say, run: \"echo {{ motto }}\" }
+",
+    );
+    let run = sandbox
+        .run(&["show", "--resolved", "shop", "--set", "motto=sell"])
+        .expect_code(0);
+    for line in [
+        "port   8080    set, ",
+        "recipes/shop/recipe.yaml:8",
+        "motto  \"sell\"  --set",
+        "labels.team",
+        "recipes/shop/recipe.yaml:6",
+        "image.filesystem",
+        "default",
+        "Say the port",
+        "recipes/web/recipe.yaml:11",
+    ] {
+        assert!(
+            run.stdout.contains(line),
+            "{line:?} is not in\n{}",
+            run.stdout
+        );
+    }
+    let values = sandbox.path().join("values.yaml");
+    sandbox.write("values.yaml", "port: 81\n");
+    let values = values.to_str().unwrap();
+    let run = sandbox
+        .run(&[
+            "show",
+            "--resolved",
+            "shop",
+            "--values",
+            values,
+            "--format",
+            "json",
+        ])
+        .expect_code(0);
+    let shown: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let port = &shown["parameters"]["port"];
+    assert_eq!(port["value"], 81);
+    assert_eq!(port["from"]["kind"], "values");
+    assert_eq!(port["from"]["line"], 1);
+    assert_eq!(port["description"], "Where it listens.");
+    assert_eq!(shown["parameters"]["motto"]["from"]["kind"], "default");
+    assert_eq!(shown["settings"]["image.size"]["value"], "9GiB");
+    assert_eq!(shown["settings"]["image.size"]["from"]["line"], 10);
+    assert_eq!(
+        shown["settings"]["image.boot_mode"]["from"]["kind"],
+        "default"
+    );
+    assert_eq!(shown["line"][0]["contents"][0]["title"], "Say the port");
+
+    sandbox.write("values.yaml", "prot: 81\n");
+    let run = sandbox
+        .run(&["plan", "shop", "--values", values])
+        .expect_code(3);
+    for part in ["values.yaml:1:1", "`prot`", "did you mean `port`?"] {
+        assert!(
+            run.stderr.contains(part),
+            "{part:?} is not in\n{}",
+            run.stderr
+        );
+    }
+}

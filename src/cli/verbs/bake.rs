@@ -18,7 +18,7 @@ use crate::cli::style::elapsed;
 use crate::cli::{exit, github, interrupt, output, view};
 
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
-    let (resolved, layers) = prepare(context, &args.recipe.recipe, &args.recipe.sets.set)?;
+    let (resolved, layers) = prepare(context, &args.recipe.recipe, &args.recipe.sets.given())?;
     let connected = context.connect_to_act().await?;
     let wishes = Wishes {
         force: args.force,

@@ -32,13 +32,13 @@ pub fn run(context: &Context, args: &PlanArgs, rev: &str) -> CliResult {
     let (list, unfit): (Vec<Changed>, Vec<Changed>) = if context.matrix {
         list.into_iter()
             .filter(|one| one.change != Change::Removed)
-            .partition(|one| recipe::load(recipes, &one.recipe, &[]).is_ok())
+            .partition(|one| recipe::load(recipes, &one.recipe, &recipe::Given::default()).is_ok())
     } else {
         (list, Vec::new())
     };
     for one in &unfit {
         output::note(&format!(
-            "left out: {} changed, and needs values that only `--set` gives",
+            "left out: {} changed, and needs values that only `--set` or `--values` gives",
             one.recipe
         ));
     }

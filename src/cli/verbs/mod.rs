@@ -14,6 +14,7 @@ pub mod lint;
 pub mod plan;
 pub mod rebake;
 pub mod render;
+mod resolved;
 pub mod roll;
 pub mod roll_args;
 pub mod show;

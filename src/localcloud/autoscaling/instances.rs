@@ -423,8 +423,7 @@ pub(super) fn attach(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
                 group.desired + 1
             );
             let description = format!("Attaching an existing EC2 instance: {id}");
-            let activity =
-                activities::begin(world, group, Some(zone.clone()), description, cause);
+            let activity = activities::begin(world, group, Some(zone.clone()), description, cause);
             group.desired += 1;
             let member = Member {
                 instance_id: id.clone(),

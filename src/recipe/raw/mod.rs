@@ -2,11 +2,13 @@
 
 mod base;
 mod contents;
+mod labels;
 mod parameters;
 mod settings;
 mod steps;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use semver::Version;
@@ -17,23 +19,25 @@ use super::node::{Document, Node};
 use super::units;
 use base::read_from;
 use contents::{read_files, read_packages};
+use labels::read_labels;
 use parameters::read_parameters;
 use settings::{read_build, read_image};
 use steps::read_step;
 use worker::read_worker;
 
 pub use base::From;
-pub use parameters::{Kind, RawParameter, RawParameterKind};
+pub use parameters::{Kind, Limits, RawParameter, RawParameterKind, parameter_value};
 pub use settings::{RawBuild, RawImage};
 
 /// The schema this version reads.
 pub const SCHEMA: &str = "piaas-bake/v1";
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "schema",
     "name",
     "version",
     "description",
+    "labels",
     "from",
     "parameters",
     "packages",
@@ -53,6 +57,7 @@ pub struct RawRecipe {
     pub version: Version,
     pub description: String,
     pub dir: PathBuf,
+    pub labels: BTreeMap<String, String>,
     pub from: From,
     pub parameters: Vec<RawParameter>,
     pub packages: Vec<String>,
@@ -63,7 +68,12 @@ pub struct RawRecipe {
     pub test: Vec<StepSpec>,
     pub image: RawImage,
     pub build: RawBuild,
+    /// Where each key of a section stands, such as `image.size`.
+    pub origins: Vec<(String, Location)>,
 }
+
+/// Sections that are merged key by key.
+const SECTIONS: [&str; 3] = ["labels", "image", "build"];
 
 /// A place to report about later, with the line it is on.
 #[derive(Debug, Clone)]
@@ -73,7 +83,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn of(node: &Node<'_>) -> Self {
+    pub fn of(node: &Node<'_>) -> Self {
         let at = node.location();
         let line = node
             .document()
@@ -177,6 +187,10 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
             .collect()
     };
 
+    let labels = top
+        .get("labels")
+        .map(|node| read_labels(node, found))
+        .unwrap_or_default();
     let parameters = top
         .get("parameters")
         .map(|node| read_parameters(node, found))
@@ -197,11 +211,22 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         .get("build")
         .map(|node| read_build(node, found))
         .unwrap_or_default();
+    let mut origins = Vec::new();
+    for section in SECTIONS {
+        let Some(node) = top.get(section).filter(Node::is_map) else {
+            continue;
+        };
+        // What is wrong with them is found by now.
+        for entry in node.entries(&mut Diagnostics::default()) {
+            origins.push((format!("{section}.{}", entry.key), entry.location()));
+        }
+    }
     Some(RawRecipe {
         name: name?,
         version: version?,
         description: description?,
         dir: dir.to_path_buf(),
+        labels,
         from: from?,
         parameters,
         packages,
@@ -212,6 +237,7 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         test,
         image,
         build,
+        origins,
     })
 }
 
