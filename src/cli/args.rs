@@ -115,6 +115,8 @@ pub enum Verb {
     Init(InitArgs),
     /// Check recipes; every error with file, line, column and a way out
     Lint(LintArgs),
+    /// Print the JSON Schema of recipe files, for editors
+    Schema,
     /// Show a recipe merged along its line
     Show(ShowArgs),
     /// Write the scripts that a bake would run

@@ -314,3 +314,31 @@ fn labels_are_an_input_of_the_layers_that_have_them() {
         ]
     );
 }
+
+#[test]
+fn trees_are_told_apart_by_what_is_in_them() {
+    let kitchen = Kitchen::new();
+    kitchen
+        .recipe("a", "files: [{ path: /etc/x, tree: x }]\n")
+        .put("a/x/one", "1")
+        .put("a/x/sub/two", "2");
+    let link = kitchen.dir().join("a/x/link");
+    std::os::unix::fs::symlink("one", &link).unwrap();
+    let (before, _) = line(kitchen.dir(), "a").remove(0);
+    let json = before.to_canonical_json();
+    assert_eq!(Manifest::from_json(&json).unwrap(), before);
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("sub/two", &link).unwrap();
+    kitchen.put("a/x/one", "one").put("a/x/more/three", "3");
+    let (after, _) = line(kitchen.dir(), "a").remove(0);
+    assert_eq!(
+        explain(&before, &after),
+        [
+            "file /etc/x/more/three added",
+            "content of /etc/x/one changed",
+            "directory /etc/x/more added",
+            "target of /etc/x/link changed from one to sub/two",
+        ]
+    );
+    assert_eq!(explain(&after, &after), [] as [String; 0]);
+}

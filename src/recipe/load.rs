@@ -131,7 +131,15 @@ fn one(
 ) -> Option<RawRecipe> {
     let home = dir.join(name);
     let file = home.join(FILE);
-    if !super::units::is_recipe_name(name) || !file.is_file() {
+    // A loop of links, a directory without permission: it is there, and reading it says what is wrong.
+    let there = match file.metadata() {
+        Ok(about) => about.is_file(),
+        Err(error) => !matches!(
+            error.kind(),
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+        ),
+    };
+    if !super::units::is_recipe_name(name) || !there {
         let help = match names(dir) {
             Ok(known) => suggest(name, known.iter().map(String::as_str)),
             Err(error) => error

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::load::{Given, Line};
-use super::model::{BuildSpec, ImageSpec, LineRecipe, Resolved};
+use super::manager;
+use super::model::{
+    BuildSpec, DistributionSpec, ImageSpec, LineRecipe, Resolved, RetentionSpec, RollSpec,
+};
 use super::parameters::Parameters;
 use super::raw::{RawBuild, RawImage};
 
@@ -44,6 +47,9 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Di
         timeout: Duration::from_secs(3600),
         max_age: Duration::from_secs(14 * 24 * 3600),
     };
+    let mut roll = RollSpec::default();
+    let mut retention = RetentionSpec::default();
+    let mut distribution = DistributionSpec::default();
     let mut recipes = Vec::new();
     let (mut name, mut version, mut description) =
         (String::new(), semver::Version::new(0, 0, 0), String::new());
@@ -51,7 +57,14 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Di
         parameters.inherit(&recipe.parameters, &mut found);
         override_image(&mut image, &recipe.image);
         override_build(&mut build, &recipe.build);
+        override_roll(&mut roll, &recipe.roll);
+        inherit(&mut retention.keep, recipe.retention.keep.as_ref());
+        inherit(&mut retention.max_age, recipe.retention.max_age.as_ref());
+        let (to, child) = (&mut distribution, &recipe.distribution);
+        inherit(&mut to.regions, child.regions.as_ref());
+        inherit(&mut to.accounts, child.accounts.as_ref());
         labels.extend(recipe.labels.clone());
+        let (manager, packages) = manager::choose(recipe.packages, &line.base, &mut found);
         origins.extend(recipe.origins);
         (name, version, description) = (
             recipe.name.clone(),
@@ -64,8 +77,10 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Di
             dir: recipe.dir,
             image: image.clone(),
             labels: labels.clone(),
-            packages: recipe.packages,
+            manager,
+            packages,
             files: recipe.files,
+            trees: recipe.trees,
             worker: recipe.worker,
             steps: recipe.steps,
             validate: recipe.validate,
@@ -88,6 +103,19 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Di
         parameters.set(name, text, &mut found);
     }
     let (parameters, about) = parameters.finish(missing, &mut found);
+    let secret = about.iter().find(|(_, about)| about.secret.is_some());
+    if let Some((name, about)) = secret.filter(|_| build.instance_profile.is_none()) {
+        found.push(Diagnostic {
+            location: Some(about.declared.clone()),
+            source_line: None,
+            message: format!("the builder has no role that could read the secret `{name}`"),
+            help: Some(
+                "write `build: { instance_profile: … }`; its role needs ssm:GetParameter or \
+                 secretsmanager:GetSecretValue, and kms:Decrypt for a key of your own"
+                    .into(),
+            ),
+        });
+    }
     found.or(Resolved {
         name,
         version,
@@ -99,6 +127,9 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Di
         labels,
         image,
         build,
+        roll,
+        retention,
+        distribution,
         origins,
     })
 }
@@ -117,6 +148,20 @@ fn override_build(build: &mut BuildSpec, child: &RawBuild) {
     override_with(&mut build.instance_profile, child.instance_profile.as_ref());
     override_with(&mut build.timeout, child.timeout.as_ref());
     override_with(&mut build.max_age, child.max_age.as_ref());
+}
+
+fn override_roll(roll: &mut RollSpec, child: &RollSpec) {
+    inherit(&mut roll.warmup, child.warmup.as_ref());
+    inherit(&mut roll.max_healthy, child.max_healthy.as_ref());
+    inherit(&mut roll.canary_checks, child.canary_checks.as_ref());
+    inherit(&mut roll.checkpoints, child.checkpoints.as_ref());
+    inherit(&mut roll.checkpoint_delay, child.checkpoint_delay.as_ref());
+}
+
+fn inherit<T: Clone>(value: &mut Option<T>, child: Option<&T>) {
+    if child.is_some() {
+        *value = child.cloned();
+    }
 }
 
 fn override_with<T: Clone>(value: &mut T, child: Option<&T>) {

@@ -9,12 +9,16 @@ pub mod diagnostic;
 pub mod files;
 pub mod init;
 mod load;
+mod manager;
 mod merge;
 pub mod model;
 pub(crate) mod node;
 mod parameters;
 mod raw;
 mod revision;
+pub mod schema;
+pub mod secret;
+mod trees;
 pub(crate) mod units;
 
 pub use diagnostic::{Diagnostic, Diagnostics};

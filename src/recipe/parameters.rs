@@ -9,6 +9,7 @@ use super::merge::Missing;
 use super::model::{About, Origin, Value};
 use super::node::Document;
 use super::raw::{Kind, Limits, Place, RawParameter, RawParameterKind, parameter_value};
+use super::secret::{self, Reference};
 
 /// All of them, on their way down the line.
 #[derive(Default)]
@@ -21,25 +22,54 @@ struct Parameter {
     /// Of every recipe that declares it: a child narrows what its parent's templates rely on, and never widens it.
     limits: Vec<Limits>,
     declared: Place,
+    /// Its value is a reference.
+    secret: bool,
+    /// A value was given that it cannot take, and that is said already.
+    refused: bool,
 }
 
 impl Parameter {
+    /// What is wrong with a value, without the line that it stands on if it may be a secret.
+    fn complain(&self, mut diagnostic: Diagnostic) -> Diagnostic {
+        if self.secret {
+            diagnostic.source_line = None;
+        }
+        diagnostic
+    }
+
     /// Takes a value, or says what is wrong with it.
     fn take(&mut self, name: &str, value: Value, origin: Origin) -> Result<(), (String, String)> {
-        if Kind::of(&value) != self.kind {
+        let checked = self.check(name, &value);
+        match checked {
+            Ok(()) => self.value = Some((value, origin)),
+            Err(_) => self.refused = true,
+        }
+        checked
+    }
+
+    fn check(&self, name: &str, value: &Value) -> Result<(), (String, String)> {
+        if Kind::of(value) != self.kind {
             return Err((
                 format!(
                     "`{name}` is a parameter of type {}, not {}",
                     self.kind.name(),
-                    Kind::of(&value).name()
+                    Kind::of(value).name()
                 ),
                 "write a value of its type; text that looks like a number needs quotes".into(),
             ));
         }
         for limits in &self.limits {
-            limits.check(name, &value)?;
+            limits.check(name, value)?;
         }
-        self.value = Some((value, origin));
+        if let Value::String(text) = value
+            && self.secret
+            && text.parse::<Reference>().is_err()
+        {
+            return Err((
+                format!("the value of `{name}` is not a reference to a secret"),
+                secret::HELP.into(),
+            ));
+        }
         Ok(())
     }
 
@@ -47,6 +77,9 @@ impl Parameter {
     fn sample(&self) -> Value {
         let allowed = self.limits.iter().find_map(|one| one.allowed.as_ref());
         let first = allowed.and_then(|allowed| allowed.first().cloned());
+        if self.secret {
+            return Value::String("ssm:/sample".into());
+        }
         match (self.kind, first) {
             (Kind::List, Some(item)) => Value::List(vec![item.to_string()]),
             (_, Some(value)) => value,
@@ -64,17 +97,39 @@ impl Parameters {
         for raw in recipe {
             match (&raw.is, self.0.get_mut(&raw.name)) {
                 (RawParameterKind::Declared(new), None) => {
-                    let parameter = Parameter {
+                    let mut parameter = Parameter {
                         kind: new.kind,
-                        value: new
-                            .default
-                            .as_ref()
-                            .map(|(value, at)| (value.clone(), Origin::Default(at.at.clone()))),
+                        value: None,
                         description: new.description.clone(),
                         limits: new.limits.iter().cloned().collect(),
                         declared: raw.at.clone(),
+                        secret: new.secret,
+                        refused: false,
                     };
+                    if let Some((value, at)) = &new.default
+                        && let Err((message, help)) =
+                            parameter.take(&raw.name, value.clone(), Origin::Default(at.at.clone()))
+                    {
+                        found.push(parameter.complain(at.diagnostic(message, help)));
+                    }
                     self.0.insert(raw.name.clone(), parameter);
+                }
+                (RawParameterKind::Declared(new), Some(known)) if new.secret != known.secret => {
+                    let help = "say the same about `secret`: the parent's templates rely on it";
+                    let message = format!(
+                        "`{}` is {} in a parent",
+                        raw.name,
+                        if known.secret {
+                            "a secret"
+                        } else {
+                            "no secret"
+                        }
+                    );
+                    let diagnostic = raw.at.diagnostic(message, help);
+                    found.push(Diagnostic {
+                        source_line: None,
+                        ..diagnostic
+                    });
                 }
                 (RawParameterKind::Declared(new), Some(known)) if new.kind == known.kind => {
                     known.limits.extend(new.limits.clone());
@@ -88,7 +143,7 @@ impl Parameters {
                         && let Err((message, help)) =
                             known.take(&raw.name, value.clone(), Origin::Default(at.at.clone()))
                     {
-                        found.push(at.diagnostic(message, help));
+                        found.push(known.complain(at.diagnostic(message, help)));
                     }
                 }
                 (RawParameterKind::Declared(new), Some(known)) => found.push(raw.at.diagnostic(
@@ -103,7 +158,7 @@ impl Parameters {
                 (RawParameterKind::Set(value), Some(known)) => {
                     let origin = Origin::Recipe(raw.at.at.clone());
                     if let Err((message, help)) = known.take(&raw.name, value.clone(), origin) {
-                        found.push(raw.at.diagnostic(message, help));
+                        found.push(known.complain(raw.at.diagnostic(message, help)));
                     }
                 }
                 (RawParameterKind::Set(_), None) => found.push(raw.at.diagnostic(
@@ -143,7 +198,7 @@ impl Parameters {
             if let Some(value) = parameter_value(entry.node, found)
                 && let Err((message, help)) = parameter.take(entry.key, value, origin)
             {
-                found.push(entry.node.diagnostic(message, help));
+                found.push(parameter.complain(entry.node.diagnostic(message, help)));
             }
         }
     }
@@ -197,6 +252,7 @@ impl Parameters {
             let (value, origin) = match (parameter.value, missing) {
                 (Some(given), _) => given,
                 (None, Missing::Sample) => (sample, Origin::Sample),
+                (None, Missing::Refuse) if parameter.refused => continue,
                 (None, Missing::Refuse) => {
                     found.push(parameter.declared.diagnostic(
                         format!("the parameter `{name}` has no value"),
@@ -207,7 +263,17 @@ impl Parameters {
                     continue;
                 }
             };
+            let secret = match &value {
+                Value::String(text) if parameter.secret => text.parse().ok(),
+                _ => None,
+            };
+            let value = if parameter.secret {
+                Value::String(secret::path(&name))
+            } else {
+                value
+            };
             let known = About {
+                secret,
                 kind: parameter.kind.name(),
                 description: parameter.description,
                 declared: parameter.declared.at,

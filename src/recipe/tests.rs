@@ -1,4 +1,8 @@
+mod bad_input;
+mod cases;
 mod parameters;
+mod sections;
+mod trees;
 
 use std::fs;
 use std::path::Path;
@@ -57,6 +61,7 @@ impl Kitchen {
         found
             .to_string()
             .replace(&format!("{}/", self.dir().display()), "")
+            .replace(&self.dir().display().to_string(), "RECIPES")
     }
 }
 
@@ -428,7 +433,10 @@ fn a_new_recipe_lints_clean_and_nothing_is_overwritten() {
     let from = "/aws/service/debian/release/12/latest/amd64";
     assert_eq!(
         init(kitchen.dir(), "hello", from).unwrap(),
-        [kitchen.dir().join("hello/recipe.yaml")]
+        [
+            kitchen.dir().join("hello/recipe.yaml"),
+            kitchen.dir().join("recipe.schema.json")
+        ]
     );
     lint(kitchen.dir(), "hello").unwrap();
     init(kitchen.dir(), "hello-child", "hello").unwrap();

@@ -1,3 +1,7 @@
+mod secrets;
+mod trees;
+mod when;
+
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 

@@ -23,7 +23,7 @@ fn shipped_recipes_are_clean() {
     let run = sandbox
         .run(&["lint", "--recipes", recipes.to_str().unwrap()])
         .expect_code(0);
-    for name in ["debian-base", "ci-base", "ci-worker"] {
+    for name in ["debian-base", "ci-base", "ci-worker", "github-runner"] {
         assert!(
             run.stdout.contains(name) || run.stderr.contains(name),
             "{}{}",
@@ -278,7 +278,7 @@ test:
         shown["settings"]["image.boot_mode"]["from"]["kind"],
         "default"
     );
-    assert_eq!(shown["line"][0]["contents"][0]["title"], "Say the port");
+    assert_eq!(shown["line"][0]["contents"][1]["title"], "Say the port");
 
     sandbox.write("values.yaml", "prot: 81\n");
     let run = sandbox
@@ -291,4 +291,61 @@ test:
             run.stderr
         );
     }
+}
+
+#[test]
+fn the_schema_is_printed_and_shipped_recipes_and_new_ones_are_valid_by_it() {
+    let sandbox = Sandbox::new();
+    let schema = sandbox.run(&["schema"]).expect_code(0).stdout;
+    let shipped = shipped_recipes();
+    let beside = std::fs::read_to_string(shipped.join("recipe.schema.json")).unwrap();
+    assert_eq!(schema, beside);
+    let _ = sandbox.run(&["init", "web"]).expect_code(0);
+    let made = std::fs::read_to_string(sandbox.recipes().join("recipe.schema.json")).unwrap();
+    assert_eq!(schema, made);
+
+    let mut recipes = vec![sandbox.recipes().join("web/recipe.yaml")];
+    for entry in std::fs::read_dir(&shipped).unwrap().flatten() {
+        let file = entry.path().join("recipe.yaml");
+        if file.is_file() {
+            recipes.push(file);
+        }
+    }
+    assert!(recipes.len() > 4);
+    for file in &recipes {
+        let text = std::fs::read_to_string(file).unwrap();
+        let header = "# yaml-language-server: $schema=../recipe.schema.json";
+        assert_eq!(text.lines().next(), Some(header), "{}", file.display());
+    }
+    // A validator that nobody here wrote; an unknown key must not pass either.
+    let script = "import json, sys, yaml, jsonschema
+schema = json.load(open(sys.argv[1]))
+jsonschema.Draft7Validator.check_schema(schema)
+validator = jsonschema.Draft7Validator(schema)
+for path in sys.argv[2:]:
+    recipe = yaml.safe_load(open(path))
+    validator.validate(recipe)
+    recipe['pakages'] = []
+    assert not validator.is_valid(recipe), path
+";
+    let python = std::env::var_os("PIAAS_TEST_VENV").map_or("python3".into(), |venv| {
+        std::path::Path::new(&venv).join("bin/python")
+    });
+    let python = |arguments: &[&str]| {
+        std::process::Command::new(&python)
+            .args(["-W", "ignore", "-c"])
+            .args(arguments)
+            .args(std::iter::once(shipped.join("recipe.schema.json")).chain(recipes.clone()))
+            .output()
+    };
+    if !python(&["import yaml, jsonschema"]).is_ok_and(|output| output.status.success()) {
+        eprintln!("left out: jsonschema is not installed (`make test` installs it)");
+        return;
+    }
+    let output = python(&[script]).unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -58,7 +58,7 @@ fn agent(context: &Context) -> Result<Vec<u8>, CliError> {
     let mut loaded = names
         .iter()
         .filter_map(|name| recipe::load_for_lint(recipes, name).ok());
-    match loaded.find(Resolved::installs_worker) {
+    match loaded.find(Resolved::needs_agent) {
         Some(resolved) => worker_agent::load(&context.settings, &resolved),
         None => Ok(Vec::new()),
     }

@@ -17,5 +17,7 @@ pub mod render;
 mod resolved;
 pub mod roll;
 pub mod roll_args;
+mod roll_options;
+pub mod schema;
 pub mod show;
 pub mod why;

@@ -10,7 +10,7 @@ use crate::bake::names::Channel;
 use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
 use crate::bake::{self, SurveyError};
 use crate::cli::args::{CloudName, Format, PlanArgs};
-use crate::cli::context::{Connected, Context, cloud, invalid};
+use crate::cli::context::{Connected, Context, cloud, invalid, say_without_effect};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
 use crate::cli::{exit, output};
@@ -45,6 +45,7 @@ pub fn prepare(
     let resolved =
         recipe::load(&context.settings.recipes, recipe, given).map_err(|found| invalid(&found))?;
     let rendered = context.render(&resolved)?;
+    say_without_effect(&resolved);
     let chain = digest::chain(&resolved, &rendered);
     let layers = chain
         .into_iter()

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use crate::cli::context::Context;
 use crate::cli::output;
-use crate::recipe::model::{LineRecipe, Location, Origin, Resolved};
+use crate::recipe::model::{InlineText, LineRecipe, Location, Origin, Resolved};
 
 use super::show;
 
@@ -17,7 +17,11 @@ pub fn json(resolved: &Resolved) -> Json {
         .iter()
         .map(|(name, about)| {
             let known = json!({
-                "value": resolved.parameters.get(name),
+                "value": match &about.secret {
+                    Some(reference) => json!(reference.to_string()),
+                    None => json!(resolved.parameters.get(name)),
+                },
+                "secret": about.secret.is_some(),
                 "type": about.kind,
                 "description": about.description,
                 "declared": location(&about.declared),
@@ -52,22 +56,32 @@ pub fn json(resolved: &Resolved) -> Json {
 fn recipe(recipe: &LineRecipe) -> Json {
     let items: Vec<Json> = contents(recipe)
         .into_iter()
-        .map(|(kind, title, at)| json!({ "kind": kind, "title": title, "from": location(at) }))
+        .map(|(kind, title, when, at)| {
+            let when = when.map(|when| when.text.as_str());
+            json!({ "kind": kind, "title": title, "when": when, "from": location(at) })
+        })
         .collect();
     json!({
         "recipe": recipe.name,
         "version": recipe.version.to_string(),
-        "packages": recipe.packages,
         "contents": items,
     })
 }
 
-/// Kind, title and place of what a recipe adds, in the order in which a bake comes to it.
-fn contents(recipe: &LineRecipe) -> Vec<(&'static str, &str, &Location)> {
+/// Kind, title, condition and place of what a recipe adds, in the order in which a bake comes to it.
+fn contents(recipe: &LineRecipe) -> Vec<Content<'_>> {
+    let packages = recipe
+        .packages
+        .iter()
+        .map(|one| ("package", one.name.as_str(), one.when.as_ref(), &one.at));
     let files = recipe
         .files
         .iter()
-        .map(|file| ("file", file.path.as_str(), &file.at));
+        .map(|one| ("file", one.path.as_str(), one.when.as_ref(), &one.at));
+    let trees = recipe
+        .trees
+        .iter()
+        .map(|one| ("tree", one.path.as_str(), one.when.as_ref(), &one.at));
     let lists = [
         ("step", &recipe.steps),
         ("validate", &recipe.validate),
@@ -75,10 +89,12 @@ fn contents(recipe: &LineRecipe) -> Vec<(&'static str, &str, &Location)> {
     ];
     let steps = lists.into_iter().flat_map(|(kind, list)| {
         list.iter()
-            .map(move |step| (kind, step.name.as_str(), &step.at))
+            .map(move |one| (kind, one.name.as_str(), one.when.as_ref(), &one.at))
     });
-    files.chain(steps).collect()
+    packages.chain(files).chain(trees).chain(steps).collect()
 }
+
+type Content<'r> = (&'static str, &'r str, Option<&'r InlineText>, &'r Location);
 
 fn location(at: &Location) -> Json {
     json!({ "file": at.file, "line": at.line, "column": at.column })
@@ -114,7 +130,10 @@ pub fn text(context: &Context, resolved: &Resolved) -> String {
             .about
             .iter()
             .map(|(name, about)| {
-                let value = resolved.parameters.get(name).map(show::shown);
+                let value = match &about.secret {
+                    Some(reference) => Some(format!("secret {reference}")),
+                    None => resolved.parameters.get(name).map(show::shown),
+                };
                 vec![
                     format!("  {name}"),
                     value.unwrap_or_default(),
@@ -141,12 +160,13 @@ pub fn text(context: &Context, resolved: &Resolved) -> String {
     for recipe in &resolved.line {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "\n{} {}", style.bold(&recipe.name), recipe.version);
-        if !recipe.packages.is_empty() {
-            let _ = writeln!(out, "  packages  {}", recipe.packages.join(" "));
-        }
         let rows: Vec<Vec<String>> = contents(recipe)
             .into_iter()
-            .map(|(kind, title, at)| vec![format!("  {kind}"), title.to_owned(), place(at)])
+            .map(|(kind, title, when, at)| {
+                let when = when.map(|when| format!(", when {}", when.text));
+                let place = format!("{}{}", place(at), when.unwrap_or_default());
+                vec![format!("  {kind}"), title.to_owned(), place]
+            })
             .collect();
         out.push_str(&output::table(&rows));
     }

@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::{Place, is_one_line};
+use super::{Place, is_one_line, keys};
 use crate::recipe::diagnostic::{Diagnostics, suggest};
 use crate::recipe::model::Value;
 use crate::recipe::node::{Entry, Node};
@@ -31,6 +31,8 @@ pub struct Declaration {
     pub default: Option<(Value, Place)>,
     pub description: Option<String>,
     pub limits: Option<Limits>,
+    /// Its value is a reference to a secret.
+    pub secret: bool,
 }
 
 /// The values that a parameter may have.
@@ -127,8 +129,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    const NAMES: [&'static str; 4] = ["string", "integer", "boolean", "list"];
-
     fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "string" => Self::String,
@@ -187,10 +187,7 @@ pub fn read_parameters(node: Node<'_>, found: &mut Diagnostics) -> Vec<RawParame
 }
 
 fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<RawParameterKind> {
-    let fields = entry.node.fields(
-        &["type", "default", "description", "enum", "pattern"],
-        found,
-    );
+    let fields = entry.node.fields(&keys::PARAMETER, found);
     let description = fields.get("description").and_then(|description| {
         description.checked(
             "one line",
@@ -204,7 +201,7 @@ fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<RawPara
         let text = node.text(found)?;
         let kind = Kind::parse(text);
         if kind.is_none() {
-            let help = suggest(text, Kind::NAMES);
+            let help = suggest(text, keys::PARAMETER_TYPES);
             found.push(node.diagnostic(format!("`{text}` is not a type of parameters"), help));
         }
         kind
@@ -216,6 +213,16 @@ fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<RawPara
     let pattern = fields
         .get("pattern")
         .and_then(|node| read_pattern(node, kind, found));
+    let secret = match fields.get("secret") {
+        Some(node) => node.boolean(found).unwrap_or_default(),
+        None => false,
+    };
+    if secret && (kind != Kind::String || allowed.is_some() || pattern.is_some()) {
+        found.push(entry.node.diagnostic(
+            "a secret is a string without `enum` and `pattern`",
+            "its value is a reference; what it refers to is known to the machine alone",
+        ));
+    }
     let default = match fields.get("default") {
         None => None,
         Some(node) => {
@@ -252,6 +259,7 @@ fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<RawPara
         default,
         description,
         limits,
+        secret,
     })))
 }
 

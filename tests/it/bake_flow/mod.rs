@@ -3,6 +3,7 @@
 
 pub mod cloud;
 mod noted;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
