@@ -1,7 +1,7 @@
 //! What is wrong with a recipe, where, and a way out.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::model::Location;
 
@@ -147,8 +147,26 @@ impl Diagnostics {
         if self.is_empty() {
             Ok(value)
         } else {
-            Err(self)
+            Err(self.in_order())
         }
+    }
+
+    /// By file, in the order in which they were met, and by place; what has none comes last.
+    #[must_use]
+    pub fn in_order(mut self) -> Self {
+        let mut files: Vec<PathBuf> = Vec::new();
+        for at in self.0.iter().filter_map(|one| one.location.as_ref()) {
+            if !files.contains(&at.file) {
+                files.push(at.file.clone());
+            }
+        }
+        self.0.sort_by_key(|one| {
+            one.location.as_ref().map_or((usize::MAX, 0, 0), |at| {
+                let file = files.iter().position(|file| *file == at.file);
+                (file.unwrap_or(usize::MAX), at.line, at.column)
+            })
+        });
+        self
     }
 }
 

@@ -111,7 +111,7 @@ pub fn line(dir: &Path, name: &str) -> Result<Line, Diagnostics> {
     recipes.reverse();
     match base {
         Some(base) => found.or(Line { recipes, base }),
-        None => Err(found),
+        None => Err(found.in_order()),
     }
 }
 

@@ -167,8 +167,8 @@ impl Renderer {
         let before = found.0.len();
         for tag in tags.iter().filter(|tag| tag.kind == TagKind::Value) {
             if is_of_systems_manager(&text[tag.inner.clone()]) {
-                let help = "Systems Manager never sees this text: read the parameter in the script on the machine, or give \
-                            the value as a parameter of the recipe";
+                let help = "Systems Manager never sees this text: declare a parameter with `secret: true` and the value \
+                            ssm:/path, or read it in the script on the machine";
                 let message = "these braces are a reference of Systems Manager";
                 found.push(diagnostic(text, tag.start, origin, message, help));
             }

@@ -1,5 +1,8 @@
 //! The command line without a cloud: what a stranger types, what comes back.
 
+#[path = "../../src/recipe/tests/cases.rs"]
+mod cases;
+
 use crate::support::{Run, Sandbox, shipped_recipes};
 
 const GOOD: &str = "schema: piaas-bake/v1
@@ -348,4 +351,41 @@ for path in sys.argv[2:]:
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+#[test]
+fn every_bad_input_ends_with_exit_code_3_and_makes_nothing() {
+    let text = include_str!("../../src/recipe/tests/bad_input.txt");
+    let all = cases::read(text);
+    assert!(all.len() > 35);
+    for case in all {
+        let sandbox = Sandbox::new();
+        case.write(&sandbox.recipes());
+        let run = sandbox.run(&["bake", "a"]).expect_code(3);
+        assert_eq!(run.stdout, "", "{}", case.title);
+        assert!(!sandbox.state().exists(), "{}", case.title);
+        let first = case.expected.lines().next().unwrap();
+        let first = first.split(" in RECIPES").next().unwrap();
+        let message = first.split("a/recipe.yaml").next().unwrap();
+        assert!(
+            run.stderr.contains(message),
+            "{}: {}",
+            case.title,
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn sections_that_nothing_acts_on_are_named() {
+    let sandbox = Sandbox::new();
+    let text =
+        format!("{GOOD}retention: {{ keep: 3 }}\ndistribution: {{ regions: [eu-west-1] }}\n");
+    sandbox.write("recipes/web/recipe.yaml", &text);
+    let run = sandbox.run(&["lint", "web"]).expect_code(0);
+    for section in ["`retention`", "`distribution`"] {
+        let note = format!("{section} is checked and shown; this version does not act on it yet");
+        assert!(run.stderr.contains(&note), "{}", run.stderr);
+    }
+    assert!(run.stdout.contains("web 1.0.0"));
 }
