@@ -335,6 +335,18 @@ mod tests {
     }
 
     #[test]
+    fn a_bundle_with_secrets_seals_them() {
+        let mut plan = sample();
+        assert!(!unpack(&bundle(&plan))["sealed-paths"].contains(secret::DIR));
+        plan.steps[0].text = format!("cat {}/token\n", secret::DIR);
+        let list = &unpack(&bundle(&plan))["sealed-paths"];
+        assert!(
+            list.ends_with("now\tgone\t/run/piaas-bake-secrets\n"),
+            "{list}"
+        );
+    }
+
+    #[test]
     fn the_same_scripts_make_the_same_bytes() {
         assert_eq!(bundle(&sample()).archive, bundle(&sample()).archive);
     }

@@ -14,6 +14,7 @@ mod machines;
 mod packages;
 mod roll;
 mod runner;
+mod secrets_real;
 mod story;
 mod support;
 mod worker;
