@@ -9,6 +9,7 @@ use super::context::{Connected, Context, cloud};
 use super::error::CliError;
 use super::exit;
 use crate::aws::parameters;
+use crate::journal::{self, RunState};
 use crate::recipe::secret::{LENT, Reference};
 
 /// What is lent, by the names of its parameters.
@@ -59,7 +60,32 @@ pub async fn lend<'r>(
     Ok(lent)
 }
 
+/// What bakes that were killed have left lent; nothing as long as a bake runs on this host, for it may be that one's.
+///
+/// # Errors
+/// The runs or the state of the local cloud cannot be read.
+pub fn forgotten(context: &Context, connected: &Connected) -> Result<Lent, CliError> {
+    let Some(local) = &connected.local else {
+        return Ok(Lent(Vec::new()));
+    };
+    let runs = journal::runs(&context.runs())
+        .map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
+    if runs.iter().any(|run| run.state == RunState::Alive) {
+        return Ok(Lent(Vec::new()));
+    }
+    local
+        .parameters_below(LENT)
+        .map(Lent)
+        .map_err(|error| CliError::failure("cannot read the local cloud's state").because(&error))
+}
+
 impl Lent {
+    /// The names of the parameters.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
     /// Removes them again.
     ///
     /// # Errors
@@ -72,8 +98,7 @@ impl Lent {
             .await
             .map_err(|error| {
                 cloud(&error).hint(format!(
-                    "a secret is left in the local cloud's Parameter Store: {}; the next bake replaces it, `piaas-bake cloud \
-                     reset` removes it",
+                    "a secret is left in the local cloud's Parameter Store: {}; `piaas-bake cloud gc` removes it",
                     self.0.join(", ")
                 ))
             })

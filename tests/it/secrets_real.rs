@@ -109,3 +109,56 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
     assert!(state.contains(r#""team":"ci""#));
     assert_eq!(left_on_host(&sandbox.state()), [] as [String; 0]);
 }
+
+#[test]
+fn what_a_killed_bake_had_lent_is_removed() {
+    if !machines_wanted("a killed bake with a secret") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let recipe = RECIPE.replace("  - { path: /etc/probe.d, tree: files/probe.d }", "");
+    let recipe = recipe.replace("files:\n\n", "");
+    sandbox.write("recipes/probe/recipe.yaml", &recipe);
+    let canary = format!("canary-{:?}", std::time::SystemTime::now());
+    let mut bake = sandbox
+        .command(&["bake", "probe"])
+        .env("PIAAS_CACHE_DIR", cache_dir())
+        .env("PROBE_TOKEN", &canary)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let state = sandbox.state().join("cloud/state.json");
+    let lent = || std::fs::read_to_string(&state).is_ok_and(|text| text.contains(&canary));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while !lent() {
+        assert!(std::time::Instant::now() < deadline, "nothing is lent");
+        assert_eq!(bake.try_wait().unwrap(), None, "the bake ended early");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let gc = |more: &[&str]| {
+        let arguments = [&["cloud", "gc"], more].concat();
+        let mut command = sandbox.command(&arguments);
+        command.env("PIAAS_CACHE_DIR", cache_dir());
+        Run::from(command.output().unwrap()).expect_code(0)
+    };
+    // It is in use as long as the bake runs.
+    assert!(!gc(&["--dry-run"]).stdout.contains("PROBE_TOKEN"));
+    bake.kill().unwrap();
+    bake.wait().unwrap();
+    assert!(lent());
+    assert!(
+        gc(&["--dry-run"])
+            .stdout
+            .contains("the secret /piaas-bake/env/PROBE_TOKEN")
+    );
+    let cleaned = gc(&[]);
+    assert!(
+        cleaned
+            .stdout
+            .contains("removed the secret /piaas-bake/env/PROBE_TOKEN")
+    );
+    assert!(!cleaned.stdout.contains(&canary));
+    assert_eq!(holding(sandbox.path(), &canary), [] as [String; 0]);
+    assert_eq!(left_on_host(&sandbox.state()), [] as [String; 0]);
+}
