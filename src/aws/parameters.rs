@@ -68,6 +68,24 @@ pub async fn set(clients: &Clients, name: String, value: String) -> Result<(), E
     put(clients, name, value, true).await
 }
 
+/// Writes a parameter that only its readers can decrypt (`SecureString`), whether it exists or not.
+///
+/// # Errors
+/// [`Error`] of `PutParameter`.
+pub async fn set_secret(clients: &Clients, name: String, value: String) -> Result<(), Error> {
+    clients
+        .ssm
+        .put_parameter()
+        .name(name)
+        .value(value)
+        .r#type(ParameterType::SecureString)
+        .overwrite(true)
+        .send()
+        .await
+        .call("ssm", "PutParameter")
+        .map(drop)
+}
+
 /// The names say whose parameters are, so they need no tags (and the caller no `ssm:AddTagsToResource`).
 async fn put(clients: &Clients, name: String, value: String, overwrite: bool) -> Result<(), Error> {
     clients

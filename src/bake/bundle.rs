@@ -9,7 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
 use super::event::List;
-use crate::render::script::{SEAL, SEALED_PATHS, Script};
+use crate::recipe::secret;
+use crate::render::script::{SEAL, SEALED_PATHS, SEALED_SECRETS, Script};
 
 const RUNNER: &str = include_str!("../../templates/runner.sh");
 const FOLLOW: &str = include_str!("../../templates/follow.sh");
@@ -55,10 +56,18 @@ impl Bundle {
         payloads: &BTreeMap<String, Vec<u8>>,
     ) -> Result<Self, TooLarge> {
         let mut files: BTreeMap<String, (u32, Vec<u8>)> = BTreeMap::new();
+        let mut sealed = SEALED_PATHS.to_owned();
+        if lists
+            .iter()
+            .flat_map(|(_, scripts)| scripts.iter())
+            .any(|script| script.text.contains(secret::DIR))
+        {
+            sealed.push_str(SEALED_SECRETS);
+        }
         for (name, text) in [
             ("runner.sh", RUNNER),
             ("seal.sh", SEAL),
-            ("sealed-paths", SEALED_PATHS),
+            ("sealed-paths", sealed.as_str()),
         ] {
             files.insert(name.to_owned(), (0o644, text.as_bytes().to_vec()));
         }
@@ -323,6 +332,18 @@ mod tests {
             .filter(|path| path.starts_with("files/"))
             .collect();
         assert_eq!(payloads, [&format!("files/{}", "5".repeat(64))]);
+    }
+
+    #[test]
+    fn a_bundle_with_secrets_seals_them() {
+        let mut plan = sample();
+        assert!(!unpack(&bundle(&plan))["sealed-paths"].contains(secret::DIR));
+        plan.steps[0].text = format!("cat {}/token\n", secret::DIR);
+        let list = &unpack(&bundle(&plan))["sealed-paths"];
+        assert!(
+            list.ends_with("now\tgone\t/run/piaas-bake-secrets\n"),
+            "{list}"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::images::Image;
 use super::names::{Channel, IMAGE_NAME_LIMIT, free_name, image_name};
 use crate::aws::tags;
 use crate::journal::RunState;
-use crate::recipe::model::{BuildSpec, ImageSpec};
+use crate::recipe::model::{BuildSpec, ImageSpec, Manager};
 use crate::render::script::{Layer, Script};
 
 /// One recipe of the line, rendered and hashed.
@@ -83,6 +83,8 @@ pub struct Plan {
     pub recipe: String,
     pub version: Version,
     pub description: String,
+    /// Tags for the image and its snapshots, beside our own.
+    pub labels: BTreeMap<String, String>,
     pub digest: String,
     pub manifest_json: String,
     pub image_name: String,
@@ -100,6 +102,8 @@ pub struct Plan {
     pub volume_gib: u32,
     pub architecture: String,
     pub build: BuildSpec,
+    /// The secrets that its scripts read: the reference, by parameter.
+    pub secrets: BTreeMap<String, String>,
     /// What is to name the image.
     pub channel: Channel,
     /// Unfinished images of this name that dead runs left; removed first.
@@ -174,6 +178,15 @@ pub enum PlanError {
         "the image's name {name} has more than {IMAGE_NAME_LIMIT} characters; shorten the recipe's name"
     )]
     NameTooLong { name: String },
+    #[error(
+        "{recipe} installs its packages with dnf, but the base image {image} ({name}) is Debian; build on an image that \
+         has dnf, or list the packages under `apt`"
+    )]
+    NoDnf {
+        recipe: String,
+        image: String,
+        name: String,
+    },
     #[error("the start image {image} needs {needs} GiB; the recipe gives {has} (image.size)")]
     TooSmall { image: String, needs: u32, has: u32 },
 }
@@ -204,6 +217,17 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
     };
     if let Some(image) = baked(&top.digest, target.channel, survey).filter(|_| !target.force) {
         return Ok(Decision::AlreadyBaked(Box::new(image.clone())));
+    }
+    // Debian names its images so, and so does the local cloud its base.
+    let debian = target.base.name.starts_with("debian-");
+    let by_dnf =
+        |plan: &&LayerPlan| plan.layer.manager == Manager::Dnf && !plan.layer.packages.is_empty();
+    if let Some(layer) = target.layers.iter().find(by_dnf).filter(|_| debian) {
+        return Err(PlanError::NoDnf {
+            recipe: layer.recipe.clone(),
+            image: target.base.id.clone(),
+            name: target.base.name.clone(),
+        });
     }
     let alive = survey
         .runs
@@ -265,6 +289,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         recipe: top.recipe.clone(),
         version: top.version.clone(),
         description: target.description.clone(),
+        labels: top.layer.labels.clone(),
         digest: top.digest.clone(),
         manifest_json: top.manifest_json.clone(),
         image_name: name,
@@ -282,6 +307,11 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
             .flat_map(|layer| layer.validate.clone())
             .collect(),
         test: all.clone().flat_map(|layer| layer.test.clone()).collect(),
+        // Those of layers that an image holds already too: their validations run again.
+        secrets: all
+            .clone()
+            .flat_map(|layer| layer.secrets.clone())
+            .collect(),
         payloads: all.flat_map(|layer| layer.payloads.clone()).collect(),
         volume_gib: target.image.size_gib,
         architecture: target.image.architecture.clone(),
@@ -368,15 +398,11 @@ pub(super) mod tests {
             digest: digest.to_string().repeat(64),
             manifest_json: "{}".into(),
             layer: Layer {
-                worker: None,
-                packages: Vec::new(),
-                files: Vec::new(),
-                recipe: recipe.into(),
-                version,
                 provision: vec![script(&format!("{recipe}/step-001-a"))],
                 validate: vec![script(&format!("{recipe}/validate-001-a"))],
                 test: vec![script(&format!("{recipe}/test-001-a"))],
                 payloads: BTreeMap::from([(format!("{recipe}-sha"), vec![1])]),
+                ..Layer::new(recipe, version)
             },
         }
     }
@@ -434,6 +460,23 @@ pub(super) mod tests {
     }
 
     const NAME: &str = "ci-worker-1.0.0-cccccccccccc";
+
+    #[test]
+    fn dnf_is_refused_on_debian() {
+        let mut target = target();
+        target.base.name = "debian-12-amd64-local".into();
+        target.layers[1].layer.manager = Manager::Dnf;
+        assert!(plan(&target, &Survey::default(), now()).is_ok());
+        target.layers[1].layer.packages = vec!["git".into()];
+        let error = plan(&target, &Survey::default(), now()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("ci-base installs its packages with dnf")
+        );
+        target.base.name = "al2023-ami-2023.1-x86_64".into();
+        assert!(plan(&target, &Survey::default(), now()).is_ok());
+    }
 
     #[test]
     fn nothing_exists_so_everything_runs_on_the_base() {

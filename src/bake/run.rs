@@ -157,6 +157,14 @@ impl<'a> Run<'a> {
         all
     }
 
+    /// Tags of an image and of its snapshots: the recipe's labels, and ours.
+    pub fn image_tags(&self) -> Tags {
+        let mut all = self.plan.labels.clone();
+        // Ours have the last word; the recipe cannot name them anyway.
+        all.extend(self.tags(&self.plan.image_name));
+        all
+    }
+
     /// Tags of what does not outlast the run.
     pub fn temporary_tags(&self, name: &str) -> Tags {
         let mut all = self.tags(name);

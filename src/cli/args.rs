@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::completions;
 use super::style::ColorChoice;
+use crate::recipe::Given;
 
 /// A golden-AMI factory for CI/CD fleets: recipes in, tested and content-addressed images out.
 #[derive(Debug, Parser)]
@@ -185,8 +186,10 @@ pub enum Verb {
     Init(InitArgs),
     /// Check recipes; every error with file, line, column and a way out
     Lint(LintArgs),
+    /// Print the JSON Schema of recipe files, for editors
+    Schema,
     /// Show a recipe merged along its line
-    Show(RecipeArgs),
+    Show(ShowArgs),
     /// Write the scripts that a bake would run
     Render(RenderArgs),
     /// Show what a bake would do and where, or which recipes changed; changes nothing
@@ -266,6 +269,15 @@ pub struct RecipeArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Say where each value comes from: default, recipe, values file or --set, with file and line
+    #[arg(long)]
+    pub resolved: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct PlanArgs {
     /// Name of the recipe
     #[arg(
@@ -280,7 +292,7 @@ pub struct PlanArgs {
     ///
     /// The recipes of the revision are hashed by this very program. A change of the program or of its templates is
     /// therefore not seen here. A revision of zeros only, as GitHub gives it for a new branch, has no recipes.
-    #[arg(long, value_name = "REV", conflicts_with = "set")]
+    #[arg(long, value_name = "REV", conflicts_with_all = ["set", "values"])]
     pub changed_since: Option<String>,
     /// List only recipes that no other listed recipe builds on: a bake runs its whole line
     #[arg(long, requires = "changed_since", conflicts_with = "recipe")]
@@ -292,6 +304,20 @@ pub struct SetArgs {
     /// Set a parameter (can be repeated)
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_set)]
     pub set: Vec<(String, String)>,
+    /// Set parameters from a YAML file of `name: value` lines (can be repeated; `--set` has the last word)
+    #[arg(long, value_name = "FILE")]
+    pub values: Vec<PathBuf>,
+}
+
+impl SetArgs {
+    /// What is given for parameters.
+    #[must_use]
+    pub fn given(&self) -> Given {
+        Given {
+            values: self.values.clone(),
+            sets: self.set.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

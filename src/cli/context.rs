@@ -316,6 +316,16 @@ pub fn cloud(error: &crate::aws::Error) -> CliError {
     CliError::new(code, error.to_string())
 }
 
+/// Says which sections of a recipe no verb acts on yet.
+pub fn say_without_effect(resolved: &Resolved) {
+    for section in resolved.without_effect() {
+        output::note(&format!(
+            "note: {}: `{section}` is checked and shown; this version does not act on it yet",
+            resolved.name
+        ));
+    }
+}
+
 /// Findings in recipes, for the edge.
 #[must_use]
 pub fn invalid(found: &Diagnostics) -> CliError {

@@ -10,6 +10,7 @@ mod error;
 pub mod exit;
 mod github;
 mod interrupt;
+mod lent;
 mod output;
 mod style;
 mod verbs;
@@ -82,6 +83,7 @@ fn run(context: &Context, verb: Verb) -> CliResult {
     match verb {
         Verb::Init(args) => verbs::init::run(context, &args),
         Verb::Lint(args) => verbs::lint::run(context, &args),
+        Verb::Schema => verbs::schema::run(),
         Verb::Show(args) => verbs::show::run(context, &args),
         Verb::Render(args) => verbs::render::run(context, &args),
         Verb::Doctor(args) => verbs::doctor::run(context, &args),

@@ -12,12 +12,12 @@ use crate::recipe::model::Resolved;
 const NAME: &str = "piaas-worker";
 const WAY_OUT: &str = "pass --worker-agent FILE or set PIAAS_WORKER";
 
-/// The bytes of the binary; none if no recipe of the line installs it.
+/// The bytes of the binary; none if no recipe of the line installs it or has secrets.
 ///
 /// # Errors
 /// It is not there, or it is not for the image's machine.
 pub fn load(settings: &Settings, resolved: &Resolved) -> Result<Vec<u8>, CliError> {
-    if !resolved.installs_worker() {
+    if !resolved.needs_agent() {
         return Ok(Vec::new());
     }
     let path = match &settings.worker_agent {
@@ -56,7 +56,7 @@ fn beside() -> Result<PathBuf, CliError> {
         return Ok(path);
     }
     Err(CliError::failure(format!(
-        "the recipe installs the worker agent, and there is no {}",
+        "the recipe needs the worker agent, and there is no {}",
         path.display()
     ))
     .hint(format!("`cargo build --bin {NAME}` makes it; or {WAY_OUT}")))

@@ -7,6 +7,7 @@ use crate::recipe::model::BaseRef;
 
 const INSTALL_PACKAGES: &str = "Install packages";
 const INSTALL_FILES: &str = "Install files";
+const INSTALL_TREES: &str = "Install trees";
 const INSTALL_WORKER: &str = "Install the worker agent";
 
 /// What makes `b` another layer than `a`: one sentence per difference, in the order in which a bake meets them. Empty
@@ -17,9 +18,12 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     changed(&mut words, "recipe", &a.recipe, &b.recipe);
     changed(&mut words, "version", &a.version, &b.version);
     changed(&mut words, "manifest format", &a.format, &b.format);
+    labels(&mut words, &a.labels, &b.labels);
     under(&mut words, &a.on, &b.on);
     packages(&mut words, &a.packages, &b.packages);
     files(&mut words, a, b);
+    trees(&mut words, a, b);
+    secrets(&mut words, &a.secrets, &b.secrets);
     worker(&mut words, a.worker.as_ref(), b.worker.as_ref());
     // Their scripts differ because the lists do, and that is said already.
     let mut said = Vec::new();
@@ -28,6 +32,9 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     }
     if a.files != b.files {
         said.push(INSTALL_FILES);
+    }
+    if (&a.files, &a.directories, &a.links) != (&b.files, &b.directories, &b.links) {
+        said.push(INSTALL_TREES);
     }
     if a.worker != b.worker {
         said.push(INSTALL_WORKER);
@@ -76,6 +83,21 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
 fn changed<T: PartialEq + std::fmt::Display>(words: &mut Vec<String>, what: &str, a: &T, b: &T) {
     if a != b {
         words.push(format!("{what} changed from {a} to {b}"));
+    }
+}
+
+fn labels(words: &mut Vec<String>, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) {
+    for (key, new) in b {
+        match a.get(key) {
+            None => words.push(format!("label {key}={new} added")),
+            Some(old) if old != new => {
+                words.push(format!("label {key} changed from {old} to {new}"));
+            }
+            Some(_) => {}
+        }
+    }
+    for key in a.keys().filter(|key| !b.contains_key(*key)) {
+        words.push(format!("label {key} removed"));
     }
 }
 
@@ -168,6 +190,60 @@ fn files(words: &mut Vec<String>, a: &Manifest, b: &Manifest) {
     }
 }
 
+fn secrets(words: &mut Vec<String>, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) {
+    for (name, new) in b {
+        match a.get(name) {
+            None => words.push(format!("secret {name} added, from {new}")),
+            Some(old) if old != new => {
+                words.push(format!("secret {name} comes from {new}, not from {old}"));
+            }
+            Some(_) => {}
+        }
+    }
+    for name in a.keys().filter(|name| !b.contains_key(*name)) {
+        words.push(format!("secret {name} removed"));
+    }
+}
+
+fn trees(words: &mut Vec<String>, a: &Manifest, b: &Manifest) {
+    for new in &b.directories {
+        let path = &new.path;
+        match a.directories.iter().find(|old| old.path == *path) {
+            None => words.push(format!("directory {path} added")),
+            Some(old) => {
+                changed(words, &format!("owner of {path}"), &old.owner, &new.owner);
+                changed(words, &format!("group of {path}"), &old.group, &new.group);
+            }
+        }
+    }
+    for old in &a.directories {
+        if !b.directories.iter().any(|new| new.path == old.path) {
+            words.push(format!("directory {} removed", old.path));
+        }
+    }
+    for new in &b.links {
+        let path = &new.path;
+        match a.links.iter().find(|old| old.path == *path) {
+            None => words.push(format!("link {path} added")),
+            Some(old) => {
+                changed(
+                    words,
+                    &format!("target of {path}"),
+                    &old.target,
+                    &new.target,
+                );
+                changed(words, &format!("owner of {path}"), &old.owner, &new.owner);
+                changed(words, &format!("group of {path}"), &old.group, &new.group);
+            }
+        }
+    }
+    for old in &a.links {
+        if !b.links.iter().any(|new| new.path == old.path) {
+            words.push(format!("link {} removed", old.path));
+        }
+    }
+}
+
 fn worker(words: &mut Vec<String>, a: Option<&ManifestWorker>, b: Option<&ManifestWorker>) {
     match (a, b) {
         (None, Some(_)) => words.push("worker agent added".into()),
@@ -203,6 +279,8 @@ fn generic(script: &ManifestScript) -> &str {
         INSTALL_PACKAGES
     } else if own("-files") {
         INSTALL_FILES
+    } else if own("-trees") {
+        INSTALL_TREES
     } else {
         &script.title
     }

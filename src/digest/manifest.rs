@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::Digest;
 use crate::image::SOURCE_DATE;
 use crate::recipe::model::{BaseRef, ImageSpec, Resolved};
-use crate::render::script::{InstalledFile, InstalledWorker, Layer, SEAL, SEALED_PATHS, Script};
+use crate::render::script::{
+    InstalledDirectory, InstalledFile, InstalledLink, InstalledWorker, Layer, SEAL, SEALED_PATHS,
+    SEALED_SECRETS, Script,
+};
 
 /// Name and version of the format; another version gives other digests.
 pub const FORMAT: &str = "piaas-bake/manifest/1";
@@ -20,12 +23,24 @@ pub struct Manifest {
     pub format: String,
     pub recipe: String,
     pub version: semver::Version,
+    /// Tags for the image, merged along the line. A layer without any has no such input.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// What the layer stands on.
     pub on: Under,
     /// Packages by name. They are in a script too; here they can be told apart.
     pub packages: Vec<String>,
     /// Files with the sha256 of their bytes, likewise.
     pub files: Vec<InstalledFile>,
+    /// Directories of file trees. A layer without trees has no such input.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub directories: Vec<InstalledDirectory>,
+    /// Symbolic links of file trees, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<InstalledLink>,
+    /// References of the secrets that scripts read, by parameter; never a value. A layer without any has no such input.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
     /// The agent on the worker. A layer without one has no such input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<ManifestWorker>,
@@ -156,16 +171,24 @@ pub fn chain(resolved: &Resolved, layers: &[Layer]) -> Vec<(Manifest, Digest)> {
             format: FORMAT.into(),
             recipe: layer.recipe.clone(),
             version: layer.version.clone(),
+            labels: layer.labels.clone(),
             on,
             packages: layer.packages.clone(),
             files: layer.files.clone(),
+            directories: layer.directories.clone(),
+            links: layer.links.clone(),
+            secrets: layer.secrets.clone(),
             worker: layer.worker.as_ref().map(worker),
             provision: layer.provision.iter().map(script).collect(),
             validate: layer.validate.iter().map(script).collect(),
             test: layer.test.iter().map(script).collect(),
             // As merged up to here, so a layer has the same digest in every line that holds it.
             image: recipe.image.clone(),
-            seal: Digest::of([SEAL, SEALED_PATHS].concat().as_bytes()),
+            seal: if layer.secrets.is_empty() {
+                Digest::of([SEAL, SEALED_PATHS].concat().as_bytes())
+            } else {
+                Digest::of([SEAL, SEALED_PATHS, SEALED_SECRETS].concat().as_bytes())
+            },
             source_date: SOURCE_DATE,
         };
         let digest = manifest.digest();

@@ -9,7 +9,8 @@ use crate::recipe::tests::Kitchen;
 use crate::{recipe, render};
 
 fn line(dir: &Path, name: &str) -> Vec<(Manifest, Digest)> {
-    let resolved = recipe::load(dir, name, &[]).unwrap_or_else(|found| panic!("{found}"));
+    let resolved = recipe::load(dir, name, &recipe::Given::default())
+        .unwrap_or_else(|found| panic!("{found}"));
     chain(
         &resolved,
         &render::render(&resolved, b"agent").unwrap_or_else(|found| panic!("{found}")),
@@ -263,7 +264,7 @@ fn the_worker_agent_is_an_input_of_its_own() {
     kitchen.recipe("a", "");
     let manifest = |rest: &str, agent: &[u8]| {
         kitchen.recipe("a", rest);
-        let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
+        let resolved = recipe::load(kitchen.dir(), "a", &recipe::Given::default()).unwrap();
         let layers = render::render(&resolved, agent).unwrap();
         chain(&resolved, &layers).remove(0).0
     };
@@ -289,4 +290,55 @@ fn the_worker_agent_is_an_input_of_its_own() {
     );
     let json = one.to_canonical_json();
     assert_eq!(Manifest::from_json(&json).unwrap(), one);
+}
+
+#[test]
+fn labels_are_an_input_of_the_layers_that_have_them() {
+    let kitchen = Kitchen::new();
+    kitchen
+        .recipe("a", "")
+        .on("b", "{ recipe: a }", "labels: { team: ci, old: x }\n")
+        .on("c", "{ recipe: b }", "");
+    let before = line(kitchen.dir(), "c");
+    assert!(!before[0].0.to_canonical_json().contains("labels"));
+    assert_eq!(before[2].0.labels.len(), 2);
+    kitchen.on("b", "{ recipe: a }", "labels: { team: build, new: y }\n");
+    let after = line(kitchen.dir(), "c");
+    assert_eq!(before[0], after[0]);
+    assert_eq!(
+        explain(&before[1].0, &after[1].0),
+        [
+            "label new=y added",
+            "label team changed from ci to build",
+            "label old removed"
+        ]
+    );
+}
+
+#[test]
+fn trees_are_told_apart_by_what_is_in_them() {
+    let kitchen = Kitchen::new();
+    kitchen
+        .recipe("a", "files: [{ path: /etc/x, tree: x }]\n")
+        .put("a/x/one", "1")
+        .put("a/x/sub/two", "2");
+    let link = kitchen.dir().join("a/x/link");
+    std::os::unix::fs::symlink("one", &link).unwrap();
+    let (before, _) = line(kitchen.dir(), "a").remove(0);
+    let json = before.to_canonical_json();
+    assert_eq!(Manifest::from_json(&json).unwrap(), before);
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("sub/two", &link).unwrap();
+    kitchen.put("a/x/one", "one").put("a/x/more/three", "3");
+    let (after, _) = line(kitchen.dir(), "a").remove(0);
+    assert_eq!(
+        explain(&before, &after),
+        [
+            "file /etc/x/more/three added",
+            "content of /etc/x/one changed",
+            "directory /etc/x/more added",
+            "target of /etc/x/link changed from one to sub/two",
+        ]
+    );
+    assert_eq!(explain(&after, &after), [] as [String; 0]);
 }

@@ -63,6 +63,19 @@ pub struct Reaped {
 }
 
 impl LocalCloud {
+    /// The names of the parameters below a path, such as `/team/`.
+    ///
+    /// # Errors
+    /// [`InventoryError::State`].
+    pub fn parameters_below(&self, path: &str) -> Result<Vec<String>, InventoryError> {
+        let locked = self.locked()?;
+        let names = locked.state.parameters.keys();
+        Ok(names
+            .filter(|name| name.starts_with(path))
+            .cloned()
+            .collect())
+    }
+
     /// All instances that are not terminated, images and snapshots of the account; the base image is not among them.
     ///
     /// # Errors

@@ -1,9 +1,12 @@
 //! What is wrong with a recipe, where, and a way out.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::model::Location;
+
+/// More than anybody reads at once. A file that is no recipe at all could fill memory with what is wrong with it.
+const MOST: usize = 100;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +39,20 @@ impl Diagnostic {
         message: impl Into<String>,
         help: impl Into<String>,
     ) -> Self {
-        let source_line = text.lines().nth(at.line.saturating_sub(1)).map(visible);
+        let line = text.lines().nth(at.line.saturating_sub(1));
+        Self::on_line(at, line, message, help)
+    }
+
+    /// A diagnostic at a place in a file, with the line that it is on.
+    pub fn on_line(
+        at: Location,
+        line: Option<&str>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
         Self {
             location: Some(at),
-            source_line,
+            source_line: line.map(visible),
             message: message.into(),
             help: Some(help.into()),
         }
@@ -48,7 +61,7 @@ impl Diagnostic {
 
 /// A line as it can be shown: tabs and control characters take one column, so the caret stays under its character, and
 /// what a file holds cannot steer the terminal.
-fn visible(line: &str) -> String {
+pub(crate) fn visible(line: &str) -> String {
     line.chars()
         .take(400)
         .map(|c| {
@@ -97,9 +110,23 @@ impl Diagnostics {
     /// Adds one.
     pub fn push(&mut self, diagnostic: Diagnostic) {
         // A mistake in a parent shows up on every way to it; once is enough.
-        if !self.0.contains(&diagnostic) {
-            self.0.push(diagnostic);
+        if self.is_full() || self.0.contains(&diagnostic) {
+            return;
         }
+        if self.0.len() == MOST {
+            self.0.push(Diagnostic::new(
+                format!("there is more; these are the first {MOST}"),
+                "correct these first",
+            ));
+            return;
+        }
+        self.0.push(diagnostic);
+    }
+
+    /// Whether nothing more is taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.0.len() > MOST
     }
 
     /// Takes over all of `other`.
@@ -120,8 +147,26 @@ impl Diagnostics {
         if self.is_empty() {
             Ok(value)
         } else {
-            Err(self)
+            Err(self.in_order())
         }
+    }
+
+    /// By file, in the order in which they were met, and by place; what has none comes last.
+    #[must_use]
+    pub fn in_order(mut self) -> Self {
+        let mut files: Vec<PathBuf> = Vec::new();
+        for at in self.0.iter().filter_map(|one| one.location.as_ref()) {
+            if !files.contains(&at.file) {
+                files.push(at.file.clone());
+            }
+        }
+        self.0.sort_by_key(|one| {
+            one.location.as_ref().map_or((usize::MAX, 0, 0), |at| {
+                let file = files.iter().position(|file| *file == at.file);
+                (file.unwrap_or(usize::MAX), at.line, at.column)
+            })
+        });
+        self
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
-use super::diagnostic::{Diagnostic, Diagnostics, suggest};
+use super::diagnostic::{Diagnostic, Diagnostics, suggest, top_of, visible};
 use super::model::Location;
 use super::node::Node;
 
@@ -23,16 +23,28 @@ pub fn beside(
     found: &mut Diagnostics,
 ) -> Option<PathBuf> {
     let text = node.text(found)?;
-    match inside(dir, text, largest) {
-        Ok(path) => Some(path),
-        Err((message, help)) => {
-            found.push(node.diagnostic(message, help));
-            None
-        }
-    }
+    let checked = inside(dir, text).and_then(|path| regular(path, text, largest));
+    checked
+        .map_err(|(message, help)| found.push(node.diagnostic(message, help)))
+        .ok()
 }
 
-fn inside(dir: &Path, text: &str, largest: u64) -> Result<PathBuf, (String, String)> {
+/// The absolute path of a directory that a recipe names, inside the directory of the recipe.
+pub fn directory_beside(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<PathBuf> {
+    let text = node.text(found)?;
+    let checked = inside(dir, text).and_then(|path| {
+        if path.is_dir() {
+            return Ok(path);
+        }
+        let help = "name a directory; a single file goes with `source`";
+        Err((format!("`{text}` is not a directory"), help.to_owned()))
+    });
+    checked
+        .map_err(|(message, help)| found.push(node.diagnostic(message, help)))
+        .ok()
+}
+
+fn inside(dir: &Path, text: &str) -> Result<PathBuf, (String, String)> {
     let keep_in =
         || "copy the file into the directory of the recipe and name it from there".to_string();
     let relative = Path::new(text);
@@ -71,13 +83,20 @@ fn inside(dir: &Path, text: &str, largest: u64) -> Result<PathBuf, (String, Stri
             keep_in(),
         ));
     }
-    let about = real
-        .metadata()
-        .map_err(|error| (format!("cannot read `{text}`: {error}"), keep_in()))?;
+    Ok(real)
+}
+
+fn regular(real: PathBuf, text: &str, largest: u64) -> Result<PathBuf, (String, String)> {
+    let about = real.metadata().map_err(|error| {
+        (
+            format!("cannot read `{text}`: {error}"),
+            "check the path and its permissions".to_owned(),
+        )
+    })?;
     if !about.is_file() {
         return Err((
             format!("`{text}` is not a regular file"),
-            "name a file; list each file of a directory by itself".into(),
+            "name a file; a directory goes with `tree`".into(),
         ));
     }
     if about.len() > largest {
@@ -118,10 +137,12 @@ fn neighbours(path: &Path) -> String {
 
 /// Why a text could not be read.
 fn unreadable(file: &Path, why: impl std::fmt::Display) -> Diagnostic {
-    Diagnostic::new(
-        format!("cannot read {}: {why}", file.display()),
-        "check that it is a readable file",
-    )
+    Diagnostic {
+        location: Some(top_of(file)),
+        source_line: None,
+        message: format!("cannot read {}: {why}", file.display()),
+        help: Some("check that it is a readable file".into()),
+    }
 }
 
 /// Reads at most `largest` bytes.
@@ -134,10 +155,12 @@ pub fn bytes(file: &Path, largest: u64) -> Result<Vec<u8>, Diagnostic> {
         .and_then(|open| open.take(largest + 1).read_to_end(&mut bytes))
         .map_err(|error| unreadable(file, error))?;
     if bytes.len() as u64 > largest {
-        return Err(Diagnostic::new(
-            format!("{} is larger than {largest} bytes", file.display()),
-            "split it, or fetch the data in a step",
-        ));
+        return Err(Diagnostic {
+            location: Some(top_of(file)),
+            source_line: None,
+            message: format!("{} is larger than {largest} bytes", file.display()),
+            help: Some("split it, or fetch the data in a step".into()),
+        });
     }
     Ok(bytes)
 }
@@ -155,13 +178,16 @@ pub fn text(file: &Path) -> Result<String, Diagnostic> {
             .rposition(|b| *b == b'\n')
             .map_or(0, |at| at + 1);
         let column = String::from_utf8_lossy(&good[start..]).chars().count() + 1;
+        let rest = &error.as_bytes()[start..];
+        let end = rest.iter().position(|b| *b == b'\n');
+        let offending = String::from_utf8_lossy(&rest[..end.unwrap_or(rest.len())]);
         Diagnostic {
             location: Some(Location {
                 file: file.to_path_buf(),
                 line,
                 column,
             }),
-            source_line: None,
+            source_line: Some(visible(&offending)),
             message: "this is not UTF-8".into(),
             help: Some("save the file as UTF-8 (`iconv -t UTF-8`)".into()),
         }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Diagnostics, suggest};
 use super::load::{FILE, line, names};
-use super::units;
+use super::{schema, units};
 
-/// Writes a short, commented recipe that lints clean, and returns the files written. `from` is the name of a recipe, an
+/// Writes a short, commented recipe that lints clean, and returns the files written; among them the
+/// JSON Schema, if the directory has none. `from` is the name of a recipe, an
 /// SSM parameter (`/…`) or an AMI id.
 ///
 /// # Errors
@@ -39,10 +40,17 @@ pub fn init(dir: &Path, name: &str, from: &str) -> Result<Vec<PathBuf>, Diagnost
         }
         _ => failed(error),
     })?;
+    // For editors; one that is there already is left as it is.
+    let schema = dir.join(schema::FILE);
+    let mut written = vec![file.clone()];
+    if !schema.exists() {
+        fs::write(&schema, schema::text()).map_err(failed)?;
+        written.push(schema);
+    }
     fs::File::create_new(&file)
         .and_then(|mut new| new.write_all(recipe(name, &base).as_bytes()))
         .map_err(failed)?;
-    Ok(vec![file])
+    Ok(written)
 }
 
 fn parent_line(dir: &Path, from: &str) -> Result<String, Diagnostics> {
@@ -72,20 +80,22 @@ fn parent_line(dir: &Path, from: &str) -> Result<String, Diagnostics> {
 
 fn recipe(name: &str, base: &str) -> String {
     format!(
-        "schema: piaas-bake/v1
+        "{}
+schema: piaas-bake/v1
 name: {name}
 version: 0.1.0
 description: Says hello from a file.
 from: {{ {base} }}   # a recipe, or an image: ssm, ami, filter
 parameters:
-  greeting: {{ type: string, default: Hello, description: What the file says. }}
+  greeting: {{ type: string, default: Hello, description: What the file says. }}   # also: enum, pattern
 packages: []          # Debian packages, such as [git, curl]
 files:
-  - {{ path: /etc/greeting, content: \"{{{{ greeting }}}}\\n\" }}   # or `source:` a file beside this one
+  - {{ path: /etc/greeting, content: \"{{{{ greeting }}}}\\n\" }}   # or `source:` a file beside this one, `tree:` a directory
 steps:
-  - {{ name: Show it, run: cat /etc/greeting }}
+  - {{ name: Show it, run: cat /etc/greeting }}   # under a condition: `when: greeting != \"\"`
 test:                 # on a machine booted from the new image
   - {{ name: The greeting is there, run: \"grep -Fx {{{{ greeting }}}} /etc/greeting\" }}
-"
+",
+        schema::HEADER
     )
 }

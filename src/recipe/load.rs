@@ -1,6 +1,6 @@
 //! From a name to a merged recipe: read the line of recipes up to its base, then merge it, root first.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Diagnostics, suggest};
 use super::files;
@@ -37,12 +37,21 @@ pub fn names(dir: &Path) -> Result<Vec<String>, Diagnostics> {
     Ok(names)
 }
 
-/// Loads, checks and merges the recipe `name` and all it builds on. `sets` are `--set name=value`.
+/// What a caller gives for parameters; the last word of all is that of `sets`.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// Files of `--values`, a later one over an earlier one.
+    pub values: Vec<PathBuf>,
+    /// `--set name=value`.
+    pub sets: Vec<(String, String)>,
+}
+
+/// Loads, checks and merges the recipe `name` and all it builds on.
 ///
 /// # Errors
 /// Everything that is wrong with any recipe of the line, as far as it can be read.
-pub fn load(dir: &Path, name: &str, sets: &[(String, String)]) -> Result<Resolved, Diagnostics> {
-    merge::merge(line(dir, name)?, sets, merge::Missing::Refuse)
+pub fn load(dir: &Path, name: &str, given: &Given) -> Result<Resolved, Diagnostics> {
+    merge::merge(line(dir, name)?, given, merge::Missing::Refuse)
 }
 
 /// As [`load`], with a sample of its type for every parameter that a caller must set, so that all the rest can be
@@ -51,7 +60,7 @@ pub fn load(dir: &Path, name: &str, sets: &[(String, String)]) -> Result<Resolve
 /// # Errors
 /// Everything that is wrong with any recipe of the line, as far as it can be read.
 pub fn load_for_lint(dir: &Path, name: &str) -> Result<Resolved, Diagnostics> {
-    merge::merge(line(dir, name)?, &[], merge::Missing::Sample)
+    merge::merge(line(dir, name)?, &Given::default(), merge::Missing::Sample)
 }
 
 /// Reads the line of recipes of `name`.
@@ -102,7 +111,7 @@ pub fn line(dir: &Path, name: &str) -> Result<Line, Diagnostics> {
     recipes.reverse();
     match base {
         Some(base) => found.or(Line { recipes, base }),
-        None => Err(found),
+        None => Err(found.in_order()),
     }
 }
 
@@ -122,7 +131,15 @@ fn one(
 ) -> Option<RawRecipe> {
     let home = dir.join(name);
     let file = home.join(FILE);
-    if !super::units::is_recipe_name(name) || !file.is_file() {
+    // A loop of links, a directory without permission: it is there, and reading it says what is wrong.
+    let there = match file.metadata() {
+        Ok(about) => about.is_file(),
+        Err(error) => !matches!(
+            error.kind(),
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+        ),
+    };
+    if !super::units::is_recipe_name(name) || !there {
         let help = match names(dir) {
             Ok(known) => suggest(name, known.iter().map(String::as_str)),
             Err(error) => error

@@ -1,12 +1,19 @@
-//! A line of recipes becomes one: parameters, image and build key by key, the child's word over its parent's.
+//! A line of recipes becomes one: parameters, labels, image and build key by key, the child's word over its parent's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, Diagnostics, suggest};
-use super::load::Line;
-use super::model::{BuildSpec, ImageSpec, LineRecipe, Resolved, Value};
-use super::raw::{Kind, Place, RawBuild, RawImage, RawParameterKind, RawRecipe};
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::load::{Given, Line};
+use super::manager;
+use super::model::{
+    BuildSpec, DistributionSpec, ImageSpec, LineRecipe, Resolved, RetentionSpec, RollSpec,
+};
+use super::parameters::Parameters;
+use super::raw::{RawBuild, RawImage};
+
+/// Labels that fit beside the tags of our own (`aws::tags`): a resource has 50 (EC2 User Guide, tag restrictions).
+const MOST_LABELS: usize = 40;
 
 /// What to do about a parameter that has no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,24 +24,15 @@ pub enum Missing {
     Sample,
 }
 
-/// A parameter on its way down the line.
-struct Parameter {
-    kind: Kind,
-    value: Option<Value>,
-    declared: Place,
-}
-
 /// Merges a line.
 ///
 /// # Errors
-/// Parameters that are undefined, of another type, or without a value.
-pub fn merge(
-    line: Line,
-    sets: &[(String, String)],
-    missing: Missing,
-) -> Result<Resolved, Diagnostics> {
+/// Parameters that are undefined, of another type, outside their limits or without a value; too many labels.
+pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Diagnostics> {
     let mut found = Diagnostics::default();
-    let mut parameters = BTreeMap::new();
+    let mut parameters = Parameters::default();
+    let mut labels = BTreeMap::new();
+    let mut origins = BTreeMap::new();
     let mut image = ImageSpec {
         size_gib: 8,
         filesystem: "ext4".into(),
@@ -49,13 +47,25 @@ pub fn merge(
         timeout: Duration::from_secs(3600),
         max_age: Duration::from_secs(14 * 24 * 3600),
     };
+    let mut roll = RollSpec::default();
+    let mut retention = RetentionSpec::default();
+    let mut distribution = DistributionSpec::default();
     let mut recipes = Vec::new();
     let (mut name, mut version, mut description) =
         (String::new(), semver::Version::new(0, 0, 0), String::new());
     for recipe in line.recipes {
-        inherit(&mut parameters, &recipe, &mut found);
+        parameters.inherit(&recipe.parameters, &mut found);
         override_image(&mut image, &recipe.image);
         override_build(&mut build, &recipe.build);
+        override_roll(&mut roll, &recipe.roll);
+        inherit(&mut retention.keep, recipe.retention.keep.as_ref());
+        inherit(&mut retention.max_age, recipe.retention.max_age.as_ref());
+        let (to, child) = (&mut distribution, &recipe.distribution);
+        inherit(&mut to.regions, child.regions.as_ref());
+        inherit(&mut to.accounts, child.accounts.as_ref());
+        labels.extend(recipe.labels.clone());
+        let (manager, packages) = manager::choose(recipe.packages, &line.base, &mut found);
+        origins.extend(recipe.origins);
         (name, version, description) = (
             recipe.name.clone(),
             recipe.version.clone(),
@@ -66,159 +76,62 @@ pub fn merge(
             version: recipe.version,
             dir: recipe.dir,
             image: image.clone(),
-            packages: recipe.packages,
+            labels: labels.clone(),
+            manager,
+            packages,
             files: recipe.files,
+            trees: recipe.trees,
             worker: recipe.worker,
             steps: recipe.steps,
             validate: recipe.validate,
             test: recipe.test,
         });
     }
-    for (name, text) in sets {
-        set(&mut parameters, name, text, &mut found);
+    if labels.len() > MOST_LABELS {
+        found.push(Diagnostic::new(
+            format!(
+                "`{name}` and what it builds on have {} labels; {MOST_LABELS} fit",
+                labels.len()
+            ),
+            "remove some: a resource has at most 50 tags, and piaas-bake needs the rest",
+        ));
     }
-    let declared = parameters
-        .iter()
-        .map(|(name, parameter)| (name.clone(), parameter.declared.at.clone()))
-        .collect();
-    let parameters = values(parameters, missing, &mut found);
+    for file in &given.values {
+        parameters.read_values(file, &mut found);
+    }
+    for (name, text) in &given.sets {
+        parameters.set(name, text, &mut found);
+    }
+    let (parameters, about) = parameters.finish(missing, &mut found);
+    let secret = about.iter().find(|(_, about)| about.secret.is_some());
+    if let Some((name, about)) = secret.filter(|_| build.instance_profile.is_none()) {
+        found.push(Diagnostic {
+            location: Some(about.declared.clone()),
+            source_line: None,
+            message: format!("the builder has no role that could read the secret `{name}`"),
+            help: Some(
+                "write `build: { instance_profile: … }`; its role needs ssm:GetParameter or \
+                 secretsmanager:GetSecretValue, and kms:Decrypt for a key of your own"
+                    .into(),
+            ),
+        });
+    }
     found.or(Resolved {
         name,
         version,
         description,
         base: line.base,
         line: recipes,
-        declared,
+        about,
         parameters,
+        labels,
         image,
         build,
+        roll,
+        retention,
+        distribution,
+        origins,
     })
-}
-
-fn inherit(
-    parameters: &mut BTreeMap<String, Parameter>,
-    recipe: &RawRecipe,
-    found: &mut Diagnostics,
-) {
-    for raw in &recipe.parameters {
-        match (&raw.is, parameters.get_mut(&raw.name)) {
-            (RawParameterKind::Declared { kind, default }, None) => {
-                let parameter = Parameter {
-                    kind: *kind,
-                    value: default.clone(),
-                    declared: raw.at.clone(),
-                };
-                parameters.insert(raw.name.clone(), parameter);
-            }
-            (RawParameterKind::Declared { kind, default }, Some(known)) if *kind == known.kind => {
-                // Without a default it is required again: a child may insist on an answer.
-                known.value.clone_from(default);
-                known.declared = raw.at.clone();
-            }
-            (RawParameterKind::Declared { kind, .. }, Some(known)) => {
-                found.push(raw.at.diagnostic(
-                    format!(
-                        "`{}` is redefined as {}; a parent declares it as {}",
-                        raw.name,
-                        kind.name(),
-                        known.kind.name()
-                    ),
-                    "keep its type: the parent's templates rely on it",
-                ))
-            }
-            (RawParameterKind::Set(value), Some(known)) if Kind::of(value) == known.kind => {
-                known.value = Some(value.clone());
-            }
-            (RawParameterKind::Set(value), Some(known)) => found.push(raw.at.diagnostic(
-                format!(
-                    "`{}` is a parameter of type {}, not {}",
-                    raw.name,
-                    known.kind.name(),
-                    Kind::of(value).name()
-                ),
-                "write a value of its type; text that looks like a number needs quotes",
-            )),
-            (RawParameterKind::Set(_), None) => found.push(raw.at.diagnostic(
-                format!("no parent declares the parameter `{}`", raw.name),
-                format!(
-                    "{} Or declare it: `{}: {{ type: string, default: … }}`",
-                    suggest(&raw.name, parameters.keys().map(String::as_str)),
-                    raw.name
-                ),
-            )),
-        }
-    }
-}
-
-/// `--set name=value`: the text is read by the type of the parameter; a list is comma-separated.
-fn set(
-    parameters: &mut BTreeMap<String, Parameter>,
-    name: &str,
-    text: &str,
-    found: &mut Diagnostics,
-) {
-    let Some(parameter) = parameters.get_mut(name) else {
-        let help = suggest(name, parameters.keys().map(String::as_str));
-        found.push(Diagnostic::new(
-            format!("--set {name}: no recipe of the line declares this parameter"),
-            help,
-        ));
-        return;
-    };
-    let value = match parameter.kind {
-        _ if text.contains('\0') => Err("a value without NUL characters"),
-        Kind::String => Ok(Value::String(text.to_string())),
-        Kind::Integer => text
-            .parse()
-            .map(Value::Integer)
-            .map_err(|_| "a whole number"),
-        Kind::Boolean => text
-            .parse()
-            .map(Value::Boolean)
-            .map_err(|_| "true or false"),
-        Kind::List if text.is_empty() => Ok(Value::List(Vec::new())),
-        Kind::List => Ok(Value::List(text.split(',').map(String::from).collect())),
-    };
-    match value {
-        Ok(value) => parameter.value = Some(value),
-        Err(expected) => found.push(Diagnostic::new(
-            format!(
-                "--set {name}: the value does not fit the type {}",
-                parameter.kind.name()
-            ),
-            format!("give {expected}"),
-        )),
-    }
-}
-
-fn values(
-    parameters: BTreeMap<String, Parameter>,
-    missing: Missing,
-    found: &mut Diagnostics,
-) -> BTreeMap<String, Value> {
-    let mut values = BTreeMap::new();
-    for (name, parameter) in parameters {
-        let value = match (parameter.value, missing) {
-            (Some(value), _) => value,
-            (None, Missing::Sample) => match parameter.kind {
-                Kind::String => Value::String("sample".into()),
-                Kind::Integer => Value::Integer(1),
-                Kind::Boolean => Value::Boolean(true),
-                Kind::List => Value::List(vec!["sample".into()]),
-            },
-            (None, Missing::Refuse) => {
-                found.push(parameter.declared.diagnostic(
-                    format!("the parameter `{name}` has no value"),
-                    format!(
-                        "give it with `--set {name}=…`, set it in the recipe, or add a `default:`"
-                    ),
-                ));
-                continue;
-            }
-        };
-        values.insert(name, value);
-    }
-    values
 }
 
 fn override_image(image: &mut ImageSpec, child: &RawImage) {
@@ -235,6 +148,20 @@ fn override_build(build: &mut BuildSpec, child: &RawBuild) {
     override_with(&mut build.instance_profile, child.instance_profile.as_ref());
     override_with(&mut build.timeout, child.timeout.as_ref());
     override_with(&mut build.max_age, child.max_age.as_ref());
+}
+
+fn override_roll(roll: &mut RollSpec, child: &RollSpec) {
+    inherit(&mut roll.warmup, child.warmup.as_ref());
+    inherit(&mut roll.max_healthy, child.max_healthy.as_ref());
+    inherit(&mut roll.canary_checks, child.canary_checks.as_ref());
+    inherit(&mut roll.checkpoints, child.checkpoints.as_ref());
+    inherit(&mut roll.checkpoint_delay, child.checkpoint_delay.as_ref());
+}
+
+fn inherit<T: Clone>(value: &mut Option<T>, child: Option<&T>) {
+    if child.is_some() {
+        *value = child.cloned();
+    }
 }
 
 fn override_with<T: Clone>(value: &mut T, child: Option<&T>) {

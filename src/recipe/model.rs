@@ -1,11 +1,13 @@
 //! What a recipe says once it is loaded, checked and merged along its line: plain data for the rooms below.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::secret::Reference;
 use crate::worker::config;
 
 /// A recipe line, merged: what to bake, on what, in which order.
@@ -21,14 +23,53 @@ pub struct Resolved {
     pub base: BaseRef,
     /// The recipes of the line, root first.
     pub line: Vec<LineRecipe>,
-    /// Where each parameter of the line is declared.
-    pub declared: BTreeMap<String, Location>,
-    /// Effective parameter values after defaults, overrides of children and `--set`.
+    /// What is known about each parameter of the line.
+    pub about: BTreeMap<String, About>,
+    /// Effective parameter values after defaults, overrides of children, values files and `--set`.
     pub parameters: BTreeMap<String, Value>,
+    /// Tags for the image, merged.
+    pub labels: BTreeMap<String, String>,
     /// Disk and boot settings, merged.
     pub image: ImageSpec,
     /// Builder settings, merged.
     pub build: BuildSpec,
+    /// How an image of it is rolled out, merged.
+    pub roll: RollSpec,
+    /// Which of its images stay, merged.
+    pub retention: RetentionSpec,
+    /// Where its images go, merged.
+    pub distribution: DistributionSpec,
+    /// Where the settings of the merged sections stand, such as `image.size`; one that is not here has its default.
+    pub origins: BTreeMap<String, Location>,
+}
+
+/// A parameter, beside its value.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// `string`, `integer`, `boolean` or `list`.
+    pub kind: &'static str,
+    pub description: Option<String>,
+    /// Where it is declared; the last recipe of the line that does.
+    pub declared: Location,
+    /// Where its value comes from.
+    pub origin: Origin,
+    /// Where the secret is; the value of such a parameter is the path of a file on the machine.
+    pub secret: Option<Reference>,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The `default` of its declaration.
+    Default(Location),
+    /// A recipe that sets what a parent declares.
+    Recipe(Location),
+    /// A file given by `--values`.
+    Values(Location),
+    /// `--set`.
+    CommandLine,
+    /// Nobody gave one, and a lint needs none.
+    Sample,
 }
 
 impl Resolved {
@@ -36,6 +77,90 @@ impl Resolved {
     #[must_use]
     pub fn installs_worker(&self) -> bool {
         self.line.iter().any(|recipe| recipe.worker.is_some())
+    }
+
+    /// Whether a bake needs the binary of the agent: the image has it, or it fetches secrets.
+    #[must_use]
+    pub fn needs_agent(&self) -> bool {
+        self.installs_worker() || self.about.values().any(|about| about.secret.is_some())
+    }
+
+    /// The sections that are checked and shown, and that no verb of this version acts on.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        let mut sections = Vec::new();
+        if self.retention != RetentionSpec::default() {
+            sections.push("retention");
+        }
+        if self.distribution != DistributionSpec::default() {
+            sections.push("distribution");
+        }
+        sections
+    }
+
+    /// The settings of the merged sections, by the names that recipes give them, such as `image.size`.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(String, serde_json::Value)> {
+        use serde_json::json;
+        let (image, build) = (&self.image, &self.build);
+        let seconds = |duration: Duration| json!(format!("{}s", duration.as_secs()));
+        let labels = self
+            .labels
+            .iter()
+            .map(|(key, value)| (format!("labels.{key}"), json!(value)));
+        let rest = [
+            ("image.size", json!(format!("{}GiB", image.size_gib))),
+            ("image.filesystem", json!(image.filesystem)),
+            ("image.architecture", json!(image.architecture)),
+            ("image.boot_mode", json!(image.boot_mode)),
+            ("build.instance_type", json!(build.instance_type)),
+            ("build.subnet", json!(build.subnet)),
+            ("build.security_groups", json!(build.security_groups)),
+            ("build.instance_profile", json!(build.instance_profile)),
+            ("build.timeout", seconds(build.timeout)),
+            (
+                "build.max_age",
+                json!(format!("{}h", build.max_age.as_secs() / 3600)),
+            ),
+        ];
+        let (roll, keep, to) = (&self.roll, &self.retention, &self.distribution);
+        let given = [
+            ("roll.warmup", roll.warmup.map(seconds)),
+            ("roll.max_healthy", roll.max_healthy.map(|n| json!(n))),
+            (
+                "roll.canary_checks",
+                roll.canary_checks.as_ref().map(|l| json!(l)),
+            ),
+            (
+                "roll.checkpoints",
+                roll.checkpoints.as_ref().map(|l| json!(l)),
+            ),
+            ("roll.checkpoint_delay", roll.checkpoint_delay.map(seconds)),
+            ("retention.keep", keep.keep.map(|n| json!(n))),
+            (
+                "retention.max_age",
+                keep.max_age
+                    .map(|age| json!(format!("{}h", age.as_secs() / 3600))),
+            ),
+            (
+                "distribution.regions",
+                to.regions.as_ref().map(|l| json!(l)),
+            ),
+            (
+                "distribution.accounts",
+                to.accounts.as_ref().map(|l| json!(l)),
+            ),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)));
+        labels
+            .chain(
+                rest.into_iter()
+                    .chain(given)
+                    .map(|(key, value)| (key.to_owned(), value)),
+            )
+            .collect()
     }
 }
 
@@ -48,8 +173,14 @@ pub struct LineRecipe {
     pub dir: PathBuf,
     /// Disk and boot settings merged from the root up to here: what this recipe has when it is baked by itself.
     pub image: ImageSpec,
-    pub packages: Vec<String>,
+    /// Tags for the image, merged likewise.
+    pub labels: BTreeMap<String, String>,
+    /// What installs the packages.
+    pub manager: Manager,
+    pub packages: Vec<PackageSpec>,
     pub files: Vec<FileSpec>,
+    /// Whole directories to install.
+    pub trees: Vec<TreeSpec>,
     /// The agent that this recipe installs; a child has its parent's, unless it says something of its own.
     pub worker: Option<WorkerSpec>,
     pub steps: Vec<StepSpec>,
@@ -66,6 +197,18 @@ pub enum Value {
     String(String),
     /// A list of strings.
     List(Vec<String>),
+}
+
+/// As a recipe would write it, items of a list with commas between them.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean(value) => value.fmt(f),
+            Self::Integer(value) => value.fmt(f),
+            Self::String(value) => value.fmt(f),
+            Self::List(values) => values.join(",").fmt(f),
+        }
+    }
 }
 
 /// The image at the root of a line.
@@ -103,7 +246,73 @@ pub struct FileSpec {
     pub group: String,
     /// Permission bits, such as `0o644`.
     pub mode: u32,
+    /// The condition under which it is installed.
+    pub when: Option<InlineText>,
     pub at: Location,
+}
+
+/// A package manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// Of Debian and Ubuntu.
+    Apt,
+    /// Of Amazon Linux 2023, Fedora and RHEL.
+    Dnf,
+}
+
+impl Manager {
+    /// As a recipe writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Apt => "apt",
+            Self::Dnf => "dnf",
+        }
+    }
+}
+
+/// A package to install.
+#[derive(Debug, Clone)]
+pub struct PackageSpec {
+    /// As the package manager takes it, with its version if it must be that one.
+    pub name: String,
+    /// The condition under which it is installed.
+    pub when: Option<InlineText>,
+    pub at: Location,
+}
+
+/// A directory to install with all that is in it.
+#[derive(Debug, Clone)]
+pub struct TreeSpec {
+    /// Absolute path on the machine.
+    pub path: String,
+    /// What is in it, sorted by path.
+    pub entries: Vec<TreeEntry>,
+    /// Of everything in it.
+    pub owner: String,
+    pub group: String,
+    /// The condition under which it is installed.
+    pub when: Option<InlineText>,
+    pub at: Location,
+}
+
+/// Something in a directory to install.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeEntry {
+    /// Path below the directory, without a slash at its begin and end.
+    pub path: String,
+    pub kind: TreeKind,
+}
+
+/// What an entry of a directory to install is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TreeKind {
+    /// Installed as 0755.
+    Directory,
+    /// Installed as 0755 if anybody may execute it, else as 0644.
+    File { source: PathBuf, executable: bool },
+    /// A symbolic link that stays inside.
+    Link { target: String },
 }
 
 /// Which CI agent the agent on the worker talks to, and how.
@@ -154,6 +363,8 @@ pub struct StepSpec {
     pub retries: u32,
     /// Reboot the machine after this step.
     pub reboot: bool,
+    /// The condition under which it runs.
+    pub when: Option<InlineText>,
     pub at: Location,
 }
 
@@ -185,4 +396,37 @@ pub struct BuildSpec {
     /// How old an image may become before a rebake is due.
     #[serde(skip)]
     pub max_age: Duration,
+}
+
+/// How an image is rolled out; `None` leaves it to the verb. Not an input of the digest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RollSpec {
+    /// How long a new instance runs before it counts.
+    pub warmup: Option<Duration>,
+    /// Instances that may exist at the same time, in percent of the desired number.
+    pub max_healthy: Option<u32>,
+    /// Shell commands that must succeed on the canary and on every new instance.
+    pub canary_checks: Option<Vec<String>>,
+    /// Percentages at which to pause, ascending.
+    pub checkpoints: Option<Vec<u32>>,
+    /// How long to pause.
+    pub checkpoint_delay: Option<Duration>,
+}
+
+/// Which images of a recipe stay. Not an input of the digest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RetentionSpec {
+    /// How many of the newest.
+    pub keep: Option<u32>,
+    /// Those that are younger.
+    pub max_age: Option<Duration>,
+}
+
+/// Where images of a recipe go. Not an input of the digest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DistributionSpec {
+    /// Regions to copy to.
+    pub regions: Option<Vec<String>>,
+    /// Accounts to share with, 12 digits.
+    pub accounts: Option<Vec<String>>,
 }

@@ -3,6 +3,7 @@
 //! `serde_yaml` gives the values, `saphyr-parser` the places; the two trees have the same shape. Anchors, aliases and
 //! tags are not part of the format, so a small file stays a small tree.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use saphyr_parser::{Event, Marker, Parser, StrInput};
@@ -19,6 +20,8 @@ const DEEPEST: usize = 32;
 pub struct Document {
     pub file: PathBuf,
     pub text: String,
+    /// Where each line begins. Whoever reports a hundred places must not count lines from the top each time.
+    starts: Vec<usize>,
     value: Value,
     places: Places,
 }
@@ -91,8 +94,10 @@ impl Document {
                 .into());
             }
         };
+        let ends = text.match_indices('\n').map(|(at, _)| at + 1);
         found.or(Self {
             file: file.to_path_buf(),
+            starts: std::iter::once(0).chain(ends).collect(),
             text,
             value,
             places,
@@ -115,7 +120,16 @@ impl Document {
         message: impl Into<String>,
         help: impl Into<String>,
     ) -> Diagnostic {
-        Diagnostic::at(self.location(at), &self.text, message, help)
+        Diagnostic::on_line(self.location(at), self.line(at.0), message, help)
+    }
+
+    /// A line, counted from 1, without its end.
+    pub fn line(&self, number: usize) -> Option<&str> {
+        let start = *self.starts.get(number.checked_sub(1)?)?;
+        let end = self.starts.get(number).copied().unwrap_or(self.text.len());
+        let line = &self.text[start..end];
+        let line = line.strip_suffix('\n').unwrap_or(line);
+        Some(line.strip_suffix('\r').unwrap_or(line))
     }
 
     fn location(&self, (line, column): (usize, usize)) -> Location {
@@ -268,6 +282,7 @@ impl<'t> Events<'t> {
 
     fn map(&mut self, depth: usize) -> Result<Children, Diagnostics> {
         let mut entries: Vec<(String, (usize, usize), Places)> = Vec::new();
+        let mut lines: HashMap<String, usize> = HashMap::new();
         loop {
             let (event, at) = self.next()?;
             let key = match event {
@@ -281,11 +296,15 @@ impl<'t> Events<'t> {
             };
             let (event, value_at) = self.next()?;
             let value = self.value(event, value_at, depth + 1)?;
-            if let Some((_, (line, _), _)) = entries.iter().find(|(known, _, _)| *known == key) {
+            if let Some(line) = lines.get(&key) {
+                if self.found.is_full() {
+                    continue;
+                }
                 let help = format!("it is already on line {line}; keep one of them");
                 let found = self.diagnostic(at, format!("duplicate key `{key}`"), &help);
                 self.found.push(found);
             } else {
+                lines.insert(key.clone(), at.0);
                 entries.push((key, at, value));
             }
         }
@@ -374,6 +393,9 @@ impl<'d> Node<'d> {
     pub fn fields(&self, known: &[&str], found: &mut Diagnostics) -> Fields<'d> {
         let entries = self.entries(found);
         for entry in entries.iter().filter(|entry| !known.contains(&entry.key)) {
+            if found.is_full() {
+                break;
+            }
             found.push(entry.diagnostic(
                 format!("unknown key `{}`", entry.key),
                 suggest(entry.key, known.iter().copied()),
@@ -502,6 +524,11 @@ pub struct Entry<'d> {
 }
 
 impl Entry<'_> {
+    /// Where the key stands.
+    pub fn location(&self) -> Location {
+        self.node.document.location(self.key_at)
+    }
+
     /// A diagnostic about the key.
     pub fn diagnostic(&self, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
         self.node.document.diagnostic(self.key_at, message, help)

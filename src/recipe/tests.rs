@@ -1,3 +1,9 @@
+mod bad_input;
+mod cases;
+mod parameters;
+mod sections;
+mod trees;
+
 use std::fs;
 use std::path::Path;
 
@@ -55,6 +61,7 @@ impl Kitchen {
         found
             .to_string()
             .replace(&format!("{}/", self.dir().display()), "")
+            .replace(&self.dir().display().to_string(), "RECIPES")
     }
 }
 
@@ -237,7 +244,15 @@ fn the_line_is_merged_root_first_and_the_child_has_the_last_word() {
         "{ recipe: root, version: ^1 }",
         "parameters: { port: 2, host: h }\nimage: { size: 20GiB }\nbuild: { subnet: null }\n",
     );
-    let resolved = load(kitchen.dir(), "child", &[("host".into(), "$(x)".into())]).unwrap();
+    let resolved = load(
+        kitchen.dir(),
+        "child",
+        &Given {
+            sets: vec![("host".into(), "$(x)".into())],
+            ..Given::default()
+        },
+    )
+    .unwrap();
     assert_eq!(
         resolved.base,
         BaseRef::Ami {
@@ -278,17 +293,28 @@ fn the_line_is_merged_root_first_and_the_child_has_the_last_word() {
     );
     assert_eq!(resolved.build.timeout.as_secs(), 7200);
 
-    let missing = load(kitchen.dir(), "root", &[]).unwrap_err().to_string();
+    let missing = load(kitchen.dir(), "root", &Given::default())
+        .unwrap_err()
+        .to_string();
     assert!(
         missing.contains("`host` has no value") && missing.contains("--set host="),
         "{missing}"
     );
-    let sets = [
+    let sets = vec![
         ("port".into(), "x".into()),
         ("prot".into(), "1".into()),
         ("host".into(), String::new()),
     ];
-    let wrong = load(kitchen.dir(), "root", &sets).unwrap_err().to_string();
+    let wrong = load(
+        kitchen.dir(),
+        "root",
+        &Given {
+            sets,
+            ..Given::default()
+        },
+    )
+    .unwrap_err()
+    .to_string();
     assert!(
         wrong.contains("does not fit the type integer") && wrong.contains("did you mean `port`?"),
         "{wrong}"
@@ -407,7 +433,10 @@ fn a_new_recipe_lints_clean_and_nothing_is_overwritten() {
     let from = "/aws/service/debian/release/12/latest/amd64";
     assert_eq!(
         init(kitchen.dir(), "hello", from).unwrap(),
-        [kitchen.dir().join("hello/recipe.yaml")]
+        [
+            kitchen.dir().join("hello/recipe.yaml"),
+            kitchen.dir().join("recipe.schema.json")
+        ]
     );
     lint(kitchen.dir(), "hello").unwrap();
     init(kitchen.dir(), "hello-child", "hello").unwrap();
@@ -444,7 +473,7 @@ fn a_worker_section_is_inherited_and_replaced_as_a_whole() {
             "{ recipe: b, version: ^1 }",
             &format!("worker:\n  adapter: command\n{COMMANDS}  timeout: 5s\n"),
         );
-    let resolved = load(kitchen.dir(), "c", &[]).unwrap();
+    let resolved = load(kitchen.dir(), "c", &Given::default()).unwrap();
     assert!(resolved.installs_worker());
     let [a, b, c] = &resolved.line[..] else {
         panic!("three recipes")
@@ -460,7 +489,11 @@ fn a_worker_section_is_inherited_and_replaced_as_a_whole() {
         if commands.stopped.text == "c" && commands.timeout.as_secs() == 5)
     );
     kitchen.recipe("d", "");
-    assert!(!load(kitchen.dir(), "d", &[]).unwrap().installs_worker());
+    assert!(
+        !load(kitchen.dir(), "d", &Given::default())
+            .unwrap()
+            .installs_worker()
+    );
 }
 
 #[test]

@@ -133,6 +133,15 @@ pub fn is_package(text: &str) -> bool {
         })
 }
 
+/// A package as dnf takes it: a name of letters, digits and `._+-`, with version and architecture if given.
+pub fn is_rpm(text: &str) -> bool {
+    text.len() >= 2
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._+-:~^".contains(&b))
+}
+
 /// Whether a text is the name of a service of systemd (systemd.unit(5)); a template needs its instance.
 pub fn is_service(name: &str) -> bool {
     name.len() <= 255
@@ -211,6 +220,17 @@ mod tests {
 
     #[test]
     fn packages() {
+        for good in [
+            "git",
+            "java-21-amazon-corretto",
+            "gcc-c++",
+            "git-2.40.1-1.amzn2023.0.1.x86_64",
+        ] {
+            assert!(is_rpm(good), "{good}");
+        }
+        for bad in ["", "a", "-y", "git curl", "git;id", "@core", "git=1"] {
+            assert!(!is_rpm(bad), "{bad}");
+        }
         for good in ["git", "g++", "libc6:arm64", "nginx=1.22.1-9+deb12u1", "0ad"] {
             assert!(is_package(good), "{good}");
         }

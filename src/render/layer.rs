@@ -9,17 +9,18 @@ use sha2::{Digest as _, Sha256};
 use super::script::{InstalledFile, Layer, Script};
 use super::tags::Dialect;
 use super::template::{Origin, Renderer, diagnostic};
-use super::worker;
+use super::{trees, worker};
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::files;
-use crate::recipe::model::{FileSpec, LineRecipe, Source, StepSpec};
+use crate::recipe::model::{FileSpec, InlineText, LineRecipe, Manager, Source, StepSpec};
 
 const PACKAGES: &str = include_str!("../../templates/packages.apt.sh.tera");
+const PACKAGES_DNF: &str = include_str!("../../templates/packages.dnf.sh.tera");
 const FILES: &str = include_str!("../../templates/files.sh.tera");
 
 /// Mirrors can be slow; apt itself gives up on a dead one long before.
 const PACKAGES_TIMEOUT: Duration = Duration::from_secs(1800);
-const FILES_TIMEOUT: Duration = Duration::from_secs(300);
+pub const FILES_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Renders one recipe. What is wrong goes to `found`, and then the layer is not to be used.
 ///
@@ -31,18 +32,18 @@ pub fn layer(
     found: &mut Diagnostics,
 ) -> Layer {
     let mut layer = Layer {
-        recipe: recipe.name.clone(),
-        version: recipe.version.clone(),
-        packages: recipe.packages.clone(),
-        files: Vec::new(),
-        worker: None,
-        provision: Vec::new(),
-        validate: Vec::new(),
-        test: Vec::new(),
-        payloads: BTreeMap::new(),
+        labels: recipe.labels.clone(),
+        manager: recipe.manager,
+        ..Layer::new(&recipe.name, recipe.version.clone())
     };
+    for package in &recipe.packages {
+        if wanted(package.when.as_ref(), renderer, found) {
+            layer.packages.push(package.name.clone());
+        }
+    }
     for file in &recipe.files {
-        let Some(bytes) = payload(file, renderer, found) else {
+        let wanted = wanted(file.when.as_ref(), renderer, found);
+        let Some(bytes) = payload(file, wanted, renderer, found) else {
             continue;
         };
         let sha256 = hex::encode(Sha256::digest(&bytes));
@@ -55,9 +56,13 @@ pub fn layer(
         });
         layer.payloads.insert(sha256, bytes);
     }
-    if !recipe.packages.is_empty() {
-        let text = own(&mut Renderer::of("packages", &recipe.packages), PACKAGES);
-        let title = counted(recipe.packages.len(), "package");
+    if !layer.packages.is_empty() {
+        let script = match layer.manager {
+            Manager::Apt => PACKAGES,
+            Manager::Dnf => PACKAGES_DNF,
+        };
+        let text = own(&mut Renderer::of("packages", &layer.packages), script);
+        let title = counted(layer.packages.len(), "package");
         layer.provision.push(own_script(
             recipe,
             1,
@@ -79,6 +84,7 @@ pub fn layer(
             FILES_TIMEOUT,
         ));
     }
+    trees::install(recipe, &mut layer, renderer, found);
     if let Some(spec) = &recipe.worker
         && let Some(parts) = worker::parts(spec, agent, renderer, found)
     {
@@ -108,15 +114,19 @@ pub fn layer(
     layer
 }
 
-fn counted(count: usize, thing: &str) -> String {
+pub fn counted(count: usize, thing: &str) -> String {
+    counted_to("Install", count, thing)
+}
+
+pub fn counted_to(verb: &str, count: usize, thing: &str) -> String {
     format!(
-        "Install {count} {thing}{}",
+        "{verb} {count} {thing}{}",
         if count == 1 { "" } else { "s" }
     )
 }
 
 /// Renders a template that is part of this program.
-fn own(renderer: &mut Renderer, text: &str) -> String {
+pub fn own(renderer: &mut Renderer, text: &str) -> String {
     let mut found = Diagnostics::default();
     renderer
         .render(
@@ -130,7 +140,7 @@ fn own(renderer: &mut Renderer, text: &str) -> String {
         })
 }
 
-fn own_script(
+pub fn own_script(
     recipe: &LineRecipe,
     number: usize,
     slug: &str,
@@ -150,24 +160,40 @@ fn own_script(
     }
 }
 
-/// The bytes of a file to install.
-fn payload(file: &FileSpec, renderer: &mut Renderer, found: &mut Diagnostics) -> Option<Vec<u8>> {
+/// Whether a condition holds. One that cannot be judged is reported, and holds, so that what it guards is checked too.
+pub fn wanted(when: Option<&InlineText>, renderer: &mut Renderer, found: &mut Diagnostics) -> bool {
+    when.is_none_or(|when| renderer.condition(when, found).unwrap_or(true))
+}
+
+/// The bytes of a file to install; of one that is not wanted, the template is checked, and there are none.
+fn payload(
+    file: &FileSpec,
+    wanted: bool,
+    renderer: &mut Renderer,
+    found: &mut Diagnostics,
+) -> Option<Vec<u8>> {
+    let mut text = |text: &str, origin, dialect, found: &mut Diagnostics| {
+        if wanted {
+            return renderer.render(text, origin, dialect, found);
+        }
+        renderer.check(text, origin, dialect, found);
+        None
+    };
     match &file.source {
+        Source::Raw(_) if !wanted => None,
         Source::Raw(path) => keep(files::bytes(path, files::LARGEST_PAYLOAD), found),
-        Source::Inline(text) => renderer
-            .render(text, Origin::Inline(&file.at), Dialect::Plain, found)
-            .map(String::into_bytes),
+        Source::Inline(inline) => {
+            text(inline, Origin::Inline(&file.at), Dialect::Plain, found).map(String::into_bytes)
+        }
         Source::Template(path) => {
-            let text = keep(files::text(path), found)?;
+            let template = keep(files::text(path), found)?;
             let script = path.to_string_lossy().ends_with(".sh.tera");
             let dialect = if script {
                 Dialect::Script
             } else {
                 Dialect::Plain
             };
-            renderer
-                .render(&text, Origin::File(path), dialect, found)
-                .map(String::into_bytes)
+            text(&template, Origin::File(path), dialect, found).map(String::into_bytes)
         }
     }
 }
@@ -181,11 +207,14 @@ fn scripts(
     found: &mut Diagnostics,
 ) -> Vec<Script> {
     let mut scripts = Vec::new();
-    for (n, step) in steps.iter().enumerate() {
-        let text = script_text(step, renderer, found);
+    for step in steps {
+        let wanted = wanted(step.when.as_ref(), renderer, found);
+        let text = script_text(step, wanted, renderer, found);
         let mut env = BTreeMap::new();
         for (name, value) in &step.env {
-            if let Some(value) =
+            if !wanted {
+                renderer.check(value, Origin::Inline(&step.at), Dialect::Plain, found);
+            } else if let Some(value) =
                 renderer.render(value, Origin::Inline(&step.at), Dialect::Plain, found)
             {
                 env.insert(name.clone(), value);
@@ -196,7 +225,7 @@ fn scripts(
             id: format!(
                 "{}/{phase}-{:03}-{}",
                 recipe.name,
-                first + n,
+                first + scripts.len(),
                 slug(&step.name)
             ),
             title: step.name.clone(),
@@ -210,8 +239,10 @@ fn scripts(
     scripts
 }
 
+/// The text of a script; of one that is not wanted, it is checked, and there is none.
 fn script_text(
     step: &StepSpec,
+    wanted: bool,
     renderer: &mut Renderer,
     found: &mut Diagnostics,
 ) -> Option<String> {
@@ -234,12 +265,16 @@ fn script_text(
         return None;
     }
     match &step.source {
-        Source::Raw(_) => Some(source),
+        Source::Raw(_) => wanted.then_some(source),
+        _ if !wanted => {
+            renderer.check(&source, origin, Dialect::Script, found);
+            None
+        }
         _ => renderer.render(&source, origin, Dialect::Script, found),
     }
 }
 
-fn keep<T>(result: Result<T, Diagnostic>, found: &mut Diagnostics) -> Option<T> {
+pub fn keep<T>(result: Result<T, Diagnostic>, found: &mut Diagnostics) -> Option<T> {
     result.map_err(|diagnostic| found.push(diagnostic)).ok()
 }
 

@@ -7,8 +7,10 @@
 mod layer;
 mod quote;
 pub mod script;
+mod secrets;
 mod tags;
 mod template;
+mod trees;
 mod worker;
 
 use std::fs;
@@ -22,7 +24,7 @@ use crate::recipe::files;
 use crate::recipe::model::{Location, Resolved};
 
 /// Renders a recipe line: one layer per recipe, root first. `agent` is the binary of the worker's agent, for recipes that
-/// install it ([`Resolved::installs_worker`]); a mere check for faults can do without, and gives none.
+/// install it or have secrets ([`Resolved::needs_agent`]); a mere check for faults can do without, and gives none.
 ///
 /// # Errors
 /// Everything that is wrong with its templates, and parameters that none of them uses.
@@ -32,13 +34,17 @@ pub fn render(resolved: &Resolved, agent: &[u8]) -> Result<Vec<Layer>, Diagnosti
     let layers = resolved
         .line
         .iter()
-        .map(|recipe| layer::layer(recipe, agent, &mut renderer, &mut found))
+        .map(|recipe| {
+            let mut layer = layer::layer(recipe, agent, &mut renderer, &mut found);
+            secrets::attach(recipe, &mut layer, &resolved.about, agent, &mut found);
+            layer
+        })
         .collect();
     // Only a clean look tells what is unused: a template that does not parse may use anything.
     if found.is_empty() {
-        for (name, at) in &resolved.declared {
+        for (name, about) in &resolved.about {
             if !renderer.used().contains(name) {
-                found.push(unused(name, at));
+                found.push(unused(name, &about.declared));
             }
         }
     }

@@ -5,21 +5,36 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::recipe::model::Manager;
+
 /// Cleans a builder before it becomes an image, and asserts that it is clean.
 pub const SEAL: &str = include_str!("../../templates/seal.sh");
 
 /// The list that [`SEAL`] works through.
 pub const SEALED_PATHS: &str = include_str!("../../templates/sealed-paths");
 
+/// What [`SEALED_PATHS`] has besides on a machine that gets secrets.
+pub const SEALED_SECRETS: &str = "\n# Secrets of steps.\nnow\tgone\t/run/piaas-bake-secrets\n";
+
 /// Everything one recipe of a line does, rendered.
 #[derive(Debug, Clone)]
 pub struct Layer {
     pub recipe: String,
     pub version: semver::Version,
+    /// Tags for the image, merged along the line up to this recipe.
+    pub labels: BTreeMap<String, String>,
+    /// What installs the packages.
+    pub manager: Manager,
     /// The packages that `provision` installs, by name.
     pub packages: Vec<String>,
     /// The files that `provision` installs.
     pub files: Vec<InstalledFile>,
+    /// The directories that trees of `provision` make.
+    pub directories: Vec<InstalledDirectory>,
+    /// The symbolic links in trees of `provision`.
+    pub links: Vec<InstalledLink>,
+    /// The secrets that its scripts read: the reference, by parameter.
+    pub secrets: BTreeMap<String, String>,
     /// The agent on the worker, if this layer installs it.
     pub worker: Option<InstalledWorker>,
     /// Packages, files, the worker's agent and steps, in order.
@@ -32,6 +47,29 @@ pub struct Layer {
     pub payloads: BTreeMap<String, Vec<u8>>,
 }
 
+impl Layer {
+    /// A layer that does nothing yet.
+    #[must_use]
+    pub fn new(recipe: impl Into<String>, version: semver::Version) -> Self {
+        Self {
+            recipe: recipe.into(),
+            version,
+            labels: BTreeMap::new(),
+            manager: Manager::Apt,
+            packages: Vec::new(),
+            files: Vec::new(),
+            directories: Vec::new(),
+            links: Vec::new(),
+            secrets: BTreeMap::new(),
+            worker: None,
+            provision: Vec::new(),
+            validate: Vec::new(),
+            test: Vec::new(),
+            payloads: BTreeMap::new(),
+        }
+    }
+}
+
 /// A file that a layer installs; its bytes are the payload `sha256`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstalledFile {
@@ -42,6 +80,26 @@ pub struct InstalledFile {
     /// Four octal digits, such as `0644`.
     pub mode: String,
     pub sha256: String,
+}
+
+/// A directory that a layer makes, 0755, unless it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledDirectory {
+    /// Absolute path on the machine.
+    pub path: String,
+    pub owner: String,
+    pub group: String,
+}
+
+/// A symbolic link that a layer makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledLink {
+    /// Absolute path on the machine.
+    pub path: String,
+    /// Where it leads, relative to its directory.
+    pub target: String,
+    pub owner: String,
+    pub group: String,
 }
 
 /// The agent that a layer installs, and what it is told.

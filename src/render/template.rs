@@ -9,7 +9,7 @@ use super::quote;
 use super::tags::{self, Dialect, Tag, TagKind};
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics, suggest};
 use crate::recipe::files;
-use crate::recipe::model::{Location, Value};
+use crate::recipe::model::{InlineText, Location, Value};
 
 /// Statements that cannot change how a value in them is quoted.
 const SCRIPT_STATEMENTS: [&str; 11] = [
@@ -18,6 +18,12 @@ const SCRIPT_STATEMENTS: [&str; 11] = [
 
 /// The filter that quotes each item of a list; every value of a script goes through it.
 const WORDS: &str = "__words";
+
+/// The filter that a condition goes through.
+const BOOLEAN: &str = "__boolean";
+
+/// The template that a condition becomes.
+const WHEN: &str = "when";
 
 /// Renders templates with the values of one recipe line.
 pub struct Renderer {
@@ -35,6 +41,8 @@ pub enum Origin<'a> {
     File(&'a Path),
     /// Text in a recipe, somewhere after this place.
     Inline(&'a Location),
+    /// A short text in a recipe, at this very place.
+    At(&'a Location),
 }
 
 impl Renderer {
@@ -57,7 +65,7 @@ impl Renderer {
     fn with(context: Context, known: BTreeSet<String>) -> Self {
         Self {
             script: script_engine(),
-            plain: Tera::default(),
+            plain: plain_engine(),
             context,
             known,
             used: BTreeSet::new(),
@@ -77,61 +85,13 @@ impl Renderer {
         dialect: Dialect,
         found: &mut Diagnostics,
     ) -> Option<String> {
-        let tags = tags::scan(text, dialect);
-        let before = found.0.len();
-        if dialect == Dialect::Script {
-            check_script(text, &tags, origin, found);
-        }
-        let mut engine = if dialect == Dialect::Script {
-            self.script.clone()
+        let (mut engine, tags) = self.prepare(text, origin, dialect, found)?;
+        let source = if dialect == Dialect::Script {
+            Source::with_words(text, &tags)
         } else {
-            self.plain.clone()
+            Source::plain(text)
         };
-        // The name decides on escaping; `.sh` is what the script engine escapes.
-        let name = if dialect == Dialect::Script {
-            "script.sh"
-        } else {
-            "text"
-        };
-        // First as it was written, so that errors speak of what was written.
-        let mut source = Source::plain(text);
-        if let Err(error) = engine.add_raw_template(name, text) {
-            report(&error, &source, text, origin, found);
-            return None;
-        }
-        let variables: BTreeSet<String> = engine
-            .get_template_variables(name)
-            .into_iter()
-            .flatten()
-            .map(String::from)
-            .collect();
-        for variable in variables {
-            if self.known.contains(&variable) {
-                self.used.insert(variable);
-                continue;
-            }
-            let tag = tags
-                .iter()
-                .find(|tag| tags::mentions(&text[tag.inner.clone()], &variable));
-            let help = format!(
-                "{} Or declare it under `parameters:`",
-                suggest(&variable, self.known.iter().map(String::as_str))
-            );
-            let at = tag.map_or(0, |tag| tag.start);
-            found.push(diagnostic(
-                text,
-                at,
-                origin,
-                format!("`{variable}` is not defined"),
-                help,
-            ));
-        }
-        if found.0.len() > before {
-            return None;
-        }
-        if dialect == Dialect::Script {
-            source = Source::with_words(text, &tags);
-        }
+        let name = name(dialect);
         match engine
             .add_raw_template(name, &source.text)
             .and_then(|()| engine.render(name, &self.context))
@@ -143,6 +103,174 @@ impl Renderer {
             }
         }
     }
+
+    /// Checks a text that is not to be rendered: its syntax, and the names in it.
+    pub fn check(
+        &mut self,
+        text: &str,
+        origin: Origin<'_>,
+        dialect: Dialect,
+        found: &mut Diagnostics,
+    ) {
+        // What there is to say is in `found`.
+        let _ = self.prepare(text, origin, dialect, found);
+    }
+
+    /// Whether a condition holds: an expression of tera without braces, which must be a boolean.
+    pub fn condition(&mut self, condition: &InlineText, found: &mut Diagnostics) -> Option<bool> {
+        let text = condition.text.as_str();
+        let origin = Origin::At(&condition.at);
+        let mut engine = self.plain.clone();
+        // First by itself: "a) or (b" would be sound inside the parentheses.
+        for (open, close) in [
+            ("{{ ", " }}".to_owned()),
+            ("{{ (", format!(") | {BOOLEAN} }}}}")),
+        ] {
+            let source = Source::between(open, text, &close);
+            if let Err(error) = engine.add_raw_template(WHEN, &source.text) {
+                report(&error, &source, text, origin, found);
+                return None;
+            }
+            let before = found.0.len();
+            let place = |variable: &str| word_at(text, variable).unwrap_or(0);
+            self.names(&engine, WHEN, text, origin, place, found);
+            if found.0.len() > before {
+                return None;
+            }
+        }
+        match engine.render(WHEN, &self.context) {
+            Ok(rendered) => Some(rendered == "true"),
+            // It is one line: its begin is place enough, and the end of what was put around it would be none.
+            Err(error) => {
+                let message = match error.kind() {
+                    ErrorKind::SyntaxError(report) | ErrorKind::RenderingError(report) => {
+                        lower(report.message())
+                    }
+                    other => lower(other.to_string().lines().next().unwrap_or_default()),
+                };
+                let help = "write an expression that is true or false, such as `port == 80`";
+                found.push(diagnostic(text, 0, origin, message, help));
+                None
+            }
+        }
+    }
+
+    /// The engine for a text that is sound, and the tags in it.
+    fn prepare(
+        &mut self,
+        text: &str,
+        origin: Origin<'_>,
+        dialect: Dialect,
+        found: &mut Diagnostics,
+    ) -> Option<(Tera, Vec<Tag>)> {
+        let tags = tags::scan(text, dialect);
+        let before = found.0.len();
+        for tag in tags.iter().filter(|tag| tag.kind == TagKind::Value) {
+            if is_of_systems_manager(&text[tag.inner.clone()]) {
+                let help = "Systems Manager never sees this text: declare a parameter with `secret: true` and the value \
+                            ssm:/path, or read it in the script on the machine";
+                let message = "these braces are a reference of Systems Manager";
+                found.push(diagnostic(text, tag.start, origin, message, help));
+            }
+        }
+        if found.0.len() > before {
+            return None;
+        }
+        if dialect == Dialect::Script {
+            check_script(text, &tags, origin, found);
+        }
+        let mut engine = if dialect == Dialect::Script {
+            self.script.clone()
+        } else {
+            self.plain.clone()
+        };
+        let name = name(dialect);
+        // First as it was written, so that errors speak of what was written.
+        if let Err(error) = engine.add_raw_template(name, text) {
+            report(&error, &Source::plain(text), text, origin, found);
+            return None;
+        }
+        let place = |variable: &str| {
+            let tag = tags
+                .iter()
+                .find(|tag| tags::mentions(&text[tag.inner.clone()], variable));
+            tag.map_or(0, |tag| tag.start)
+        };
+        self.names(&engine, name, text, origin, place, found);
+        (found.0.len() == before).then_some((engine, tags))
+    }
+
+    /// Notes which parameters a template names, and reports what is none.
+    fn names(
+        &mut self,
+        engine: &Tera,
+        name: &str,
+        text: &str,
+        origin: Origin<'_>,
+        place: impl Fn(&str) -> usize,
+        found: &mut Diagnostics,
+    ) {
+        let variables: BTreeSet<String> = engine
+            .get_template_variables(name)
+            .into_iter()
+            .flatten()
+            .map(String::from)
+            .collect();
+        for variable in variables {
+            if self.known.contains(&variable) {
+                self.used.insert(variable);
+                continue;
+            }
+            let help = format!(
+                "{} Or declare it under `parameters:`",
+                suggest(&variable, self.known.iter().map(String::as_str))
+            );
+            let at = place(&variable);
+            let message = format!("`{variable}` is not defined");
+            found.push(diagnostic(text, at, origin, message, help));
+        }
+    }
+}
+
+/// `ssm:`, `ssm-secure:`, `resolve:` and `global:` begin references of command and automation documents and of
+/// CloudFormation; no expression of tera has a colon there.
+fn is_of_systems_manager(inside: &str) -> bool {
+    ["ssm:", "ssm-secure:", "resolve:", "global:", "automation:"]
+        .iter()
+        .any(|prefix| inside.starts_with(prefix))
+}
+
+/// The name of a template decides on escaping; `.sh` is what the script engine escapes.
+fn name(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Script => "script.sh",
+        Dialect::Plain => "text",
+    }
+}
+
+/// Where a word of its own stands in a text.
+fn word_at(text: &str, word: &str) -> Option<usize> {
+    let of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.match_indices(word)
+        .map(|(at, _)| at)
+        .find(|at| !text[..*at].ends_with(of_word) && !text[at + word.len()..].starts_with(of_word))
+}
+
+/// What a condition must be.
+fn boolean(value: &tera::Value, _: Kwargs, _: &State<'_>) -> tera::TeraResult<tera::Value> {
+    if value.is_bool() {
+        return Ok(value.clone());
+    }
+    Err(tera::Error::message(format!(
+        "a condition must be true or false, this is {value}",
+    )))
+}
+
+/// tera for texts and conditions.
+fn plain_engine() -> Tera {
+    let mut engine = Tera::default();
+    engine.register_filter(BOOLEAN, boolean);
+    engine
 }
 
 /// tera for scripts: every value is quoted, and what would take the quotes off is not there.
@@ -278,6 +406,14 @@ impl Source {
         }
     }
 
+    /// A text with something before and after it.
+    fn between(open: &str, text: &str, close: &str) -> Self {
+        Self {
+            text: format!("{open}{text}{close}"),
+            inserted: vec![(0, open.len()), (open.len() + text.len(), close.len())],
+        }
+    }
+
     /// Sends every value through [`WORDS`].
     fn with_words(text: &str, tags: &[Tag]) -> Self {
         let filter = format!(") | {WORDS}");
@@ -398,6 +534,22 @@ pub fn diagnostic(
             message,
             help,
         ),
+        Origin::At(place) => {
+            let recipe = files::text(&place.file).unwrap_or_default();
+            let written = recipe.lines().nth(place.line - 1).unwrap_or_default();
+            let written: String = written.chars().skip(place.column - 1).collect();
+            let shift = match written.strip_prefix(['"', '\'']) {
+                _ if written.starts_with(text) => column - 1,
+                Some(quoted) if quoted.starts_with(text) => column,
+                // Folded over lines, or with escapes: its begin must do.
+                _ => 0,
+            };
+            let at = Location {
+                column: place.column + shift,
+                ..place.clone()
+            };
+            Diagnostic::at(at, &recipe, message, help)
+        }
         Origin::Inline(step) => {
             let recipe = files::text(&step.file).unwrap_or_default();
             let at = inline_place(

@@ -1,3 +1,7 @@
+mod secrets;
+mod trees;
+mod when;
+
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
@@ -214,7 +218,7 @@ fn layer() -> (Kitchen, Layer) {
         .put("a/scripts/raw.sh", "echo \"{{ not rendered }}\"\n")
         .recipe("a", LAYER);
     recipe::load_for_lint(kitchen.dir(), "a").unwrap();
-    let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
+    let resolved = recipe::load(kitchen.dir(), "a", &recipe::Given::default()).unwrap();
     let layer = render(&resolved, b"agent").unwrap().remove(0);
     (kitchen, layer)
 }
@@ -317,7 +321,11 @@ fn the_files_script_installs_and_repeats() {
             target.display()
         ),
     );
-    let mut layers = render(&recipe::load(kitchen.dir(), "a", &[]).unwrap(), b"agent").unwrap();
+    let mut layers = render(
+        &recipe::load(kitchen.dir(), "a", &recipe::Given::default()).unwrap(),
+        b"agent",
+    )
+    .unwrap();
     let out = kitchen.dir().join("bundle");
     write_dir(&layers, &out).unwrap();
     let user = String::from_utf8(run("id -un")).unwrap();
@@ -377,7 +385,7 @@ fn installed(layer: &Layer, path: &str) -> String {
 fn the_worker_agent_is_installed_before_the_steps_with_what_it_is_told() {
     let kitchen = Kitchen::new();
     kitchen.recipe("a", WORKER);
-    let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
+    let resolved = recipe::load(kitchen.dir(), "a", &recipe::Given::default()).unwrap();
     let layer = render(&resolved, b"the binary").unwrap().remove(0);
     let ids: Vec<_> = layer.provision.iter().map(|s| s.id.as_str()).collect();
     assert_eq!(ids, ["a/step-001-worker", "a/step-002-first"]);
@@ -404,7 +412,7 @@ fn the_worker_agent_is_installed_before_the_steps_with_what_it_is_told() {
 fn a_buildbot_worker_is_held_back_by_its_unit() {
     let kitchen = Kitchen::new();
     kitchen.recipe("a", "worker: { adapter: buildbot, unit: b@ci.service }\n");
-    let resolved = recipe::load(kitchen.dir(), "a", &[]).unwrap();
+    let resolved = recipe::load(kitchen.dir(), "a", &recipe::Given::default()).unwrap();
     let layer = render(&resolved, b"agent").unwrap().remove(0);
     let unit = installed(
         &layer,

@@ -1,6 +1,6 @@
 //! The command line of `piaas-worker`. Of this room, only this prints.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::daemon::{self, Options};
 use super::socket::{self, Problem, Request};
 use super::status::Status;
-use super::{config, store};
+use super::{config, secret, store};
 
 /// Answered, and done.
 const DONE: u8 = 0;
@@ -29,7 +29,7 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Every command but `run` prints one line of JSON, schema piaas-worker/v1.
+Every command but `run` and `secret` prints one line of JSON, schema piaas-worker/v1.
 Exit codes: 0 answered, 1 failure, 2 usage, 3 the agent does not answer (the state is unknown),
 4 refused: the generation is out of date, or the worker is drained already.";
 
@@ -61,6 +61,14 @@ enum Verb {
         reason: Option<String>,
         #[command(flatten)]
         socket: Socket,
+    },
+    /// Fetch a secret for a step of a bake, with the role of this instance, to a file in memory; prints nothing
+    Secret {
+        /// ssm:/path, secretsmanager:ARN, or env:NAME on the local cloud
+        reference: String,
+        /// The file to write, on a tmpfs; 0400
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
     },
     /// Take jobs again; not once the worker is drained
     Uncordon {
@@ -107,6 +115,7 @@ pub fn main() -> ExitCode {
                 };
                 run(options).await
             }
+            Verb::Secret { reference, output } => fetch(&reference, &output).await,
             Verb::Status { socket } => ask(socket, Request::Status).await,
             Verb::Cordon {
                 generation,
@@ -123,6 +132,16 @@ pub fn main() -> ExitCode {
 
 async fn run(options: Options) -> u8 {
     match daemon::run(options, |line| eprintln!("{line}")).await {
+        Ok(()) => DONE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            FAILURE
+        }
+    }
+}
+
+async fn fetch(reference: &str, output: &Path) -> u8 {
+    match secret::fetch(reference, output).await {
         Ok(()) => DONE,
         Err(error) => {
             eprintln!("error: {error}");

@@ -5,18 +5,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
-use aws_sigv4::sign::v4;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 
 use super::fetch::{self, Reply};
 use super::imds::{self, Identity, Imds};
+use super::sign;
 
 /// Names another endpoint; the variable is the SDKs' own.
-const ENDPOINT_VARIABLE: &str = "AWS_ENDPOINT_URL";
+pub(super) const ENDPOINT_VARIABLE: &str = "AWS_ENDPOINT_URL";
 const LIMIT: Duration = Duration::from_secs(15);
 /// How often something that is as it should be is looked at again.
 const SETTLED: Duration = Duration::from_secs(300);
@@ -174,43 +172,17 @@ impl Calls {
         keys: &imds::Keys,
         now: SystemTime,
     ) -> Result<Request<Full<Bytes>>, String> {
-        let uri = format!("{}/", self.endpoint);
-        let mut request = Request::post(&uri)
-            .header(
-                "content-type",
-                "application/x-www-form-urlencoded; charset=utf-8",
-            )
-            .body(Full::new(Bytes::from(body.clone())))
-            .map_err(|error| error.to_string())?;
-        let identity = Credentials::new(
-            &keys.access_key_id,
-            &keys.secret_access_key,
-            Some(keys.token.clone()),
-            None,
-            "instance-role",
-        )
-        .into();
-        let parameters = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(&self.identity.region)
-            .name("autoscaling")
-            .time(now)
-            .settings(SigningSettings::default())
-            .build()
-            .map_err(|error| error.to_string())?
-            .into();
-        let headers = request
-            .headers()
-            .iter()
-            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-        let signable =
-            SignableRequest::new("POST", &uri, headers, SignableBody::Bytes(body.as_bytes()))
-                .map_err(|error| error.to_string())?;
-        let (instructions, _) = sign(signable, &parameters)
-            .map_err(|error| error.to_string())?
-            .into_parts();
-        instructions.apply_to_request_http1x(&mut request);
-        Ok(request)
+        let headers = [(
+            "content-type",
+            "application/x-www-form-urlencoded; charset=utf-8",
+        )];
+        let call = sign::Call {
+            endpoint: &self.endpoint,
+            region: &self.identity.region,
+            service: "autoscaling",
+            headers: &headers,
+        };
+        sign::signed(&call, body, keys, now)
     }
 }
 

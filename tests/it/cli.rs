@@ -1,5 +1,8 @@
 //! The command line without a cloud: what a stranger types, what comes back.
 
+#[path = "../../src/recipe/tests/cases.rs"]
+mod cases;
+
 use crate::support::{Run, Sandbox, shipped_recipes};
 
 const GOOD: &str = "schema: piaas-bake/v1
@@ -23,7 +26,7 @@ fn shipped_recipes_are_clean() {
     let run = sandbox
         .run(&["lint", "--recipes", recipes.to_str().unwrap()])
         .expect_code(0);
-    for name in ["debian-base", "ci-base", "ci-worker"] {
+    for name in ["debian-base", "ci-base", "ci-worker", "github-runner"] {
         assert!(
             run.stdout.contains(name) || run.stderr.contains(name),
             "{}{}",
@@ -209,4 +212,180 @@ fn walk(dir: &std::path::Path) -> Vec<String> {
         }
     }
     texts
+}
+
+#[test]
+fn show_resolved_says_where_each_value_comes_from() {
+    let sandbox = Sandbox::new();
+    sandbox.write("recipes/web/recipe.yaml", GOOD);
+    sandbox.write(
+        "recipes/shop/recipe.yaml",
+        "schema: piaas-bake/v1
+name: shop
+version: 1.0.0
+description: A shop.
+from: { recipe: web }
+labels: { team: shop }
+parameters:
+  port: 8080
+  motto: { type: string, default: buy }
+image: { size: 9GiB }
+test:
+  - { name: Say, run: \"echo {{ motto }}\" }
+",
+    );
+    let run = sandbox
+        .run(&["show", "--resolved", "shop", "--set", "motto=sell"])
+        .expect_code(0);
+    for line in [
+        "port   8080    set, ",
+        "recipes/shop/recipe.yaml:8",
+        "motto  \"sell\"  --set",
+        "labels.team",
+        "recipes/shop/recipe.yaml:6",
+        "image.filesystem",
+        "default",
+        "Say the port",
+        "recipes/web/recipe.yaml:11",
+    ] {
+        assert!(
+            run.stdout.contains(line),
+            "{line:?} is not in\n{}",
+            run.stdout
+        );
+    }
+    let values = sandbox.path().join("values.yaml");
+    sandbox.write("values.yaml", "port: 81\n");
+    let values = values.to_str().unwrap();
+    let run = sandbox
+        .run(&[
+            "show",
+            "--resolved",
+            "shop",
+            "--values",
+            values,
+            "--format",
+            "json",
+        ])
+        .expect_code(0);
+    let shown: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let port = &shown["parameters"]["port"];
+    assert_eq!(port["value"], 81);
+    assert_eq!(port["from"]["kind"], "values");
+    assert_eq!(port["from"]["line"], 1);
+    assert_eq!(port["description"], "Where it listens.");
+    assert_eq!(shown["parameters"]["motto"]["from"]["kind"], "default");
+    assert_eq!(shown["settings"]["image.size"]["value"], "9GiB");
+    assert_eq!(shown["settings"]["image.size"]["from"]["line"], 10);
+    assert_eq!(
+        shown["settings"]["image.boot_mode"]["from"]["kind"],
+        "default"
+    );
+    assert_eq!(shown["line"][0]["contents"][1]["title"], "Say the port");
+
+    sandbox.write("values.yaml", "prot: 81\n");
+    let run = sandbox
+        .run(&["plan", "shop", "--values", values])
+        .expect_code(3);
+    for part in ["values.yaml:1:1", "`prot`", "did you mean `port`?"] {
+        assert!(
+            run.stderr.contains(part),
+            "{part:?} is not in\n{}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn the_schema_is_printed_and_shipped_recipes_and_new_ones_are_valid_by_it() {
+    let sandbox = Sandbox::new();
+    let schema = sandbox.run(&["schema"]).expect_code(0).stdout;
+    let shipped = shipped_recipes();
+    let beside = std::fs::read_to_string(shipped.join("recipe.schema.json")).unwrap();
+    assert_eq!(schema, beside);
+    let _ = sandbox.run(&["init", "web"]).expect_code(0);
+    let made = std::fs::read_to_string(sandbox.recipes().join("recipe.schema.json")).unwrap();
+    assert_eq!(schema, made);
+
+    let mut recipes = vec![sandbox.recipes().join("web/recipe.yaml")];
+    for entry in std::fs::read_dir(&shipped).unwrap().flatten() {
+        let file = entry.path().join("recipe.yaml");
+        if file.is_file() {
+            recipes.push(file);
+        }
+    }
+    assert!(recipes.len() > 4);
+    for file in &recipes {
+        let text = std::fs::read_to_string(file).unwrap();
+        let header = "# yaml-language-server: $schema=../recipe.schema.json";
+        assert_eq!(text.lines().next(), Some(header), "{}", file.display());
+    }
+    // A validator that nobody here wrote; an unknown key must not pass either.
+    let script = "import json, sys, yaml, jsonschema
+schema = json.load(open(sys.argv[1]))
+jsonschema.Draft7Validator.check_schema(schema)
+validator = jsonschema.Draft7Validator(schema)
+for path in sys.argv[2:]:
+    recipe = yaml.safe_load(open(path))
+    validator.validate(recipe)
+    recipe['pakages'] = []
+    assert not validator.is_valid(recipe), path
+";
+    let python = std::env::var_os("PIAAS_TEST_VENV").map_or("python3".into(), |venv| {
+        std::path::Path::new(&venv).join("bin/python")
+    });
+    let python = |arguments: &[&str]| {
+        std::process::Command::new(&python)
+            .args(["-W", "ignore", "-c"])
+            .args(arguments)
+            .args(std::iter::once(shipped.join("recipe.schema.json")).chain(recipes.clone()))
+            .output()
+    };
+    if !python(&["import yaml, jsonschema"]).is_ok_and(|output| output.status.success()) {
+        eprintln!("left out: jsonschema is not installed (`make test` installs it)");
+        return;
+    }
+    let output = python(&[script]).unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn every_bad_input_ends_with_exit_code_3_and_makes_nothing() {
+    let text = include_str!("../../src/recipe/tests/bad_input.txt");
+    let all = cases::read(text);
+    assert!(all.len() > 35);
+    for case in all {
+        let sandbox = Sandbox::new();
+        case.write(&sandbox.recipes());
+        let run = sandbox.run(&["bake", "a"]).expect_code(3);
+        assert_eq!(run.stdout, "", "{}", case.title);
+        assert!(!sandbox.state().exists(), "{}", case.title);
+        let first = case.expected.lines().next().unwrap();
+        let first = first.split(" in RECIPES").next().unwrap();
+        let message = first.split("a/recipe.yaml").next().unwrap();
+        assert!(
+            run.stderr.contains(message),
+            "{}: {}",
+            case.title,
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn sections_that_nothing_acts_on_are_named() {
+    let sandbox = Sandbox::new();
+    let text =
+        format!("{GOOD}retention: {{ keep: 3 }}\ndistribution: {{ regions: [eu-west-1] }}\n");
+    sandbox.write("recipes/web/recipe.yaml", &text);
+    let run = sandbox.run(&["lint", "web"]).expect_code(0);
+    for section in ["`retention`", "`distribution`"] {
+        let note = format!("{section} is checked and shown; this version does not act on it yet");
+        assert!(run.stderr.contains(&note), "{}", run.stderr);
+    }
+    assert!(run.stdout.contains("web 1.0.0"));
 }

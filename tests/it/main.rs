@@ -15,6 +15,7 @@ mod machines;
 mod packages;
 mod roll;
 mod runner;
+mod secrets_real;
 mod settings;
 mod story;
 mod support;

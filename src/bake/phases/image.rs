@@ -24,9 +24,9 @@ const SNAPSHOT: Patience = Patience {
 /// Creates the image of a stopped builder; its status is `testing`.
 pub async fn create(run: &mut Run<'_>, builder: &str) -> Result<(IntentId, String), Failure> {
     let plan = run.plan;
-    let mut image_tags = run.tags(&plan.image_name);
+    let mut image_tags = run.image_tags();
     tags::put(&mut image_tags, tags::STATUS, tags::STATUS_TESTING);
-    let snapshot_tags = run.tags(&plan.image_name);
+    let snapshot_tags = run.image_tags();
     let request = run
         .clients
         .ec2

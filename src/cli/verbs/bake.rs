@@ -15,10 +15,10 @@ use crate::cli::args::{BakeArgs, CloudName, Format};
 use crate::cli::context::{Connected, Context, cloud};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
-use crate::cli::{exit, github, interrupt, output, view};
+use crate::cli::{exit, github, interrupt, lent, output, view};
 
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
-    let (resolved, layers) = prepare(context, &args.recipe.recipe, &args.recipe.sets.set)?;
+    let (resolved, layers) = prepare(context, &args.recipe.recipe, &args.recipe.sets.given())?;
     let connected = context.connect_to_act().await?;
     let wishes = Wishes {
         force: args.force,
@@ -117,6 +117,7 @@ pub async fn carry_out(
     let runs = context.runs();
     std::fs::create_dir_all(&runs)
         .map_err(|error| crate::cli::context::io("make", &runs, &error))?;
+    let lent = lent::lend(context, connected, plan.secrets.values()).await?;
     let (sink, events) = mpsc::unbounded_channel();
     let view = match context.format {
         Format::Human => tokio::spawn(view::bake::show(events, context.progress())),
@@ -129,6 +130,7 @@ pub async fn carry_out(
         cancel,
     };
     let result = bake::bake(&connected.clients, plan, settings, &sink).await;
+    let returned = lent.take_back(connected).await;
     drop(sink);
     view.await.map_err(|error| {
         CliError::new(exit::BUG, "the view of the bake panicked").because(&error)
@@ -136,6 +138,7 @@ pub async fn carry_out(
     match result {
         Ok(baked) => {
             context.summarize(&summary(plan, &baked))?;
+            returned?;
             Ok(baked)
         }
         Err(error) => {

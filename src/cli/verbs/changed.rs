@@ -32,13 +32,13 @@ pub fn run(context: &Context, args: &PlanArgs, rev: &str) -> CliResult {
     let (list, unfit): (Vec<Changed>, Vec<Changed>) = if context.matrix {
         list.into_iter()
             .filter(|one| one.change != Change::Removed)
-            .partition(|one| recipe::load(recipes, &one.recipe, &[]).is_ok())
+            .partition(|one| recipe::load(recipes, &one.recipe, &recipe::Given::default()).is_ok())
     } else {
         (list, Vec::new())
     };
     for one in &unfit {
         output::note(&format!(
-            "left out: {} changed, and needs values that only `--set` gives",
+            "left out: {} changed, and needs values that only `--set` or `--values` gives",
             one.recipe
         ));
     }
@@ -58,7 +58,7 @@ fn agent(context: &Context) -> Result<Vec<u8>, CliError> {
     let mut loaded = names
         .iter()
         .filter_map(|name| recipe::load_for_lint(recipes, name).ok());
-    match loaded.find(Resolved::installs_worker) {
+    match loaded.find(Resolved::needs_agent) {
         Some(resolved) => worker_agent::load(&context.settings, &resolved),
         None => Ok(Vec::new()),
     }

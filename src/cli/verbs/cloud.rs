@@ -10,7 +10,7 @@ use crate::bake;
 use crate::cli::args::{CloudName, Format};
 use crate::cli::context::{Connected, Context, io};
 use crate::cli::error::{CliError, CliResult};
-use crate::cli::{exit, interrupt, output};
+use crate::cli::{exit, interrupt, lent, output};
 use crate::localcloud::faults::Faults;
 use crate::localcloud::inventory::{Item, Kind, Reaped};
 use crate::localcloud::{self, LocalCloud, gc};
@@ -150,11 +150,17 @@ pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
         None => (Reaped::default(), Vec::new()),
         Some(local) => sweep(context, local)?,
     };
+    let lent = lent::forgotten(context, &connected)?;
+    let secrets = lent.names().to_vec();
+    lent.take_back(&connected).await?;
     let stuck: Vec<_> = dead.iter().flat_map(|run| &run.left_over).collect();
     match context.format {
-        Format::Json => {
-            output::json(&json!({ "dead_runs": dead, "orphans": reaped, "left_behind": left }))?
-        }
+        Format::Json => output::json(&json!({
+            "dead_runs": dead,
+            "orphans": reaped,
+            "secrets": secrets,
+            "left_behind": left,
+        }))?,
         Format::Human => {
             let mut lines: Vec<String> = dead
                 .iter()
@@ -179,6 +185,11 @@ pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
                         .map(|id| format!("removed the {kind} {id} of a process that is gone")),
                 );
             }
+            lines.extend(
+                secrets
+                    .iter()
+                    .map(|name| format!("removed the secret {name} that a bake had lent")),
+            );
             lines.extend(left.iter().map(|one| format!("removed: {one}")));
             if lines.is_empty() {
                 lines.push("nothing to remove".to_owned());
@@ -237,6 +248,8 @@ fn would_remove(context: &Context, connected: &Connected) -> CliResult {
             &ids(&items, Kind::Snapshot),
         );
         lines.extend(left.iter().map(ToString::to_string));
+        let lent = lent::forgotten(context, connected)?;
+        lines.extend(lent.names().iter().map(|name| format!("the secret {name}")));
     }
     match context.format {
         Format::Json => output::json(&json!({ "would_remove": lines }))?,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::cli::args::{Format, LintArgs};
-use crate::cli::context::{Context, invalid};
+use crate::cli::context::{Context, invalid, say_without_effect};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, output};
 use crate::recipe::model::Resolved;
@@ -35,6 +35,7 @@ pub fn run(context: &Context, args: &LintArgs) -> CliResult {
         }
     }
     found.or(()).map_err(|found| invalid(&found))?;
+    clean.iter().for_each(say_without_effect);
     match context.format {
         Format::Json => {
             let list: Vec<_> = clean

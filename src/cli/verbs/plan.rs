@@ -10,19 +10,20 @@ use crate::bake::names::Channel;
 use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
 use crate::bake::{self, SurveyError};
 use crate::cli::args::{CloudName, Format, PlanArgs};
-use crate::cli::context::{Connected, Context, cloud, invalid};
+use crate::cli::context::{Connected, Context, cloud, invalid, say_without_effect};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
 use crate::cli::{exit, output};
+use crate::digest;
 use crate::recipe::model::Resolved;
-use crate::{digest, recipe};
+use crate::recipe::{self, Given};
 
 pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
     let recipe = match (&args.changed_since, &args.recipe) {
         (Some(rev), _) => return changed::run(context, args, rev),
         (None, recipe) => recipe.as_deref().unwrap_or_default(),
     };
-    let (resolved, layers) = prepare(context, recipe, &args.sets.set)?;
+    let (resolved, layers) = prepare(context, recipe, &args.sets.given())?;
     let connected = context.connect().await?;
     let decision = decide(context, &connected, &resolved, layers, Wishes::default()).await?;
     match context.format {
@@ -39,11 +40,12 @@ pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
 pub fn prepare(
     context: &Context,
     recipe: &str,
-    sets: &[(String, String)],
+    given: &Given,
 ) -> Result<(Resolved, Vec<LayerPlan>), CliError> {
     let resolved =
-        recipe::load(&context.settings.recipes, recipe, sets).map_err(|found| invalid(&found))?;
+        recipe::load(&context.settings.recipes, recipe, given).map_err(|found| invalid(&found))?;
     let rendered = context.render(&resolved)?;
+    say_without_effect(&resolved);
     let chain = digest::chain(&resolved, &rendered);
     let layers = chain
         .into_iter()

@@ -17,8 +17,8 @@ use crate::cli::args::{Format, RebakeArgs};
 use crate::cli::context::{Connected, Context, cloud, invalid};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, github, output};
-use crate::recipe;
 use crate::recipe::model::Resolved;
+use crate::recipe::{self, Given};
 
 /// A recipe and what is known about it.
 struct Case {
@@ -73,18 +73,18 @@ fn lines(context: &Context, asked: &[String]) -> Result<Vec<(Resolved, Vec<Layer
     let mut lines = Vec::new();
     if asked.is_empty() {
         for name in recipe::names(recipes).map_err(|found| invalid(&found))? {
-            match prepare(context, &name, &[]) {
+            match prepare(context, &name, &Given::default()) {
                 Ok(line) => lines.push(line),
                 // Sound but for its values: nobody is here to give them.
                 Err(_) if recipe::load_for_lint(recipes, &name).is_ok() => output::note(&format!(
-                    "left out: {name} needs values that only `bake --set` gives"
+                    "left out: {name} needs values that only `bake --set` or `--values` gives"
                 )),
                 Err(error) => return Err(error),
             }
         }
     } else {
         for name in asked.iter().collect::<BTreeSet<_>>() {
-            lines.push(prepare(context, name, &[])?);
+            lines.push(prepare(context, name, &Given::default())?);
         }
     }
     lines.sort_by(|(a, _), (b, _)| (a.line.len(), &a.name).cmp(&(b.line.len(), &b.name)));

@@ -12,7 +12,7 @@ pub fn run(context: &Context, args: &RenderArgs) -> CliResult {
     let resolved = recipe::load(
         &context.settings.recipes,
         &args.recipe.recipe,
-        &args.recipe.sets.set,
+        &args.recipe.sets.given(),
     )
     .map_err(|found| invalid(&found))?;
     let layers = context.render(&resolved)?;

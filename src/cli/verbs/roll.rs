@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 use super::bake::chance;
 use super::images::find;
 use super::roll_args::{RollVerb, StartArgs};
+use super::roll_options::{ascending, options, wishes};
+use crate::bake::images::Image;
 use crate::bake::names::RunId;
 use crate::bake::{Cancel, cancel_pair};
 use crate::cli::args::Format;
@@ -19,7 +21,7 @@ use crate::lease::{self, Holder, Incarnation, Lease};
 use crate::roll::event::{self, Event, Stamped};
 use crate::roll::look::{self, Memory};
 use crate::roll::preflight::{self, Refusal, Verdict};
-use crate::roll::record::{Options, Outcome, RollRecord};
+use crate::roll::record::{Outcome, RollRecord};
 use crate::roll::store::{self, StoreError};
 use crate::roll::world::Request;
 use crate::roll::{self, Held, RollError, lease_name};
@@ -40,11 +42,12 @@ pub async fn run(context: &Context, verb: &RollVerb) -> CliResult {
 }
 
 async fn start(context: &Context, args: &StartArgs) -> CliResult {
-    let options = options(args)?;
+    ascending(&args.checkpoints)?;
     let connected = context.connect_to_act().await?;
     let clients = &connected.clients;
     let group = &args.group;
     let image = find(&connected, &args.image).await?;
+    let options = options(args, &wishes(context, &image));
     let lease = take(&connected, group).await?;
     let held = Holding(lease);
     let before = load(&connected, group).await?;
@@ -99,29 +102,6 @@ async fn start(context: &Context, args: &StartArgs) -> CliResult {
     .await
 }
 
-fn options(args: &StartArgs) -> Result<Options, CliError> {
-    let mut checkpoints = args.checkpoints.clone();
-    if checkpoints.windows(2).any(|pair| pair[0] >= pair[1]) {
-        return Err(CliError::new(
-            exit::USAGE,
-            "checkpoints must ascend, such as --checkpoint 25 --checkpoint 50",
-        ));
-    }
-    // A refresh whose last checkpoint is not 100 ends there, with a part of the group replaced (Auto Scaling API,
-    // `CheckpointPercentages`).
-    if checkpoints.last().is_some_and(|last| *last < 100) {
-        checkpoints.push(100);
-    }
-    Ok(Options {
-        canary: !args.no_canary,
-        checks: args.canary_checks.clone(),
-        warmup: args.warmup,
-        max_healthy: args.max_healthy,
-        checkpoints,
-        checkpoint_delay: args.checkpoint_delay,
-    })
-}
-
 /// On a terminal, asks; elsewhere there is nobody to ask, and the command line is the answer.
 fn confirmed(question: &str) -> Result<bool, CliError> {
     let stdin = std::io::stdin();
@@ -137,11 +117,7 @@ fn confirmed(question: &str) -> Result<bool, CliError> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-async fn plan(
-    connected: &Connected,
-    group: &str,
-    image: &crate::bake::images::Image,
-) -> Result<Verdict, CliError> {
+async fn plan(connected: &Connected, group: &str, image: &Image) -> Result<Verdict, CliError> {
     let survey = roll::survey(&connected.clients, group, image.into())
         .await
         .map_err(|error| cloud(&error))?

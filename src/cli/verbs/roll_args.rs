@@ -32,24 +32,26 @@ pub struct StartArgs {
     /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
     #[arg(long, value_name = "IMAGE", add = completions::images())]
     pub image: String,
-    /// Shell command that must succeed on the canary and on every new instance (can be repeated)
+    /// Shell command that must succeed on the canary and on every new instance (can be repeated) [default: the
+    /// image's recipe's roll.canary_checks]
     #[arg(long = "canary-check", value_name = "COMMAND")]
     pub canary_checks: Vec<String>,
     /// Begin the refresh without a canary; new instances are checked all the same
     #[arg(long)]
     pub no_canary: bool,
-    /// How long a new instance runs before it counts
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = seconds)]
-    pub warmup: u32,
-    /// Instances that may exist at the same time, in percent of the desired number
-    #[arg(long, value_name = "PERCENT", default_value_t = 120, value_parser = clap::value_parser!(u32).range(101..=200))]
-    pub max_healthy: u32,
-    /// Pause when this percentage is replaced (can be repeated, ascending)
+    /// How long a new instance runs before it counts [default: the recipe's roll.warmup, else 60s]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub warmup: Option<u32>,
+    /// Instances that may exist at the same time, in percent of the desired number [default: the recipe's
+    /// roll.max_healthy, else 120]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(101..=200))]
+    pub max_healthy: Option<u32>,
+    /// Pause when this percentage is replaced (can be repeated, ascending) [default: the recipe's roll.checkpoints]
     #[arg(long = "checkpoint", value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub checkpoints: Vec<u32>,
-    /// How long to pause at a checkpoint
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = seconds)]
-    pub checkpoint_delay: u32,
+    /// How long to pause at a checkpoint [default: the recipe's roll.checkpoint_delay, else 10m]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub checkpoint_delay: Option<u32>,
     /// Do not ask, on a terminal, before the first change
     #[arg(long)]
     pub yes: bool,

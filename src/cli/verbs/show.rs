@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::cli::args::{Format, RecipeArgs};
+use super::resolved;
+use crate::cli::args::{Format, ShowArgs};
 use crate::cli::context::{Context, invalid};
 use crate::cli::error::CliResult;
 use crate::cli::style::elapsed;
@@ -12,9 +13,19 @@ use crate::cli::{exit, output};
 use crate::recipe::model::{BaseRef, Resolved, Value};
 use crate::{digest, recipe, render};
 
-pub fn run(context: &Context, args: &RecipeArgs) -> CliResult {
-    let resolved = recipe::load(&context.settings.recipes, &args.recipe, &args.sets.set)
+pub fn run(context: &Context, args: &ShowArgs) -> CliResult {
+    let given = args.recipe.sets.given();
+    let resolved = recipe::load(&context.settings.recipes, &args.recipe.recipe, &given)
         .map_err(|found| invalid(&found))?;
+    if args.resolved {
+        // The bytes of the worker's agent are of no interest here.
+        render::render(&resolved, &[]).map_err(|found| invalid(&found))?;
+        match context.format {
+            Format::Json => output::json(&resolved::json(&resolved))?,
+            Format::Human => output::data(&resolved::text(context, &resolved))?,
+        }
+        return Ok(exit::DONE);
+    }
     let layers = context.render(&resolved)?;
     let chain = digest::chain(&resolved, &layers);
     match context.format {
@@ -29,6 +40,7 @@ pub fn run(context: &Context, args: &RecipeArgs) -> CliResult {
                 "description": resolved.description,
                 "base": resolved.base,
                 "parameters": resolved.parameters,
+                "labels": resolved.labels,
                 "image": resolved.image,
                 "build": resolved.build,
                 "line": line,
@@ -121,7 +133,7 @@ pub fn base(base: &BaseRef) -> String {
     }
 }
 
-fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     match value {
         Value::Boolean(value) => value.to_string(),
         Value::Integer(value) => value.to_string(),

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -158,7 +158,12 @@ impl Locked<'_> {
         })?;
         let new = path.with_extension("json.new");
         let write = || {
-            let mut file = File::create(&new)?;
+            // Parameter Store is in it, secrets and all: it is for its user alone.
+            let private = std::fs::Permissions::from_mode(0o600);
+            let mut options = File::options();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&new)?;
+            file.set_permissions(private)?;
             file.write_all(&bytes)?;
             file.sync_data()?;
             std::fs::rename(&new, &path)?;
@@ -186,6 +191,20 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> State
 mod tests {
     use super::super::Token;
     use super::*;
+
+    #[test]
+    fn the_state_is_for_its_user_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let left = directory.path().join("state.json.new");
+        std::fs::write(&left, "").unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut guard = store.lock(now).unwrap();
+        let _ = guard.state.new_id("i");
+        guard.save().unwrap();
+        let about = std::fs::metadata(directory.path().join("state.json")).unwrap();
+        assert_eq!(about.permissions().mode() & 0o777, 0o600);
+    }
 
     #[test]
     fn a_state_survives_and_ids_do_not_repeat() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use semver::VersionReq;
 
 use super::parameters::texts;
-use super::{NAME_HELP, Place};
+use super::{NAME_HELP, Place, keys};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::model::BaseRef;
 use crate::recipe::node::Node;
@@ -23,12 +23,8 @@ pub enum From {
 }
 
 pub fn read_from(node: Node<'_>, found: &mut Diagnostics) -> Option<From> {
-    const CHOICES: [&str; 5] = ["recipe", "ssm", "ami", "filter", "imagebuilder"];
-    let fields = node.fields(
-        &["recipe", "version", "ssm", "ami", "filter", "imagebuilder"],
-        found,
-    );
-    let choice = fields.one_of(&CHOICES, found)?;
+    let fields = node.fields(&keys::FROM, found);
+    let choice = fields.one_of(&keys::FROM_CHOICES, found)?;
     let version = fields.entry("version").and_then(|entry| {
         if choice.key != "recipe" {
             found.push(entry.diagnostic("`version` goes with `recipe` only", "remove it"));

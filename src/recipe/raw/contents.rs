@@ -1,29 +1,55 @@
 //! `packages` and `files`: what a recipe installs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::{Place, keys, read_when};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::files;
-use crate::recipe::model::{FileSpec, Source};
-use crate::recipe::node::Node;
-use crate::recipe::units;
+use crate::recipe::model::{
+    FileSpec, InlineText, Manager, PackageSpec, Source, TreeKind, TreeSpec,
+};
+use crate::recipe::node::{Entry, Fields, Node};
+use crate::recipe::{trees, units};
 
-pub fn read_packages(nodes: Vec<Node<'_>>, found: &mut Diagnostics) -> Vec<String> {
-    let mut packages: Vec<String> = Vec::new();
-    for node in nodes {
-        let help = "write its name as in `apt-get install`, with `=version` if it must be that one";
-        let Some(package) = node.checked(
-            "the name of a Debian package",
-            units::is_package,
-            help,
-            found,
-        ) else {
+/// `packages`: a list for apt, or a map with a list for each package manager.
+#[derive(Debug, Default)]
+pub struct RawPackages {
+    /// Each with its place.
+    pub apt: Option<(Place, Vec<PackageSpec>)>,
+    pub dnf: Option<(Place, Vec<PackageSpec>)>,
+}
+
+pub fn read_packages(node: Node<'_>, found: &mut Diagnostics) -> RawPackages {
+    if !node.is_map() {
+        let list = read_list(node, Manager::Apt, found);
+        return RawPackages {
+            apt: Some((Place::of(&node), list)),
+            dnf: None,
+        };
+    }
+    let fields = node.fields(&keys::MANAGERS, found);
+    let mut list = |manager: Manager| {
+        let node = fields.get(manager.name())?;
+        Some((Place::of(&node), read_list(node, manager, found)))
+    };
+    RawPackages {
+        apt: list(Manager::Apt),
+        dnf: list(Manager::Dnf),
+    }
+}
+
+fn read_list(node: Node<'_>, manager: Manager, found: &mut Diagnostics) -> Vec<PackageSpec> {
+    let mut packages: Vec<PackageSpec> = Vec::new();
+    for node in node.items(found) {
+        let Some(package) = read_package(node, manager, found) else {
             continue;
         };
-        if packages.contains(&package) {
-            found.push(
-                node.diagnostic(format!("`{package}` is listed twice"), "remove one of them"),
-            );
+        if packages.iter().any(|known| known.name == package.name) {
+            found.push(node.diagnostic(
+                format!("`{}` is listed twice", package.name),
+                "remove one of them",
+            ));
         } else {
             packages.push(package);
         }
@@ -31,31 +57,90 @@ pub fn read_packages(nodes: Vec<Node<'_>>, found: &mut Diagnostics) -> Vec<Strin
     packages
 }
 
-pub fn read_files(nodes: Vec<Node<'_>>, dir: &Path, found: &mut Diagnostics) -> Vec<FileSpec> {
-    let mut specs: Vec<FileSpec> = Vec::new();
+/// A name, or a map with a name and a condition.
+fn read_package(node: Node<'_>, manager: Manager, found: &mut Diagnostics) -> Option<PackageSpec> {
+    let (what, help, check): (_, _, fn(&str) -> bool) = match manager {
+        Manager::Apt => (
+            "the name of a Debian package",
+            "write its name as in `apt-get install`, with `=version` if it must be that one",
+            units::is_package,
+        ),
+        Manager::Dnf => (
+            "the name of an RPM package",
+            "write its name as in `dnf install`, with `-version` if it must be that one",
+            units::is_rpm,
+        ),
+    };
+    let (name, when) = if node.is_map() {
+        let fields = node.fields(&keys::PACKAGE, found);
+        let when = read_when(&fields, found);
+        (fields.require("name", help, found)?, when)
+    } else {
+        (node, None)
+    };
+    let name = name.checked(what, check, help, found)?;
+    Some(PackageSpec {
+        name,
+        when,
+        at: node.location(),
+    })
+}
+
+pub fn read_files(
+    nodes: Vec<Node<'_>>,
+    dir: &Path,
+    found: &mut Diagnostics,
+) -> (Vec<FileSpec>, Vec<TreeSpec>) {
+    let mut specs = Vec::new();
+    let mut trees = Vec::new();
+    // Two trees may share a directory; nothing else has two owners.
+    let mut taken: BTreeMap<String, bool> = BTreeMap::new();
     for node in nodes {
         let Some(spec) = read_file(node, dir, found) else {
             continue;
         };
-        if specs.iter().any(|known| known.path == spec.path) {
-            found.push(node.diagnostic(
-                format!("`{}` is installed twice", spec.path),
-                "keep one of them",
-            ));
-        } else {
-            specs.push(spec);
+        let places = spec.places();
+        let twice = places
+            .iter()
+            .find(|(path, directory)| taken.get(path).is_some_and(|known| !(*known && *directory)));
+        if let Some((path, _)) = twice {
+            found.push(node.diagnostic(format!("`{path}` is installed twice"), "keep one of them"));
+            continue;
+        }
+        taken.extend(places);
+        match spec {
+            Installed::File(spec) => specs.push(spec),
+            Installed::Tree(tree) => trees.push(tree),
         }
     }
-    specs
+    (specs, trees)
 }
 
-pub fn read_file(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<FileSpec> {
-    let fields = node.fields(
-        &[
-            "path", "source", "template", "content", "owner", "group", "mode",
-        ],
-        found,
-    );
+enum Installed {
+    File(FileSpec),
+    Tree(TreeSpec),
+}
+
+impl Installed {
+    /// Every path that it takes, and whether it is a directory there.
+    fn places(&self) -> Vec<(String, bool)> {
+        match self {
+            Self::File(file) => vec![(file.path.clone(), false)],
+            Self::Tree(tree) => {
+                let below = tree.entries.iter().map(|entry| {
+                    let path = format!("{}/{}", tree.path, entry.path);
+                    (path, entry.kind == TreeKind::Directory)
+                });
+                std::iter::once((tree.path.clone(), true))
+                    .chain(below)
+                    .collect()
+            }
+        }
+    }
+}
+
+fn read_file(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<Installed> {
+    let fields = node.fields(&keys::FILE, found);
     let path = fields
         .require("path", "write `path:` with the place on the machine", found)
         .and_then(|node| {
@@ -72,32 +157,78 @@ pub fn read_file(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<
         None => Some("root".to_string()),
     };
     let (owner, group) = (user("owner", found), user("group", found));
+    let when = read_when(&fields, found);
+    let source = fields.one_of(&keys::FILE_CHOICES, found);
+    if let Some(entry) = source.filter(|entry| entry.key == "tree") {
+        return read_tree(node, entry, &fields, dir, (path, owner, group, when), found);
+    }
     let mode = match fields.get("mode") {
         Some(node) => node.parsed("a file mode", units::mode, found),
         None => Some(0o644),
     };
-    let source = fields
-        .one_of(&["source", "template", "content"], found)
-        .and_then(|entry| {
-            let node = entry.node;
-            match entry.key {
-                "content" => node
-                    .text(found)
-                    .map(|text| Source::Inline(text.to_string())),
-                "template" => {
-                    files::beside(node, dir, files::LARGEST_TEXT, found).map(Source::Template)
-                }
-                _ => files::beside(node, dir, files::LARGEST_PAYLOAD, found).map(Source::Raw),
+    let source = source.and_then(|entry| {
+        let node = entry.node;
+        match entry.key {
+            "content" => node
+                .text(found)
+                .map(|text| Source::Inline(text.to_string())),
+            "template" => {
+                files::beside(node, dir, files::LARGEST_TEXT, found).map(Source::Template)
             }
-        });
-    Some(FileSpec {
+            _ => files::beside(node, dir, files::LARGEST_PAYLOAD, found).map(Source::Raw),
+        }
+    });
+    Some(Installed::File(FileSpec {
         path: path?,
         source: source?,
         owner: owner?,
         group: group?,
         mode: mode?,
+        when,
         at: node.location(),
-    })
+    }))
+}
+
+/// Path, owner, group and condition: what a tree has in common with a file.
+type Common = (
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<InlineText>,
+);
+
+fn read_tree(
+    node: Node<'_>,
+    entry: Entry<'_>,
+    fields: &Fields<'_>,
+    dir: &Path,
+    (path, owner, group, when): Common,
+    found: &mut Diagnostics,
+) -> Option<Installed> {
+    if let Some(mode) = fields.entry("mode") {
+        let help =
+            "remove it: a file of a tree is executable on the machine if it is executable here";
+        found.push(mode.diagnostic("a tree has no `mode`", help));
+    }
+    let root = files::directory_beside(entry.node, dir, found)?;
+    let entries = trees::walk(&root)
+        .map_err(|(message, help)| {
+            let text = entry.node.value().as_str().unwrap_or_default();
+            found.push(
+                entry
+                    .node
+                    .diagnostic(format!("in the tree `{text}`: {message}"), help),
+            );
+        })
+        .ok()?;
+    Some(Installed::Tree(TreeSpec {
+        path: path?,
+        entries,
+        owner: owner?,
+        group: group?,
+        when,
+        at: node.location(),
+    }))
 }
 
 fn is_destination(path: &str) -> bool {

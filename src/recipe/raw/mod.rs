@@ -1,50 +1,43 @@
 //! One recipe file, read and checked by itself: what it says, and where.
 
+mod after;
 mod base;
 mod contents;
+pub mod keys;
+mod labels;
 mod parameters;
 mod settings;
 mod steps;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use semver::Version;
 
 use super::diagnostic::Diagnostics;
-use super::model::{FileSpec, Location, StepSpec, WorkerSpec};
-use super::node::{Document, Node};
+use super::model::{
+    DistributionSpec, FileSpec, InlineText, Location, RetentionSpec, RollSpec, StepSpec, TreeSpec,
+    WorkerSpec,
+};
+use super::node::{Document, Fields, Node};
 use super::units;
+use after::{read_distribution, read_retention, read_roll};
 use base::read_from;
 use contents::{read_files, read_packages};
+use labels::read_labels;
 use parameters::read_parameters;
 use settings::{read_build, read_image};
 use steps::read_step;
 use worker::read_worker;
 
 pub use base::From;
-pub use parameters::{Kind, RawParameter, RawParameterKind};
+pub use contents::RawPackages;
+pub use parameters::{Kind, Limits, RawParameter, RawParameterKind, parameter_value};
 pub use settings::{RawBuild, RawImage};
 
 /// The schema this version reads.
 pub const SCHEMA: &str = "piaas-bake/v1";
-
-const KEYS: [&str; 14] = [
-    "schema",
-    "name",
-    "version",
-    "description",
-    "from",
-    "parameters",
-    "packages",
-    "files",
-    "worker",
-    "steps",
-    "validate",
-    "test",
-    "image",
-    "build",
-];
 
 /// What a recipe file says; `None` where it says nothing, so that its parent's word stands.
 #[derive(Debug)]
@@ -53,17 +46,34 @@ pub struct RawRecipe {
     pub version: Version,
     pub description: String,
     pub dir: PathBuf,
+    pub labels: BTreeMap<String, String>,
     pub from: From,
     pub parameters: Vec<RawParameter>,
-    pub packages: Vec<String>,
+    pub packages: RawPackages,
     pub files: Vec<FileSpec>,
+    pub trees: Vec<TreeSpec>,
     pub worker: Option<WorkerSpec>,
     pub steps: Vec<StepSpec>,
     pub validate: Vec<StepSpec>,
     pub test: Vec<StepSpec>,
     pub image: RawImage,
     pub build: RawBuild,
+    pub roll: RollSpec,
+    pub retention: RetentionSpec,
+    pub distribution: DistributionSpec,
+    /// Where each key of a section stands, such as `image.size`.
+    pub origins: Vec<(String, Location)>,
 }
+
+/// Sections that are merged key by key.
+const SECTIONS: [&str; 6] = [
+    "labels",
+    "image",
+    "build",
+    "roll",
+    "retention",
+    "distribution",
+];
 
 /// A place to report about later, with the line it is on.
 #[derive(Debug, Clone)]
@@ -73,13 +83,11 @@ pub struct Place {
 }
 
 impl Place {
-    fn of(node: &Node<'_>) -> Self {
+    pub fn of(node: &Node<'_>) -> Self {
         let at = node.location();
         let line = node
             .document()
-            .text
-            .lines()
-            .nth(at.line - 1)
+            .line(at.line)
             .unwrap_or_default()
             .to_string();
         Self { at, line }
@@ -102,7 +110,7 @@ impl Place {
 
 /// Reads a document; `None` if a part is missing that nothing works without (then `found` says so).
 pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<RawRecipe> {
-    let top = document.root().fields(&KEYS, found);
+    let top = document.root().fields(&keys::RECIPE, found);
     if let Some(schema) = top.require(
         "schema",
         "begin the file with `schema: piaas-bake/v1`",
@@ -177,12 +185,19 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
             .collect()
     };
 
+    let labels = top
+        .get("labels")
+        .map(|node| read_labels(node, found))
+        .unwrap_or_default();
     let parameters = top
         .get("parameters")
         .map(|node| read_parameters(node, found))
         .unwrap_or_default();
-    let packages = read_packages(list("packages", found), found);
-    let files = read_files(list("files", found), dir, found);
+    let packages = top
+        .get("packages")
+        .map(|node| read_packages(node, found))
+        .unwrap_or_default();
+    let (files, trees) = read_files(list("files", found), dir, found);
     let worker = top.get("worker").and_then(|node| read_worker(node, found));
     let (provision, validate, test) = (
         steps("steps", found),
@@ -197,21 +212,71 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         .get("build")
         .map(|node| read_build(node, found))
         .unwrap_or_default();
+    let roll = top
+        .get("roll")
+        .map(|node| read_roll(node, found))
+        .unwrap_or_default();
+    let retention = top
+        .get("retention")
+        .map(|node| read_retention(node, found))
+        .unwrap_or_default();
+    let distribution = top
+        .get("distribution")
+        .map(|node| read_distribution(node, found))
+        .unwrap_or_default();
+    let mut origins = Vec::new();
+    for section in SECTIONS {
+        let Some(node) = top.get(section).filter(Node::is_map) else {
+            continue;
+        };
+        // What is wrong with them is found by now.
+        for entry in node.entries(&mut Diagnostics::default()) {
+            origins.push((format!("{section}.{}", entry.key), entry.location()));
+        }
+    }
     Some(RawRecipe {
         name: name?,
         version: version?,
         description: description?,
         dir: dir.to_path_buf(),
+        labels,
         from: from?,
         parameters,
         packages,
         files,
+        trees,
         worker,
         steps: provision,
         validate,
         test,
         image,
         build,
+        roll,
+        retention,
+        distribution,
+        origins,
+    })
+}
+
+/// `when`, in a map that may have one.
+fn read_when(fields: &Fields<'_>, found: &mut Diagnostics) -> Option<InlineText> {
+    let node = fields.get("when")?;
+    let help = "write an expression over parameters, without braces, such as `when: with_docker and port > 1024`; \
+                quote it if it begins with a quote";
+    let Some(text) = node.value().as_str() else {
+        let message = format!("expected a condition, found {}", node.kind());
+        found.push(node.diagnostic(message, help));
+        return None;
+    };
+    let braces = ["{{", "}}", "{%", "%}"];
+    if braces.iter().any(|brace| text.contains(brace)) {
+        found.push(node.diagnostic("a condition stands without braces", help));
+        return None;
+    }
+    let text = node.checked("a condition", is_one_line, help, found)?;
+    Some(InlineText {
+        text,
+        at: node.location(),
     })
 }
 

@@ -1,6 +1,8 @@
 //! `parameters`: declared with a type, or set for a parent.
 
-use super::{Place, is_one_line};
+use regex::Regex;
+
+use super::{Place, is_one_line, keys};
 use crate::recipe::diagnostic::{Diagnostics, suggest};
 use crate::recipe::model::Value;
 use crate::recipe::node::{Entry, Node};
@@ -17,9 +19,104 @@ pub struct RawParameter {
 #[derive(Debug)]
 pub enum RawParameterKind {
     /// `name: { type: …, default: … }`
-    Declared { kind: Kind, default: Option<Value> },
+    Declared(Box<Declaration>),
     /// `name: value`, for a parameter that a parent declares.
     Set(Value),
+}
+
+/// What a recipe says about a parameter of its own.
+#[derive(Debug)]
+pub struct Declaration {
+    pub kind: Kind,
+    pub default: Option<(Value, Place)>,
+    pub description: Option<String>,
+    pub limits: Option<Limits>,
+    /// Its value is a reference to a secret.
+    pub secret: bool,
+}
+
+/// The values that a parameter may have.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// `enum`: these, and no others; of a list, its items.
+    pub allowed: Option<Vec<Value>>,
+    /// `pattern`: the whole text matches, or each item of a list.
+    pub pattern: Option<Pattern>,
+    /// Where the parameter is declared.
+    pub at: Place,
+}
+
+/// A regular expression of the `regex` crate, and how it was written.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    pub text: String,
+    whole: Regex,
+}
+
+/// The most memory that a compiled pattern may take, in bytes; a check of it takes time linear in the value.
+const PATTERN_LIMIT: usize = 256 * 1024;
+
+impl Pattern {
+    /// # Errors
+    /// What is wrong with it, in one line.
+    fn new(text: &str) -> Result<Self, String> {
+        let compile = |text: &str| {
+            regex::RegexBuilder::new(text)
+                .size_limit(PATTERN_LIMIT)
+                .build()
+                .map_err(|error| match error {
+                    regex::Error::CompiledTooBig(_) => "it is too large".to_owned(),
+                    // The report draws the place over several lines; its last line says what it is.
+                    other => {
+                        let text = other.to_string();
+                        let last = text.lines().last().unwrap_or_default();
+                        last.trim_start_matches("error: ").to_owned()
+                    }
+                })
+        };
+        // By itself first: "a)(b" would be sound inside the group.
+        compile(text)?;
+        Ok(Self {
+            text: text.to_owned(),
+            whole: compile(&format!(r"\A(?:{text})\z"))?,
+        })
+    }
+}
+
+impl Limits {
+    /// What is wrong with `value` for the parameter `name`, and a way out.
+    pub fn check(&self, name: &str, value: &Value) -> Result<(), (String, String)> {
+        let items: Vec<Value> = match value {
+            Value::List(items) => items.iter().cloned().map(Value::String).collect(),
+            one => vec![one.clone()],
+        };
+        for item in &items {
+            if let Some(allowed) = &self.allowed
+                && !allowed.contains(item)
+            {
+                let choices: Vec<String> = allowed.iter().map(Value::to_string).collect();
+                let help = suggest(&item.to_string(), choices.iter().map(String::as_str));
+                return Err((
+                    format!("`{item}` is not in the enum of the parameter `{name}`"),
+                    help,
+                ));
+            }
+            if let (Some(pattern), Value::String(text)) = (&self.pattern, item)
+                && !pattern.whole.is_match(text)
+            {
+                return Err((
+                    format!("`{item}` does not match the pattern of the parameter `{name}`"),
+                    format!(
+                        "the whole of it must match `{}`, see {}:{}",
+                        pattern.text,
+                        self.at.at.file.display(),
+                        self.at.at.line
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The type of a parameter.
@@ -32,8 +129,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    const NAMES: [&'static str; 4] = ["string", "integer", "boolean", "list"];
-
     fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "string" => Self::String,
@@ -91,28 +186,43 @@ pub fn read_parameters(node: Node<'_>, found: &mut Diagnostics) -> Vec<RawParame
     parameters
 }
 
-pub fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<RawParameterKind> {
-    let fields = entry
-        .node
-        .fields(&["type", "default", "description"], found);
-    if let Some(description) = fields.get("description") {
+fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<RawParameterKind> {
+    let fields = entry.node.fields(&keys::PARAMETER, found);
+    let description = fields.get("description").and_then(|description| {
         description.checked(
             "one line",
             is_one_line,
             "say in one line what it is for",
             found,
-        );
-    }
+        )
+    });
     let help = "write `type:` string, integer, boolean or list";
     let kind = fields.require("type", help, found).and_then(|node| {
         let text = node.text(found)?;
         let kind = Kind::parse(text);
         if kind.is_none() {
-            let help = suggest(text, Kind::NAMES);
+            let help = suggest(text, keys::PARAMETER_TYPES);
             found.push(node.diagnostic(format!("`{text}` is not a type of parameters"), help));
         }
         kind
     })?;
+    let before = found.0.len();
+    let allowed = fields
+        .get("enum")
+        .and_then(|node| read_enum(node, kind, found));
+    let pattern = fields
+        .get("pattern")
+        .and_then(|node| read_pattern(node, kind, found));
+    let secret = match fields.get("secret") {
+        Some(node) => node.boolean(found).unwrap_or_default(),
+        None => false,
+    };
+    if secret && (kind != Kind::String || allowed.is_some() || pattern.is_some()) {
+        found.push(entry.node.diagnostic(
+            "a secret is a string without `enum` and `pattern`",
+            "its value is a reference; what it refers to is known to the machine alone",
+        ));
+    }
     let default = match fields.get("default") {
         None => None,
         Some(node) => {
@@ -128,13 +238,90 @@ pub fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<Raw
                 ));
                 return None;
             }
-            Some(value)
+            Some((value, Place::of(&node)))
         }
     };
-    Some(RawParameterKind::Declared { kind, default })
+    if found.0.len() > before {
+        return None;
+    }
+    let limits = (allowed.is_some() || pattern.is_some()).then(|| Limits {
+        allowed,
+        pattern,
+        at: Place::of(&entry.node),
+    });
+    if let (Some(limits), Some((value, at))) = (&limits, &default)
+        && let Err((message, help)) = limits.check(entry.key, value)
+    {
+        found.push(at.diagnostic(message, help));
+    }
+    Some(RawParameterKind::Declared(Box::new(Declaration {
+        kind,
+        default,
+        description,
+        limits,
+        secret,
+    })))
 }
 
-fn parameter_value(node: Node<'_>, found: &mut Diagnostics) -> Option<Value> {
+fn read_enum(node: Node<'_>, kind: Kind, found: &mut Diagnostics) -> Option<Vec<Value>> {
+    if kind == Kind::Boolean {
+        let help = "remove it: a boolean is true or false";
+        found.push(node.diagnostic("a boolean has no `enum`", help));
+        return None;
+    }
+    let item_kind = if kind == Kind::List {
+        Kind::String
+    } else {
+        kind
+    };
+    let mut values = Vec::new();
+    for item in node.items(found) {
+        let value = parameter_value(item, found)?;
+        if Kind::of(&value) != item_kind {
+            found.push(item.diagnostic(
+                format!(
+                    "a value of the enum is {}, it must be of type {}",
+                    item.kind(),
+                    item_kind.name()
+                ),
+                "make them agree; text that looks like a number needs quotes",
+            ));
+        } else if values.contains(&value) {
+            found.push(item.diagnostic(format!("`{value}` is listed twice"), "remove one of them"));
+        } else {
+            values.push(value);
+        }
+    }
+    if values.is_empty() && node.value().is_sequence() {
+        let help = "list the values that are allowed, or remove `enum`";
+        found.push(node.diagnostic("an enum without values allows nothing", help));
+    }
+    Some(values)
+}
+
+fn read_pattern(node: Node<'_>, kind: Kind, found: &mut Diagnostics) -> Option<Pattern> {
+    if !matches!(kind, Kind::String | Kind::List) {
+        let message = format!("a parameter of type {} has no `pattern`", kind.name());
+        let help = "patterns are for texts and lists of texts; `enum` lists other values";
+        found.push(node.diagnostic(message, help));
+        return None;
+    }
+    let text = node.text(found)?;
+    match Pattern::new(text) {
+        Ok(pattern) => Some(pattern),
+        Err(error) => {
+            let help = "write a regular expression as the regex crate has them (docs.rs/regex): no look-around, no \
+                        back-references; the whole value must match, so ^ and $ are not needed";
+            found.push(node.diagnostic(
+                format!("`{text}` is not a regular expression: {error}"),
+                help,
+            ));
+            None
+        }
+    }
+}
+
+pub fn parameter_value(node: Node<'_>, found: &mut Diagnostics) -> Option<Value> {
     use serde_yaml::Value as Yaml;
     match node.value() {
         Yaml::Bool(value) => Some(Value::Boolean(*value)),

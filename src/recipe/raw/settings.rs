@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
+use super::keys;
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::node::{Fields, Node};
 use crate::recipe::units;
-
-const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
-const BOOT_MODES: [&str; 2] = ["uefi", "uefi-preferred"];
 
 #[derive(Debug, Default)]
 pub struct RawImage {
@@ -29,14 +27,14 @@ pub struct RawBuild {
 }
 
 pub fn read_image(node: Node<'_>, found: &mut Diagnostics) -> RawImage {
-    let fields = node.fields(&["size", "filesystem", "architecture", "boot_mode"], found);
+    let fields = node.fields(&keys::IMAGE, found);
     RawImage {
         size_gib: fields
             .get("size")
             .and_then(|node| node.parsed("a size", units::size_gib, found)),
-        filesystem: choice(&fields, "filesystem", &["ext4"], found),
-        architecture: choice(&fields, "architecture", &ARCHITECTURES, found),
-        boot_mode: choice(&fields, "boot_mode", &BOOT_MODES, found),
+        filesystem: choice(&fields, "filesystem", &keys::FILESYSTEMS, found),
+        architecture: choice(&fields, "architecture", &keys::ARCHITECTURES, found),
+        boot_mode: choice(&fields, "boot_mode", &keys::BOOT_MODES, found),
     }
 }
 
@@ -56,17 +54,7 @@ fn choice(
 }
 
 pub fn read_build(node: Node<'_>, found: &mut Diagnostics) -> RawBuild {
-    let fields = node.fields(
-        &[
-            "instance_type",
-            "subnet",
-            "security_groups",
-            "instance_profile",
-            "timeout",
-            "max_age",
-        ],
-        found,
-    );
+    let fields = node.fields(&keys::BUILD, found);
     let optional = |key: &str,
                     what: &str,
                     help: &str,

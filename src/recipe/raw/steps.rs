@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::is_one_line;
+use super::{is_one_line, keys, read_when};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::files;
 use crate::recipe::model::{Source, StepSpec};
@@ -15,12 +15,7 @@ use crate::recipe::units;
 const MOST_RETRIES: u32 = 10;
 
 pub fn read_step(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<StepSpec> {
-    let fields = node.fields(
-        &[
-            "name", "run", "script", "template", "env", "timeout", "retries", "reboot",
-        ],
-        found,
-    );
+    let fields = node.fields(&keys::STEP, found);
     let name = fields
         .require("name", "say in a few words what the step does", found)
         .and_then(|node| {
@@ -31,24 +26,22 @@ pub fn read_step(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<
                 found,
             )
         });
-    let source = fields
-        .one_of(&["run", "script", "template"], found)
-        .and_then(|entry| {
-            let node = entry.node;
-            match entry.key {
-                "run" => {
-                    let text = node.checked(
-                        "a script",
-                        |text| !text.trim().is_empty(),
-                        "write at least one command",
-                        found,
-                    )?;
-                    Some(Source::Inline(text))
-                }
-                "script" => files::beside(node, dir, files::LARGEST_TEXT, found).map(Source::Raw),
-                _ => files::beside(node, dir, files::LARGEST_TEXT, found).map(Source::Template),
+    let source = fields.one_of(&keys::STEP_CHOICES, found).and_then(|entry| {
+        let node = entry.node;
+        match entry.key {
+            "run" => {
+                let text = node.checked(
+                    "a script",
+                    |text| !text.trim().is_empty(),
+                    "write at least one command",
+                    found,
+                )?;
+                Some(Source::Inline(text))
             }
-        });
+            "script" => files::beside(node, dir, files::LARGEST_TEXT, found).map(Source::Raw),
+            _ => files::beside(node, dir, files::LARGEST_TEXT, found).map(Source::Template),
+        }
+    });
     let env = fields
         .get("env")
         .map(|node| read_env(node, found))
@@ -65,6 +58,7 @@ pub fn read_step(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<
         Some(node) => node.boolean(found),
         None => Some(false),
     };
+    let when = read_when(&fields, found);
     Some(StepSpec {
         name: name?,
         source: source?,
@@ -72,6 +66,7 @@ pub fn read_step(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<
         timeout: timeout?,
         retries: retries?,
         reboot: reboot?,
+        when,
         at: node.location(),
     })
 }

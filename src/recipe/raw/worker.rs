@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::keys::{ADAPTERS, BUILDBOT, COMMAND};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::model::{InlineText, WorkerCommands, WorkerSpec};
 use crate::recipe::node::{Fields, Node};
 use crate::recipe::units;
 use crate::worker::config;
-
-const ADAPTERS: [&str; 2] = ["buildbot", "command"];
-const BUILDBOT: [&str; 3] = ["adapter", "unit", "report"];
-const COMMAND: [&str; 6] = ["adapter", "status", "stop", "stopped", "start", "timeout"];
 
 /// Where the unit of a worker reports, if the recipe does not say.
 const REPORT: &str = "/run/buildbot-worker/report.json";

@@ -3,6 +3,7 @@
 
 pub mod cloud;
 mod noted;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -227,11 +228,7 @@ fn layer(recipe: &str, digest: char) -> LayerPlan {
         digest: digest.to_string().repeat(64),
         manifest_json: format!("{{\"recipe\":\"{recipe}\"}}"),
         layer: Layer {
-            worker: None,
-            packages: Vec::new(),
-            files: Vec::new(),
-            recipe: recipe.into(),
-            version,
+            labels: BTreeMap::from([("team".into(), "ci".into())]),
             provision: vec![script(
                 &format!("{recipe}/step-001"),
                 &format!("echo building {recipe}\necho {recipe} >\"$MACHINE/built\"\n"),
@@ -241,7 +238,7 @@ fn layer(recipe: &str, digest: char) -> LayerPlan {
                 "test -s \"$MACHINE/built\"\n",
             )],
             test: vec![script(&format!("{recipe}/test-001"), "echo tested\n")],
-            payloads: BTreeMap::new(),
+            ..Layer::new(recipe, version)
         },
     }
 }
@@ -260,6 +257,7 @@ async fn a_recipe_becomes_an_image_that_is_found_again() {
     let found = images::find(&world.clients, &"b".repeat(12)).await.unwrap();
     assert_eq!(found.len(), 1);
     assert!(found[0].is_ready());
+    assert_eq!(found[0].tag("team"), Some("ci"));
     assert_eq!(
         (&found[0].id, found[0].name.as_str()),
         (&baked.image, "worker-1.0.0-bbbbbbbbbbbb")

@@ -1,0 +1,106 @@
+//! Secrets that are environment variables of this process, lent to the machines of the local cloud.
+//!
+//! A machine reads every secret through the AWS API, so a variable becomes a SecureString of the local cloud's Parameter
+//! Store while the bake runs. It is on this host's disk for that time, in the state of the local cloud, which only its
+//! user can read.
+
+use super::args::CloudName;
+use super::context::{Connected, Context, cloud};
+use super::error::CliError;
+use super::exit;
+use crate::aws::parameters;
+use crate::journal::{self, RunState};
+use crate::recipe::secret::{LENT, Reference};
+
+/// What is lent, by the names of its parameters.
+#[derive(Debug)]
+pub struct Lent(Vec<String>);
+
+/// Lends the variables that `references` name.
+///
+/// # Errors
+/// It is not the local cloud, a variable is not set, or the cloud refuses.
+pub async fn lend<'r>(
+    context: &Context,
+    connected: &Connected,
+    references: impl Iterator<Item = &'r String>,
+) -> Result<Lent, CliError> {
+    let mut variables = Vec::new();
+    for reference in references {
+        if let Ok(Reference::Env(name)) = reference.parse() {
+            variables.push(name);
+        }
+    }
+    let mut values = Vec::new();
+    for name in variables {
+        if context.settings.cloud != CloudName::Local {
+            return Err(CliError::new(
+                exit::RECIPE_INVALID,
+                format!("the secret env:{name} is for the local cloud alone; nothing was changed"),
+            )
+            .hint("keep the secret in AWS, and give ssm:/path or secretsmanager:ARN"));
+        }
+        let Some(value) = std::env::var(&name).ok().filter(|value| !value.is_empty()) else {
+            return Err(CliError::failure(format!(
+                "the environment variable {name} is not set, and a secret of the recipe refers to it; nothing was changed"
+            ))
+            .hint(format!("set it without it getting into your shell's history: read -rs {name}; export {name}")));
+        };
+        values.push((format!("{LENT}{name}"), value));
+    }
+    let mut lent = Lent(Vec::new());
+    for (parameter, value) in values {
+        lent.0.push(parameter.clone());
+        if let Err(error) = parameters::set_secret(&connected.clients, parameter, value).await {
+            // The failure that counts is the first one.
+            let _ = lent.take_back(connected).await;
+            return Err(cloud(&error));
+        }
+    }
+    Ok(lent)
+}
+
+/// What bakes that were killed have left lent; nothing as long as a bake runs on this host, for it may be that one's.
+///
+/// # Errors
+/// The runs or the state of the local cloud cannot be read.
+pub fn forgotten(context: &Context, connected: &Connected) -> Result<Lent, CliError> {
+    let Some(local) = &connected.local else {
+        return Ok(Lent(Vec::new()));
+    };
+    let runs = journal::runs(&context.runs())
+        .map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
+    if runs.iter().any(|run| run.state == RunState::Alive) {
+        return Ok(Lent(Vec::new()));
+    }
+    local
+        .parameters_below(LENT)
+        .map(Lent)
+        .map_err(|error| CliError::failure("cannot read the local cloud's state").because(&error))
+}
+
+impl Lent {
+    /// The names of the parameters.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Removes them again.
+    ///
+    /// # Errors
+    /// The cloud refuses; the message says how to remove them.
+    pub async fn take_back(self, connected: &Connected) -> Result<(), CliError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        parameters::delete(&connected.clients, &self.0)
+            .await
+            .map_err(|error| {
+                cloud(&error).hint(format!(
+                    "a secret is left in the local cloud's Parameter Store: {}; `piaas-bake cloud gc` removes it",
+                    self.0.join(", ")
+                ))
+            })
+    }
+}

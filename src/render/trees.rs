@@ -1,0 +1,88 @@
+//! The file trees of a recipe: what they hold, and the script that installs them.
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::layer::{FILES_TIMEOUT, counted, keep, own, own_script, wanted};
+use super::script::{InstalledDirectory, InstalledFile, InstalledLink, Layer};
+use super::template::Renderer;
+use crate::recipe::diagnostic::Diagnostics;
+use crate::recipe::files;
+use crate::recipe::model::{LineRecipe, TreeKind, TreeSpec};
+
+const SCRIPT: &str = include_str!("../../templates/trees.sh.tera");
+
+#[derive(Serialize)]
+struct Tree {
+    directories: Vec<InstalledDirectory>,
+    files: Vec<InstalledFile>,
+    links: Vec<InstalledLink>,
+}
+
+/// Adds the trees of a recipe to its layer.
+pub fn install(
+    recipe: &LineRecipe,
+    layer: &mut Layer,
+    renderer: &mut Renderer,
+    found: &mut Diagnostics,
+) {
+    let mut trees = Vec::new();
+    for spec in &recipe.trees {
+        if wanted(spec.when.as_ref(), renderer, found) {
+            trees.push(tree(spec, layer, found));
+        }
+    }
+    if trees.is_empty() {
+        return;
+    }
+    let text = own(&mut Renderer::of("trees", &trees), SCRIPT);
+    let number = layer.provision.len() + 1;
+    let title = counted(trees.len(), "tree");
+    let script = own_script(recipe, number, "trees", title, text, FILES_TIMEOUT);
+    layer.provision.push(script);
+    for tree in trees {
+        layer.directories.extend(tree.directories);
+        layer.files.extend(tree.files);
+        layer.links.extend(tree.links);
+    }
+}
+
+fn tree(spec: &TreeSpec, layer: &mut Layer, found: &mut Diagnostics) -> Tree {
+    let directory = |path: String| InstalledDirectory {
+        path,
+        owner: spec.owner.clone(),
+        group: spec.group.clone(),
+    };
+    let mut tree = Tree {
+        directories: vec![directory(spec.path.clone())],
+        files: Vec::new(),
+        links: Vec::new(),
+    };
+    for entry in &spec.entries {
+        let path = format!("{}/{}", spec.path, entry.path);
+        match &entry.kind {
+            TreeKind::Directory => tree.directories.push(directory(path)),
+            TreeKind::File { source, executable } => {
+                let Some(bytes) = keep(files::bytes(source, files::LARGEST_PAYLOAD), found) else {
+                    continue;
+                };
+                let sha256 = hex::encode(Sha256::digest(&bytes));
+                tree.files.push(InstalledFile {
+                    path,
+                    owner: spec.owner.clone(),
+                    group: spec.group.clone(),
+                    mode: if *executable { "0755" } else { "0644" }.to_owned(),
+                    sha256: sha256.clone(),
+                });
+                layer.payloads.insert(sha256, bytes);
+            }
+            TreeKind::Link { target } => tree.links.push(InstalledLink {
+                path,
+                target: target.clone(),
+                owner: spec.owner.clone(),
+                group: spec.group.clone(),
+            }),
+        }
+    }
+    tree
+}

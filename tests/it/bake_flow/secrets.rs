@@ -1,0 +1,168 @@
+//! A secret goes through a bake: the step has it, and nothing else ever does.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use piaas_bake::clock::SystemClock;
+use piaas_bake::localcloud::scripted::Scripted;
+use piaas_bake::localcloud::serve::serve;
+use piaas_bake::localcloud::{ACCESS_KEY, SECRET_KEY, connector};
+use piaas_bake::recipe::secret;
+use piaas_bake::{digest, recipe, render};
+use sha2::{Digest as _, Sha256};
+
+use super::*;
+
+/// A metadata service of version 2 that gives the keys of a role.
+fn metadata() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = Vec::new();
+            let mut buffer = [0; 1024];
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                match stream.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(length) => request.extend_from_slice(&buffer[..length]),
+                }
+            }
+            let request = String::from_utf8_lossy(&request).into_owned();
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let keys = format!(
+                r#"{{"AccessKeyId":"{ACCESS_KEY}","SecretAccessKey":"{SECRET_KEY}","Token":"t"}}"#
+            );
+            let body = match path.strip_prefix("/latest/").unwrap_or_default() {
+                "api/token" => "token",
+                "meta-data/instance-id" => "i-1",
+                "meta-data/placement/region" => "us-east-1",
+                "meta-data/services/domain" => "amazonaws.com",
+                "meta-data/iam/security-credentials/" => "builder",
+                _ => &keys,
+            };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+    address
+}
+
+/// Files below `dir` that hold `text`.
+fn holding(dir: &Path, text: &str) -> Vec<String> {
+    let output = std::process::Command::new("grep")
+        .args(["-r", "-l", "-a", "-F", "-e", text])
+        .arg(dir)
+        .output()
+        .unwrap();
+    let found = String::from_utf8(output.stdout).unwrap();
+    found.lines().map(String::from).collect()
+}
+
+const RECIPE: &str = "schema: piaas-bake/v1
+name: a
+version: 1.0.0
+description: Reads a secret.
+from: { ami: ami-0123456789abcdef0 }
+build: { instance_profile: builder }
+parameters:
+  token: { type: string, secret: true }
+steps:
+  - name: Use the token
+    run: |
+      stat -c '%a' {{ token }} >\"$MACHINE/mode\"
+      sha256sum <{{ token }} | cut -c 1-64 >\"$MACHINE/sum\"
+      # As it was while the secret was there.
+      cp -r \"$PIAAS_BUNDLE\" \"$MACHINE/kept\"
+      env >\"$MACHINE/environment\"
+      cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' >\"$MACHINE/arguments\" || true
+test:
+  - { name: The image has none, run: \"true\" }
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_is_in_the_step_and_nowhere_else() {
+    let canary = format!(
+        "canary-{}",
+        uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, b"x")
+    );
+    // Where the secret is kept: another cloud, whose state is not searched.
+    let vault = tempfile::tempdir().unwrap();
+    let clock = SystemClock::shared();
+    let driver = Scripted::new(clock.clone());
+    let cloud = LocalCloud::open(vault.path(), Arc::new(driver), clock.clone()).unwrap();
+    let clients = aws::connect(connector(Arc::clone(&cloud)), clock).await;
+    piaas_bake::aws::parameters::set_secret(&clients, "/ci/token".into(), canary.clone())
+        .await
+        .unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(serve(cloud, listener, std::future::pending()));
+
+    // The agent itself, told where the services of this test are.
+    let agent = format!(
+        "#!/bin/sh\nexport AWS_EC2_METADATA_SERVICE_ENDPOINT={} AWS_ENDPOINT_URL={endpoint}\nexec '{}' \"$@\"\n",
+        metadata(),
+        env!("CARGO_BIN_EXE_piaas-worker")
+    );
+    let recipes = tempfile::tempdir().unwrap();
+    std::fs::create_dir(recipes.path().join("a")).unwrap();
+    std::fs::write(recipes.path().join("a/recipe.yaml"), RECIPE).unwrap();
+    let given = recipe::Given {
+        sets: vec![("token".into(), "ssm:/ci/token".into())],
+        ..recipe::Given::default()
+    };
+    let resolved = recipe::load(recipes.path(), "a", &given).unwrap();
+    let mut layers = render::render(&resolved, agent.as_bytes()).unwrap();
+    // A machine that is a directory has no /run of its own.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let secrets = memory.path().join("secrets");
+    for script in &mut layers[0].provision {
+        let own = secrets.display().to_string();
+        script.text = script.text.replace(secret::DIR, &own);
+    }
+    let (manifest, digest) = digest::chain(&resolved, &layers).remove(0);
+    let manifest_json = manifest.to_canonical_json();
+    assert!(manifest_json.contains("ssm:/ci/token") && !manifest_json.contains(&canary));
+
+    let world = World::new().await;
+    let target = Target {
+        layers: vec![LayerPlan {
+            recipe: "a".into(),
+            version: semver::Version::new(1, 0, 0),
+            digest: digest.to_string(),
+            manifest_json,
+            layer: layers.remove(0),
+        }],
+        ..world.target().await
+    };
+    let plan = world.plan(&target).await;
+    assert_eq!(plan.secrets["token"], "ssm:/ci/token");
+    let heard = Heard::default();
+    let baked = world.bake(&plan, Cancel::never(), &heard).await.unwrap();
+    assert_eq!(baked.left_over, []);
+
+    // The step had it.
+    let dir = world.dir.path();
+    let sum = hex::encode(Sha256::digest(canary.as_bytes()));
+    assert_eq!(holding(&dir.join("machines"), &sum).len(), 1);
+    assert_eq!(holding(&dir.join("machines"), "400").len(), 1);
+    let file = std::fs::metadata(secrets.join("token")).unwrap();
+    assert_eq!(file.permissions().mode() & 0o777, 0o400);
+    // Its reference is in the scripts and in what is on record; the search finds what is there.
+    assert!(!holding(&dir.join("machines"), "ssm:/ci/token").is_empty());
+    // It is stored packed, so it is read back.
+    let stored = images::manifest(&world.clients, &plan.digest)
+        .await
+        .unwrap();
+    let stored = stored.unwrap();
+    assert!(stored.contains("ssm:/ci/token") && !stored.contains(&canary));
+    // The canary is in no script, bundle, environment or argument list, no log, no journal, no state, no event.
+    assert_eq!(holding(dir, &canary), [] as [String; 0]);
+    let events = format!("{:?}", heard.0.into_inner().unwrap());
+    assert!(events.contains("Fetch 1 secret") && !events.contains(&canary));
+}

@@ -1,0 +1,164 @@
+//! A secret on real machines: lent from the environment, read by the machine with its role, in memory while a step
+//! runs, and nowhere afterwards. On the way, trees, conditions and labels.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::support::{Run, Sandbox, cache_dir, left_on_host, machines_wanted};
+
+const RECIPE: &str = r#"schema: piaas-bake/v1
+name: probe
+version: 1.0.0
+description: Reads a secret.
+from: { ssm: /aws/service/debian/release/12/latest/amd64 }
+labels: { team: ci }
+build: { instance_profile: builder }
+parameters:
+  token: { type: string, secret: true, default: "env:PROBE_TOKEN" }
+  more: { type: boolean, default: false }
+files:
+  - { path: /etc/probe.d, tree: files/probe.d }
+steps:
+  - name: Use the secret
+    run: |
+      sha256sum <{{ token }} | cut -c 1-64 >/etc/probe-sum
+      stat -c 'mode %a %U' {{ token }}
+      findmnt -no FSTYPE -T {{ token }}
+    reboot: true
+  - { name: Use it after a reboot, run: "sha256sum <{{ token }} | cut -c 1-64 | cmp - /etc/probe-sum" }
+  - { name: Never, run: exit 1, when: more }
+validate:
+  - { name: It is there, run: "test -s {{ token }}" }
+test:
+  - name: It is gone, and the tree is there
+    run: |
+      test ! -e /run/piaas-bake-secrets
+      [ "$(readlink /etc/probe.d/link)" = sub/run ]
+      [ "$(/etc/probe.d/link)" = ran ]
+      cat /etc/probe-sum
+"#;
+
+/// Files below `dir` that hold `text`, disks of images too.
+fn holding(dir: &Path, text: &str) -> Vec<String> {
+    let output = Command::new("grep")
+        .args(["-r", "-l", "-a", "-F", "-e", text])
+        .arg(dir)
+        .output()
+        .unwrap();
+    let found = String::from_utf8(output.stdout).unwrap();
+    found.lines().map(String::from).collect()
+}
+
+#[test]
+fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
+    if !machines_wanted("a secret on real machines") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.write("recipes/probe/recipe.yaml", RECIPE);
+    sandbox.write(
+        "recipes/probe/files/probe.d/sub/run",
+        "#!/bin/sh\necho ran\n",
+    );
+    let tree = sandbox.recipes().join("probe/files/probe.d");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(tree.join("sub/run"), mode).unwrap();
+    symlink("sub/run", tree.join("link")).unwrap();
+    let run = |value: Option<&str>| {
+        let mut command = sandbox.command(&["bake", "probe", "--format", "json"]);
+        command.env("PIAAS_CACHE_DIR", cache_dir());
+        if let Some(value) = value {
+            command.env("PROBE_TOKEN", value);
+        }
+        Run::from(command.output().unwrap())
+    };
+
+    let unset = run(None).expect_code(1);
+    assert!(
+        unset.stderr.contains("PROBE_TOKEN is not set"),
+        "{}",
+        unset.stderr
+    );
+    assert!(holding(&sandbox.state(), "probe-1.0.0").is_empty());
+
+    // Made anew for each test, so that no other file of this host can hold it.
+    let canary = format!("canary-{:?}", std::time::SystemTime::now());
+    let baked = run(Some(&canary)).expect_code(0);
+    let sum = hex::encode(Sha256::digest(canary.as_bytes()));
+    for seen in [sum.as_str(), "mode 400 root", "tmpfs"] {
+        assert!(
+            baked.stdout.contains(seen),
+            "{seen} is not in\n{}",
+            baked.stdout
+        );
+    }
+    assert!(!baked.stdout.contains("Never"), "{}", baked.stdout);
+    // The search reaches into disks: the sum is in a file of the image.
+    let with_sum = holding(&sandbox.state(), &sum);
+    assert!(
+        with_sum.iter().any(|file| file.ends_with(".raw")),
+        "{with_sum:?}"
+    );
+    assert_eq!(holding(sandbox.path(), &canary), [] as [String; 0]);
+    assert!(!baked.stdout.contains(&canary) && !baked.stderr.contains(&canary));
+    let state = std::fs::read_to_string(sandbox.state().join("cloud/state.json")).unwrap();
+    assert!(!state.contains("/piaas-bake/env/PROBE_TOKEN"));
+    assert!(state.contains(r#""team":"ci""#));
+    assert_eq!(left_on_host(&sandbox.state()), [] as [String; 0]);
+}
+
+#[test]
+fn what_a_killed_bake_had_lent_is_removed() {
+    if !machines_wanted("a killed bake with a secret") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let recipe = RECIPE.replace("  - { path: /etc/probe.d, tree: files/probe.d }", "");
+    let recipe = recipe.replace("files:\n\n", "");
+    sandbox.write("recipes/probe/recipe.yaml", &recipe);
+    let canary = format!("canary-{:?}", std::time::SystemTime::now());
+    let mut bake = sandbox
+        .command(&["bake", "probe"])
+        .env("PIAAS_CACHE_DIR", cache_dir())
+        .env("PROBE_TOKEN", &canary)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let state = sandbox.state().join("cloud/state.json");
+    let lent = || std::fs::read_to_string(&state).is_ok_and(|text| text.contains(&canary));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while !lent() {
+        assert!(std::time::Instant::now() < deadline, "nothing is lent");
+        assert_eq!(bake.try_wait().unwrap(), None, "the bake ended early");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let gc = |more: &[&str]| {
+        let arguments = [&["cloud", "gc"], more].concat();
+        let mut command = sandbox.command(&arguments);
+        command.env("PIAAS_CACHE_DIR", cache_dir());
+        Run::from(command.output().unwrap()).expect_code(0)
+    };
+    // It is in use as long as the bake runs.
+    assert!(!gc(&["--dry-run"]).stdout.contains("PROBE_TOKEN"));
+    bake.kill().unwrap();
+    bake.wait().unwrap();
+    assert!(lent());
+    assert!(
+        gc(&["--dry-run"])
+            .stdout
+            .contains("the secret /piaas-bake/env/PROBE_TOKEN")
+    );
+    let cleaned = gc(&[]);
+    assert!(
+        cleaned
+            .stdout
+            .contains("removed the secret /piaas-bake/env/PROBE_TOKEN")
+    );
+    assert!(!cleaned.stdout.contains(&canary));
+    assert_eq!(holding(sandbox.path(), &canary), [] as [String; 0]);
+    assert_eq!(left_on_host(&sandbox.state()), [] as [String; 0]);
+}
