@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -21,6 +21,38 @@ use super::faults::Trickle;
 
 /// Bytes of the largest request body; no operation takes as much.
 const BODY_LIMIT: usize = 4 * 1024 * 1024;
+
+/// The other handle on a connection, for ending it harshly; none where there is no network to reset it on.
+type Twin = Arc<Mutex<Option<std::net::TcpStream>>>;
+
+/// What connections come from.
+trait Accept: Send + Sync {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection.
+    fn next(&self) -> impl Future<Output = std::io::Result<(Self::Stream, Twin)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> std::io::Result<(TcpStream, Twin)> {
+        let (stream, _) = self.accept().await?;
+        let stream = stream.into_std()?;
+        let twin = stream.try_clone()?;
+        let stream = TcpStream::from_std(stream)?;
+        Ok((stream, Arc::new(Mutex::new(Some(twin)))))
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> std::io::Result<(UnixStream, Twin)> {
+        let (stream, _) = self.accept().await?;
+        Ok((stream, Twin::default()))
+    }
+}
 
 /// Answers requests until `shutdown` completes, then finishes those under way.
 ///
@@ -31,41 +63,8 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let (stop, stopping) = watch::channel(());
-    let mut connections = JoinSet::new();
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                // The client was gone before we came to it.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(error),
-            },
-            Some(_) = connections.join_next() => continue,
-            () = &mut shutdown => break,
-        };
-        // A second handle on the connection, for ending it harshly.
-        let (stream, twin) = twins(stream)?;
-        connections.spawn(converse(cloud.clone(), stream, twin, stopping.clone()));
-    }
-    drop(stop);
-    while connections.join_next().await.is_some() {}
-    Ok(())
+    serve_all(cloud, listener, shutdown).await
 }
-
-/// A connection, and another handle on it.
-fn twins(stream: TcpStream) -> std::io::Result<(TcpStream, Twin)> {
-    let stream = stream.into_std()?;
-    let twin = stream.try_clone()?;
-    Ok((
-        TcpStream::from_std(stream)?,
-        Arc::new(Mutex::new(Some(twin))),
-    ))
-}
-
-/// The other handle on a connection; none where there is no network to reset it on.
-type Twin = Arc<Mutex<Option<std::net::TcpStream>>>;
 
 /// As [`serve`], on a Unix socket.
 ///
@@ -76,17 +75,29 @@ pub async fn serve_unix(
     listener: UnixListener,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
+    serve_all(cloud, listener, shutdown).await
+}
+
+async fn serve_all(
+    cloud: Arc<LocalCloud>,
+    listener: impl Accept,
+    shutdown: impl Future<Output = ()>,
+) -> std::io::Result<()> {
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let (stream, _) = tokio::select! {
-            accepted = listener.accept() => accepted?,
+        let (stream, twin) = tokio::select! {
+            accepted = listener.next() => match accepted {
+                Ok(accepted) => accepted,
+                // The client was gone before we came to it.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(error),
+            },
             Some(_) = connections.join_next() => continue,
             () = &mut shutdown => break,
         };
-        let no_twin = Twin::default();
-        connections.spawn(converse(cloud.clone(), stream, no_twin, stopping.clone()));
+        connections.spawn(converse(cloud.clone(), stream, twin, stopping.clone()));
     }
     drop(stop);
     while connections.join_next().await.is_some() {}

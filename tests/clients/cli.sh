@@ -1,18 +1,9 @@
 #!/bin/sh
 # The AWS CLI lists, launches, runs a command on and terminates a machine of the cloud that the environment names.
 set -eu
+# shellcheck source=tests/clients/wait.sh
+. "$(dirname "$0")/wait.sh"
 
-wait_for() { # wait_for <what> <expected> <command…>: asks until the answer is the expected one
-    what=$1 expected=$2
-    shift 2
-    for _ in $(seq 180); do
-        answer=$("$@" 2>&1) || true
-        if [ "$answer" = "$expected" ]; then return 0; fi
-        sleep 0.5
-    done
-    echo "waited for $what to be $expected, it is: $answer" >&2
-    exit 1
-}
 state() { aws ec2 describe-instances --instance-ids "$instance" --query 'Reservations[].Instances[].State.Name' --output text; }
 ping() {
     aws ssm describe-instance-information --filters "Key=InstanceIds,Values=$instance" \
