@@ -79,6 +79,18 @@ pub fn forgotten(context: &Context, connected: &Connected) -> Result<Lent, CliEr
         .map_err(|error| CliError::failure("cannot read the local cloud's state").because(&error))
 }
 
+/// Takes back what a bake that is over had borrowed. As long as another one runs on this host it may be reading the same
+/// variables: they stay, and the last one takes back all.
+///
+/// # Errors
+/// As [`forgotten`] and [`Lent::take_back`].
+pub async fn settle(context: &Context, connected: &Connected, lent: &Lent) -> Result<(), CliError> {
+    if lent.0.is_empty() {
+        return Ok(());
+    }
+    forgotten(context, connected)?.take_back(connected).await
+}
+
 impl Lent {
     /// The names of the parameters.
     #[must_use]

@@ -131,7 +131,10 @@ fn what_a_killed_bake_had_lent_is_removed() {
     let state = sandbox.state().join("cloud/state.json");
     let lent = || std::fs::read_to_string(&state).is_ok_and(|text| text.contains(&canary));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
-    while !lent() {
+    // Its journal says that it runs; it is opened right after.
+    let runs = sandbox.state().join("runs");
+    let begun = || std::fs::read_dir(&runs).is_ok_and(|mut files| files.next().is_some());
+    while !(lent() && begun()) {
         assert!(std::time::Instant::now() < deadline, "nothing is lent");
         assert_eq!(bake.try_wait().unwrap(), None, "the bake ended early");
         std::thread::sleep(std::time::Duration::from_millis(20));

@@ -130,7 +130,7 @@ pub async fn carry_out(
         cancel,
     };
     let result = bake::bake(&connected.clients, plan, settings, &sink).await;
-    let returned = lent.take_back(connected).await;
+    let returned = lent::settle(context, connected, &lent).await;
     drop(sink);
     view.await.map_err(|error| {
         CliError::new(exit::BUG, "the view of the bake panicked").because(&error)
