@@ -27,6 +27,9 @@ use super::store::{Store, Unreadable};
 const DRAINING: Duration = Duration::from_secs(1);
 const AS_A_RULE: Duration = Duration::from_secs(2);
 const DRAINED: Duration = Duration::from_secs(10);
+/// How long another one's lock is waited for, and between two tries.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// The longest that a client may keep a connection open.
 const CLIENT: Duration = Duration::from_secs(5);
 
@@ -65,7 +68,7 @@ pub async fn run(options: Options, log: Log) -> Result<(), Error> {
         move |source| Error::Path { path, source }
     };
     let store = Store::open(&options.state_dir).map_err(at(&options.state_dir))?;
-    let _only = only_one(&options)?;
+    let _only = only_one(&options).await?;
     let kept = store.read()?;
 
     let imds = Imds::from_env();
@@ -121,18 +124,27 @@ pub async fn run(options: Options, log: Log) -> Result<(), Error> {
     Ok(())
 }
 
-/// Held for as long as the daemon lives.
-fn only_one(options: &Options) -> Result<File, Error> {
+/// Held for as long as the daemon lives. One that was killed may have left a child between its fork and its exec, which
+/// has the lock for a moment longer: that is waited for.
+async fn only_one(options: &Options) -> Result<File, Error> {
     let path = options.state_dir.join("lock");
     let failed = |source| Error::Path {
         path: path.clone(),
         source,
     };
     let file = File::create(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Second(options.state_dir.clone())),
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(Error::Second(options.state_dir.clone()));
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
+        }
     }
 }
 

@@ -211,6 +211,21 @@ fn a_cordon_outlives_the_agent_and_late_commands_do_nothing() {
     machine.wait("drained", |status| status.drained.is_some());
 }
 
+/// A child of a daemon that was killed has its lock until its own program begins.
+#[test]
+fn a_lock_that_is_let_go_in_a_moment_is_waited_for() {
+    let mut machine = Machine::new();
+    std::fs::create_dir_all(machine.path("state")).unwrap();
+    let lock = std::fs::File::create(machine.path("state/lock")).unwrap();
+    lock.lock().unwrap();
+    let letting_go = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        drop(lock);
+    });
+    machine.start();
+    letting_go.join().unwrap();
+}
+
 #[test]
 fn an_uncordoned_worker_takes_jobs_again() {
     let mut machine = Machine::new();
