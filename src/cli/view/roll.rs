@@ -114,16 +114,25 @@ fn table(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<String>
         let id = format!("{mark} {}", name(id));
         rows.push(vec![id, "canary".into(), state.clone()]);
     }
-    let listed = view.instances.iter().take(LISTED);
-    rows.extend(listed.map(|row| {
+    let listed: Vec<&Row> = view.instances.iter().take(LISTED).collect();
+    rows.extend(listed.iter().map(|row| {
         let mut cells = cells(row, Some(now));
         cells[0] = format!("{} {}", mark(row, style), name(&row.id));
-        if width < text::SHORT_NAMES {
-            // The column says it already.
-            cells[3] = cells[3].trim_start_matches("waits for ").to_owned();
-        }
         cells
     }));
+    // What is left for the last column, where the others are as wide as they are.
+    let widest = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells
+            .map(|cell| cell.chars().count() + 2)
+            .max()
+            .unwrap_or(0)
+    };
+    let room = width.saturating_sub((0..3).map(widest).sum());
+    let first = rows.len() - listed.len();
+    for (cells, row) in rows[first..].iter_mut().zip(listed) {
+        cells[3] = first_that_fits(&waits(row), room);
+    }
     let mut out: Vec<String> = output::table(&rows)
         .lines()
         .map(|line| text::cut(line, width))
@@ -163,18 +172,27 @@ fn cells(row: &Row, now: Option<Timestamp>) -> Vec<String> {
         }
         (Life::InService, _) => "in service".to_owned(),
     };
-    let waits = match (row.waits_for.as_str(), row.until) {
-        ("", _) if row.there => "done".to_owned(),
-        ("", _) => String::new(),
-        (what, Some(until)) => {
-            format!(
-                "waits for {what}, until {}, then a new refresh",
-                clock_time(until)
-            )
-        }
-        (what, None) => format!("waits for {what}"),
-    };
+    let waits = waits(row).swap_remove(0);
     vec![row.id.clone(), version, state, waits]
+}
+
+/// What a row waits for and until when: in full first, then in fewer words.
+fn waits(row: &Row) -> Vec<String> {
+    match (row.waits_for.as_str(), row.until) {
+        ("", _) if row.there => vec!["done".to_owned()],
+        ("", _) => vec![String::new()],
+        (what, Some(until)) => {
+            let until = format!("until {}", clock_time(until));
+            vec![
+                format!("waits for {what}, {until}, then a new refresh"),
+                format!("waits for {what}, {until}"),
+                format!("{what}, {until}"),
+                until,
+                what.to_owned(),
+            ]
+        }
+        (what, None) => vec![format!("waits for {what}"), what.to_owned()],
+    }
 }
 
 fn since(worker: &WorkerWord, now: Option<Timestamp>) -> String {
@@ -465,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_shows_who_is_busy_and_who_is_done() {
+    fn a_narrow_terminal_shows_who_is_busy_and_until_when() {
         assert_eq!(
             picture(40),
             [
@@ -475,6 +493,9 @@ mod tests {
                 "* i-0bbbbbbbb  v3  busy 12m00s  its jo..",
             ]
         );
+        let line =
+            "* i-0bbbbbbbbbbbbbbb2  v3  busy 12m00s  its job, then its drain, until 12:45:00";
+        assert_eq!(picture(80)[3], line);
         for width in 40..200 {
             for line in picture(width) {
                 assert!(line.chars().count() <= width, "{width}: {line}");
