@@ -9,7 +9,7 @@ recipe=ci-worker
 
 say "checking this host"
 "$bake" doctor --fix
-say "the story: about five minutes, the first time"
+say "the story: about six minutes"
 "$buildbot/bin/python" -B tests/story/demo.py --binary "$bake" --buildbot "$buildbot" --picture "$target/demo/timeline.svg"
 say "the image that stays"
 "$bake" images show "$recipe"
