@@ -10,7 +10,8 @@ use super::error::CliError;
 use super::exit;
 use crate::aws::parameters;
 use crate::journal::{self, RunState};
-use crate::recipe::secret::{LENT, Reference};
+use crate::recipe::secret::Reference;
+use crate::worker::secret::LENT;
 
 /// What is lent, by the names of its parameters.
 #[derive(Debug)]

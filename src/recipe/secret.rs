@@ -12,9 +12,6 @@ use super::units;
 /// Where secrets are on a builder: in memory, for root alone, gone before the image is made.
 pub const DIR: &str = "/run/piaas-bake-secrets";
 
-/// SSM parameters that hold what `env:` names, as long as a bake on the local cloud runs.
-pub const LENT: &str = "/piaas-bake/env/";
-
 /// Where a value is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {

@@ -13,8 +13,6 @@ use super::fetch::{self, Reply};
 use super::imds::{self, Identity, Imds};
 use super::sign;
 
-/// Names another endpoint; the variable is the SDKs' own.
-pub(super) const ENDPOINT_VARIABLE: &str = "AWS_ENDPOINT_URL";
 const LIMIT: Duration = Duration::from_secs(15);
 /// How often something that is as it should be is looked at again.
 const SETTLED: Duration = Duration::from_secs(300);
@@ -93,19 +91,10 @@ impl Calls {
     /// Nothing is sent yet.
     #[must_use]
     pub fn new(imds: Imds, identity: Identity) -> Self {
-        let endpoint = std::env::var(ENDPOINT_VARIABLE)
-            .ok()
-            .filter(|endpoint| !endpoint.is_empty())
-            .unwrap_or_else(|| {
-                format!(
-                    "https://autoscaling.{}.{}",
-                    identity.region, identity.domain
-                )
-            });
         Self {
             imds,
+            endpoint: sign::endpoint("autoscaling", &identity),
             identity,
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
         }
     }
 

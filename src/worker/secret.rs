@@ -14,12 +14,11 @@ use serde_json::json;
 
 use super::fetch;
 use super::imds::{self, Imds};
-use super::protection::ENDPOINT_VARIABLE;
 use super::sign;
 
 const LIMIT: Duration = Duration::from_secs(15);
-/// Where `env:` is looked up; the same as where the bake puts it.
-const LENT: &str = "/piaas-bake/env/";
+/// Where `env:` is looked up: SSM parameters that hold it as long as a bake on the local cloud runs.
+pub const LENT: &str = "/piaas-bake/env/";
 /// What statfs(2) says of file systems that are in memory.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -116,21 +115,13 @@ pub async fn fetch(reference: &str, output: &Path) -> Result<(), Error> {
     let imds = Imds::from_env();
     let identity = imds.identity().await?;
     let keys = imds.keys().await?;
-    let endpoint = std::env::var(ENDPOINT_VARIABLE)
-        .ok()
-        .filter(|endpoint| !endpoint.is_empty())
-        .unwrap_or_else(|| {
-            format!(
-                "https://{}.{}.{}",
-                ask.service, identity.region, identity.domain
-            )
-        });
+    let endpoint = sign::endpoint(ask.service, &identity);
     let headers = [
         ("content-type", "application/x-amz-json-1.1"),
         ("x-amz-target", ask.target),
     ];
     let call = sign::Call {
-        endpoint: endpoint.trim_end_matches('/'),
+        endpoint: &endpoint,
         region: &identity.region,
         service: ask.service,
         headers: &headers,

@@ -9,7 +9,20 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 
-use super::imds::Keys;
+use super::imds::{Identity, Keys};
+
+/// Names another endpoint; the variable is the SDKs' own.
+const ENDPOINT_VARIABLE: &str = "AWS_ENDPOINT_URL";
+
+/// The endpoint of a service where an instance is, without a slash at its end.
+#[must_use]
+pub fn endpoint(service: &str, identity: &Identity) -> String {
+    let endpoint = std::env::var(ENDPOINT_VARIABLE)
+        .ok()
+        .filter(|endpoint| !endpoint.is_empty())
+        .unwrap_or_else(|| format!("https://{service}.{}.{}", identity.region, identity.domain));
+    endpoint.trim_end_matches('/').to_owned()
+}
 
 /// What is called.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ mod fleet;
 mod host;
 mod image;
 mod machines;
+mod metadata;
 mod packages;
 mod roll;
 mod runner;

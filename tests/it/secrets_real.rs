@@ -2,12 +2,10 @@
 //! runs, and nowhere afterwards. On the way, trees, conditions and labels.
 
 use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{Run, Sandbox, cache_dir, left_on_host, machines_wanted};
+use crate::support::{Run, Sandbox, cache_dir, holding, left_on_host, machines_wanted};
 
 const RECIPE: &str = r#"schema: piaas-bake/v1
 name: probe
@@ -40,17 +38,6 @@ test:
       [ "$(/etc/probe.d/link)" = ran ]
       cat /etc/probe-sum
 "#;
-
-/// Files below `dir` that hold `text`, disks of images too.
-fn holding(dir: &Path, text: &str) -> Vec<String> {
-    let output = Command::new("grep")
-        .args(["-r", "-l", "-a", "-F", "-e", text])
-        .arg(dir)
-        .output()
-        .unwrap();
-    let found = String::from_utf8(output.stdout).unwrap();
-    found.lines().map(String::from).collect()
-}
 
 #[test]
 fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {

@@ -113,6 +113,17 @@ impl Run {
     }
 }
 
+/// Files below `dir` that hold `text`, disks of images too.
+pub fn holding(dir: &Path, text: &str) -> Vec<String> {
+    let output = Command::new("grep")
+        .args(["-r", "-l", "-a", "-F", "-e", text])
+        .arg(dir)
+        .output()
+        .unwrap();
+    let found = String::from_utf8(output.stdout).unwrap();
+    found.lines().map(String::from).collect()
+}
+
 /// Whether the tests on real machines run. `make test` asks for them with `PIAAS_TEST_MACHINES=1`; then a host that
 /// cannot run them fails them. Without it they are left out, and this says so past the test harness's capture.
 pub fn machines_wanted(test: &str) -> bool {

@@ -117,13 +117,7 @@ fn origin(origin: &Origin) -> Json {
 /// For people.
 pub fn text(context: &Context, resolved: &Resolved) -> String {
     let style = context.out;
-    let mut out = format!(
-        "{} {}\n{}\n\nbuilds on  {}\n",
-        style.bold(&resolved.name),
-        resolved.version,
-        resolved.description,
-        show::base(&resolved.base)
-    );
+    let mut out = show::head(style, resolved);
     if !resolved.parameters.is_empty() {
         out.push_str("\nparameters\n");
         let rows: Vec<Vec<String>> = resolved

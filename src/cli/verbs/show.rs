@@ -8,6 +8,7 @@ use super::resolved;
 use crate::cli::args::{Format, ShowArgs};
 use crate::cli::context::{Context, invalid};
 use crate::cli::error::CliResult;
+use crate::cli::style::Style;
 use crate::cli::style::elapsed;
 use crate::cli::{exit, output};
 use crate::recipe::model::{BaseRef, Resolved, Value};
@@ -51,6 +52,17 @@ pub fn run(context: &Context, args: &ShowArgs) -> CliResult {
     Ok(exit::DONE)
 }
 
+/// What a recipe is, and what it builds on.
+pub fn head(style: Style, resolved: &Resolved) -> String {
+    format!(
+        "{} {}\n{}\n\nbuilds on  {}\n",
+        style.bold(&resolved.name),
+        resolved.version,
+        resolved.description,
+        base(&resolved.base)
+    )
+}
+
 fn text(
     context: &Context,
     resolved: &Resolved,
@@ -58,13 +70,7 @@ fn text(
     layers: &[render::script::Layer],
 ) -> String {
     let style = context.out;
-    let mut out = format!(
-        "{} {}\n{}\n\nbuilds on  {}\n",
-        style.bold(&resolved.name),
-        resolved.version,
-        resolved.description,
-        base(&resolved.base)
-    );
+    let mut out = head(style, resolved);
     let image = &resolved.image;
     let build = &resolved.build;
     // Writing to a String cannot fail.

@@ -152,24 +152,12 @@ impl Entry {
                 if !(400..600).contains(&status) {
                     return Err(format!("status: {status} is not from 400 to 599"));
                 }
-                let code = if status < 500 {
-                    return self
-                        .code
-                        .clone()
-                        .map(|code| self.error(status, code))
-                        .ok_or_else(|| "a status below 500 needs a `code`".to_owned());
-                } else {
-                    self.code.clone()
+                let code = match (&self.code, status) {
+                    (Some(code), _) => code.clone(),
+                    (None, 503) => "ServiceUnavailable".to_owned(),
+                    (None, 500..) => "InternalFailure".to_owned(),
+                    (None, _) => return Err("a status below 500 needs a `code`".to_owned()),
                 };
-                let code = code.unwrap_or_else(|| {
-                    let unavailable = status == 503;
-                    if unavailable {
-                        "ServiceUnavailable"
-                    } else {
-                        "InternalFailure"
-                    }
-                    .to_owned()
-                });
                 return Ok(self.error(status, code));
             }
             Kind::Capacity => return Ok(self.machine(Trouble::NoCapacity)),

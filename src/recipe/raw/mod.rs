@@ -185,18 +185,9 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
             .collect()
     };
 
-    let labels = top
-        .get("labels")
-        .map(|node| read_labels(node, found))
-        .unwrap_or_default();
-    let parameters = top
-        .get("parameters")
-        .map(|node| read_parameters(node, found))
-        .unwrap_or_default();
-    let packages = top
-        .get("packages")
-        .map(|node| read_packages(node, found))
-        .unwrap_or_default();
+    let labels = section(&top, "labels", found, read_labels);
+    let parameters = section(&top, "parameters", found, read_parameters);
+    let packages = section(&top, "packages", found, read_packages);
     let (files, trees) = read_files(list("files", found), dir, found);
     let worker = top.get("worker").and_then(|node| read_worker(node, found));
     let (provision, validate, test) = (
@@ -204,26 +195,11 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         steps("validate", found),
         steps("test", found),
     );
-    let image = top
-        .get("image")
-        .map(|node| read_image(node, found))
-        .unwrap_or_default();
-    let build = top
-        .get("build")
-        .map(|node| read_build(node, found))
-        .unwrap_or_default();
-    let roll = top
-        .get("roll")
-        .map(|node| read_roll(node, found))
-        .unwrap_or_default();
-    let retention = top
-        .get("retention")
-        .map(|node| read_retention(node, found))
-        .unwrap_or_default();
-    let distribution = top
-        .get("distribution")
-        .map(|node| read_distribution(node, found))
-        .unwrap_or_default();
+    let image = section(&top, "image", found, read_image);
+    let build = section(&top, "build", found, read_build);
+    let roll = section(&top, "roll", found, read_roll);
+    let retention = section(&top, "retention", found, read_retention);
+    let distribution = section(&top, "distribution", found, read_distribution);
     let mut origins = Vec::new();
     for section in SECTIONS {
         let Some(node) = top.get(section).filter(Node::is_map) else {
@@ -256,6 +232,18 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         distribution,
         origins,
     })
+}
+
+/// A part of the recipe that may be left out.
+fn section<'d, T: Default>(
+    top: &Fields<'d>,
+    key: &str,
+    found: &mut Diagnostics,
+    read: impl FnOnce(Node<'d>, &mut Diagnostics) -> T,
+) -> T {
+    top.get(key)
+        .map(|node| read(node, found))
+        .unwrap_or_default()
 }
 
 /// `when`, in a map that may have one.

@@ -1,67 +1,18 @@
 //! A secret goes through a bake: the step has it, and nothing else ever does.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use piaas_bake::clock::SystemClock;
+use piaas_bake::localcloud::connector;
 use piaas_bake::localcloud::scripted::Scripted;
 use piaas_bake::localcloud::serve::serve;
-use piaas_bake::localcloud::{ACCESS_KEY, SECRET_KEY, connector};
 use piaas_bake::recipe::secret;
 use piaas_bake::{digest, recipe, render};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
-
-/// A metadata service of version 2 that gives the keys of a role.
-fn metadata() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut request = Vec::new();
-            let mut buffer = [0; 1024];
-            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                match stream.read(&mut buffer) {
-                    Ok(0) | Err(_) => break,
-                    Ok(length) => request.extend_from_slice(&buffer[..length]),
-                }
-            }
-            let request = String::from_utf8_lossy(&request).into_owned();
-            let path = request.split(' ').nth(1).unwrap_or_default();
-            let keys = format!(
-                r#"{{"AccessKeyId":"{ACCESS_KEY}","SecretAccessKey":"{SECRET_KEY}","Token":"t"}}"#
-            );
-            let body = match path.strip_prefix("/latest/").unwrap_or_default() {
-                "api/token" => "token",
-                "meta-data/instance-id" => "i-1",
-                "meta-data/placement/region" => "us-east-1",
-                "meta-data/services/domain" => "amazonaws.com",
-                "meta-data/iam/security-credentials/" => "builder",
-                _ => &keys,
-            };
-            let _ = write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            );
-        }
-    });
-    address
-}
-
-/// Files below `dir` that hold `text`.
-fn holding(dir: &Path, text: &str) -> Vec<String> {
-    let output = std::process::Command::new("grep")
-        .args(["-r", "-l", "-a", "-F", "-e", text])
-        .arg(dir)
-        .output()
-        .unwrap();
-    let found = String::from_utf8(output.stdout).unwrap();
-    found.lines().map(String::from).collect()
-}
+use crate::metadata::Metadata;
+use crate::support::holding;
 
 const RECIPE: &str = "schema: piaas-bake/v1
 name: a
@@ -103,10 +54,11 @@ async fn a_canary_is_in_the_step_and_nowhere_else() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(serve(cloud, listener, std::future::pending()));
 
+    let metadata = Metadata::start("i-1");
     // The agent itself, told where the services of this test are.
     let agent = format!(
         "#!/bin/sh\nexport AWS_EC2_METADATA_SERVICE_ENDPOINT={} AWS_ENDPOINT_URL={endpoint}\nexec '{}' \"$@\"\n",
-        metadata(),
+        metadata.address,
         env!("CARGO_BIN_EXE_piaas-worker")
     );
     let recipes = tempfile::tempdir().unwrap();

@@ -15,13 +15,11 @@ mod wire;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_sdk_autoscaling::types::LaunchTemplateSpecification;
-use aws_sdk_ec2::types::RequestLaunchTemplateData;
 use bugs::{Bug, Buggy};
 use ci::{Ci, Tally};
 use jiff::{SignedDuration, Timestamp};
 use machines::Machines;
-use piaas_bake::aws::{Clients, Connection};
+use piaas_bake::aws::Clients;
 use piaas_bake::clock::{Clock, JumpingClock, SharedClock, Sleep};
 use piaas_bake::events::Sink;
 use piaas_bake::fleet::demand::{Asked, Source};
@@ -30,10 +28,12 @@ use piaas_bake::fleet::policy::Policy;
 use piaas_bake::fleet::{Brain, Controller, Core, FleetError, Shell, lease_name};
 use piaas_bake::lease;
 use piaas_bake::localcloud::engine::LocalCloud;
-use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, DEFAULT_REGION, SECRET_KEY};
+use piaas_bake::localcloud::{BASE_IMAGE, DEFAULT_REGION};
 use rolls::Rolls;
 use tokio::sync::Notify;
 use wire::{Weather, Wire};
+
+use crate::aws;
 
 const GROUP: &str = "workers";
 const MOST: i32 = 40;
@@ -191,16 +191,6 @@ struct World {
     _dir: tempfile::TempDir,
 }
 
-async fn connect(wire: &Wire, clock: SharedClock) -> Clients {
-    let connection = Connection::Local {
-        http_client: wire.client(),
-        region: DEFAULT_REGION.into(),
-        access_key: ACCESS_KEY,
-        secret_key: SECRET_KEY,
-    };
-    Clients::connect(connection, clock).await.unwrap()
-}
-
 /// A directory that need not survive a power cut, where there is one.
 fn fast_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
@@ -231,8 +221,8 @@ impl World {
         let driver = Arc::new(Machines::new(shared.clone(), ci.clone()));
         let cloud = LocalCloud::open(dir.path(), driver.clone(), shared.clone()).unwrap();
         let wire = Wire::new(cloud.clone(), plan.seed);
-        let clients = connect(&wire, shared.clone()).await;
-        let calm = connect(&Wire::new(cloud.clone(), 0), shared.clone()).await;
+        let clients = aws::connect(wire.client(), shared.clone()).await;
+        let calm = aws::connect(Wire::new(cloud.clone(), 0).client(), shared.clone()).await;
         let rolls = Rolls::new(&cloud, &calm, &shared, plan).await;
         let world = Self {
             clock,
@@ -251,34 +241,10 @@ impl World {
     }
 
     async fn make_group(&self) {
-        let data = RequestLaunchTemplateData::builder()
-            .image_id(BASE_IMAGE)
-            .instance_type("t3.micro".into())
-            .build();
-        let template = self
-            .calm
-            .ec2
-            .create_launch_template()
-            .launch_template_name("workers")
-            .launch_template_data(data)
-            .send()
-            .await
-            .unwrap();
-        let id = template
-            .launch_template
-            .unwrap()
-            .launch_template_id
-            .unwrap();
-        let specification = LaunchTemplateSpecification::builder()
-            .launch_template_id(id)
-            .version("1")
-            .build();
+        let launches = aws::launches(BASE_IMAGE);
+        let template = aws::template(&self.calm, "workers", launches).await;
         let zones = ["a", "b", "c"].map(|zone| format!("{DEFAULT_REGION}{zone}"));
-        self.calm
-            .autoscaling
-            .create_auto_scaling_group()
-            .auto_scaling_group_name(GROUP)
-            .launch_template(specification)
+        aws::group(&self.calm, GROUP, &template)
             .min_size(0)
             .max_size(MOST)
             .desired_capacity(0)

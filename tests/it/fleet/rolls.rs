@@ -88,7 +88,7 @@ impl Rolls {
         plan: Plan,
     ) -> Self {
         let wire = Wire::new(cloud.clone(), plan.seed.wrapping_add(1));
-        let clients = connect(&wire, clock.clone()).await;
+        let clients = aws::connect(wire.client(), clock.clone()).await;
         Self {
             images: images(calm, plan.rolls).await,
             wire,

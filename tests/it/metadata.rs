@@ -1,0 +1,61 @@
+//! An instance metadata service for agents that run on this host.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use piaas_bake::localcloud::{ACCESS_KEY, SECRET_KEY};
+
+/// A metadata service of version 2 for one instance. The role can be taken away and given back.
+pub struct Metadata {
+    pub address: String,
+    pub role: Arc<AtomicBool>,
+}
+
+impl Metadata {
+    pub fn start(instance: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let role = Arc::new(AtomicBool::new(true));
+        let (has_role, instance) = (Arc::clone(&role), instance.to_owned());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                answer(stream, &instance, has_role.load(Ordering::SeqCst));
+            }
+        });
+        Self { address, role }
+    }
+}
+
+fn answer(mut stream: TcpStream, instance: &str, role: bool) {
+    let mut request = Vec::new();
+    let mut buffer = [0; 1024];
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(length) => request.extend_from_slice(&buffer[..length]),
+        }
+    }
+    let text = String::from_utf8_lossy(&request).to_lowercase();
+    let keys = format!(
+        r#"{{"Code":"Success","AccessKeyId":"{ACCESS_KEY}","SecretAccessKey":"{SECRET_KEY}","Token":"t"}}"#
+    );
+    let line = text.lines().next().unwrap_or_default().to_owned();
+    let body = match line.split(' ').take(2).collect::<Vec<_>>()[..] {
+        ["put", "/latest/api/token"] if text.contains("ttl-seconds: ") => Some("secret"),
+        _ if !text.contains("x-aws-ec2-metadata-token: secret") => None,
+        ["get", "/latest/meta-data/instance-id"] => Some(instance),
+        ["get", "/latest/meta-data/placement/region"] => Some("us-east-1"),
+        ["get", "/latest/meta-data/services/domain"] => Some("amazonaws.com"),
+        ["get", "/latest/meta-data/iam/security-credentials/"] if role => Some("worker"),
+        ["get", "/latest/meta-data/iam/security-credentials/worker"] if role => Some(&*keys),
+        _ => None,
+    };
+    let (status, body) = body.map_or(("404 Not Found", ""), |body| ("200 OK", body));
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+}
