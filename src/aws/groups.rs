@@ -12,7 +12,7 @@ use super::{Clients, Error};
 pub const FILTER_VALUES: usize = 200;
 
 /// Where an instance is in its life in the group; the sub-states of hooks are folded in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Life {
     Pending,

@@ -18,7 +18,7 @@ const PACKAGES: &str = include_str!("../../templates/packages.sh");
 const USER_DATA: &str = include_str!("../../templates/user-data.sh");
 
 /// Where bundles are unpacked on a machine.
-const HOME: &str = "/var/lib/piaas-bake";
+pub const HOME: &str = "/var/lib/piaas-bake";
 /// Where `seal.sh` goes on from once the bundle is gone.
 const SEALED: &str = "/run/piaas-bake-seal";
 /// Base64 characters in one command. A command document may have 64 KB in all (`SendCommand`,

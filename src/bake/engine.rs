@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::bundle::Bundle;
-use super::error::{BakeError, Failure, LeftOver};
+use super::error::{BakeError, Failure, Kept, LeftOver};
 use super::event::{Event, List, Phase, Resource};
 use super::images::{self, Image};
 use super::names::RunId;
@@ -29,6 +29,8 @@ pub struct Settings<'a> {
     pub account: String,
     pub run: RunId,
     pub cancel: Cancel,
+    /// Leave the machine on which a bake fails, for somebody to look at.
+    pub keep_on_failure: bool,
 }
 
 /// A finished image.
@@ -55,6 +57,7 @@ pub async fn bake(
     sink: &dyn Sink<Event>,
 ) -> Result<Baked, BakeError> {
     let started = clients.clock.now();
+    let keep = settings.keep_on_failure;
     let log_path = settings.runs.join(format!("{}.log", settings.run));
     let mut run = match open(clients, plan, settings, &log_path, sink) {
         Ok(run) => run,
@@ -66,6 +69,7 @@ pub async fn bake(
                 last_lines,
                 log: log_path,
                 left_over,
+                kept: None,
             });
         }
     };
@@ -99,8 +103,14 @@ pub async fn bake(
         reason: failure.to_string(),
     });
     let last_lines = run.tail.to_vec();
-    let left_over = undo(&mut run).await;
-    if left_over.is_empty() {
+    let kept = kept(&run, &failure, phase).filter(|_| keep);
+    let spared: &[Resource] = match &kept {
+        Some(kept) => &[kept.kind, Resource::SecurityGroup],
+        None => &[],
+    };
+    let left_over = undo(&mut run, spared).await;
+    // A run that is not ended is cleaned up by the next `cloud gc`.
+    if left_over.is_empty() && kept.is_none() {
         let _later = run.journal.end("undone", run.now());
     }
     run.emit(Event::Failed {
@@ -112,6 +122,33 @@ pub async fn bake(
         last_lines,
         log: log_path,
         left_over,
+        kept,
+    })
+}
+
+/// The machine on which a bake failed, if there is one that runs and would tell something.
+fn kept(run: &Run<'_>, failure: &Failure, phase: Option<Phase>) -> Option<Kept> {
+    let kind = match phase? {
+        Phase::Boot | Phase::Send | Phase::Provision | Phase::Validate | Phase::Seal => {
+            Resource::Builder
+        }
+        Phase::Test => Resource::Tester,
+        _ => return None,
+    };
+    if matches!(
+        failure,
+        Failure::Cancelled | Failure::InstanceLost { .. } | Failure::Journal(_)
+    ) {
+        return None;
+    }
+    let entries = run.journal.ledger().to_undo();
+    let entry = entries
+        .into_iter()
+        .find(|entry| entry.kind == kind.as_str())?;
+    Some(Kept {
+        kind,
+        instance: entry.ids.into_iter().next()?,
+        until: run.expires,
     })
 }
 
@@ -255,16 +292,18 @@ async fn remove_stale(run: &mut Run<'_>) -> Result<(), Failure> {
 async fn release(run: &mut Run<'_>) -> Vec<LeftOver> {
     // A wish to stop comes too late to undo anything here.
     let _stopping = run.enter(Phase::Release);
-    undo(run).await
+    undo(run, &[]).await
 }
 
-async fn undo(run: &mut Run<'_>) -> Vec<LeftOver> {
+/// Removes what the run has created, but for the kinds that are spared.
+async fn undo(run: &mut Run<'_>, spared: &[Resource]) -> Vec<LeftOver> {
     let undo = Undo {
         clients: run.clients,
         sink: run.sink,
         seed: run.id.seed(),
     };
-    let entries: Vec<Entry> = run.journal.ledger().to_undo();
+    let mut entries: Vec<Entry> = run.journal.ledger().to_undo();
+    entries.retain(|entry| !spared.iter().any(|kind| entry.kind == kind.as_str()));
     undo.walk(&mut run.journal, &entries).await
 }
 

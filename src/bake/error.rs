@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::bundle::TooLarge;
 use super::event::{Phase, Resource};
 use crate::aws::ssm::Verdict;
@@ -107,6 +109,16 @@ pub struct LeftOver {
     pub command: String,
 }
 
+/// A machine that was left for somebody to look at ([`super::Settings::keep_on_failure`]).
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Kept {
+    /// Builder or tester.
+    pub kind: Resource,
+    pub instance: String,
+    /// When it ends itself.
+    pub until: Timestamp,
+}
+
 /// A bake failed; what it had created has been removed, but for [`BakeError::left_over`].
 #[derive(Debug, thiserror::Error)]
 #[error("{failure}")]
@@ -120,15 +132,16 @@ pub struct BakeError {
     /// File with the machines' whole output.
     pub log: PathBuf,
     pub left_over: Vec<LeftOver>,
+    pub kept: Option<Kept>,
 }
 
 impl BakeError {
-    /// The process exit code that this error stands for: 7 something is left over, 130 interrupted, 9 timed out,
+    /// The process exit code that this error stands for: 7 something is left over or was kept, 130 interrupted, 9 timed out,
     /// 5 refused by the cloud, else 6.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match &self.failure {
-            _ if !self.left_over.is_empty() => 7,
+            _ if !self.left_over.is_empty() || self.kept.is_some() => 7,
             Failure::Cancelled => 130,
             Failure::TooLong { .. } | Failure::Stalled(_) => 9,
             Failure::Cloud(error) if error.is_refusal() => 5,
@@ -148,6 +161,7 @@ mod tests {
             last_lines: vec![],
             log: PathBuf::new(),
             left_over: vec![],
+            kept: None,
         }
     }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::events;
 
 /// The parts of a bake, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// A security group, where the recipe names none, and the builder instance.
@@ -68,7 +68,7 @@ impl Phase {
 }
 
 /// Kinds of things that a bake creates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resource {
     SecurityGroup,
@@ -113,7 +113,7 @@ impl Resource {
 }
 
 /// Which machine a script runs on and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum List {
     /// Packages, files and steps, on the builder.
@@ -137,12 +137,8 @@ impl List {
 }
 
 /// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(
-    tag = "event",
-    rename_all = "kebab-case",
-    rename_all_fields = "kebab-case"
-)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// A run begins: what, and where it is about to act.
     Started {

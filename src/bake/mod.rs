@@ -5,6 +5,7 @@
 
 mod base;
 mod bundle;
+pub mod calls;
 mod engine;
 mod error;
 pub mod event;
@@ -17,6 +18,7 @@ pub mod packages;
 mod phases;
 pub mod plan;
 mod run;
+pub mod saved;
 pub mod stale;
 mod survey;
 mod undo;
@@ -24,9 +26,9 @@ mod undo;
 pub use crate::aws::ssm::{Invocation, Verdict};
 pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use base::{BaseError, resolve};
-pub use bundle::TooLarge;
+pub use bundle::{HOME, TooLarge};
 pub use engine::{Baked, DeadRun, Settings, bake, undo_dead_runs, unfinished};
-pub use error::{BakeError, Failure, LeftOver};
+pub use error::{BakeError, Failure, Kept, LeftOver};
 pub use event::{Event, Phase, Resource, Stamped};
 pub use once::{Answer, Order, once};
 pub use phases::publish::point;

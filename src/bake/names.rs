@@ -64,7 +64,9 @@ pub fn client_token(digest: &str, run: &RunId, step: &str) -> String {
 }
 
 /// A name that an image goes by: what an SSM parameter points at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Channel {
     /// The image to use.

@@ -75,8 +75,10 @@ impl std::str::FromStr for AccountId {
 pub enum OutputFormat {
     /// For people: a live view on a terminal, plain lines elsewhere
     Human,
-    /// For machines: one JSON document; long verbs write one JSON event a line and end with the result
+    /// For machines: one JSON document, once all is done
     Json,
+    /// For machines that follow: one JSON object a line, events as they happen, the result last
+    Ndjson,
     /// For the log of GitHub Actions: as human, with groups and annotations, and a job summary
     Github,
     /// For `strategy.matrix` of GitHub Actions: one line of JSON; of `plan --changed-since` only
@@ -88,7 +90,7 @@ impl OutputFormat {
     #[must_use]
     pub fn reader(self) -> Format {
         match self {
-            Self::Json => Format::Json,
+            Self::Json | Self::Ndjson => Format::Json,
             Self::Human | Self::Github | Self::GithubMatrix => Format::Human,
         }
     }
@@ -99,7 +101,7 @@ impl OutputFormat {
 pub enum Format {
     /// For people: a live view on a terminal, plain lines elsewhere.
     Human,
-    /// For machines: one JSON document on stdout; long verbs write one JSON event a line and end with the result.
+    /// For machines: JSON on stdout.
     Json,
 }
 
@@ -186,8 +188,12 @@ pub enum Verb {
     Init(InitArgs),
     /// Check recipes; every error with file, line, column and a way out
     Lint(LintArgs),
-    /// Print the JSON Schema of recipe files, for editors
-    Schema,
+    /// Print a JSON Schema: of recipe files, for editors, or of the lines of `--format ndjson`
+    Schema {
+        /// Of what
+        #[arg(value_enum, default_value_t = SchemaOf::Recipe)]
+        of: SchemaOf,
+    },
     /// Show a recipe merged along its line
     Show(ShowArgs),
     /// Write the scripts that a bake would run
@@ -279,10 +285,11 @@ pub struct ShowArgs {
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// Name of the recipe
+    /// Name of the recipe, or a plan file: whether it still holds, and what it does
     #[arg(
         required_unless_present = "changed_since",
         conflicts_with = "changed_since",
+        value_name = "RECIPE|FILE",
         add = completions::recipes()
     )]
     pub recipe: Option<String>,
@@ -297,6 +304,25 @@ pub struct PlanArgs {
     /// List only recipes that no other listed recipe builds on: a bake runs its whole line
     #[arg(long, requires = "changed_since", conflicts_with = "recipe")]
     pub leaves: bool,
+    /// Write the plan to this file, for `bake FILE`: exactly this plan is carried out, or none
+    #[arg(short, long, value_name = "FILE", conflicts_with = "changed_since")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub how: HowArgs,
+}
+
+/// How to bake.
+#[derive(Debug, Args)]
+pub struct HowArgs {
+    /// Bake even if an image with this digest exists
+    #[arg(long)]
+    pub force: bool,
+    /// Start from the base image even if an image of a parent recipe exists
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Publish the image as RECIPE@candidate; RECIPE goes on meaning the image that it means now
+    #[arg(long)]
+    pub candidate: bool,
 }
 
 #[derive(Debug, Args)]
@@ -331,17 +357,22 @@ pub struct RenderArgs {
 
 #[derive(Debug, Args)]
 pub struct BakeArgs {
+    /// Names of recipes, baked at the same time, or a plan file of `plan -o`: what has a `/` or a `.` in it
+    ///
+    /// What several of them are built on is baked first, once, unless its image is there or one of them changes its
+    /// parameters.
+    #[arg(value_name = "RECIPE|FILE", required = true, add = completions::recipes())]
+    pub recipe: Vec<String>,
     #[command(flatten)]
-    pub recipe: RecipeArgs,
-    /// Bake even if an image with this digest exists
+    pub sets: SetArgs,
+    #[command(flatten)]
+    pub how: HowArgs,
+    /// How many bakes may go on at the same time [default: 4]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// If a bake fails, leave the machine that it failed on, and say how to get in and how to remove it
     #[arg(long)]
-    pub force: bool,
-    /// Start from the base image even if an image of a parent recipe exists
-    #[arg(long)]
-    pub no_cache: bool,
-    /// Publish the image as RECIPE@candidate; RECIPE goes on meaning the image that it means now
-    #[arg(long)]
-    pub candidate: bool,
+    pub keep_on_failure: bool,
 }
 
 #[derive(Debug, Args)]
@@ -437,6 +468,14 @@ pub enum CloudVerb {
         #[arg(long, requires = "port")]
         remove: bool,
     },
+    /// Open a shell on a machine of the local cloud, as root, or run a command there
+    Shell {
+        /// An instance id
+        instance: String,
+        /// The command and its arguments [default: a login shell]
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
     /// Boot a machine from an image, run a command on it through SSM, show the output, terminate it
     Run {
         /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
@@ -446,6 +485,15 @@ pub enum CloudVerb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+}
+
+/// What there is a schema of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// Recipe files
+    Recipe,
+    /// Lines of `--format ndjson`
+    Events,
 }
 
 /// Shells that can complete.

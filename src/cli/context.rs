@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::args::{CloudName, Format, GlobalArgs, OutputFormat};
 use super::config::{Settings, Written};
-use super::error::CliError;
+use super::error::{CliError, CliResult};
 use super::style::Style;
 use super::view::progress::Progress;
 use super::{exit, output, worker_agent};
@@ -98,6 +98,18 @@ impl Context {
             .open(path)
             .and_then(|mut file| file.write_all(markdown.as_bytes()))
             .map_err(|error| io("write", path, &error))
+    }
+
+    /// The end of a verb whose document says for itself what failed: machines get no second one.
+    ///
+    /// # Errors
+    /// The error itself, where people read.
+    pub fn failed_after_its_document(&self, error: CliError) -> CliResult {
+        if self.format == Format::Human {
+            return Err(error);
+        }
+        output::note(error.render(self.err).trim_end());
+        Ok(error.code)
     }
 
     /// Connects to look: nothing is made on this host or in the cloud.

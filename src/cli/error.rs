@@ -98,7 +98,6 @@ impl CliError {
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         json!({
-            "type": "error",
             "exit_code": self.code,
             "message": self.message,
             "causes": self.causes,

@@ -11,6 +11,7 @@ pub mod exit;
 mod github;
 mod interrupt;
 mod lent;
+mod lines;
 mod output;
 mod style;
 mod verbs;
@@ -25,6 +26,7 @@ use args::{Cli, CloudVerb, ConfigVerb, ImagesVerb, OutputFormat, Verb};
 use config::Written;
 use context::Context;
 use error::CliResult;
+use lines::{Line, Word};
 use style::Style;
 
 /// Parses the command line, runs the verb and gives its exit code.
@@ -47,6 +49,9 @@ pub fn main() -> ExitCode {
     if format == OutputFormat::Github || format == OutputFormat::GithubMatrix {
         output::into_github_log();
     }
+    if format == OutputFormat::Ndjson {
+        output::into_lines();
+    }
     let changed = matches!(&cli.verb, Verb::Plan(args) if args.changed_since.is_some());
     let result = match Context::new(&cli.global, &written) {
         _ if format == OutputFormat::GithubMatrix && !changed => Err(no_matrix()),
@@ -59,7 +64,11 @@ pub fn main() -> ExitCode {
             match format {
                 // The error itself is the last word; there is nobody left to tell about a closed stdout.
                 OutputFormat::Json => {
-                    let _ = output::json_line(&error.to_json());
+                    let _ = output::json(&error.to_json());
+                }
+                OutputFormat::Ndjson => {
+                    let error = error.to_json();
+                    let _ = output::line(&Line::now(Word::Error { error }));
                 }
                 OutputFormat::Github | OutputFormat::GithubMatrix => {
                     for line in github::annotations(&error) {
@@ -83,7 +92,7 @@ fn run(context: &Context, verb: Verb) -> CliResult {
     match verb {
         Verb::Init(args) => verbs::init::run(context, &args),
         Verb::Lint(args) => verbs::lint::run(context, &args),
-        Verb::Schema => verbs::schema::run(),
+        Verb::Schema { of } => verbs::schema::run(of),
         Verb::Show(args) => verbs::show::run(context, &args),
         Verb::Render(args) => verbs::render::run(context, &args),
         Verb::Doctor(args) => verbs::doctor::run(context, &args),
@@ -115,6 +124,9 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Cloud(CloudVerb::Reset { yes, base }) => verbs::cloud::reset(context, yes, base),
         Verb::Cloud(CloudVerb::Expose { port, remove }) => {
             verbs::cloud_expose::run(context, port, remove)
+        }
+        Verb::Cloud(CloudVerb::Shell { instance, command }) => {
+            verbs::cloud_shell::run(context, &instance, &command)
         }
         Verb::Cloud(CloudVerb::Run { image, command }) => {
             block_on(verbs::cloud_run::run(context, &image, &command))

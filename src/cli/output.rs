@@ -8,9 +8,13 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::github;
+use super::lines::{Line, Word};
 
 /// Whether what is printed lands in a log of GitHub Actions.
 static IN_GITHUB_LOG: AtomicBool = AtomicBool::new(false);
+
+/// Whether JSON documents are lines of ndjson.
+static LINES: AtomicBool = AtomicBool::new(false);
 
 /// From now on no line that is printed is a workflow command, but for those of [`command`].
 pub fn into_github_log() {
@@ -42,21 +46,35 @@ pub fn data(text: &str) -> Result<(), CliError> {
     }
 }
 
-/// Writes one JSON document to stdout, indented.
+/// From now on every JSON document is a line of [`Line`].
+pub fn into_lines() {
+    LINES.store(true, Ordering::Relaxed);
+}
+
+/// Whether stdout has one JSON object a line.
+#[must_use]
+pub fn has_lines() -> bool {
+    LINES.load(Ordering::Relaxed)
+}
+
+/// Writes one JSON document to stdout, indented; with `--format ndjson` as the line of a result.
 ///
 /// # Errors
 /// As [`data`].
 pub fn json(value: &impl Serialize) -> Result<(), CliError> {
+    if has_lines() {
+        return line(&Line::now(Word::Result { result: value }));
+    }
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| CliError::failure("cannot write the result as JSON").because(&error))?;
     data(&format!("{text}\n"))
 }
 
-/// Writes one JSON document on one line to stdout.
+/// Writes one line of ndjson to stdout.
 ///
 /// # Errors
 /// As [`data`].
-pub fn json_line(value: &impl Serialize) -> Result<(), CliError> {
+pub fn line(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string(value)
         .map_err(|error| CliError::failure("cannot write an event as JSON").because(&error))?;
     data(&format!("{text}\n"))

@@ -161,40 +161,54 @@ fn canonical(value: &serde_json::Value, json: &mut String) {
 /// The manifests and digests of a line, root first. `layers` are what `resolved` renders to.
 #[must_use]
 pub fn chain(resolved: &Resolved, layers: &[Layer]) -> Vec<(Manifest, Digest)> {
+    // As merged up to each recipe, so a layer has the same digest in every line that holds it.
+    let images = resolved.line.iter().map(|recipe| &recipe.image);
+    chain_of(&resolved.base, layers.iter().zip(images))
+}
+
+/// As [`chain`], of layers on a base, each with the disk of its image.
+#[must_use]
+pub fn chain_of<'a>(
+    base: &BaseRef,
+    layers: impl Iterator<Item = (&'a Layer, &'a ImageSpec)>,
+) -> Vec<(Manifest, Digest)> {
     let mut chain: Vec<(Manifest, Digest)> = Vec::new();
-    for (recipe, layer) in resolved.line.iter().zip(layers) {
+    for (layer, image) in layers {
         let on = chain.last().map_or_else(
-            || Under::Base(resolved.base.clone()),
+            || Under::Base(base.clone()),
             |(_, digest)| Under::Parent(*digest),
         );
-        let manifest = Manifest {
-            format: FORMAT.into(),
-            recipe: layer.recipe.clone(),
-            version: layer.version.clone(),
-            labels: layer.labels.clone(),
-            on,
-            packages: layer.packages.clone(),
-            files: layer.files.clone(),
-            directories: layer.directories.clone(),
-            links: layer.links.clone(),
-            secrets: layer.secrets.clone(),
-            worker: layer.worker.as_ref().map(worker),
-            provision: layer.provision.iter().map(script).collect(),
-            validate: layer.validate.iter().map(script).collect(),
-            test: layer.test.iter().map(script).collect(),
-            // As merged up to here, so a layer has the same digest in every line that holds it.
-            image: recipe.image.clone(),
-            seal: if layer.secrets.is_empty() {
-                Digest::of([SEAL, SEALED_PATHS].concat().as_bytes())
-            } else {
-                Digest::of([SEAL, SEALED_PATHS, SEALED_SECRETS].concat().as_bytes())
-            },
-            source_date: SOURCE_DATE,
-        };
+        let manifest = manifest(on, layer, image);
         let digest = manifest.digest();
         chain.push((manifest, digest));
     }
     chain
+}
+
+fn manifest(on: Under, layer: &Layer, image: &ImageSpec) -> Manifest {
+    Manifest {
+        format: FORMAT.into(),
+        recipe: layer.recipe.clone(),
+        version: layer.version.clone(),
+        labels: layer.labels.clone(),
+        on,
+        packages: layer.packages.clone(),
+        files: layer.files.clone(),
+        directories: layer.directories.clone(),
+        links: layer.links.clone(),
+        secrets: layer.secrets.clone(),
+        worker: layer.worker.as_ref().map(worker),
+        provision: layer.provision.iter().map(script).collect(),
+        validate: layer.validate.iter().map(script).collect(),
+        test: layer.test.iter().map(script).collect(),
+        image: image.clone(),
+        seal: if layer.secrets.is_empty() {
+            Digest::of([SEAL, SEALED_PATHS].concat().as_bytes())
+        } else {
+            Digest::of([SEAL, SEALED_PATHS, SEALED_SECRETS].concat().as_bytes())
+        },
+        source_date: SOURCE_DATE,
+    }
 }
 
 fn worker(worker: &InstalledWorker) -> ManifestWorker {

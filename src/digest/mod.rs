@@ -19,7 +19,9 @@ use sha2::{Digest as _, Sha256};
 
 pub use changed::{Change, Changed, Line, changed};
 pub use explain::explain;
-pub use manifest::{FORMAT, Manifest, ManifestError, ManifestScript, ManifestWorker, Under, chain};
+pub use manifest::{
+    FORMAT, Manifest, ManifestError, ManifestScript, ManifestWorker, Under, chain, chain_of,
+};
 
 /// A sha256, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,7 +13,7 @@ use super::world::{Demand, Member, Word, World};
 const END: i64 = 600;
 
 /// Something for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Alarm {
     /// What it is about, the same as long as it lasts.
     pub about: String,

@@ -10,11 +10,12 @@ use super::world::{Demand, World};
 use crate::events;
 
 /// The fleet as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct View {
     pub group: String,
     /// When it was looked at. Events have an `at` of their own.
     #[serde(rename = "seen_at")]
+    #[schemars(with = "String")]
     pub at: Timestamp,
     pub min: u32,
     pub desired: u32,
@@ -65,8 +66,8 @@ pub fn view(world: &World, plan: &Plan, log: &Log, now: Timestamp) -> View {
 }
 
 /// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// A controller begins.
     Begun {

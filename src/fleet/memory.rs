@@ -109,7 +109,8 @@ pub struct Unreadable {
 }
 
 /// What was done last, for people; newest last.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(with = "String")]
 pub struct Log(pub Vec<(Timestamp, String)>);
 
 impl Log {
@@ -297,7 +298,7 @@ impl Memory {
 }
 
 /// What came of a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     Done,

@@ -8,7 +8,7 @@ use super::alarm::Alarm;
 use super::standing::{OURS, Standing};
 
 /// One thing to do, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Decision {
     /// `LaunchInstances`. With the token of a call that was never answered, it is that call once more.
@@ -40,7 +40,7 @@ pub enum Decision {
 }
 
 /// What a worker is cordoned for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
     ScaleIn,
@@ -95,7 +95,7 @@ impl Turn {
 }
 
 /// A worker, and what is to become of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Row {
     pub id: String,
     pub version: Option<u64>,
@@ -104,11 +104,12 @@ pub struct Row {
     /// What it waits for, or why it stays; may be empty.
     pub note: String,
     /// When that comes true.
+    #[schemars(with = "Option<String>")]
     pub until: Option<Timestamp>,
 }
 
 /// How many workers stand where.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Counts {
     pub busy: u32,
     pub idle: u32,

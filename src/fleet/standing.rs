@@ -11,10 +11,11 @@ use super::world::{CiState, Demand, Life, Member, Said, State, Word, World};
 pub const OURS: &str = "piaas-bake fleet: ";
 
 /// Where a worker stands. Times in seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Standing {
     /// Launched, and expected to answer before this time.
+    #[schemars(with = "String")]
     Booting { until: Timestamp },
     /// It runs a job, or the CI server says so.
     Busy {
@@ -28,8 +29,10 @@ pub enum Standing {
     /// It will never take a job again, and runs none.
     Drained,
     /// Nobody knows whether a job runs on it.
+    #[schemars(with = "String")]
     Unknown { why: String, since: Timestamp },
     /// It was drained and asked to end.
+    #[schemars(with = "String")]
     Leaving { since: Timestamp },
     /// On its way out.
     Ending,

@@ -27,7 +27,7 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use init::init;
 pub use load::{FILE, Given, load, load_for_lint, names};
 pub use revision::{Revision, RevisionError};
-pub use units::age;
+pub use units::{age, seconds};
 
 #[cfg(test)]
 pub(crate) mod tests;

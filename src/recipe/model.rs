@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::secret::Reference;
+use super::units;
 use crate::worker::config;
 
 /// A recipe line, merged: what to bake, on what, in which order.
@@ -252,7 +253,8 @@ pub struct FileSpec {
 }
 
 /// A package manager.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Manager {
     /// Of Debian and Ubuntu.
     Apt,
@@ -382,7 +384,8 @@ pub struct ImageSpec {
 }
 
 /// Settings of the builder instance. Not an input of the digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BuildSpec {
     pub instance_type: String,
     pub subnet: Option<String>,
@@ -391,10 +394,10 @@ pub struct BuildSpec {
     /// Instance profile name for the SSM agent; `None` where Default Host Management Configuration is on.
     pub instance_profile: Option<String>,
     /// Limit on the whole bake.
-    #[serde(skip)]
+    #[serde(rename = "timeout_seconds", with = "units::seconds")]
     pub timeout: Duration,
     /// How old an image may become before a rebake is due.
-    #[serde(skip)]
+    #[serde(rename = "max_age_seconds", with = "units::seconds")]
     pub max_age: Duration,
 }
 

@@ -2,6 +2,25 @@
 
 use std::time::Duration;
 
+/// A duration in JSON: whole seconds.
+pub mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(duration.as_secs())
+    }
+
+    /// # Errors
+    /// Not a number of seconds.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_secs)
+    }
+}
+
 /// The longest time-out of a step: what `AWS-RunShellScript` takes as `executionTimeout` (172800 seconds).
 pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(172_800);
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::model::Manager;
+use crate::recipe::seconds;
 
 /// Cleans a builder before it becomes an image, and asserts that it is clean.
 pub const SEAL: &str = include_str!("../../templates/seal.sh");
@@ -17,7 +18,8 @@ pub const SEALED_PATHS: &str = include_str!("../../templates/sealed-paths");
 pub const SEALED_SECRETS: &str = "\n# Secrets of steps.\nnow\tgone\t/run/piaas-bake-secrets\n";
 
 /// Everything one recipe of a line does, rendered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Layer {
     pub recipe: String,
     pub version: semver::Version,
@@ -44,6 +46,9 @@ pub struct Layer {
     /// Checks on an instance booted from the new image.
     pub test: Vec<Script>,
     /// Bytes that scripts install, by their sha256 in hex; a script finds one at `"$PIAAS_BUNDLE/files/<sha256>"`.
+    ///
+    /// Not in the layer's JSON: a plan file keeps them beside it.
+    #[serde(skip)]
     pub payloads: BTreeMap<String, Vec<u8>>,
 }
 
@@ -103,7 +108,8 @@ pub struct InstalledLink {
 }
 
 /// The agent that a layer installs, and what it is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct InstalledWorker {
     /// sha256 of the binary, in hex.
     pub agent: String,
@@ -112,7 +118,8 @@ pub struct InstalledWorker {
 }
 
 /// One script, complete: user values are in it, quoted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Script {
     /// Unique in the line and stable: `<recipe>/<phase>-<NNN>-<slug>`; safe as a file name once `/` is replaced.
     pub id: String,
@@ -122,6 +129,7 @@ pub struct Script {
     pub text: String,
     /// Environment of the script, plain text.
     pub env: BTreeMap<String, String>,
+    #[serde(rename = "timeout_seconds", with = "seconds")]
     pub timeout: Duration,
     pub retries: u32,
     pub reboot: bool,

@@ -10,7 +10,7 @@ use super::world::{Check, Difference, Life, WorkerWord, World};
 use crate::events;
 
 /// One instance of the group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Row {
     pub id: String,
     pub version: Option<u64>,
@@ -23,11 +23,12 @@ pub struct Row {
     /// What it waits for, in words; empty if for nothing.
     pub waits_for: String,
     /// When that wait ends at the latest, or is begun anew.
+    #[schemars(with = "Option<String>")]
     pub until: Option<Timestamp>,
 }
 
 /// The group as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct View {
     pub group: String,
     pub roll: String,
@@ -48,8 +49,8 @@ pub struct View {
 }
 
 /// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// A roll begins, or is picked up where another process left it.
     Begun {
@@ -75,6 +76,7 @@ pub enum Event {
     },
     Waiting {
         reason: String,
+        #[schemars(with = "String")]
         until: Timestamp,
     },
     TurnedBack {

@@ -44,7 +44,7 @@ impl Step {
 }
 
 /// One call to the cloud, or one entry in the record. Each may be repeated.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Call {
     /// `CreateLaunchTemplateVersion`, with a client token.
@@ -74,7 +74,7 @@ pub enum Call {
 }
 
 /// Something learnt by looking.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Note {
     VersionFound(u64),

@@ -18,7 +18,7 @@ pub enum Check {
 }
 
 /// What its worker says, if it was asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct WorkerWord {
     /// `busy`, `idle`, `unknown`, or `none` where the image has no worker agent.
     pub state: String,
@@ -69,7 +69,7 @@ pub struct Version {
 }
 
 /// One field in which two versions differ.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Difference {
     pub field: String,
     pub old: String,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Run, Sandbox, cache_dir, left_on_host, machines_wanted};
+use crate::support::{self, Run, Sandbox, cache_dir, left_on_host, machines_wanted};
 
 /// A value that breaks every tool that pastes values into commands.
 const HOSTILE: &str = "it's \"$(touch /pwned)\" `id`; rm -rf /x\n--newline {{ ssm }} \\ é";
@@ -63,8 +63,8 @@ fn run(sandbox: &Sandbox, args: &[&str]) -> Run {
 }
 
 fn json(run: &Run) -> serde_json::Value {
-    let last = run.stdout.trim_end().lines().last().unwrap_or_default();
-    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last:?}\n{}", run.stderr))
+    serde_json::from_str(&run.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}\n{}", run.stdout, run.stderr))
 }
 
 /// Waits until the recipe's step has begun on a machine of the bake, which must not end before.
@@ -104,13 +104,16 @@ fn a_recipe_becomes_a_tested_image_and_a_hostile_value_arrives_unchanged() {
     }
     let sandbox = sandbox("tiny");
     let set = format!("greeting={HOSTILE}");
-    let baked = json(
-        &run(
-            &sandbox,
-            &["bake", "tiny", "--set", &set, "--format", "json"],
-        )
-        .expect_code(0),
-    );
+    // Planned, and then exactly that: the recipe changes in between, and nobody cares.
+    let _ = run(
+        &sandbox,
+        &["plan", "tiny", "--set", &set, "-o", "tiny.plan"],
+    )
+    .expect_code(0);
+    let recipe = sandbox.recipes().join("tiny/recipe.yaml");
+    std::fs::rename(&recipe, sandbox.path().join("kept")).unwrap();
+    let baked = json(&run(&sandbox, &["bake", "tiny.plan", "--format", "json"]).expect_code(0));
+    std::fs::rename(sandbox.path().join("kept"), &recipe).unwrap();
     let image = baked["image_id"]
         .as_str()
         .expect("a bake ends with its image")
@@ -132,6 +135,11 @@ fn a_recipe_becomes_a_tested_image_and_a_hostile_value_arrives_unchanged() {
     )
     .expect_code(1);
     assert!(!pwned.stderr.contains("caused by"), "{}", pwned.stderr);
+
+    // The plan was for a cloud without this image.
+    let moved = run(&sandbox, &["bake", "tiny.plan"]).expect_code(4);
+    let message = format!("{image} has been baked from the same since");
+    assert!(moved.stderr.contains(&message), "{}", moved.stderr);
 
     // The same recipe and values: nothing to do, nothing made.
     let again = json(
@@ -338,6 +346,93 @@ fn ctrl_c_removes_everything_and_exits_130() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let _ = Run::from(bake.wait_with_output().unwrap()).expect_code(130);
     assert_nothing_left(&sandbox.state());
+}
+
+#[test]
+fn several_recipes_at_once_share_what_they_are_built_on() {
+    if !machines_wanted("several recipes at once on real machines") {
+        return;
+    }
+    let sandbox = sandbox("tiny");
+    let tiny = TINY.replace("Text to keep.", "Text to keep., default: hello");
+    sandbox.write("recipes/tiny/recipe.yaml", &tiny);
+    for name in ["one", "two", "bad"] {
+        let code = if name == "bad" { 3 } else { 0 };
+        let child = format!(
+            "schema: piaas-bake/v1
+name: {name}
+version: 1.0.0
+description: A child.
+from: {{ recipe: tiny }}
+steps:
+  - name: Say who it is
+    run: echo {name} >/etc/child; exit {code}
+"
+        );
+        sandbox.write(&format!("recipes/{name}/recipe.yaml"), &child);
+    }
+    let baked = run(
+        &sandbox,
+        &["bake", "one", "two", "bad", "--format", "ndjson"],
+    )
+    .expect_code(6);
+    let lines: Vec<serde_json::Value> = baked
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    support::assert_events_fit_their_schema(&baked.stdout);
+    let started = |recipe: &str| -> String {
+        let mut all = lines
+            .iter()
+            .filter(|line| line["event"] == "started" && line["recipe"] == recipe);
+        let start = all.next().unwrap()["start_image"].as_str().unwrap();
+        assert!(all.next().is_none(), "{recipe} was begun twice");
+        start.to_owned()
+    };
+    let result = &lines.last().unwrap()["result"]["recipes"];
+    let of = |recipe: &str| {
+        let all = result.as_array().unwrap();
+        all.iter().find(|one| one["recipe"] == recipe).unwrap()
+    };
+    // The parent was nobody's wish, is made once, and both start from it.
+    assert_ne!(started("tiny"), started("one"));
+    assert_eq!(of("tiny")["outcome"], "baked");
+    for child in ["one", "two"] {
+        assert_eq!(of(child)["outcome"], "baked");
+        assert_eq!(started(child), of("tiny")["image_id"]);
+    }
+    assert_eq!(of("bad")["outcome"], "failed");
+    assert_eq!(of("bad")["error"]["exit_code"], 6);
+    assert!(
+        baked
+            .stderr
+            .contains("1 of 4 recipes could not be baked: bad"),
+        "{}",
+        baked.stderr
+    );
+    assert_nothing_left(&sandbox.state());
+
+    // Kept for a look, entered, and removed.
+    let kept = run(&sandbox, &["bake", "bad", "--keep-on-failure"]).expect_code(7);
+    let way_in = kept
+        .stderr
+        .lines()
+        .find_map(|line| line.split_once("get in with: piaas-bake "))
+        .unwrap_or_else(|| panic!("{}", kept.stderr))
+        .1;
+    let mut words: Vec<&str> = way_in.split(' ').collect();
+    words.extend(["--", "cat", "/etc/child"]);
+    let seen = run(&sandbox, &words).expect_code(0);
+    assert_eq!(seen.stdout, "bad\n");
+    let _ = run(&sandbox, &["cloud", "gc"]).expect_code(0);
+    assert_nothing_left(&sandbox.state());
+    let gone = run(&sandbox, &words).expect_code(1);
+    assert!(
+        gone.stderr.contains("runs in the local cloud"),
+        "{}",
+        gone.stderr
+    );
 }
 
 #[test]

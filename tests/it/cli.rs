@@ -3,7 +3,7 @@
 #[path = "../../src/recipe/tests/cases.rs"]
 mod cases;
 
-use crate::support::{Run, Sandbox, shipped_recipes};
+use crate::support::{self, Run, Sandbox, shipped_recipes};
 
 const GOOD: &str = "schema: piaas-bake/v1
 name: web
@@ -331,21 +331,15 @@ for path in sys.argv[2:]:
     recipe['pakages'] = []
     assert not validator.is_valid(recipe), path
 ";
-    let python = std::env::var_os("PIAAS_TEST_VENV").map_or("python3".into(), |venv| {
-        std::path::Path::new(&venv).join("bin/python")
-    });
-    let python = |arguments: &[&str]| {
-        std::process::Command::new(&python)
-            .args(["-W", "ignore", "-c"])
-            .args(arguments)
-            .args(std::iter::once(shipped.join("recipe.schema.json")).chain(recipes.clone()))
-            .output()
-    };
-    if !python(&["import yaml, jsonschema"]).is_ok_and(|output| output.status.success()) {
-        eprintln!("left out: jsonschema is not installed (`make test` installs it)");
+    let Some(python) = support::python_with_jsonschema() else {
         return;
-    }
-    let output = python(&[script]).unwrap();
+    };
+    let output = std::process::Command::new(python)
+        .args(["-W", "ignore", "-c", script])
+        .arg(shipped.join("recipe.schema.json"))
+        .args(&recipes)
+        .output()
+        .unwrap();
     assert!(
         output.status.success(),
         "{}",

@@ -183,7 +183,7 @@ fn both_clients_drive_a_real_machine_of_cloud_serve() {
             "--listen",
             "127.0.0.1:0",
             "--format",
-            "json",
+            "ndjson",
         ])
         .env("PIAAS_CACHE_DIR", cache_dir())
         .stdout(std::process::Stdio::piped())
@@ -195,7 +195,7 @@ fn both_clients_drive_a_real_machine_of_cloud_serve() {
         .read_line(&mut line)
         .unwrap();
     let serving: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let endpoint = serving["endpoint"].as_str().unwrap();
+    let endpoint = serving["result"]["endpoint"].as_str().unwrap();
     for script in ["test_machine.py", "cli.sh"] {
         let output = client(&venv, script, sandbox.path(), endpoint)
             .output()

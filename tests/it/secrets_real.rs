@@ -55,7 +55,7 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
     std::fs::set_permissions(tree.join("sub/run"), mode).unwrap();
     symlink("sub/run", tree.join("link")).unwrap();
     let run = |value: Option<&str>| {
-        let mut command = sandbox.command(&["bake", "probe", "--format", "json"]);
+        let mut command = sandbox.command(&["bake", "probe", "--format", "ndjson"]);
         command.env("PIAAS_CACHE_DIR", cache_dir());
         if let Some(value) = value {
             command.env("PROBE_TOKEN", value);

@@ -11,7 +11,7 @@ use piaas_bake::localcloud::serve::serve;
 use piaas_bake::localcloud::{ACCESS_KEY, ACCOUNT_ID, LocalCloud, SECRET_KEY};
 use serde_json::{Value, json};
 
-use crate::support::{BIN, Run, Sandbox, shipped_recipes};
+use crate::support::{BIN, Run, Sandbox, assert_is_kept, shipped_recipes};
 
 /// The settings that `config show` prints, with more environment and options.
 fn shown(sandbox: &Sandbox, env: &[(&str, &str)], args: &[&str]) -> Value {
@@ -254,15 +254,7 @@ fn the_reference_of_the_command_line_is_what_the_program_says() {
         };
         text += &format!("\n## {title}\n\n```text\n{}\n```\n", help.trim_end());
     }
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/reference.md");
-    if std::env::var_os("PIAAS_UPDATE").is_some() {
-        std::fs::write(&file, &text).unwrap();
-    }
-    let kept = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(
-        kept == text,
-        "src/cli/reference.md is out of date; write it anew: PIAAS_UPDATE=1 cargo test reference"
-    );
+    assert_is_kept("src/cli/reference.md", &text, "reference");
 }
 
 /// A verb's help without the paragraphs of the options that every verb has.

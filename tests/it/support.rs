@@ -214,3 +214,67 @@ fn now_on_host(state: &Path) -> Vec<String> {
     }
     left
 }
+
+/// Judges lines of `--format ndjson` by their schema, with a validator that nobody here wrote.
+pub fn assert_events_fit_their_schema(lines: &str) {
+    const SCRIPT: &str = "import json, sys, jsonschema
+schema = json.load(open(sys.argv[1]))
+jsonschema.Draft7Validator.check_schema(schema)
+validator = jsonschema.Draft7Validator(schema)
+lines = sys.stdin.read().splitlines()
+assert lines
+for line in lines:
+    validator.validate(json.loads(line))
+assert not validator.is_valid({'v': 1, 'at': 'now', 'of': 'bake', 'event': 'no-such-event', 'recipe': 'a'})
+";
+    let Some(python) = python_with_jsonschema() else {
+        assert!(
+            std::env::var_os("PIAAS_TEST_VENV").is_none(),
+            "the virtual environment has no jsonschema"
+        );
+        return;
+    };
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/events.schema.json");
+    let mut child = Command::new(python)
+        .args(["-W", "ignore", "-c", SCRIPT])
+        .arg(schema)
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A Python that can validate by a JSON Schema, if there is one; `make test` installs it.
+pub fn python_with_jsonschema() -> Option<PathBuf> {
+    let python = std::env::var_os("PIAAS_TEST_VENV").map_or_else(
+        || "python3".into(),
+        |venv| PathBuf::from(venv).join("bin/python"),
+    );
+    let mut look = Command::new(&python);
+    look.args(["-W", "ignore", "-c", "import yaml, jsonschema"]);
+    let found = look.output().is_ok_and(|output| output.status.success());
+    if !found {
+        eprintln!("left out: jsonschema is not installed (`make test` installs it)");
+    }
+    found.then_some(python)
+}
+
+/// That a file of the repository has this text; `PIAAS_UPDATE=1 cargo test FILTER` writes it anew.
+pub fn assert_is_kept(file: &str, text: &str, filter: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    if std::env::var_os("PIAAS_UPDATE").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == text,
+        "{file} is out of date; write it anew: PIAAS_UPDATE=1 cargo test {filter}"
+    );
+}

@@ -111,7 +111,7 @@ class Demo:
         """Bakes a recipe and tells how it goes on."""
         began = time.monotonic()
         process = self.product.start(
-            "bake", recipe, "--format", "json", stdout=subprocess.PIPE, stderr=open(self.work / "bake.log", "w")
+            "bake", recipe, "--format", "ndjson", stdout=subprocess.PIPE, stderr=open(self.work / "bake.log", "w")
         )
         self.processes.append(process)
         chapter, last = None, {}
@@ -119,19 +119,19 @@ class Demo:
             last = json.loads(text)
             if last.get("event") == "started":
                 chapter = self.line.chapter(f"bake {who}")
-                self.line.line(who, f"a bake of {last['recipe']} {last['version']} starts from {last['start-image']}, digest {last['digest'][:12]}")
+                self.line.line(who, f"a bake of {last['recipe']} {last['version']} starts from {last['start_image']}, digest {last['digest'][:12]}")
             elif last.get("event") == "phase-started" and not self.images:
                 self.line.line(who, f"  {last['phase'].replace('-', ' ')}")
         if process.wait():
             raise RuntimeError(f"bake {recipe} ended with exit code {process.returncode}:\n{(self.work / 'bake.log').read_text()[-3000:]}")
         if chapter:
             self.line.close(chapter)
-            self.line.line(who, f"{last['image_id']} baked, booted and tested in {time.monotonic() - began:.0f} s")
+            self.line.line(who, f"{last['result']['image_id']} baked, booted and tested in {time.monotonic() - began:.0f} s")
         else:
-            self.line.line(who, f"{last['image_id']} is there already: the same recipe, the same digest")
+            self.line.line(who, f"{last['result']['image_id']} is there already: the same recipe, the same digest")
         if recipe == "demo-worker":
-            self.images.append(last["image_id"])
-        return last["image_id"]
+            self.images.append(last["result"]["image_id"])
+        return last["result"]["image_id"]
 
     # The fleet
 
@@ -144,11 +144,11 @@ class Demo:
                 event = json.loads(text)
             except ValueError:
                 continue
-            if event.get("type") == "looked":
+            if event.get("event") == "looked":
                 self.looked(event)
-            elif event.get("type") == "decided":
+            elif event.get("event") == "decided":
                 self.decided(event["decision"])
-            elif event.get("type") == "alarm":
+            elif event.get("event") == "alarm":
                 alarm = event["alarm"]
                 if alarm["about"] not in self.told:
                     self.told.add(alarm["about"])
@@ -227,7 +227,7 @@ class Demo:
         chapter = self.line.chapter(f"roll to image {number}")
         self.line.line("roll", f"to image {number}: a canary first, then worker by worker, none while it has a job")
         process = self.product.start(
-            "roll", "start", GROUP, "--image", image, "--yes", "--warmup", "0s", "--format", "json",
+            "roll", "start", GROUP, "--image", image, "--yes", "--warmup", "0s", "--format", "ndjson",
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         self.processes.append(process)
@@ -237,7 +237,7 @@ class Demo:
                 event = json.loads(text)
             except ValueError:
                 continue
-            kind = event.get("type")
+            kind = event.get("event")
             if kind == "difference":
                 for field in event["fields"]:
                     self.line.line("roll", f"version {event['version']} differs in {field['field']}: {field['old']} -> {field['new']}")
@@ -293,7 +293,7 @@ class Demo:
         config = self.work / "fleet.yaml"
         config.write_text(FLEET.format(group=GROUP, url=self.master.url))
         self.fleet = self.product.start(
-            "fleet", "run", "--config", config, "--format", "json",
+            "fleet", "run", "--config", config, "--format", "ndjson",
             stdout=subprocess.PIPE, stderr=open(self.work / "fleet.log", "w"),
         )
         self.processes.append(self.fleet)

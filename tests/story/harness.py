@@ -62,20 +62,18 @@ class Product:
         return subprocess.Popen([self.binary, *map(str, args)], start_new_session=True, **options)
 
     def run(self, *args, codes=(0,)):
-        """Runs a verb to its end; gives its last line of JSON, if it has one."""
+        """Runs a verb to its end; gives its JSON document, if it has one."""
         process = self.start(*args, "--format", "json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         out, err = process.communicate()
         if process.returncode not in codes:
             raise RuntimeError(f"piaas-bake {' '.join(map(str, args))}: exit code {process.returncode}\n{out[-4000:]}\n{err[-4000:]}")
-        return last_json(out), process.returncode
+        return document(out), process.returncode
 
 
-def last_json(text):
-    text = text.strip()
+def document(text):
+    """The JSON document that a verb has written, if it has."""
     with contextlib.suppress(ValueError):
         return json.loads(text)
-    with contextlib.suppress(ValueError, IndexError):
-        return json.loads(text.splitlines()[-1])
     return None
 
 
@@ -85,13 +83,13 @@ class Cloud:
     def __init__(self, product):
         self.product = product
         self.server = product.start(
-            "cloud", "serve", "--listen", "127.0.0.1:0", "--format", "json",
+            "cloud", "serve", "--listen", "127.0.0.1:0", "--format", "ndjson",
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )
         line = self.server.stdout.readline()
         if not line:
             raise RuntimeError(f"cloud serve ended with exit code {self.server.wait()}")
-        serving = json.loads(line)
+        serving = json.loads(line)["result"]
         self.endpoint = serving["endpoint"]
         self.region = serving["region"]
         self.session = boto3.Session(

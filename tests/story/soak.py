@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 
+import jsonschema
+
 import harness
 from harness import say, until
 
@@ -143,7 +145,7 @@ class Soak:
     def start_controller(self):
         with self.lock:
             self.controller = self.product.start(
-                "fleet", "run", "--config", self.work / "fleet.yaml", "--format", "json",
+                "fleet", "run", "--config", self.work / "fleet.yaml", "--format", "ndjson",
                 stdout=self.log, stderr=self.log,
             )
 
@@ -239,7 +241,7 @@ class Soak:
         kills = self.random.randint(1, 2)
         while True:
             with open(self.work / "roll.log", "a") as log:
-                process = self.roller = self.product.start("roll", *verb, "--format", "json", stdout=log, stderr=log)
+                process = self.roller = self.product.start("roll", *verb, "--format", "ndjson", stdout=log, stderr=log)
                 try:
                     code = process.wait(self.random.uniform(2, 8) if kills else 600)
                 except subprocess.TimeoutExpired:
@@ -296,11 +298,27 @@ class Soak:
         for text in (self.work / "fleet.log").read_text().splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 event = json.loads(text)
-                if event["type"] == "alarm" and event["alarm"]["about"] == "demand":
+                if event["event"] == "alarm" and event["alarm"]["about"] == "demand":
                     at = datetime.datetime.fromisoformat(event["at"][:19] + "+00:00").timestamp()
                     if not any(began - 1 <= at <= ended + 5 for began, ended in self.outages):
                         found.append(event)
         return found
+
+    def ill_formed(self):
+        """Lines of the controller and of the rolls that do not fit the schema of such lines, and how many fit."""
+        schema = json.loads((harness.ROOT / "src/cli/events.schema.json").read_text())
+        validator = jsonschema.Draft7Validator(schema)
+        fit, found = {}, []
+        for log in ("fleet.log", "roll.log"):
+            for text in (self.work / log).read_text().splitlines():
+                # A process that was killed in the middle of a line leaves half of it; people's lines are there too.
+                with contextlib.suppress(ValueError):
+                    line = json.loads(text)
+                    if validator.is_valid(line):
+                        fit[line["event"]] = fit.get(line["event"], 0) + 1
+                    else:
+                        found.append(line)
+        return found, fit
 
     def judge(self):
         runs = self.ledger.snapshot()
@@ -327,6 +345,9 @@ class Soak:
         assert not killed, f"killed by the end of their machine: {killed}"
         assert len(lost) == len(by_master), f"builds that failed for no reason of the master's: {[b for b in lost if b not in by_master]}"
         assert succeeded >= set(range(self.options.jobs)), f"not run: {set(range(self.options.jobs)) - succeeded}"
+        ill_formed, fit = self.ill_formed()
+        assert not ill_formed, f"not as the schema of events says: {ill_formed[:3]}"
+        assert fit.get("looked") and fit.get("decided") and fit.get("ended"), fit
         assert not self.unasked(), f"the master was there and could not be asked: {self.unasked()[:3]}"
         assert not machines, f"machines left: {machines}"
         assert self.most <= self.options.workers + 3, f"{self.most} machines at a time"

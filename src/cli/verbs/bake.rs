@@ -1,54 +1,50 @@
 //! `bake`: a recipe becomes a tested image.
 
-use std::collections::BTreeSet;
 use std::io::Read as _;
+use std::path::Path;
 
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::plan::{Wishes, decide, prepare};
+use super::{bakes, saved};
 use crate::bake::images::Image;
 use crate::bake::names::{Channel, RunId};
 use crate::bake::plan::{Decision, Plan};
-use crate::bake::{self, BakeError, Baked, Cancel, Failure, LeftOver, Settings, cancel_pair};
+use crate::bake::{
+    self, BakeError, Baked, Cancel, Failure, HOME, Kept, LeftOver, Settings, cancel_pair,
+};
 use crate::cli::args::{BakeArgs, CloudName, Format};
 use crate::cli::context::{Connected, Context, cloud};
 use crate::cli::error::{CliError, CliResult};
+use crate::cli::lines::Told;
 use crate::cli::style::elapsed;
+use crate::cli::view::progress::Progress;
 use crate::cli::{exit, github, interrupt, lent, output, view};
 
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
-    let (resolved, layers) = prepare(context, &args.recipe.recipe, &args.recipe.sets.given())?;
-    let connected = context.connect_to_act().await?;
-    let wishes = Wishes {
-        force: args.force,
-        channel: if args.candidate {
-            Channel::Candidate
-        } else {
-            Channel::Latest
-        },
-        starts: args.no_cache.then(BTreeSet::new),
+    let [argument] = args.recipe.as_slice() else {
+        return bakes::run(context, args).await;
     };
-    let channel = wishes.channel;
-    match decide(context, &connected, &resolved, layers, wishes).await? {
+    let (connected, decision, recipe, channel) = if saved::is_file(argument) {
+        saved::refuse_options(&args.sets, &args.how)?;
+        let plan = saved::load(Path::new(argument))?;
+        let connected = context.connect_to_act().await?;
+        let decision = saved::reopen(context, &connected, &plan).await?;
+        (connected, decision, plan.recipe().to_owned(), plan.channel)
+    } else {
+        let order = prepare(context, argument, &args.sets.given())?;
+        let connected = context.connect_to_act().await?;
+        let wishes = Wishes::from(&args.how);
+        let channel = wishes.channel;
+        let decision = decide(context, &connected, &order, wishes).await?;
+        (connected, decision, order.recipe, channel)
+    };
+    match decision {
         Decision::AlreadyBaked(image) => {
-            let recipe = &resolved.name;
-            let pointed = bake::point(&connected.clients, recipe, channel, &image.id)
-                .await
-                .map_err(|error| cloud(&error))?;
-            context.summarize(&format!(
-                "### {} is baked already\n\n{}",
-                github::plain(recipe),
-                table(&image)
-            ))?;
+            let pointed = already_baked(context, &connected, &recipe, channel, &image).await?;
             match context.format {
-                Format::Json => output::json_line(&json!({
-                    "type": "result",
-                    "outcome": "already-baked",
-                    "image_id": image.id,
-                    "name": image.name,
-                    "digest": image.digest(),
-                }))?,
+                Format::Json => output::json(&already_document(&recipe, &image))?,
                 Format::Human => {
                     output::note(&format!(
                         "{} {} is baked already; --force bakes it anew",
@@ -67,11 +63,73 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
             Ok(exit::DONE)
         }
         Decision::Bake(plan) => {
-            let cancel = cancel_on_signal(context)?;
-            let baked = carry_out(context, &connected, &plan, cancel).await?;
+            let way = Way {
+                cancel: cancel_on_signal(context)?,
+                keep_on_failure: args.keep_on_failure,
+                progress: context.progress(),
+            };
+            let baked = carry_out(context, &connected, &plan, way).await?;
             done(context, &plan, &baked)
         }
     }
+}
+
+/// Lets the channel name an image that is there already; gives whether it named another one, or none.
+///
+/// # Errors
+/// The cloud refuses, or the summary cannot be written.
+pub async fn already_baked(
+    context: &Context,
+    connected: &Connected,
+    recipe: &str,
+    channel: Channel,
+    image: &Image,
+) -> Result<bool, CliError> {
+    let pointed = bake::point(&connected.clients, recipe, channel, &image.id)
+        .await
+        .map_err(|error| cloud(&error))?;
+    context.summarize(&format!(
+        "### {} is baked already\n\n{}",
+        github::plain(recipe),
+        table(image)
+    ))?;
+    Ok(pointed)
+}
+
+/// What machines are told of an image that is there already.
+#[must_use]
+pub fn already_document(recipe: &str, image: &Image) -> serde_json::Value {
+    json!({
+        "recipe": recipe,
+        "outcome": "already-baked",
+        "image_id": image.id,
+        "name": image.name,
+        "digest": image.digest(),
+    })
+}
+
+/// What machines are told of a new image.
+#[must_use]
+pub fn baked_document(plan: &Plan, baked: &Baked) -> serde_json::Value {
+    json!({
+        "recipe": plan.recipe,
+        "outcome": "baked",
+        "image_id": baked.image,
+        "name": baked.name,
+        "digest": baked.digest,
+        "run": baked.run,
+        "milliseconds": baked.milliseconds,
+        "log": baked.log,
+        "left_over": baked.left_over,
+    })
+}
+
+/// How a plan is carried out.
+pub struct Way {
+    pub cancel: Cancel,
+    /// Leave the machine on which it fails.
+    pub keep_on_failure: bool,
+    pub progress: Progress,
 }
 
 fn table(image: &Image) -> String {
@@ -92,10 +150,7 @@ fn table(image: &Image) -> String {
 /// The signals cannot be listened to.
 pub fn cancel_on_signal(context: &Context) -> Result<Cancel, CliError> {
     let (canceller, cancel) = cancel_pair();
-    let clean = match context.settings.cloud {
-        CloudName::Local => "piaas-bake cloud gc".to_owned(),
-        CloudName::Aws => "piaas-bake --cloud aws cloud gc".to_owned(),
-    };
+    let clean = clean_up_command(context.settings.cloud);
     interrupt::watch_signals(
         move || canceller.cancel(),
         format!("stopped at once; what the bake created is removed by: {clean}"),
@@ -111,7 +166,7 @@ pub async fn carry_out(
     context: &Context,
     connected: &Connected,
     plan: &Plan,
-    cancel: Cancel,
+    way: Way,
 ) -> Result<Baked, CliError> {
     let run = RunId::new(context.clock.now(), chance()?);
     let runs = context.runs();
@@ -119,15 +174,21 @@ pub async fn carry_out(
         .map_err(|error| crate::cli::context::io("make", &runs, &error))?;
     let lent = lent::lend(context, connected, plan.secrets.values()).await?;
     let (sink, events) = mpsc::unbounded_channel();
-    let view = match context.format {
-        Format::Human => tokio::spawn(view::bake::show(events, context.progress())),
-        Format::Json => tokio::spawn(view::write_json(events)),
+    let view = if output::has_lines() {
+        let recipe = plan.recipe.clone();
+        tokio::spawn(view::write_lines(events, move |event| Told::Bake {
+            recipe: recipe.clone(),
+            event,
+        }))
+    } else {
+        tokio::spawn(view::bake::show(events, way.progress))
     };
     let settings = Settings {
         runs: &runs,
         account: connected.account.id.clone(),
         run,
-        cancel,
+        cancel: way.cancel,
+        keep_on_failure: way.keep_on_failure,
     };
     let result = bake::bake(&connected.clients, plan, settings, &sink).await;
     let returned = lent::settle(context, connected, &lent).await;
@@ -143,7 +204,7 @@ pub async fn carry_out(
         }
         Err(error) => {
             context.summarize(&failure_summary(plan, &error))?;
-            Err(failed(&error))
+            Err(failed(context, connected, &error))
         }
     }
 }
@@ -187,6 +248,13 @@ fn failure_summary(plan: &Plan, error: &BakeError) -> String {
     for left in &error.left_over {
         out.push_str(&format!("\n- {}\n", github::plain(&describe(left))));
     }
+    if let Some(kept) = &error.kept {
+        out.push_str(&format!(
+            "\n- kept: {} {}\n",
+            kept.kind.as_str(),
+            kept.instance
+        ));
+    }
     out.push('\n');
     out
 }
@@ -198,17 +266,7 @@ fn done(context: &Context, plan: &Plan, baked: &Baked) -> CliResult {
         exit::CLEANUP_INCOMPLETE
     };
     match context.format {
-        Format::Json => output::json_line(&json!({
-            "type": "result",
-            "outcome": "baked",
-            "image_id": baked.image,
-            "name": baked.name,
-            "digest": baked.digest,
-            "run": baked.run,
-            "milliseconds": baked.milliseconds,
-            "log": baked.log,
-            "left_over": baked.left_over,
-        }))?,
+        Format::Json => output::json(&baked_document(plan, baked))?,
         Format::Human => {
             let took = elapsed(std::time::Duration::from_millis(baked.milliseconds));
             output::note(&format!(
@@ -246,7 +304,7 @@ pub fn describe(left: &LeftOver) -> String {
     )
 }
 
-fn failed(error: &BakeError) -> CliError {
+fn failed(context: &Context, connected: &Connected, error: &BakeError) -> CliError {
     let place = error
         .phase
         .map(|phase| format!(" at \"{}\"", phase.title()))
@@ -267,13 +325,48 @@ fn failed(error: &BakeError) -> CliError {
     if error.log.exists() {
         edge = edge.hint(format!("the whole output is in {}", error.log.display()));
     }
-    if error.left_over.is_empty() {
-        edge.hint("everything that the bake created has been removed")
-    } else {
-        for left in &error.left_over {
-            edge = edge.hint(describe(left));
+    for left in &error.left_over {
+        edge = edge.hint(describe(left));
+    }
+    match &error.kept {
+        Some(kept) => {
+            for hint in kept_hints(context, connected, kept) {
+                edge = edge.hint(hint);
+            }
+            edge
         }
-        edge
+        None if error.left_over.is_empty() => {
+            edge.hint("everything that the bake created has been removed")
+        }
+        None => edge,
+    }
+}
+
+/// How to get into a machine that was kept, what is there to see, and how to remove it.
+fn kept_hints(context: &Context, connected: &Connected, kept: &Kept) -> [String; 4] {
+    let (instance, region) = (&kept.instance, &connected.clients.region);
+    let get_in = match context.settings.cloud {
+        CloudName::Local => format!("piaas-bake cloud shell {instance}"),
+        CloudName::Aws => format!("aws ssm start-session --target {instance} --region {region}"),
+    };
+    [
+        format!(
+            "the {} {instance} was kept; get in with: {get_in}",
+            kept.kind.as_str()
+        ),
+        format!("its scripts and their logs are in {HOME}"),
+        format!(
+            "remove it with: {}",
+            clean_up_command(context.settings.cloud)
+        ),
+        format!("it ends itself at {:.0}", kept.until),
+    ]
+}
+
+fn clean_up_command(cloud: CloudName) -> &'static str {
+    match cloud {
+        CloudName::Local => "piaas-bake cloud gc",
+        CloudName::Aws => "piaas-bake --cloud aws cloud gc",
     }
 }
 

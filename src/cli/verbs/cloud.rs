@@ -45,8 +45,7 @@ pub async fn serve(context: &Context, listen: SocketAddr, script: Option<&Path>)
         stop.send_replace(true);
     })?;
     match context.format {
-        Format::Json => output::json_line(&json!({
-            "type": "serving",
+        Format::Json => output::json(&json!({
             "endpoint": format!("http://{address}"),
             "access_key_id": localcloud::ACCESS_KEY,
             "secret_access_key": localcloud::SECRET_KEY,

@@ -12,6 +12,7 @@ use crate::cancel::{self, Cancel};
 use crate::cli::args::Format;
 use crate::cli::context::{Connected, Context, cloud, io};
 use crate::cli::error::{CliError, CliResult};
+use crate::cli::lines::{Line, Told, Word};
 use crate::cli::{exit, interrupt, output, view};
 use crate::fleet::config::{self, Config};
 use crate::fleet::demand::Source;
@@ -90,6 +91,9 @@ enum Work {
 }
 
 async fn keep_running(context: &Context, args: &FleetArgs, work: Work) -> CliResult {
+    if work == Work::Run {
+        follow_in_lines(context, "fleet run")?;
+    }
     let chosen = choose(args)?;
     let connected = context.connect_to_act().await?;
     let mut lease = take(&connected, &chosen).await?;
@@ -114,9 +118,7 @@ async fn keep_running(context: &Context, args: &FleetArgs, work: Work) -> CliRes
     })?;
     let done = result.map_err(|error| failed(&chosen.group, &error))?;
     if context.format == Format::Json {
-        output::json_line(
-            &json!({ "type": "result", "exit_code": exit::DONE, "decisions": done }),
-        )?;
+        output::json(&json!({ "exit_code": exit::DONE, "decisions": done }))?;
     }
     Ok(exit::DONE)
 }
@@ -168,10 +170,23 @@ fn show(
     context: &Context,
     events: mpsc::UnboundedReceiver<Stamped>,
 ) -> tokio::task::JoinHandle<()> {
-    match context.format {
-        Format::Human => tokio::spawn(view::fleet::tell(events, context.err)),
-        Format::Json => tokio::spawn(view::write_json(events)),
+    if output::has_lines() {
+        tokio::spawn(view::write_lines(events, |event| Told::Fleet { event }))
+    } else {
+        tokio::spawn(view::fleet::tell(events, context.err))
     }
+}
+
+/// What does not end by itself has no one document.
+fn follow_in_lines(context: &Context, verb: &str) -> Result<(), CliError> {
+    if context.format == Format::Json && !output::has_lines() {
+        return Err(CliError::new(
+            exit::USAGE,
+            format!("{verb} does not end with one document"),
+        )
+        .hint("follow it with --format ndjson"));
+    }
+    Ok(())
 }
 
 fn failed(group: &str, error: &FleetError) -> CliError {
@@ -212,6 +227,7 @@ async fn status(context: &Context, args: &StatusArgs) -> CliResult {
         }
         return Ok(exit::DONE);
     }
+    follow_in_lines(context, "fleet status --watch")?;
     let (canceller, mut cancel) = cancel::pair();
     interrupt::on_signal(move || canceller.cancel())?;
     let mut screen = view::fleet::Screen::default();
@@ -221,7 +237,8 @@ async fn status(context: &Context, args: &StatusArgs) -> CliResult {
             () = cancel.cancelled() => return Ok(exit::DONE),
         };
         if context.format == Format::Json {
-            output::json_line(&json!({ "view": seen, "holder": who }))?;
+            let status = json!({ "view": seen, "holder": who });
+            output::line(&Line::now(Word::Status { status }))?;
         }
         let until = std::time::Instant::now() + LOOK;
         while std::time::Instant::now() < until {

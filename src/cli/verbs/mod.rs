@@ -1,10 +1,12 @@
 //! One file a verb.
 
 pub mod bake;
+pub mod bakes;
 pub mod changed;
 pub mod cloud;
 pub mod cloud_expose;
 pub mod cloud_run;
+pub mod cloud_shell;
 pub mod config;
 pub mod doctor;
 pub mod fleet;
@@ -20,6 +22,7 @@ mod resolved;
 pub mod roll;
 pub mod roll_args;
 mod roll_options;
+pub mod saved;
 pub mod schema;
 pub mod show;
 pub mod why;

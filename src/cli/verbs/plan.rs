@@ -2,20 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde_json::json;
 
-use super::{changed, show};
+use super::{changed, saved, show};
 use crate::bake::names::Channel;
 use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
-use crate::bake::{self, SurveyError};
-use crate::cli::args::{CloudName, Format, PlanArgs};
+use crate::bake::{self, SurveyError, calls};
+use crate::cli::args::{CloudName, Format, HowArgs, PlanArgs};
 use crate::cli::context::{Connected, Context, cloud, invalid, say_without_effect};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
 use crate::cli::{exit, output};
 use crate::digest;
-use crate::recipe::model::Resolved;
+use crate::recipe::model::{BaseRef, BuildSpec, ImageSpec, Resolved};
 use crate::recipe::{self, Given};
 
 pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
@@ -23,21 +24,87 @@ pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
         (Some(rev), _) => return changed::run(context, args, rev),
         (None, recipe) => recipe.as_deref().unwrap_or_default(),
     };
-    let (resolved, layers) = prepare(context, recipe, &args.sets.given())?;
+    if saved::is_file(recipe) {
+        saved::refuse_options(&args.sets, &args.how)?;
+        let plan = saved::load(Path::new(recipe))?;
+        let connected = context.connect().await?;
+        let decision = saved::reopen(context, &connected, &plan).await?;
+        return show_plan(context, &connected, &Order::from(&plan), recipe, &decision);
+    }
+    let order = prepare(context, recipe, &args.sets.given())?;
     let connected = context.connect().await?;
-    let decision = decide(context, &connected, &resolved, layers, Wishes::default()).await?;
+    let decision = decide(context, &connected, &order, Wishes::from(&args.how)).await?;
+    if let Some(path) = &args.output {
+        saved::write(context, &connected, &order, &args.how, &decision, path)?;
+    }
+    let what = args
+        .output
+        .as_deref()
+        .map_or_else(|| recipe.to_owned(), saved::as_argument);
+    show_plan(context, &connected, &order, &what, &decision)
+}
+
+fn show_plan(
+    context: &Context,
+    connected: &Connected,
+    order: &Order,
+    argument: &str,
+    decision: &Decision,
+) -> CliResult {
     match context.format {
-        Format::Json => output::json(&as_json(&connected, &decision))?,
-        Format::Human => output::data(&text(context, &connected, &resolved, &decision))?,
+        Format::Json => output::json(&as_json(connected, order, decision))?,
+        Format::Human => output::data(&text(context, connected, order, argument, decision))?,
     }
     Ok(exit::DONE)
+}
+
+/// What is to be baked: a recipe's line as it is now, or as a plan file has kept it.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub recipe: String,
+    pub description: String,
+    pub base: BaseRef,
+    pub layers: Vec<LayerPlan>,
+    /// The disk of each layer's image.
+    pub disks: Vec<ImageSpec>,
+    pub image: ImageSpec,
+    pub build: BuildSpec,
+}
+
+impl Order {
+    /// The order of a recipe that has been rendered.
+    #[must_use]
+    pub fn new(resolved: &Resolved, layers: Vec<LayerPlan>) -> Self {
+        Self {
+            recipe: resolved.name.clone(),
+            description: resolved.description.clone(),
+            base: resolved.base.clone(),
+            layers,
+            disks: resolved
+                .line
+                .iter()
+                .map(|recipe| recipe.image.clone())
+                .collect(),
+            image: resolved.image.clone(),
+            build: resolved.build.clone(),
+        }
+    }
 }
 
 /// Loads, renders and hashes a recipe.
 ///
 /// # Errors
 /// An invalid recipe (exit code 3).
-pub fn prepare(
+pub fn prepare(context: &Context, recipe: &str, given: &Given) -> Result<Order, CliError> {
+    let (resolved, layers) = rendered(context, recipe, given)?;
+    Ok(Order::new(&resolved, layers))
+}
+
+/// As [`prepare`], with all that the recipe says.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn rendered(
     context: &Context,
     recipe: &str,
     given: &Given,
@@ -82,6 +149,20 @@ impl Default for Wishes {
     }
 }
 
+impl From<&HowArgs> for Wishes {
+    fn from(how: &HowArgs) -> Self {
+        Self {
+            force: how.force,
+            channel: if how.candidate {
+                Channel::Candidate
+            } else {
+                Channel::Latest
+            },
+            starts: how.no_cache.then(BTreeSet::new),
+        }
+    }
+}
+
 /// Looks at the cloud and decides what a bake would do.
 ///
 /// # Errors
@@ -89,23 +170,22 @@ impl Default for Wishes {
 pub async fn decide(
     context: &Context,
     connected: &Connected,
-    resolved: &Resolved,
-    layers: Vec<LayerPlan>,
+    order: &Order,
     wishes: Wishes,
 ) -> Result<Decision, CliError> {
     let clients = &connected.clients;
-    let base = bake::resolve(clients, &resolved.base, &resolved.image.architecture)
+    let base = bake::resolve(clients, &order.base, &order.image.architecture)
         .await
         .map_err(|error| match &error {
             bake::BaseError::Cloud(error) => cloud(error),
             error => CliError::failure(error.to_string()),
         })?;
     let target = Target {
-        description: resolved.description.clone(),
+        description: order.description.clone(),
         base,
-        layers,
-        image: resolved.image.clone(),
-        build: resolved.build.clone(),
+        layers: order.layers.clone(),
+        image: order.image.clone(),
+        build: order.build.clone(),
         force: wishes.force,
         channel: wishes.channel,
     };
@@ -131,7 +211,7 @@ pub async fn decide(
     })
 }
 
-fn as_json(connected: &Connected, decision: &Decision) -> serde_json::Value {
+fn as_json(connected: &Connected, order: &Order, decision: &Decision) -> serde_json::Value {
     let place = json!({
         "cloud": connected.clients.cloud,
         "account": connected.account.id,
@@ -159,14 +239,26 @@ fn as_json(connected: &Connected, decision: &Decision) -> serde_json::Value {
             "creates_for_a_while": plan.temporaries(),
             "phases": plan.phases().map(bake::Phase::title),
             "stale_images": plan.stale.iter().map(|image| &image.id).collect::<Vec<_>>(),
+            "calls": calls::calls(plan, &order.base),
+            "iam_policy": calls::policy(plan, &order.base, iam_place(connected)),
+            "builder_iam_policy": calls::builder_policy(plan, iam_place(connected)),
         }),
     }
 }
 
+fn iam_place(connected: &Connected) -> calls::Place<'_> {
+    calls::Place {
+        account: &connected.account.id,
+        region: &connected.clients.region,
+    }
+}
+
+/// `argument` is what `bake` is to be given.
 fn text(
     context: &Context,
     connected: &Connected,
-    resolved: &Resolved,
+    order: &Order,
+    argument: &str,
     decision: &Decision,
 ) -> String {
     let style = context.out;
@@ -181,20 +273,20 @@ fn text(
         Decision::AlreadyBaked(image) => format!(
             "{} {} is baked already\n\n  image   {}\n  name    {}\n  digest  {}\n  where   {place}\n\nA bake would do nothing; --force makes it bake anew.\n",
             style.tick(),
-            style.bold(&resolved.name),
+            style.bold(&order.recipe),
             image.id,
             image.name,
             image.digest().unwrap_or("unknown"),
         ),
-        Decision::Bake(plan) => bake_text(context, resolved, plan, &place),
+        Decision::Bake(plan) => bake_text(context, order, argument, plan, &place),
     }
 }
 
-fn bake_text(context: &Context, resolved: &Resolved, plan: &Plan, place: &str) -> String {
+fn bake_text(context: &Context, order: &Order, argument: &str, plan: &Plan, place: &str) -> String {
     let style = context.out;
     let mut out = format!(
         "{} would be baked\n\n  image   {}\n  digest  {}\n  where   {place}\n",
-        style.bold(&resolved.name),
+        style.bold(&order.recipe),
         plan.image_name,
         plan.digest
     );
@@ -203,7 +295,7 @@ fn bake_text(context: &Context, resolved: &Resolved, plan: &Plan, place: &str) -
         out,
         "  base    {} ({})",
         plan.base.id,
-        show::base(&resolved.base)
+        show::base(&order.base)
     );
     if plan.start.layers > 0 {
         let _ = writeln!(
@@ -249,10 +341,41 @@ fn bake_text(context: &Context, resolved: &Resolved, plan: &Plan, place: &str) -
     for thing in plan.temporaries() {
         let _ = writeln!(out, "  {thing}");
     }
+    out.push_str(&calls_text(context, order, plan));
     let _ = writeln!(
         out,
-        "\nNothing was changed. To do it: piaas-bake bake {}",
-        resolved.name
+        "\nNothing was changed. To do it: piaas-bake bake {argument}"
     );
+    out
+}
+
+/// The calls by when they are made, and what they need.
+fn calls_text(context: &Context, order: &Order, plan: &Plan) -> String {
+    let style = context.out;
+    let mut out = format!("\n{}\n", style.bold("calls"));
+    let calls = calls::calls(plan, &order.base);
+    for group in calls.chunk_by(|one, next| one.when == next.when) {
+        let names: Vec<String> = group
+            .iter()
+            .map(|call| format!("{}:{}", call.service, call.operation))
+            .collect();
+        let when = group.first().map_or("", |call| call.when.title());
+        let _ = writeln!(out, "  {when:<24}{}", names.join(" "));
+    }
+    let _ = writeln!(
+        out,
+        "  with --format json: the IAM policy that allows these, and no more"
+    );
+    if let Some(profile) = &plan.build.instance_profile {
+        let secrets = if plan.secrets.is_empty() {
+            ""
+        } else {
+            ", and read access to the recipe's secrets"
+        };
+        let _ = writeln!(
+            out,
+            "  the builder's profile {profile} needs AmazonSSMManagedInstanceCore{secrets}"
+        );
+    }
     out
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::bake::{cancel_on_signal, carry_out};
-use super::plan::{Wishes, decide, prepare};
+use super::bake::{Way, cancel_on_signal, carry_out};
+use super::plan::{Order, Wishes, decide, rendered};
 use crate::bake::images::{self, Image};
 use crate::bake::names::Channel;
 use crate::bake::packages::{Archive, Moved};
@@ -16,6 +16,7 @@ use crate::bake::{self, Baked, BaseError};
 use crate::cli::args::{Format, RebakeArgs};
 use crate::cli::context::{Connected, Context, cloud, invalid};
 use crate::cli::error::{CliError, CliResult};
+use crate::cli::lines::{Line, Word};
 use crate::cli::{exit, github, output};
 use crate::recipe::model::Resolved;
 use crate::recipe::{self, Given};
@@ -58,7 +59,7 @@ pub async fn run(context: &Context, args: &RebakeArgs) -> CliResult {
             judgement,
             outcome: Outcome::Left,
         };
-        say(context, &case)?;
+        say(&case)?;
         cases.push(case);
     }
     if !args.dry_run && cases.iter().any(|case| case.judgement.is_stale()) {
@@ -73,7 +74,7 @@ fn lines(context: &Context, asked: &[String]) -> Result<Vec<(Resolved, Vec<Layer
     let mut lines = Vec::new();
     if asked.is_empty() {
         for name in recipe::names(recipes).map_err(|found| invalid(&found))? {
-            match prepare(context, &name, &Given::default()) {
+            match rendered(context, &name, &Given::default()) {
                 Ok(line) => lines.push(line),
                 // Sound but for its values: nobody is here to give them.
                 Err(_) if recipe::load_for_lint(recipes, &name).is_ok() => output::note(&format!(
@@ -84,7 +85,7 @@ fn lines(context: &Context, asked: &[String]) -> Result<Vec<(Resolved, Vec<Layer
         }
     } else {
         for name in asked.iter().collect::<BTreeSet<_>>() {
-            lines.push(prepare(context, name, &Given::default())?);
+            lines.push(rendered(context, name, &Given::default())?);
         }
     }
     lines.sort_by(|(a, _), (b, _)| (a.line.len(), &a.name).cmp(&(b.line.len(), &b.name)));
@@ -237,10 +238,17 @@ async fn bake_all(
             channel: Channel::Candidate,
             starts: Some(judge.fresh_parents(&case.resolved, &case.layers).await?),
         };
-        let layers = case.layers.clone();
-        let decision = decide(context, connected, &case.resolved, layers, wishes).await;
+        let order = Order::new(&case.resolved, case.layers.clone());
+        let decision = decide(context, connected, &order, wishes).await;
         let result = match decision {
-            Ok(Decision::Bake(plan)) => carry_out(context, connected, &plan, cancel.clone()).await,
+            Ok(Decision::Bake(plan)) => {
+                let way = Way {
+                    cancel: cancel.clone(),
+                    keep_on_failure: false,
+                    progress: context.progress(),
+                };
+                carry_out(context, connected, &plan, way).await
+            }
             Ok(Decision::AlreadyBaked(_)) => Err(CliError::new(
                 exit::BUG,
                 "a bake that was asked for anew was not planned",
@@ -263,16 +271,30 @@ async fn bake_all(
     Ok(())
 }
 
+fn judgement(case: &Case) -> serde_json::Value {
+    json!({
+        "recipe": case.resolved.name,
+        "image_id": case.image,
+        "stale": case.judgement.is_stale(),
+        "reasons": case.judgement.reasons,
+        "unknown": case.judgement.unknown,
+    })
+}
+
+fn outcome(case: &Case) -> serde_json::Value {
+    match &case.outcome {
+        Outcome::Left => json!({ "outcome": "left" }),
+        Outcome::Baked(baked) => json!({ "outcome": "baked", "baked": baked }),
+        Outcome::Failed(error) => json!({ "outcome": "failed", "error": error.to_json() }),
+        Outcome::ParentFailed(parent) => json!({ "outcome": "parent-failed", "parent": parent }),
+    }
+}
+
 /// What was found out about a recipe, as soon as it is.
-fn say(context: &Context, case: &Case) -> Result<(), CliError> {
-    if context.format == Format::Json {
-        return output::json_line(&json!({
-            "type": "judgement",
-            "recipe": case.resolved.name,
-            "image_id": case.image,
-            "stale": case.judgement.is_stale(),
-            "reasons": case.judgement.reasons,
-            "unknown": case.judgement.unknown,
+fn say(case: &Case) -> Result<(), CliError> {
+    if output::has_lines() {
+        return output::line(&Line::now(Word::Judgement {
+            judgement: judgement(case),
         }));
     }
     let word = match (case.judgement.is_stale(), case.judgement.is_fresh()) {
@@ -309,20 +331,21 @@ fn end(context: &Context, cases: Vec<Case>, dry_run: bool) -> CliResult {
         let recipe = &case.resolved.name;
         if let Outcome::Baked(baked) = &case.outcome {
             left_over |= !baked.left_over.is_empty();
-            match context.format {
-                Format::Json => output::json_line(&json!({
-                    "type": "result",
-                    "outcome": "baked",
-                    "recipe": recipe,
-                    "image_id": baked.image,
-                    "name": baked.name,
-                    "digest": baked.digest,
-                    "run": baked.run,
-                    "left_over": baked.left_over,
-                }))?,
-                Format::Human => output::data(&format!("{recipe}@candidate {}\n", baked.image))?,
+            if context.format == Format::Human {
+                output::data(&format!("{recipe}@candidate {}\n", baked.image))?;
             }
         }
+    }
+    if context.format == Format::Json {
+        let recipes: Vec<_> = cases
+            .iter()
+            .map(|case| {
+                let mut all = judgement(case);
+                all["result"] = outcome(case);
+                all
+            })
+            .collect();
+        output::json(&json!({ "recipes": recipes }))?;
     }
     if context.format == Format::Human {
         let what = match (stale, dry_run) {
@@ -354,7 +377,7 @@ fn end(context: &Context, cases: Vec<Case>, dry_run: bool) -> CliResult {
     }
     // The first failure was shown whole; its code is the most telling.
     if let Some(first) = failures.first() {
-        return Err(CliError::new(
+        return context.failed_after_its_document(CliError::new(
             first.code,
             format!(
                 "{} of {total} recipes could not be baked: {}",
@@ -364,11 +387,12 @@ fn end(context: &Context, cases: Vec<Case>, dry_run: bool) -> CliResult {
         ));
     }
     if !unknown.is_empty() {
-        return Err(CliError::failure(format!(
+        let unclear = CliError::failure(format!(
             "not everything could be told about {}; what is unknown makes nothing stale",
             unknown.join(", ")
         ))
-        .hint("the lines above say what, and why; try again, or bake: piaas-bake bake RECIPE --candidate --force"));
+        .hint("the lines above say what, and why; try again, or bake: piaas-bake bake RECIPE --candidate --force");
+        return context.failed_after_its_document(unclear);
     }
     Ok(if left_over {
         exit::CLEANUP_INCOMPLETE

@@ -16,6 +16,7 @@ use crate::bake::{Cancel, cancel_pair};
 use crate::cli::args::Format;
 use crate::cli::context::{Connected, Context, cloud};
 use crate::cli::error::{CliError, CliResult};
+use crate::cli::lines::Told;
 use crate::cli::{exit, interrupt, output, view};
 use crate::lease::{self, Holder, Incarnation, Lease};
 use crate::roll::event::{self, Event, Stamped};
@@ -138,8 +139,7 @@ fn no_group(group: &str) -> CliError {
 
 fn already_there(context: &Context, group: &str, image: &str) -> CliResult {
     match context.format {
-        Format::Json => output::json_line(&json!({
-            "type": "result",
+        Format::Json => output::json(&json!({
             "outcome": "already-there",
             "group": group,
             "image": image,
@@ -278,9 +278,10 @@ fn show(
     context: &Context,
     events: mpsc::UnboundedReceiver<Stamped>,
 ) -> tokio::task::JoinHandle<()> {
-    match context.format {
-        Format::Human => tokio::spawn(view::roll::show(events, context.err, context.clock.clone())),
-        Format::Json => tokio::spawn(view::write_json(events)),
+    if output::has_lines() {
+        tokio::spawn(view::write_lines(events, |event| Told::Roll { event }))
+    } else {
+        tokio::spawn(view::roll::show(events, context.err, context.clock.clone()))
     }
 }
 
@@ -298,7 +299,7 @@ fn ended(context: &Context, record: &RollRecord, cancel: &Cancel) -> CliResult {
         _ => exit::ROLL_HALTED,
     };
     if context.format == Format::Json {
-        output::json_line(&json!({ "type": "result", "exit_code": code, "record": record }))?;
+        output::json(&json!({ "exit_code": code, "record": record }))?;
     }
     Ok(code)
 }

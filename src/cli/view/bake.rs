@@ -23,9 +23,8 @@ fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
             start_image,
             ..
         } => {
-            progress.note(&format!(
-                "baking {image_name} from {start_image} (run {run})"
-            ));
+            progress.note(&format!("baking {image_name}"));
+            progress.note(&format!("  from {start_image}, run {run}"));
         }
         Event::PhaseStarted { phase } => progress.begin(phase.title()),
         Event::PhaseFinished {

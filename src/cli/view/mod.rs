@@ -6,15 +6,15 @@ pub mod progress;
 pub mod roll;
 pub mod text;
 
-use serde::Serialize;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::lines::Told;
 use super::output;
 use crate::events::Stamped;
 
-/// Writes events as JSON lines until the stream ends. A reader that has gone does not stop the work.
-pub async fn write_json<E: Serialize>(mut events: UnboundedReceiver<Stamped<E>>) {
+/// Writes events as lines of ndjson until the stream ends. A reader that has gone does not stop the work.
+pub async fn write_lines<E>(mut events: UnboundedReceiver<Stamped<E>>, told: impl Fn(E) -> Told) {
     while let Some(event) = events.recv().await {
-        let _ = output::json_line(&event);
+        let _ = output::line(&Told::line(event, &told));
     }
 }

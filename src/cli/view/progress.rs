@@ -20,6 +20,42 @@ pub struct Progress {
     screen: Option<Screen>,
     /// Phases are groups of the log of GitHub Actions.
     grouped: bool,
+    /// The name of this work, where others go on beside it.
+    lane: Option<String>,
+}
+
+/// The views of several pieces of work that go on at the same time: one line each, and what is to stay above them.
+pub struct Lanes {
+    style: Style,
+    start: Instant,
+    bars: Option<MultiProgress>,
+    /// Characters in the longest name.
+    width: usize,
+}
+
+impl Lanes {
+    /// Views for works of these names.
+    #[must_use]
+    pub fn new<'n>(style: Style, names: impl Iterator<Item = &'n str>) -> Self {
+        Self {
+            style,
+            start: Instant::now(),
+            bars: is_live().then(MultiProgress::new),
+            width: names.map(|name| name.chars().count()).max().unwrap_or(0),
+        }
+    }
+
+    /// The view of one of them.
+    #[must_use]
+    pub fn lane(&self, name: &str) -> Progress {
+        Progress {
+            style: self.style,
+            start: self.start,
+            screen: self.bars.as_ref().map(|bars| Screen::new(bars.clone())),
+            grouped: false,
+            lane: Some(format!("{name:<width$}", width = self.width)),
+        }
+    }
 }
 
 /// The moving part at the bottom of a terminal.
@@ -34,15 +70,12 @@ impl Progress {
     /// A live view if stderr is a terminal that can move its cursor, plain lines otherwise.
     #[must_use]
     pub fn new(style: Style) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        let live = std::io::stderr().is_terminal()
-            && !dumb
-            && std::env::var_os("PIAAS_NO_PROGRESS").is_none();
         Self {
             style,
             start: Instant::now(),
-            screen: live.then(Screen::new),
+            screen: is_live().then(|| Screen::new(MultiProgress::new())),
             grouped: false,
+            lane: None,
         }
     }
 
@@ -54,13 +87,14 @@ impl Progress {
             start: Instant::now(),
             screen: None,
             grouped: true,
+            lane: None,
         }
     }
 
     /// A phase begins.
     pub fn begin(&mut self, title: &str) {
         match &mut self.screen {
-            Some(screen) => screen.begin(title),
+            Some(screen) => screen.begin(&in_lane(self.lane.as_deref(), title)),
             None if self.grouped => output::command(&github::group(title)),
             None => self.plain(title),
         }
@@ -78,6 +112,8 @@ impl Progress {
     pub fn output(&mut self, line: &str) {
         let line = printable(line);
         match &mut self.screen {
+            // Its one line has room for the last of them.
+            Some(screen) if self.lane.is_some() => screen.at(&line),
             Some(screen) => screen.output(&line),
             None => self.plain(&format!("  | {line}")),
         }
@@ -88,6 +124,7 @@ impl Progress {
         let took = elapsed(Duration::from_secs(seconds));
         let line = format!("    {title} {}", self.style.dim(&format!("({took})")));
         match &mut self.screen {
+            Some(_) if self.lane.is_some() => {}
             Some(screen) => {
                 screen.forget_output();
                 screen.keep(&line);
@@ -98,6 +135,10 @@ impl Progress {
 
     /// A phase ended well.
     pub fn done(&mut self, title: &str, took: Duration) {
+        if self.lane.is_some() && self.screen.is_some() {
+            // What stays of a work among others is how it ended.
+            return;
+        }
         let line = format!(
             "{} {title} {}",
             self.style.tick(),
@@ -115,14 +156,14 @@ impl Progress {
     /// A line that stays.
     pub fn note(&mut self, text: &str) {
         match &mut self.screen {
-            Some(screen) => screen.keep(text),
+            Some(screen) => screen.keep(&in_lane(self.lane.as_deref(), text)),
             None => self.plain(text),
         }
     }
 
     fn end(&mut self, line: &str) {
         match &mut self.screen {
-            Some(screen) => screen.end(line),
+            Some(screen) => screen.end(&in_lane(self.lane.as_deref(), line)),
             None => {
                 if self.grouped {
                     output::command(github::END_GROUP);
@@ -133,8 +174,20 @@ impl Progress {
     }
 
     fn plain(&self, text: &str) {
+        let text = in_lane(self.lane.as_deref(), text);
         output::note(&format!("[{:>4} s] {text}", self.start.elapsed().as_secs()));
     }
+}
+
+/// A text behind the name of its lane.
+fn in_lane(lane: Option<&str>, text: &str) -> String {
+    lane.map_or_else(|| text.to_owned(), |lane| format!("{lane}  {text}"))
+}
+
+/// Whether stderr is a terminal that can move its cursor.
+fn is_live() -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    std::io::stderr().is_terminal() && !dumb && std::env::var_os("PIAAS_NO_PROGRESS").is_none()
 }
 
 impl Drop for Progress {
@@ -146,9 +199,9 @@ impl Drop for Progress {
 }
 
 impl Screen {
-    fn new() -> Self {
+    fn new(bars: MultiProgress) -> Self {
         Self {
-            bars: MultiProgress::new(),
+            bars,
             phase: None,
             lines: Vec::new(),
             tail: VecDeque::new(),

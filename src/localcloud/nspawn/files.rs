@@ -24,6 +24,9 @@ pub struct Status {
     pub agent_online_since: Option<Timestamp>,
     pub reason: Option<String>,
     pub shut_down_from_inside: bool,
+    /// Process id of its init on this host, while it runs.
+    #[serde(default)]
+    pub leader: Option<u32>,
 }
 
 impl Status {
@@ -35,6 +38,7 @@ impl Status {
             agent_online_since: None,
             reason: None,
             shut_down_from_inside: false,
+            leader: None,
         }
     }
 }

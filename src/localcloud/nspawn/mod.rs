@@ -128,6 +128,23 @@ impl NspawnDriver {
     }
 }
 
+/// Process id, on this host, of the init of a machine that runs; `None` if none of this id does.
+#[must_use]
+pub fn leader(cloud: &Path, instance: &str) -> Option<u32> {
+    // An id is one word: nobody gets out of the directory by it.
+    if !instance
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    {
+        return None;
+    }
+    let dir = cloud.join("instances").join(instance);
+    let status = files::get_json::<files::Status>(&dir.join("status.json")).ok()?;
+    status
+        .leader
+        .filter(|_| status.power == Power::Running && files::is_locked(&dir))
+}
+
 /// Removes the layers of deleted snapshots below a cloud's directory that no chain needs any more.
 ///
 /// # Errors

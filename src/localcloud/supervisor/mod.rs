@@ -89,6 +89,7 @@ fn last_word(dir: &Path, power: Power, reason: Option<String>, shut_down_from_in
         agent_online_since: None,
         reason,
         shut_down_from_inside,
+        leader: None,
     };
     let _ = put_json(&dir.join("status.json"), &status);
 }
@@ -348,7 +349,11 @@ impl Supervisor {
         for line in String::from_utf8_lossy(&buffer[..length]).lines() {
             if let Some(pid) = line.strip_prefix("X_NSPAWN_LEADER_PID=") {
                 *leader = pid.trim().parse().ok();
-                self.set(|status| status.power = Power::Running)?;
+                let pid = *leader;
+                self.set(|status| {
+                    status.power = Power::Running;
+                    status.leader = pid;
+                })?;
             } else if line == "READY=1"
                 && let Some(leader) = *leader
                 && !self.shared.is_online()

@@ -1,7 +1,9 @@
 //! The whole bake on a local cloud whose machines are directories, in no time on a clock that jumps; and everything
 //! that can go wrong with it.
 
+mod calls;
 pub mod cloud;
+mod kept;
 mod noted;
 mod secrets;
 
@@ -35,6 +37,7 @@ struct World {
     clock: SharedClock,
     dir: tempfile::TempDir,
     runs: Mutex<u32>,
+    keep: Mutex<bool>,
 }
 
 /// Keeps all events.
@@ -63,6 +66,7 @@ impl World {
             clock,
             dir,
             runs: Mutex::new(0),
+            keep: Mutex::new(false),
         }
     }
 
@@ -124,6 +128,7 @@ impl World {
         let runs = self.runs();
         let settings = Settings {
             runs: &runs,
+            keep_on_failure: *self.keep.lock().unwrap(),
             account: ACCOUNT_ID.into(),
             run,
             cancel,
@@ -441,16 +446,18 @@ async fn a_reboot_goes_on_after_the_step() {
     );
 }
 
-#[tokio::test]
-async fn an_interruption_in_any_phase_undoes_everything() {
-    struct StopAt(Phase, piaas_bake::bake::Canceller);
-    impl Sink<Event> for StopAt {
-        fn emit(&self, event: Stamped) {
-            if event.event == (Event::PhaseStarted { phase: self.0 }) {
-                self.1.cancel();
-            }
+/// Interrupts a bake as a phase begins.
+struct StopAt(Phase, piaas_bake::bake::Canceller);
+impl Sink<Event> for StopAt {
+    fn emit(&self, event: Stamped) {
+        if event.event == (Event::PhaseStarted { phase: self.0 }) {
+            self.1.cancel();
         }
     }
+}
+
+#[tokio::test]
+async fn an_interruption_in_any_phase_undoes_everything() {
     for phase in Phase::ALL
         .into_iter()
         .filter(|phase| *phase != Phase::Release)

@@ -99,8 +99,8 @@ async fn wait(child: std::process::Child) -> Run {
 
 /// The last line of an output in JSON lines.
 fn result(run: &Run) -> serde_json::Value {
-    let last = run.stdout.trim_end().lines().last().unwrap_or_default();
-    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last:?}\n{}", run.stderr))
+    serde_json::from_str(&run.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}\n{}", run.stdout, run.stderr))
 }
 
 #[tokio::test(flavor = "multi_thread")]

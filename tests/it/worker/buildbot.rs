@@ -346,7 +346,7 @@ async fn no_job_of_a_buildbot_worker_dies_whatever_is_ordered() {
     let sandbox = Sandbox::new();
     recipe(&sandbox);
     let baked = bake(&sandbox, &["bake", "ci-worker", "--format", "json"]);
-    let last: Value = serde_json::from_str(baked.stdout.lines().last().unwrap()).unwrap();
+    let last: Value = serde_json::from_str(&baked.stdout).unwrap();
     let image = last["image_id"].as_str().unwrap();
 
     let mut master = Master::create(&environment, sandbox.path().join("master"));

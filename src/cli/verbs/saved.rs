@@ -1,0 +1,200 @@
+//! Plan files: written by `plan -o`, looked at by `plan FILE`, carried out by `bake FILE`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::plan::{Order, Wishes, decide};
+use crate::bake::plan::Decision;
+use crate::bake::saved::{FORMAT, Outcome, Place, Saved, SavedLayer};
+use crate::cli::args::{HowArgs, SetArgs};
+use crate::cli::context::{Connected, Context, io};
+use crate::cli::error::CliError;
+use crate::cli::{exit, output};
+
+/// Whether an argument is a file: no recipe's name has a slash or a dot.
+#[must_use]
+pub fn is_file(argument: &str) -> bool {
+    argument.contains(['/', '.'])
+}
+
+/// A path as `bake` takes it for one.
+#[must_use]
+pub fn as_argument(path: &Path) -> String {
+    let text = path.display().to_string();
+    let text = if is_file(&text) {
+        text
+    } else {
+        format!("./{text}")
+    };
+    shlex::try_quote(&text).map_or_else(|_| text.clone(), std::borrow::Cow::into_owned)
+}
+
+/// A plan file has its values and its wishes in it.
+///
+/// # Errors
+/// Some are given all the same.
+pub fn refuse_options(sets: &SetArgs, how: &HowArgs) -> Result<(), CliError> {
+    let given = [
+        (!sets.set.is_empty(), "--set"),
+        (!sets.values.is_empty(), "--values"),
+        (how.force, "--force"),
+        (how.no_cache, "--no-cache"),
+        (how.candidate, "--candidate"),
+    ];
+    match given.into_iter().find(|(is_given, _)| *is_given) {
+        None => Ok(()),
+        Some((_, option)) => Err(CliError::new(
+            exit::USAGE,
+            format!("{option} does not go with a plan file: the plan was made with its own"),
+        )
+        .hint(format!(
+            "plan anew: piaas-bake plan RECIPE {option} … -o FILE"
+        ))),
+    }
+}
+
+impl From<&Saved> for Order {
+    fn from(saved: &Saved) -> Self {
+        let disks: Vec<_> = saved.line.iter().map(|layer| layer.image.clone()).collect();
+        Self {
+            recipe: saved.recipe().to_owned(),
+            description: saved.description.clone(),
+            base: saved.base.clone(),
+            layers: saved.layers(),
+            image: saved.image().clone(),
+            disks,
+            build: saved.build.clone(),
+        }
+    }
+}
+
+fn place(connected: &Connected) -> Place {
+    Place {
+        cloud: connected.clients.cloud.to_owned(),
+        account: connected.account.id.clone(),
+        region: connected.clients.region.clone(),
+    }
+}
+
+/// Writes a plan, whole or not at all.
+///
+/// # Errors
+/// The file exists, or cannot be written.
+pub fn write(
+    context: &Context,
+    connected: &Connected,
+    order: &Order,
+    how: &HowArgs,
+    decision: &Decision,
+    path: &Path,
+) -> Result<(), CliError> {
+    let saved = Saved {
+        format: FORMAT.to_owned(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        made: context.clock.now(),
+        place: place(connected),
+        description: order.description.clone(),
+        base: order.base.clone(),
+        line: order
+            .layers
+            .iter()
+            .zip(&order.disks)
+            .map(|(layer, disk)| SavedLayer::new(layer, disk))
+            .collect(),
+        build: order.build.clone(),
+        force: how.force,
+        no_cache: how.no_cache,
+        channel: Wishes::from(how).channel,
+        outcome: Outcome::from(decision),
+    };
+    let dir = match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    };
+    let failed = |error: &std::io::Error| io("write the plan to", path, error);
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?;
+    saved.write(&mut file).map_err(|error| failed(&error))?;
+    file.as_file().sync_all().map_err(|error| failed(&error))?;
+    file.persist_noclobber(path).map_err(|error| {
+        let exists = error.error.kind() == std::io::ErrorKind::AlreadyExists;
+        let failure = failed(&error.error);
+        if exists {
+            failure.hint("remove it, or choose another name: a plan is not written over another")
+        } else {
+            failure
+        }
+    })?;
+    output::note(&format!("plan written to {}", path.display()));
+    Ok(())
+}
+
+/// Reads a plan file.
+///
+/// # Errors
+/// It cannot be read, is no plan, or was changed (exit code 4).
+pub fn load(path: &Path) -> Result<Saved, CliError> {
+    let file = std::fs::File::open(path).map_err(|error| {
+        io("read the plan", path, &error)
+            .hint("a recipe is given by its name, without a `/` or a `.`")
+    })?;
+    Saved::read(std::io::BufReader::new(file)).map_err(|error| {
+        CliError::new(exit::MISMATCH, format!("{}: {error}", path.display()))
+            .hint("make one with: piaas-bake plan RECIPE -o FILE")
+    })
+}
+
+/// Looks at the cloud again, and plans what the file says.
+///
+/// # Errors
+/// What the plan stands on is not as it was (exit code 4), or as [`decide`].
+pub async fn reopen(
+    context: &Context,
+    connected: &Connected,
+    saved: &Saved,
+) -> Result<Decision, CliError> {
+    let refuse = |moved: Vec<String>| {
+        let lines: String = moved.iter().map(|line| format!("  - {line}\n")).collect();
+        CliError::new(
+            exit::MISMATCH,
+            format!("the plan for {} does not hold any more", saved.recipe()),
+        )
+        .with_detail(format!("what moved:\n{lines}"))
+        .hint(format!(
+            "nothing was changed; plan anew: piaas-bake plan {} -o FILE",
+            saved.recipe()
+        ))
+    };
+    // In another place everything else differs as well.
+    let moved = saved.moved(&place(connected), &saved.outcome);
+    if !moved.is_empty() {
+        return Err(refuse(moved));
+    }
+    let wishes = Wishes {
+        force: saved.force,
+        channel: saved.channel,
+        starts: saved.no_cache.then(BTreeSet::new),
+    };
+    let decision = decide(context, connected, &Order::from(saved), wishes).await?;
+    let moved = saved.moved(&saved.place, &Outcome::from(&decision));
+    if moved.is_empty() {
+        Ok(decision)
+    } else {
+        Err(refuse(moved))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_recipes_are_told_apart() {
+        assert!(!is_file("ci-worker"));
+        assert!(is_file("./plan") && is_file("ci-worker.plan") && is_file("/tmp/x"));
+        assert_eq!(as_argument(Path::new("plan")), "./plan");
+        assert_eq!(
+            as_argument(Path::new("my plans/a.plan")),
+            "'my plans/a.plan'"
+        );
+    }
+}
