@@ -78,12 +78,15 @@ impl Pace {
     }
 }
 
-/// Doubling pauses from `first` to `longest`, each shortened by up to a quarter.
+/// What a pause is to the one before it.
+const GROWTH: f64 = 1.1;
+
+/// Pauses that grow from `first` to `longest`, each shortened by up to a quarter. By this growth the last pause, which
+/// is what a wait can be late by, is about a tenth of the whole wait, and a tenfold wait has some twenty looks more.
 fn backoff(patience: &Patience, looks: u32, seed: u64) -> Duration {
-    let full = patience
-        .first
-        .saturating_mul(1 << looks.min(16))
-        .min(patience.longest);
+    let longest = patience.longest.as_secs_f64();
+    let grown = patience.first.as_secs_f64() * GROWTH.powf(f64::from(looks));
+    let full = Duration::from_secs_f64(grown.min(longest));
     full.mul_f64(1.0 - f64::from(noise(seed, looks)) / 1024.0)
 }
 
@@ -135,13 +138,42 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_differ_by_seed() {
+    fn pauses_grow_up_to_the_longest_and_differ_by_seed() {
         for seed in 0..50 {
-            for (looks, full) in [(0, 1.0), (1, 2.0), (2, 4.0), (3, 8.0), (4, 8.0), (40, 8.0)] {
+            let grown = [
+                (0, 1.0),
+                (1, 1.25),
+                (2, 1.5625),
+                (10, 8.0),
+                (1_000_000, 8.0),
+            ];
+            for (looks, full) in grown {
                 let pause = backoff(&PATIENCE, looks, seed).as_secs_f64();
-                assert!(pause <= full && pause >= full * 0.75, "{looks}: {pause}");
+                assert!(
+                    pause <= full + 1e-6 && pause >= full * 0.75,
+                    "{looks}: {pause}"
+                );
             }
         }
         assert_ne!(backoff(&PATIENCE, 5, 1), backoff(&PATIENCE, 5, 2));
+    }
+
+    #[test]
+    fn no_wait_is_late_by_more_than_a_quarter_and_its_first_pause() {
+        let patience = Patience {
+            longest: Duration::from_secs(3600),
+            ..PATIENCE
+        };
+        for seed in 0..50 {
+            let mut waited = 0.0;
+            for looks in 0..30 {
+                let pause = backoff(&patience, looks, seed).as_secs_f64();
+                assert!(
+                    pause <= 1.0 + waited * 0.35,
+                    "{looks}: {pause} after {waited}"
+                );
+                waited += pause;
+            }
+        }
     }
 }

@@ -77,9 +77,9 @@ impl Context {
     #[must_use]
     pub fn progress(&self) -> Progress {
         if self.github {
-            Progress::grouped(self.err)
+            Progress::grouped(self.err, self.clock.clone())
         } else {
-            Progress::new(self.err)
+            Progress::new(self.err, self.clock.clone())
         }
     }
 

@@ -32,6 +32,16 @@ impl Style {
         }
     }
 
+    /// Colour and every character.
+    #[must_use]
+    #[cfg(test)]
+    pub const fn rich() -> Self {
+        Self {
+            color: true,
+            unicode: true,
+        }
+    }
+
     /// The style for standard error.
     #[must_use]
     pub fn for_stderr(choice: ColorChoice) -> Self {

@@ -35,7 +35,7 @@ const DRAIN_READS: u32 = 10_000;
 const COMMAND: Patience = Patience {
     what: "a command to end",
     stall: Duration::from_secs(900),
-    first: Duration::from_millis(200),
+    first: Duration::from_millis(100),
     longest: Duration::from_secs(2),
 };
 
@@ -249,7 +249,7 @@ pub async fn execute(
     let mut pace = run.pace(Patience {
         what: "the scripts to end",
         stall: longest + Duration::from_secs(900),
-        first: Duration::from_millis(250),
+        first: Duration::from_millis(150),
         longest: Duration::from_secs(1),
     });
     let mut looks: u32 = 0;

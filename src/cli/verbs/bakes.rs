@@ -62,6 +62,7 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
     }
     let lanes = Lanes::new(
         context.err,
+        context.clock.clone(),
         nodes.iter().map(|node| node.order.recipe.as_str()),
     );
     // Which are there; `None` as long as it is not known.

@@ -15,7 +15,7 @@ pub async fn show(mut events: UnboundedReceiver<Stamped>, mut progress: Progress
     }
 }
 
-fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
+pub(super) fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
     match event {
         Event::Started {
             run,
@@ -83,6 +83,7 @@ fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
             ));
         }
         // The verb itself prints the result and the failure.
-        Event::Done { .. } | Event::Failed { .. } => {}
+        Event::Done { .. } => {}
+        Event::Failed { .. } => progress.close(),
     }
 }

@@ -2,6 +2,8 @@
 
 pub mod bake;
 pub mod fleet;
+#[cfg(test)]
+mod golden;
 pub mod progress;
 pub mod roll;
 pub mod text;

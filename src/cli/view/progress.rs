@@ -3,12 +3,14 @@
 
 use std::collections::VecDeque;
 use std::io::IsTerminal as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use jiff::Timestamp;
 
 use crate::cli::style::{Style, elapsed};
 use crate::cli::{github, output};
+use crate::clock::SharedClock;
 
 /// How many lines of a running step's output are shown.
 const TAIL: usize = 5;
@@ -16,7 +18,9 @@ const TAIL: usize = 5;
 /// A view of one piece of long work on stderr.
 pub struct Progress {
     style: Style,
-    start: Instant,
+    clock: SharedClock,
+    start: Timestamp,
+    paper: Paper,
     screen: Option<Screen>,
     /// Phases are groups of the log of GitHub Actions.
     grouped: bool,
@@ -27,7 +31,9 @@ pub struct Progress {
 /// The views of several pieces of work that go on at the same time: one line each, and what is to stay above them.
 pub struct Lanes {
     style: Style,
-    start: Instant,
+    clock: SharedClock,
+    start: Timestamp,
+    paper: Paper,
     bars: Option<MultiProgress>,
     /// Characters in the longest name.
     width: usize,
@@ -36,10 +42,12 @@ pub struct Lanes {
 impl Lanes {
     /// Views for works of these names.
     #[must_use]
-    pub fn new<'n>(style: Style, names: impl Iterator<Item = &'n str>) -> Self {
+    pub fn new<'n>(style: Style, clock: SharedClock, names: impl Iterator<Item = &'n str>) -> Self {
         Self {
             style,
-            start: Instant::now(),
+            start: clock.now(),
+            clock,
+            paper: Paper::Stderr,
             bars: is_live().then(MultiProgress::new),
             width: names.map(|name| name.chars().count()).max().unwrap_or(0),
         }
@@ -50,10 +58,71 @@ impl Lanes {
     pub fn lane(&self, name: &str) -> Progress {
         Progress {
             style: self.style,
+            clock: self.clock.clone(),
             start: self.start,
-            screen: self.bars.as_ref().map(|bars| Screen::new(bars.clone())),
+            paper: self.paper.clone(),
+            screen: self
+                .bars
+                .as_ref()
+                .map(|bars| Screen::new(bars.clone(), self.style, self.clock.clone())),
             grouped: false,
             lane: Some(format!("{name:<width$}", width = self.width)),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Progress {
+    /// What is written on anything but a terminal, kept.
+    pub fn kept(style: Style, clock: SharedClock, grouped: bool) -> (Self, Kept) {
+        let kept = Kept::default();
+        let mut progress = Self::plain_lines(style, clock);
+        progress.grouped = grouped;
+        progress.paper = Paper::Kept(kept.clone());
+        (progress, kept)
+    }
+
+    /// The view on a terminal in memory, drawn at every event and at no other time.
+    pub fn on(term: &indicatif::InMemoryTerm, style: Style, clock: SharedClock) -> Self {
+        let target = indicatif::ProgressDrawTarget::term_like(Box::new(term.clone()));
+        let bars = MultiProgress::with_draw_target(target);
+        let mut screen = Screen::new(bars, style, clock.clone());
+        screen.ticks = false;
+        let mut progress = Self::plain_lines(style, clock);
+        progress.screen = Some(screen);
+        progress
+    }
+}
+
+/// What a test reads.
+#[cfg(test)]
+pub type Kept = std::sync::Arc<std::sync::Mutex<String>>;
+
+/// Where lines go that are not on a screen.
+#[derive(Clone)]
+enum Paper {
+    Stderr,
+    /// A test reads it.
+    #[cfg(test)]
+    Kept(Kept),
+}
+
+impl Paper {
+    /// A line as people read it.
+    fn note(&self, text: &str) {
+        match self {
+            Self::Stderr => output::note(text),
+            #[cfg(test)]
+            Self::Kept(kept) => kept.lock().unwrap().push_str(&format!("{text}\n")),
+        }
+    }
+
+    /// A workflow command.
+    fn command(&self, text: &str) {
+        match self {
+            Self::Stderr => output::command(text),
+            #[cfg(test)]
+            Self::Kept(_) => self.note(text),
         }
     }
 }
@@ -61,6 +130,11 @@ impl Lanes {
 /// The moving part at the bottom of a terminal.
 struct Screen {
     bars: MultiProgress,
+    clock: SharedClock,
+    /// The marks that turn while work goes on.
+    turning: &'static str,
+    /// They turn by themselves, and not only when something happens.
+    ticks: bool,
     phase: Option<ProgressBar>,
     lines: Vec<ProgressBar>,
     tail: VecDeque<String>,
@@ -69,11 +143,21 @@ struct Screen {
 impl Progress {
     /// A live view if stderr is a terminal that can move its cursor, plain lines otherwise.
     #[must_use]
-    pub fn new(style: Style) -> Self {
+    pub fn new(style: Style, clock: SharedClock) -> Self {
+        let screen = is_live().then(|| Screen::new(MultiProgress::new(), style, clock.clone()));
+        let mut progress = Self::plain_lines(style, clock);
+        progress.screen = screen;
+        progress
+    }
+
+    /// Plain lines on stderr.
+    fn plain_lines(style: Style, clock: SharedClock) -> Self {
         Self {
             style,
-            start: Instant::now(),
-            screen: is_live().then(|| Screen::new(MultiProgress::new())),
+            start: clock.now(),
+            clock,
+            paper: Paper::Stderr,
+            screen: None,
             grouped: false,
             lane: None,
         }
@@ -81,21 +165,17 @@ impl Progress {
 
     /// A view for the log of GitHub Actions: each phase is a group that a reader can open.
     #[must_use]
-    pub fn grouped(style: Style) -> Self {
-        Self {
-            style,
-            start: Instant::now(),
-            screen: None,
-            grouped: true,
-            lane: None,
-        }
+    pub fn grouped(style: Style, clock: SharedClock) -> Self {
+        let mut progress = Self::plain_lines(style, clock);
+        progress.grouped = true;
+        progress
     }
 
     /// A phase begins.
     pub fn begin(&mut self, title: &str) {
         match &mut self.screen {
             Some(screen) => screen.begin(&in_lane(self.lane.as_deref(), title)),
-            None if self.grouped => output::command(&github::group(title)),
+            None if self.grouped => self.paper.command(&github::group(title)),
             None => self.plain(title),
         }
     }
@@ -153,6 +233,15 @@ impl Progress {
         self.end(&line);
     }
 
+    /// The running phase is over, and there is no more to say about it.
+    pub fn close(&mut self) {
+        match &mut self.screen {
+            Some(screen) => screen.clear(),
+            None if self.grouped => self.paper.command(github::END_GROUP),
+            None => {}
+        }
+    }
+
     /// A line that stays.
     pub fn note(&mut self, text: &str) {
         match &mut self.screen {
@@ -166,7 +255,7 @@ impl Progress {
             Some(screen) => screen.end(&in_lane(self.lane.as_deref(), line)),
             None => {
                 if self.grouped {
-                    output::command(github::END_GROUP);
+                    self.paper.command(github::END_GROUP);
                 }
                 self.plain(line);
             }
@@ -175,7 +264,8 @@ impl Progress {
 
     fn plain(&self, text: &str) {
         let text = in_lane(self.lane.as_deref(), text);
-        output::note(&format!("[{:>4} s] {text}", self.start.elapsed().as_secs()));
+        let seconds = self.clock.now().duration_since(self.start).as_secs().max(0);
+        self.paper.note(&format!("[{seconds:>4} s] {text}"));
     }
 }
 
@@ -199,9 +289,12 @@ impl Drop for Progress {
 }
 
 impl Screen {
-    fn new(bars: MultiProgress) -> Self {
+    fn new(bars: MultiProgress, style: Style, clock: SharedClock) -> Self {
         Self {
             bars,
+            clock,
+            turning: style.mark("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ ", "-\\|/ "),
+            ticks: true,
             phase: None,
             lines: Vec::new(),
             tail: VecDeque::new(),
@@ -211,11 +304,22 @@ impl Screen {
     fn begin(&mut self, title: &str) {
         self.clear();
         let bar = self.bars.add(ProgressBar::new_spinner());
-        bar.set_style(template(
-            "{spinner} {prefix} {elapsed:.dim} {wide_msg:.dim}",
-        ));
+        let (clock, start) = (self.clock.clone(), self.clock.now());
+        let took = move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let took = clock.now().duration_since(start).as_secs().max(0);
+            // A bar is drawn into memory first.
+            let _ = write!(out, "{took}s");
+        };
+        let style = template("{spinner} {prefix} {took:.dim} {wide_msg:.dim}")
+            .tick_chars(self.turning)
+            .with_key("took", took);
+        bar.set_style(style);
         bar.set_prefix(title.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(120));
+        if self.ticks {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        } else {
+            bar.tick();
+        }
         self.phase = Some(bar);
     }
 

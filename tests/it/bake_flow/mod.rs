@@ -1,6 +1,7 @@
 //! The whole bake on a local cloud whose machines are directories, in no time on a clock that jumps; and everything
 //! that can go wrong with it.
 
+mod bench;
 mod calls;
 pub mod cloud;
 mod kept;
@@ -22,6 +23,7 @@ use piaas_bake::bake::{
 use piaas_bake::clock::{JumpingClock, SharedClock};
 use piaas_bake::events::Sink;
 use piaas_bake::journal::{self, RunState};
+use piaas_bake::localcloud::driver::Driver;
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::{ACCOUNT_ID, BASE_PARAMETER};
 use piaas_bake::recipe::model::{BaseRef, BuildSpec, ImageSpec};
@@ -52,11 +54,19 @@ impl Sink<Event> for Heard {
 
 impl World {
     async fn new() -> Self {
+        let clock = JumpingClock::starting_at("2026-01-01T00:00:00Z".parse().unwrap());
+        Self::on(clock, |machines, _| machines).await
+    }
+
+    /// A world on a clock, its machines behind what `outside` puts before them.
+    async fn on<D: Driver + 'static>(
+        clock: SharedClock,
+        outside: impl FnOnce(Arc<Directories>, SharedClock) -> Arc<D>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock: SharedClock = JumpingClock::starting_at("2026-01-01T00:00:00Z".parse().unwrap());
         let machines = Arc::new(Directories::new(&dir.path().join("machines")));
-        let cloud =
-            LocalCloud::open(&dir.path().join("cloud"), machines.clone(), clock.clone()).unwrap();
+        let driver = outside(machines.clone(), clock.clone());
+        let cloud = LocalCloud::open(&dir.path().join("cloud"), driver, clock.clone()).unwrap();
         let wire = Wire::new(cloud);
         let clients = aws::connect(wire.client(), clock.clone()).await;
         Self {
