@@ -1,7 +1,7 @@
 # `make demo` and `make test` are the two commands; both install what is missing and say what.
 # One set of cargo flags everywhere: nothing is compiled twice. CARGO_TARGET_DIR is honoured.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-vm test lint
+.PHONY: help setup build demo demo-vm test bench lint
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -24,6 +24,10 @@ demo-vm: build ## boot the disk of that image in QEMU, by UEFI
 test: build ## everything, on real machines too
 	@bash tests/scripts/setup.sh test fleet
 	@bash tests/scripts/test.sh
+
+bench: build ## what it costs, side by side with rivals
+	@bash tests/scripts/setup.sh bench
+	@bash tests/scripts/bench.sh
 
 lint: build ## formatting, clippy, licences, shell, workflows
 	@bash tests/scripts/setup.sh lint

@@ -7,6 +7,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 cache=${PIAAS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/piaas-bake}
 venv=$target/venv
 buildbot=$target/buildbot
+rival=$target/rival
 bake=$target/debug/piaas-bake
 mkdir -p "$target" "$cache"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing for: build, test, fleet, vm or lint. Says what it installs; does nothing when nothing is missing.
+# Installs what is missing for: build, test, fleet, bench, vm or lint. Says what it installs; does nothing when nothing is missing.
 # Packages that the local cloud itself needs are the business of `piaas-bake doctor --fix`.
 # shellcheck source=tests/scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -18,8 +18,12 @@ for what in "${@:-build}"; do
             install_packages python3-venv
             python_environment "$buildbot" tests/scripts/buildbot.txt
             ;;
+        bench)
+            install_packages python3-venv packer
+            python_environment "$rival" tests/scripts/bench.txt
+            ;;
         vm) install_packages qemu-system-x86 ovmf ;;
         lint) install_packages python3-venv shellcheck ;;
-        *) die "unknown group: $what (build, test, fleet, vm or lint)" ;;
+        *) die "unknown group: $what (build, test, fleet, bench, vm or lint)" ;;
     esac
 done
