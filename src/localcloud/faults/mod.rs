@@ -220,6 +220,9 @@ pub(super) fn throttled(service: Service) -> ApiError {
         Service::ImageBuilder => {
             ApiError::new("CallRateLimitExceededException", "Rate exceeded").with_status(status)
         }
+        Service::S3 => {
+            ApiError::new("SlowDown", "Please reduce your request rate.").with_status(status)
+        }
     }
 }
 
