@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::model::Manager;
@@ -44,7 +45,7 @@ pub struct Layer {
     /// Checks on an instance booted from the new image.
     pub test: Vec<Script>,
     /// Bytes that scripts install, by their sha256 in hex; a script finds one at `"$PIAAS_BUNDLE/files/<sha256>"`.
-    pub payloads: BTreeMap<String, Vec<u8>>,
+    pub payloads: BTreeMap<String, Bytes>,
 }
 
 impl Layer {

@@ -127,6 +127,7 @@ pub async fn carry_out(
         runs: &runs,
         account: connected.account.id.clone(),
         run,
+        bundles: context.settings.bundles.clone(),
         cancel,
     };
     let result = bake::bake(&connected.clients, plan, settings, &sink).await;

@@ -27,7 +27,7 @@ pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
     let connected = context.connect().await?;
     let decision = decide(context, &connected, &resolved, layers, Wishes::default()).await?;
     match context.format {
-        Format::Json => output::json(&as_json(&connected, &decision))?,
+        Format::Json => output::json(&as_json(context, &connected, &decision))?,
         Format::Human => output::data(&text(context, &connected, &resolved, &decision))?,
     }
     Ok(exit::DONE)
@@ -131,7 +131,7 @@ pub async fn decide(
     })
 }
 
-fn as_json(connected: &Connected, decision: &Decision) -> serde_json::Value {
+fn as_json(context: &Context, connected: &Connected, decision: &Decision) -> serde_json::Value {
     let place = json!({
         "cloud": connected.clients.cloud,
         "account": connected.account.id,
@@ -156,7 +156,7 @@ fn as_json(connected: &Connected, decision: &Decision) -> serde_json::Value {
             "steps": plan.steps.iter().map(|step| &step.title).collect::<Vec<_>>(),
             "validate": plan.validate.iter().map(|step| &step.title).collect::<Vec<_>>(),
             "test": plan.test.iter().map(|step| &step.title).collect::<Vec<_>>(),
-            "creates_for_a_while": plan.temporaries(),
+            "creates_for_a_while": plan.temporaries(context.settings.bundles.as_ref()),
             "phases": plan.phases().map(bake::Phase::title),
             "stale_images": plan.stale.iter().map(|image| &image.id).collect::<Vec<_>>(),
         }),
@@ -246,7 +246,7 @@ fn bake_text(context: &Context, resolved: &Resolved, plan: &Plan, place: &str) -
         }
     }
     let _ = writeln!(out, "\n{}", style.bold("makes, and removes again"));
-    for thing in plan.temporaries() {
+    for thing in plan.temporaries(context.settings.bundles.as_ref()) {
         let _ = writeln!(out, "  {thing}");
     }
     let _ = writeln!(

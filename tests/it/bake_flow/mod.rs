@@ -1,6 +1,7 @@
 //! The whole bake on a local cloud whose machines are directories, in no time on a clock that jumps; and everything
 //! that can go wrong with it.
 
+mod bundles;
 pub mod cloud;
 mod noted;
 mod secrets;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use cloud::{Directories, Fault, Wire};
 use piaas_bake::aws::Clients;
 use piaas_bake::bake::event::{Event, Phase, Stamped};
-use piaas_bake::bake::names::{Channel, RunId};
+use piaas_bake::bake::names::{BundleStore, Channel, RunId};
 use piaas_bake::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target, plan};
 use piaas_bake::bake::{
     self, BakeError, Baked, Cancel, DeadRun, Failure, Settings, cancel_pair, images, survey,
@@ -35,6 +36,7 @@ struct World {
     clock: SharedClock,
     dir: tempfile::TempDir,
     runs: Mutex<u32>,
+    bundles: Option<BundleStore>,
 }
 
 /// Keeps all events.
@@ -63,6 +65,7 @@ impl World {
             clock,
             dir,
             runs: Mutex::new(0),
+            bundles: None,
         }
     }
 
@@ -126,6 +129,7 @@ impl World {
             runs: &runs,
             account: ACCOUNT_ID.into(),
             run,
+            bundles: self.bundles.clone(),
             cancel,
         };
         bake::bake(&self.clients, plan, settings, sink).await
