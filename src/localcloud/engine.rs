@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Body;
 use jiff::{SignedDuration, Timestamp};
@@ -203,8 +203,12 @@ impl LocalCloud {
         }
         let request_id = self.request_id();
         let now = self.clock.now();
-        s3::handle(&head, payload, &self.buckets, now, &request_id)
-            .unwrap_or_else(|error| error.respond(Service::S3, &request_id).map(Content::Held))
+        let answer = s3::handle(&head, payload, &self.buckets, now, &request_id)
+            .unwrap_or_else(|error| error.respond(Service::S3, &request_id).map(Content::Held));
+        if head.method() == Method::HEAD {
+            return answer.map(|_| Content::default());
+        }
+        answer
     }
 
     /// The directory it lies in.

@@ -367,3 +367,78 @@ fn expected<B>(request: &Request<B>, claim: &Claim) -> Result<Expected, ApiError
         checksum,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a body with these headers.
+    fn take(claim: &Claim, headers: &[(&str, &str)], body: &[u8]) -> Result<Spool, String> {
+        let cloud = tempfile::tempdir().unwrap();
+        let mut request = Request::builder().method("PUT").uri("/web/a");
+        let length = body.len().to_string();
+        for (name, value) in headers.iter().chain([&("content-length", length.as_str())]) {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).unwrap();
+        let taken =
+            Intake::begin(&request, claim, &Buckets::of(cloud.path())).and_then(|mut one| {
+                body.chunks(3).try_for_each(|piece| one.push(piece))?;
+                one.finish()
+            });
+        taken.map_err(|error| error.code)
+    }
+
+    #[test]
+    fn a_checksum_behind_the_body_is_compared_with_it() {
+        // CRC-32 of "123456789": cbf43926.
+        let body = |sum: &str| format!("9\r\n123456789\r\n0\r\nx-amz-checksum-crc32:{sum}\r\n\r\n");
+        let trailer = ("x-amz-trailer", "x-amz-checksum-crc32");
+        let decoded = ("x-amz-decoded-content-length", "9");
+        let take = |headers: &[_], body: String| take(&Claim::Trailer, headers, body.as_bytes());
+        let spool = take(&[trailer, decoded], body("y/Q5Jg==")).unwrap();
+        assert_eq!(
+            (spool.length, spool.checksum.value.as_str()),
+            (9, "y/Q5Jg==")
+        );
+        assert_eq!(hex::encode(spool.md5), "25f9e794323b453885f5181f1b624d0b");
+        let code = |headers: &[_], body: String| take(headers, body).unwrap_err();
+        assert_eq!(code(&[trailer, decoded], body("AAAAAA==")), "BadDigest");
+        assert_eq!(code(&[trailer, decoded], body("AA==")), "InvalidRequest");
+        assert_eq!(code(&[decoded], body("y/Q5Jg==")), "MalformedTrailerError");
+        let bare = "9\r\n123456789\r\n0\r\n\r\n".to_owned();
+        assert_eq!(
+            code(&[trailer, decoded], bare.clone()),
+            "MalformedTrailerError"
+        );
+        assert_eq!(code(&[trailer], bare.clone()), "MissingContentLength");
+        let more = ("x-amz-decoded-content-length", "10");
+        assert_eq!(code(&[trailer, more], body("y/Q5Jg==")), "IncompleteBody");
+        let less = ("x-amz-decoded-content-length", "8");
+        assert_eq!(code(&[trailer, less], body("y/Q5Jg==")), "IncompleteBody");
+        let named = ("x-amz-sdk-checksum-algorithm", "SHA256");
+        assert_eq!(
+            code(&[trailer, decoded, named], body("y/Q5Jg==")),
+            "InvalidRequest"
+        );
+    }
+
+    #[test]
+    fn a_signed_body_is_the_one_that_arrives() {
+        let sha256 = Sha256::digest(b"body").into();
+        take(&Claim::Sha256(sha256), &[], b"body").unwrap();
+        let other = take(&Claim::Sha256(sha256), &[], b"bodY").unwrap_err();
+        assert_eq!(other, "XAmzContentSHA256Mismatch");
+        let chunked = take(
+            &Claim::Unsigned,
+            &[("transfer-encoding", "chunked")],
+            b"body",
+        );
+        assert_eq!(chunked.unwrap_err(), "NotImplemented");
+        let huge = ("x-amz-decoded-content-length", "5368709121");
+        assert_eq!(
+            take(&Claim::Trailer, &[huge], b"").unwrap_err(),
+            "EntityTooLarge"
+        );
+    }
+}
