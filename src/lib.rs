@@ -12,7 +12,7 @@
 //! - [`recipe`], [`render`], [`digest`]: YAML to a merged recipe, to scripts, to a content hash. Pure.
 //! - [`worker`]: the agent on a worker; the binary `piaas-worker`. Knows neither EC2 nor SSM.
 //! - [`journal`]: the write-ahead log of intents and outcomes.
-//! - [`aws`]: clients, errors, waiting, tags.
+//! - [`aws`]: clients, errors, waiting, tags, objects in S3.
 //! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`].
 //! - [`image`]: canonical file trees, ext4, FAT, GPT, disks.
 //! - [`clock`], [`cancel`], [`lease`], [`process`], [`events`]: time, passed in; asking work to stop; one process at a

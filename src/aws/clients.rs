@@ -34,6 +34,8 @@ pub enum Connection {
         region: String,
         access_key: &'static str,
         secret_key: &'static str,
+        /// Where its machines reach it: presigned URLs are for them.
+        machine_endpoint: &'static str,
     },
 }
 
@@ -60,6 +62,7 @@ pub struct Account {
 pub struct Clients {
     pub autoscaling: aws_sdk_autoscaling::Client,
     pub ec2: aws_sdk_ec2::Client,
+    pub s3: aws_sdk_s3::Client,
     pub ssm: aws_sdk_ssm::Client,
     pub sts: aws_sdk_sts::Client,
     pub imagebuilder: aws_sdk_imagebuilder::Client,
@@ -75,6 +78,7 @@ impl Clients {
     /// # Errors
     /// [`ConnectError`] if there is no region or no TLS.
     pub async fn connect(connection: Connection, clock: SharedClock) -> Result<Self, ConnectError> {
+        let mut machine_endpoint = None;
         let (cloud, config) = match connection {
             Connection::Aws { region, profile } => ("aws", aws(region, profile, &clock).await?),
             Connection::Local {
@@ -82,12 +86,19 @@ impl Clients {
                 region,
                 access_key,
                 secret_key,
+                machine_endpoint: endpoint,
             } => {
+                machine_endpoint = Some(endpoint);
                 let credentials =
                     Credentials::new(access_key, secret_key, None, None, "local-cloud");
                 ("local", local(http_client, region, credentials, &clock))
             }
         };
+        let mut s3 = aws_sdk_s3::config::Builder::from(&config).retry_partition(retries());
+        if let Some(endpoint) = machine_endpoint {
+            // An address has no names of buckets below it.
+            s3 = s3.endpoint_url(endpoint).force_path_style(true);
+        }
         let region = config.region().ok_or(ConnectError::NoRegion)?.to_string();
         Ok(Self {
             autoscaling: aws_sdk_autoscaling::Client::from_conf(
@@ -100,6 +111,7 @@ impl Clients {
                     .retry_partition(retries())
                     .build(),
             ),
+            s3: aws_sdk_s3::Client::from_conf(s3.build()),
             ssm: aws_sdk_ssm::Client::from_conf(
                 aws_sdk_ssm::config::Builder::from(&config)
                     .retry_partition(retries())

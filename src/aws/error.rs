@@ -144,7 +144,8 @@ impl Error {
     }
 }
 
-/// What an error code means. Codes: EC2 API Reference "Error codes", SSM API Reference "Common errors".
+/// What an error code means. Codes: EC2 API Reference "Error codes", SSM API Reference "Common errors", S3 API
+/// Reference "Error responses".
 fn classify(code: &str, status: Option<u16>) -> Kind {
     match code {
         "RequestLimitExceeded"
@@ -153,7 +154,8 @@ fn classify(code: &str, status: Option<u16>) -> Kind {
         | "TooManyUpdates"
         | "EC2ThrottledException"
         | "RequestThrottled"
-        | "ThrottledException" => Kind::Throttled,
+        | "ThrottledException"
+        | "SlowDown" => Kind::Throttled,
         "UnauthorizedOperation"
         | "AccessDenied"
         | "AccessDeniedException"
@@ -171,6 +173,9 @@ fn classify(code: &str, status: Option<u16>) -> Kind {
         | "MissingAuthenticationTokenException"
         | "IncompleteSignatureException"
         | "InvalidSignatureException"
+        | "InvalidAccessKeyId"
+        | "InvalidToken"
+        | "RequestTimeTooSkewed"
         | "PendingVerification" => Kind::Unauthorized,
         "InstanceLimitExceeded"
         | "VcpuLimitExceeded"
@@ -190,7 +195,11 @@ fn classify(code: &str, status: Option<u16>) -> Kind {
         | "InvalidSnapshot.NotFound"
         | "InvalidAMIID.Unavailable"
         | "InvalidLaunchTemplateId.VersionNotFound"
-        | "InvalidLaunchTemplateName.NotFoundException" => Kind::NotFound,
+        | "InvalidLaunchTemplateName.NotFoundException"
+        | "NoSuchBucket"
+        | "NoSuchKey" => Kind::NotFound,
+        // A bucket of another region; its status is 301.
+        "PermanentRedirect" => Kind::Invalid,
         "DependencyViolation"
         | "InvalidSnapshot.InUse"
         | "IncorrectState"

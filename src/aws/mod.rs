@@ -5,6 +5,7 @@
 pub mod clients;
 pub mod error;
 pub mod groups;
+pub mod objects;
 pub mod parameters;
 pub mod ssm;
 pub mod tags;

@@ -1,20 +1,24 @@
 //! Everything a machine runs, as one archive: the same bytes for the same scripts. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::event::List;
+use crate::aws::objects::PresignedUrl;
 use crate::recipe::secret;
 use crate::render::script::{SEAL, SEALED_PATHS, SEALED_SECRETS, Script};
 
 const RUNNER: &str = include_str!("../../templates/runner.sh");
 const FOLLOW: &str = include_str!("../../templates/follow.sh");
 const PACKAGES: &str = include_str!("../../templates/packages.sh");
+const FETCH: &str = include_str!("../../templates/fetch.sh");
 const USER_DATA: &str = include_str!("../../templates/user-data.sh");
 
 /// Where bundles are unpacked on a machine.
@@ -26,21 +30,22 @@ const SEALED: &str = "/run/piaas-bake-seal";
 const CHUNK: usize = 40_000;
 /// Characters in one line of base64; a multiple of four, so that every line stands alone.
 const LINE: usize = 1000;
-/// The largest archive: about 560 commands, at a second or two each.
+/// The largest archive that goes in commands: about 560 of them, at a second or two each.
 const LIMIT: usize = 16 * 1024 * 1024;
 
 /// A bundle, packed.
 #[derive(Debug, Clone)]
 pub struct Bundle {
-    archive: Vec<u8>,
-    sha256: String,
+    archive: Bytes,
+    sha256: [u8; 32],
     lists: BTreeMap<&'static str, Vec<Script>>,
 }
 
 /// Scripts and files are too large to be sent through SSM.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the bundle has {size} bytes packed, more than the {LIMIT} that can be sent; let a step download large files"
+    "the bundle has {size} bytes packed, more than the {LIMIT} that can be sent through Systems Manager; name an S3 bucket \
+     for it (bundle_bucket in the config file, or PIAAS_BUNDLE_BUCKET), or let a step download large files"
 )]
 pub struct TooLarge {
     pub size: usize,
@@ -48,14 +53,9 @@ pub struct TooLarge {
 
 impl Bundle {
     /// Packs these lists of scripts with the payloads that they name.
-    ///
-    /// # Errors
-    /// [`TooLarge`].
-    pub fn new(
-        lists: &[(List, &[Script])],
-        payloads: &BTreeMap<String, Vec<u8>>,
-    ) -> Result<Self, TooLarge> {
-        let mut files: BTreeMap<String, (u32, Vec<u8>)> = BTreeMap::new();
+    #[must_use]
+    pub fn new(lists: &[(List, &[Script])], payloads: &BTreeMap<String, Bytes>) -> Self {
+        let mut files: BTreeMap<String, (u32, Cow<'_, [u8]>)> = BTreeMap::new();
         let mut sealed = SEALED_PATHS.to_owned();
         if lists
             .iter()
@@ -69,7 +69,7 @@ impl Bundle {
             ("seal.sh", SEAL),
             ("sealed-paths", sealed.as_str()),
         ] {
-            files.insert(name.to_owned(), (0o644, text.as_bytes().to_vec()));
+            files.insert(name.to_owned(), (0o644, text.as_bytes().to_vec().into()));
         }
         let mut number = 0;
         for (list, scripts) in lists {
@@ -90,14 +90,14 @@ impl Bundle {
                 );
                 files.insert(
                     format!("env/{number:03}"),
-                    (0o644, exports(&script.env).into_bytes()),
+                    (0o644, exports(&script.env).into_bytes().into()),
                 );
                 files.insert(
                     format!("scripts/{file}"),
-                    (0o755, script.text.clone().into_bytes()),
+                    (0o755, script.text.as_bytes().into()),
                 );
             }
-            files.insert(list.as_str().to_owned(), (0o644, lines.into_bytes()));
+            files.insert(list.as_str().to_owned(), (0o644, lines.into_bytes().into()));
         }
         let texts = || {
             lists
@@ -107,29 +107,48 @@ impl Bundle {
         };
         for (sha256, bytes) in payloads {
             if texts().any(|text| text.contains(sha256.as_str())) {
-                files.insert(format!("files/{sha256}"), (0o644, bytes.clone()));
+                files.insert(format!("files/{sha256}"), (0o644, bytes.as_ref().into()));
             }
         }
         let archive = pack(&files);
-        if archive.len() > LIMIT {
-            return Err(TooLarge {
-                size: archive.len(),
-            });
-        }
-        Ok(Self {
-            sha256: hex::encode(Sha256::digest(&archive)),
-            archive,
+        Self {
+            sha256: Sha256::digest(&archive).into(),
+            archive: archive.into(),
             lists: lists
                 .iter()
                 .map(|(list, scripts)| (list.as_str(), scripts.to_vec()))
                 .collect(),
-        })
+        }
+    }
+
+    /// Whether it can go in commands.
+    ///
+    /// # Errors
+    /// [`TooLarge`].
+    pub fn fits_commands(&self) -> Result<(), TooLarge> {
+        let size = self.archive.len();
+        if size > LIMIT {
+            return Err(TooLarge { size });
+        }
+        Ok(())
+    }
+
+    /// The archive.
+    #[must_use]
+    pub fn archive(&self) -> Bytes {
+        self.archive.clone()
+    }
+
+    /// SHA-256 of the archive.
+    #[must_use]
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
     }
 
     /// The directory of this bundle on its machine.
     #[must_use]
     pub fn dir(&self) -> String {
-        format!("{HOME}/{}", &self.sha256[..12])
+        format!("{HOME}/{}", &hex::encode(self.sha256)[..12])
     }
 
     /// The commands that bring it there, in order; repeating one is harmless. The last checks and unpacks it.
@@ -150,13 +169,28 @@ impl Bundle {
             command.push_str("END");
             commands.push(command);
         }
-        commands.push(format!(
-            "set -eu\numask 022\ncd {dir}\nif [ -d parts ]; then cat parts/* >bundle.tar.gz; fi\n\
+        commands.push(self.unpack());
+        commands
+    }
+
+    /// The command that fetches it from this URL, checks and unpacks it.
+    #[must_use]
+    pub fn fetch(&self, url: &PresignedUrl) -> String {
+        let fetch = FETCH
+            .replace("@DIR@", &self.dir())
+            .replace("@URL@", url.reveal());
+        format!("{fetch}{}", self.unpack())
+    }
+
+    /// Checks and unpacks what has arrived, in parts or as a whole.
+    fn unpack(&self) -> String {
+        format!(
+            "set -eu\numask 022\ncd {}\nif [ -d parts ]; then cat parts/* >bundle.tar.gz; fi\n\
              echo '{}  bundle.tar.gz' | sha256sum -c --status - || {{ echo 'bundle.tar.gz: wrong checksum' >&2; \
              rm -rf parts; exit 1; }}\ntar --no-same-owner -xzf bundle.tar.gz\nrm -rf parts",
-            self.sha256
-        ));
-        commands
+            self.dir(),
+            hex::encode(self.sha256)
+        )
     }
 
     /// The command that runs a list; repeating it skips what is done.
@@ -255,7 +289,7 @@ fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\'', r"'\''"))
 }
 
-fn pack(files: &BTreeMap<String, (u32, Vec<u8>)>) -> Vec<u8> {
+fn pack(files: &BTreeMap<String, (u32, Cow<'_, [u8]>)>) -> Vec<u8> {
     let gzip = flate2::GzBuilder::new()
         .mtime(0)
         .write(Vec::new(), flate2::Compression::best());
@@ -267,7 +301,7 @@ fn pack(files: &BTreeMap<String, (u32, Vec<u8>)>) -> Vec<u8> {
         header.set_mtime(0);
         header.set_uid(0);
         header.set_gid(0);
-        tar.append_data(&mut header, path, bytes.as_slice())
+        tar.append_data(&mut header, path, bytes.as_ref())
             .expect("writing to memory does not fail, and our paths are relative and short");
     }
     tar.into_inner()
@@ -289,7 +323,10 @@ mod tests {
             .env
             .insert("KEY".into(), "it's $(odd)\n".into());
         plan.steps[1].title = "a\ttitle\nof two lines".into();
-        plan.payloads = BTreeMap::from([(sha, vec![7; 100]), ("6".repeat(64), vec![8; 100])]);
+        plan.payloads = BTreeMap::from([
+            (sha, vec![7; 100].into()),
+            ("6".repeat(64), vec![8; 100].into()),
+        ]);
         plan
     }
 
@@ -298,12 +335,11 @@ mod tests {
             (List::Steps, plan.steps.as_slice()),
             (List::Validate, plan.validate.as_slice()),
         ];
-        Bundle::new(&lists, &plan.payloads).unwrap()
+        Bundle::new(&lists, &plan.payloads)
     }
 
     fn unpack(bundle: &Bundle) -> BTreeMap<String, String> {
-        let mut archive =
-            tar::Archive::new(flate2::read::GzDecoder::new(bundle.archive.as_slice()));
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(bundle.archive.as_ref()));
         let mut files = BTreeMap::new();
         for entry in archive.entries().unwrap() {
             let mut entry = entry.unwrap();
@@ -367,7 +403,7 @@ mod tests {
         let noise: Vec<u8> = (0..200_000u32)
             .map(|n| Sha256::digest(n.to_le_bytes())[0])
             .collect();
-        plan.payloads.insert("5".repeat(64), noise);
+        plan.payloads.insert("5".repeat(64), noise.into());
         let commands = bundle(&plan).transfer();
         assert!(commands.len() > 6);
         for command in commands {
@@ -377,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_a_bundle_is_refused() {
+    fn too_large_a_bundle_needs_a_bucket() {
         let mut plan = sample();
         let mut state = 1u32;
         let noise = std::iter::repeat_with(|| {
@@ -386,8 +422,10 @@ mod tests {
         });
         plan.payloads
             .insert("5".repeat(64), noise.take(LIMIT + 1_000_000).collect());
-        let error = Bundle::new(&[(List::Steps, &plan.steps)], &plan.payloads).unwrap_err();
+        bundle(&sample()).fits_commands().unwrap();
+        let error = bundle(&plan).fits_commands().unwrap_err();
         assert!(error.size > LIMIT);
+        assert!(error.to_string().contains("bundle_bucket"), "{error}");
     }
 
     #[test]

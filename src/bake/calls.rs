@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::event::Phase;
-use super::names::{Channel, manifest_parameter};
+use super::names::{BundleStore, Channel, manifest_parameter};
 use super::plan::Plan;
 use crate::aws::tags;
 use crate::recipe::model::BaseRef;
@@ -47,9 +47,10 @@ pub struct Call {
     pub operation: &'static str,
 }
 
-/// What the bake of a recipe calls, in order, each operation once a phase.
+/// What the bake of a recipe calls, in order, each operation once a phase. `bundles` is the bucket that bundles go
+/// through, if there is one.
 #[must_use]
-pub fn calls(plan: &Plan, base: &BaseRef) -> Vec<Call> {
+pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<Call> {
     let mut all = Vec::new();
     let mut add = |when, service, operations: &[&'static str]| {
         all.extend(operations.iter().map(|operation| Call {
@@ -85,7 +86,13 @@ pub fn calls(plan: &Plan, base: &BaseRef) -> Vec<Call> {
                 add(when, "ec2", &["DescribeInstances"]);
                 add(when, "ssm", &["DescribeInstanceInformation"]);
             }
-            Phase::Send | Phase::Provision | Phase::Validate | Phase::Seal => {
+            Phase::Send => {
+                if bundles.is_some() {
+                    add(when, "s3", &THROUGH_A_BUCKET);
+                }
+                add(when, "ssm", &["SendCommand", "GetCommandInvocation"]);
+            }
+            Phase::Provision | Phase::Validate | Phase::Seal => {
                 add(when, "ssm", &["SendCommand", "GetCommandInvocation"]);
             }
             Phase::Stop => add(when, "ec2", &["StopInstances", "DescribeInstances"]),
@@ -96,6 +103,9 @@ pub fn calls(plan: &Plan, base: &BaseRef) -> Vec<Call> {
             ),
             Phase::Test => {
                 add(when, "ec2", &["RunInstances", "DescribeInstances"]);
+                if bundles.is_some() {
+                    add(when, "s3", &THROUGH_A_BUCKET);
+                }
                 add(
                     when,
                     "ssm",
@@ -126,6 +136,9 @@ pub fn calls(plan: &Plan, base: &BaseRef) -> Vec<Call> {
     all
 }
 
+/// What it takes to lend a machine an object; the machine reads it by a URL, which makes no call of ours.
+const THROUGH_A_BUCKET: [&str; 2] = ["PutObject", "DeleteObject"];
+
 /// What removing an image takes.
 const UNMAKE_IMAGE: [&str; 4] = [
     "DescribeImages",
@@ -144,8 +157,13 @@ pub struct Place<'a> {
 /// The IAM policy that makes exactly these calls possible: what a bake did not make, it may not change. Instances and
 /// images are told by the tag of their run; IAM lets a group, an instance or an image be tagged only as it is made.
 #[must_use]
-pub fn policy(plan: &Plan, base: &BaseRef, place: Place<'_>) -> Value {
-    let calls = calls(plan, base);
+pub fn policy(
+    plan: &Plan,
+    base: &BaseRef,
+    bundles: Option<&BundleStore>,
+    place: Place<'_>,
+) -> Value {
+    let calls = calls(plan, base, bundles);
     let mut looks = BTreeSet::new();
     let mut makes = BTreeSet::new();
     let mut ends = BTreeSet::new();
@@ -156,6 +174,7 @@ pub fn policy(plan: &Plan, base: &BaseRef, place: Place<'_>) -> Value {
         match call.operation {
             // Anyone may ask who they are.
             "GetCallerIdentity" | "SendCommand" | "CreateTags" => {}
+            _ if call.service == "s3" => {}
             "RunInstances" | "CreateImage" | "CreateSecurityGroup" => {
                 makes.insert(action);
             }
@@ -222,6 +241,23 @@ pub fn policy(plan: &Plan, base: &BaseRef, place: Place<'_>) -> Value {
     for (operation, names) in parameters {
         let action = one(&format!("ssm:{operation}"));
         statements.push(allow(operation, &action, json!(names)));
+    }
+    if let Some(store) = bundles {
+        // The URL that a machine is lent stands for a GetObject of ours.
+        let actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"];
+        statements.push(allow(
+            "LendBundles",
+            &actions.map(str::to_owned).into(),
+            json!(format!(
+                "arn:aws:s3:::{}/{}",
+                store.bucket,
+                if store.prefix.is_empty() {
+                    "*".to_owned()
+                } else {
+                    format!("{}/*", store.prefix)
+                }
+            )),
+        ));
     }
     if plan.build.instance_profile.is_some() {
         statements.push(with(
@@ -310,7 +346,7 @@ mod tests {
     fn the_plan_decides_what_is_called() {
         let mut plan = bake(&target(), &Survey::default());
         let names = |plan: &Plan, base: &BaseRef| -> Vec<String> {
-            let all = calls(plan, base);
+            let all = calls(plan, base, None);
             let names = all.iter().map(|call| call.operation.to_owned());
             names.collect()
         };
@@ -333,14 +369,18 @@ mod tests {
         let plan = bake(&target(), &Survey::default());
         let parameter = "/aws/service/debian/release/12/latest/amd64".to_owned();
         let base = BaseRef::Ssm { parameter };
-        let policy = policy(&plan, &base, PLACE);
+        let store = BundleStore {
+            bucket: "bundles".into(),
+            prefix: "bakes".into(),
+        };
+        let policy = policy(&plan, &base, Some(&store), PLACE);
         let statements = policy["Statement"].as_array().unwrap();
         let actions: BTreeSet<&str> = statements
             .iter()
             .flat_map(|statement| statement["Action"].as_array().unwrap())
             .map(|action| action.as_str().unwrap())
             .collect();
-        for call in calls(&plan, &base) {
+        for call in calls(&plan, &base, Some(&store)) {
             let action = format!("{}:{}", call.service, call.operation);
             assert!(
                 actions.contains(action.as_str()) || call.operation == "GetCallerIdentity",
@@ -348,6 +388,9 @@ mod tests {
             );
         }
         assert!(!actions.contains("iam:PassRole"));
+        let lend = statement(&policy, "LendBundles");
+        assert_eq!(lend["Resource"], "arn:aws:s3:::bundles/bakes/*");
+        assert!(actions.contains("s3:GetObject"));
         let tag = "aws:ResourceTag/piaas-bake:run";
         let end = statement(&policy, "EndWhatIsOurs");
         assert_eq!(
@@ -387,7 +430,7 @@ mod tests {
             ("a".into(), "ssm:/ci/token".into()),
             ("b".into(), format!("secretsmanager:{arn}")),
         ]);
-        let policy = policy(&plan, &ami(), PLACE);
+        let policy = policy(&plan, &ami(), None, PLACE);
         assert_eq!(
             statement(&policy, "GiveTheBuilderItsRole")["Action"],
             json!(["iam:PassRole"])

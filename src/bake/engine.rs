@@ -8,9 +8,9 @@ use super::bundle::Bundle;
 use super::error::{BakeError, Failure, Kept, LeftOver};
 use super::event::{Event, List, Phase, Resource};
 use super::images::{self, Image};
-use super::names::RunId;
+use super::names::{BundleStore, RunId};
 use super::packages::{Part, Record};
-use super::phases::{commands, image, launch, publish};
+use super::phases::{commands, deliver, image, launch, publish};
 use super::plan::Plan;
 use super::run::{Log, Run, milliseconds};
 use super::undo::Undo;
@@ -28,6 +28,8 @@ pub struct Settings<'a> {
     /// Account id, as [`Clients::account`] gives it.
     pub account: String,
     pub run: RunId,
+    /// Where bundles are put for machines to fetch; `None`: they go in commands, which limits them.
+    pub bundles: Option<BundleStore>,
     pub cancel: Cancel,
     /// Leave the machine on which a bake fails, for somebody to look at.
     pub keep_on_failure: bool,
@@ -171,7 +173,7 @@ fn open<'a>(
     };
     let journal = Journal::create(settings.runs, header)?;
     let log = Log::create(log_path.to_owned())?;
-    let run = Run::new(
+    let mut run = Run::new(
         clients,
         plan,
         settings.run,
@@ -180,6 +182,7 @@ fn open<'a>(
         sink,
         settings.cancel,
     );
+    run.bundles = settings.bundles;
     run.emit(Event::Started {
         run: run.id.to_string(),
         recipe: plan.recipe.clone(),
@@ -202,7 +205,12 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
         (List::Steps, plan.steps.as_slice()),
         (List::Validate, plan.validate.as_slice()),
     ];
-    let bundle = Bundle::new(&lists, &plan.payloads)?;
+    let bundle = Bundle::new(&lists, &plan.payloads);
+    let tests = Bundle::new(&[(List::Test, plan.test.as_slice())], &plan.payloads);
+    if run.bundles.is_none() {
+        bundle.fits_commands()?;
+        tests.fits_commands()?;
+    }
 
     run.enter(Phase::Launch)?;
     remove_stale(run).await?;
@@ -212,7 +220,7 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     run.enter(Phase::Boot)?;
     launch::online(run, &builder).await?;
     run.enter(Phase::Send)?;
-    commands::send(run, &builder, &bundle).await?;
+    deliver::send(run, &builder, &bundle).await?;
     commands::note_packages(run, &builder, &bundle).await?;
     run.enter(Phase::Provision)?;
     commands::execute(run, &builder, &bundle, List::Steps).await?;
@@ -232,7 +240,7 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     let _waited_for_at_the_end = super::machine::terminate(run.clients, &builder).await;
 
     run.enter(Phase::Test)?;
-    test(run, &made, &groups).await?;
+    test(run, &made, &groups, &tests).await?;
 
     run.enter(Phase::Publish)?;
     let mut kept = vec![image_intent];
@@ -260,16 +268,17 @@ async fn record(run: &Run<'_>, installed: Option<Part>) -> Result<Option<Record>
 }
 
 /// Boots the image and runs its tests; an image without tests must at least boot.
-async fn test(run: &mut Run<'_>, made: &Image, groups: &[String]) -> Result<(), Failure> {
-    let bundle = Bundle::new(
-        &[(List::Test, run.plan.test.as_slice())],
-        &run.plan.payloads,
-    )?;
+async fn test(
+    run: &mut Run<'_>,
+    made: &Image,
+    groups: &[String],
+    bundle: &Bundle,
+) -> Result<(), Failure> {
     let (_, tester) = launch::instance(run, Resource::Tester, made, groups).await?;
     launch::online(run, &tester).await?;
     if !run.plan.test.is_empty() {
-        commands::send(run, &tester, &bundle).await?;
-        commands::execute(run, &tester, &bundle, List::Test).await?;
+        deliver::send(run, &tester, bundle).await?;
+        commands::execute(run, &tester, bundle, List::Test).await?;
     }
     Ok(())
 }

@@ -73,6 +73,8 @@ impl Phase {
 pub enum Resource {
     SecurityGroup,
     Builder,
+    /// The object in S3 that a machine fetches its bundle from.
+    Bundle,
     Image,
     Tester,
     /// The SSM parameters that hold the image's manifest and its packages.
@@ -83,9 +85,10 @@ pub enum Resource {
 
 impl Resource {
     /// All kinds, in the order in which a bake creates them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SecurityGroup,
         Self::Builder,
+        Self::Bundle,
         Self::Image,
         Self::Tester,
         Self::Manifest,
@@ -98,6 +101,7 @@ impl Resource {
         match self {
             Self::SecurityGroup => "security-group",
             Self::Builder => "builder",
+            Self::Bundle => "bundle",
             Self::Image => "image",
             Self::Tester => "tester",
             Self::Manifest => "manifest",

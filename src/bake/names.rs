@@ -63,6 +63,27 @@ pub fn client_token(digest: &str, run: &RunId, step: &str) -> String {
     ))
 }
 
+/// The place in S3 where bundles are put for machines to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleStore {
+    pub bucket: String,
+    /// What keys begin with, without a slash at either end; perhaps empty.
+    pub prefix: String,
+}
+
+impl BundleStore {
+    /// The key of a bundle: of this run alone, and told from its others by the SHA-256.
+    #[must_use]
+    pub fn key(&self, run: &RunId, sha256: &[u8; 32]) -> String {
+        let rest = format!("{run}/{}.tar.gz", hex::encode(sha256));
+        if self.prefix.is_empty() {
+            rest
+        } else {
+            format!("{}/{rest}", self.prefix)
+        }
+    }
+}
+
 /// A name that an image goes by: what an SSM parameter points at.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use semver::Version;
 
 use super::event::Phase;
 use super::images::Image;
-use super::names::{Channel, IMAGE_NAME_LIMIT, free_name, image_name};
+use super::names::{BundleStore, Channel, IMAGE_NAME_LIMIT, free_name, image_name};
 use crate::aws::tags;
 use crate::journal::RunState;
 use crate::recipe::model::{BuildSpec, ImageSpec, Manager};
@@ -97,7 +98,7 @@ pub struct Plan {
     pub validate: Vec<Script>,
     pub test: Vec<Script>,
     /// Bytes that the scripts install, by sha256.
-    pub payloads: BTreeMap<String, Vec<u8>>,
+    pub payloads: BTreeMap<String, Bytes>,
     /// Size of the root volume in GiB.
     pub volume_gib: u32,
     pub architecture: String,
@@ -119,7 +120,7 @@ impl Plan {
 
     /// What the bake creates and removes again, in words.
     #[must_use]
-    pub fn temporaries(&self) -> Vec<String> {
+    pub fn temporaries(&self, bundles: Option<&BundleStore>) -> Vec<String> {
         let instance = &self.build.instance_type;
         let mut all = Vec::new();
         if self.build.security_groups.is_empty() {
@@ -129,6 +130,12 @@ impl Plan {
             "a builder instance, {instance}, {} GiB",
             self.volume_gib
         ));
+        if let Some(store) = bundles {
+            all.push(format!(
+                "an object for each machine in s3://{}",
+                store.bucket
+            ));
+        }
         all.push(format!("a tester instance, {instance}, from the new image"));
         all
     }

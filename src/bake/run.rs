@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::error::Failure;
 use super::event::{Event, Phase, Resource, Stamped};
 use super::follow::Tail;
-use super::names::{RunId, client_token};
+use super::names::{BundleStore, RunId, client_token};
 use super::plan::Plan;
 use crate::aws::tags::{self, Tags};
 use crate::aws::wait::{Pace, Patience};
@@ -30,6 +30,9 @@ pub(super) mod facts {
     pub const PREVIOUS: &str = "previous";
     /// What the run put there.
     pub const VALUE: &str = "value";
+    /// Bucket and key of an object.
+    pub const BUCKET: &str = "bucket";
+    pub const KEY: &str = "key";
 }
 
 pub(super) struct Run<'a> {
@@ -38,6 +41,8 @@ pub(super) struct Run<'a> {
     pub id: RunId,
     pub journal: Journal,
     pub sink: &'a dyn Sink<Event>,
+    /// Where bundles are put for machines to fetch; `None`: they go in commands.
+    pub bundles: Option<BundleStore>,
     /// When anyone may remove what this run leaves.
     pub expires: Timestamp,
     pub tail: Tail,
@@ -64,6 +69,7 @@ impl<'a> Run<'a> {
             id,
             journal,
             sink,
+            bundles: None,
             expires: plan.expires(now),
             tail: Tail::new(LAST_LINES),
             cancel,

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -288,7 +289,7 @@ impl Saved {
         }
         let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(from));
         let mut json = String::new();
-        let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let mut files: BTreeMap<String, Bytes> = BTreeMap::new();
         for entry in archive.entries()? {
             let mut entry = entry?;
             let path = entry.path()?.to_string_lossy().into_owned();
@@ -309,7 +310,7 @@ impl Saved {
                         name: name.to_owned(),
                     });
                 }
-                files.insert(name.to_owned(), bytes);
+                files.insert(name.to_owned(), bytes.into());
             }
         }
         let mut saved: Self = serde_json::from_str(&json)?;
@@ -347,7 +348,7 @@ mod tests {
         for layer in &mut target.layers {
             layer.layer.payloads.clear();
         }
-        let bytes = b"a file".to_vec();
+        let bytes = Bytes::from_static(b"a file");
         let sha256 = digest::Digest::of(&bytes).to_string();
         target.layers[0].layer.payloads.insert(sha256, bytes);
         let base = BaseRef::Ami {

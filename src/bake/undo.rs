@@ -12,6 +12,7 @@ use super::machine;
 use super::phases::launch;
 use super::run::facts;
 use crate::aws::error::Context as _;
+use crate::aws::objects::{self, Place};
 use crate::aws::wait::{Pace, Patience};
 use crate::aws::{self, Clients, Kind, tags};
 use crate::events::Sink;
@@ -94,6 +95,7 @@ impl Undo<'_> {
     async fn remove_once(&self, entry: &Entry) -> Result<(), Failure> {
         match Resource::parse(&entry.kind) {
             Some(kind @ (Resource::Builder | Resource::Tester)) => self.instance(kind, entry).await,
+            Some(Resource::Bundle) => self.bundle(entry).await,
             Some(Resource::SecurityGroup) => self.security_group(entry).await,
             Some(Resource::Image) => self.image(entry).await,
             Some(Resource::Manifest) => self.manifest(entry).await,
@@ -150,6 +152,20 @@ impl Undo<'_> {
                 id,
             });
         }
+        Ok(())
+    }
+
+    async fn bundle(&self, entry: &Entry) -> Result<(), Failure> {
+        let fact = |name: &str| entry.facts.get(name).cloned().unwrap_or_default();
+        let place = Place {
+            bucket: fact(facts::BUCKET),
+            key: fact(facts::KEY),
+        };
+        gone_is_fine(objects::delete(self.clients, &place).await)?;
+        self.emit(Event::Removed {
+            kind: Resource::Bundle,
+            id: place.to_string(),
+        });
         Ok(())
     }
 
@@ -349,6 +365,14 @@ fn by_hand(kind: Resource, entry: &Entry, region: &str) -> String {
         (Resource::Image, Some(id)) => {
             format!(
                 "aws ec2 deregister-image --region {region} --delete-associated-snapshots --image-id {id}"
+            )
+        }
+        (Resource::Bundle, _) => {
+            let fact = |name: &str| entry.facts.get(name).map_or("", String::as_str);
+            format!(
+                "aws s3api delete-object --region {region} --bucket {} --key {}",
+                fact(facts::BUCKET),
+                fact(facts::KEY)
             )
         }
         (Resource::Manifest, _) => {

@@ -12,9 +12,13 @@ use serde::{Deserialize, Serialize};
 use super::args::{AccountId, CloudName, GlobalArgs};
 use super::error::CliError;
 use super::exit;
+use crate::bake::names::BundleStore;
 
 /// Name of the project's config file.
 pub const FILE_NAME: &str = "piaas-bake.yaml";
+
+/// Characters of the longest prefix of bundles' keys; a key has 1,024 at most, and ours are behind it.
+const PREFIX_LIMIT: usize = 512;
 
 /// The mirror network that Debian itself recommends.
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
@@ -30,6 +34,8 @@ struct ConfigFile {
     profile: Option<String>,
     allow_accounts: Option<Vec<AccountId>>,
     mirror: Option<String>,
+    bundle_bucket: Option<String>,
+    bundle_prefix: Option<String>,
 }
 
 /// A config file that was read, for the places of its keys.
@@ -112,6 +118,8 @@ pub struct Settings {
     pub worker_agent: Option<PathBuf>,
     /// Debian mirror for the base of the local cloud.
     pub mirror: String,
+    /// Where bundles are put for machines to fetch; None: they go in commands.
+    pub bundles: Option<BundleStore>,
     /// Config files that were read, the one that wins first.
     pub files: Vec<PathBuf>,
     /// All of them, with where they come from.
@@ -281,6 +289,8 @@ impl Settings {
         let mirror = mirror.unwrap_or_else(|| DEFAULT_MIRROR.to_owned());
         find.show(key.key, Some(mirror.clone()), origin);
 
+        let bundles = bundle_store(&mut find)?;
+
         let shown = find.shown;
         Ok(Self {
             cloud,
@@ -292,6 +302,7 @@ impl Settings {
             allow_accounts,
             worker_agent,
             mirror,
+            bundles,
             files: files.into_iter().map(|loaded| loaded.path).collect(),
             shown,
         })
@@ -310,6 +321,47 @@ impl Settings {
     pub fn cloud_dir(&self) -> PathBuf {
         self.state_dir.join("cloud")
     }
+}
+
+/// The bucket for bundles, with what their keys begin with.
+fn bundle_store(find: &mut Resolver<'_>) -> Result<Option<BundleStore>, CliError> {
+    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let refused = |what: &str, value: &str, origin: &Origin| {
+        CliError::new(
+            exit::USAGE,
+            format!("{what} `{value}` ({origin}) cannot be used"),
+        )
+    };
+    let key = names("bundle_bucket", "", "PIAAS_BUNDLE_BUCKET");
+    let (bucket, from) = find.find(&key, given(key.variable), |file| file.bundle_bucket.clone());
+    if let Some(bucket) = &bucket
+        && !crate::localcloud::s3::is_bucket_name(bucket)
+    {
+        return Err(refused(key.key, bucket, &from).hint(
+            "a bucket has 3 to 63 small letters, digits, dots and hyphens, and is named without s3://",
+        ));
+    }
+    find.show(key.key, bucket.clone(), from);
+    let key = names("bundle_prefix", "", "PIAAS_BUNDLE_PREFIX");
+    let (prefix, from) = find.find(&key, given(key.variable), |file| file.bundle_prefix.clone());
+    let prefix = prefix.map(|prefix| prefix.trim_matches('/').to_owned());
+    if let Some(prefix) = &prefix {
+        // No quoting anywhere, neither in commands that people are shown nor in policies.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.".contains(c);
+        if prefix.len() > PREFIX_LIMIT || !prefix.chars().all(plain) {
+            return Err(refused(key.key, prefix, &from).hint(format!(
+                "it has at most {PREFIX_LIMIT} letters, digits and /-_."
+            )));
+        }
+        if bucket.is_none() {
+            return Err(refused(key.key, prefix, &from).hint("it needs a bundle_bucket"));
+        }
+    }
+    find.show(key.key, prefix.clone(), from);
+    Ok(bucket.map(|bucket| BundleStore {
+        bucket,
+        prefix: prefix.unwrap_or_default(),
+    }))
 }
 
 fn xdg_dir(variable: &str, below_home: &str) -> Option<PathBuf> {
@@ -332,7 +384,10 @@ fn load(path: PathBuf) -> Result<Loaded, CliError> {
             format!("cannot use the config file {}", path.display()),
         )
         .because(error)
-        .hint("its keys are cloud, recipes, state_dir, region, profile, allow_accounts and mirror")
+        .hint(
+            "its keys are cloud, recipes, state_dir, region, profile, allow_accounts, mirror, bundle_bucket and \
+             bundle_prefix",
+        )
     };
     let text = std::fs::read_to_string(&path).map_err(|error| refused(&error))?;
     let mut file = if text.trim().is_empty() {

@@ -132,6 +132,7 @@ impl Context {
                 region: region.unwrap_or_else(|| localcloud::DEFAULT_REGION.to_owned()),
                 access_key: localcloud::ACCESS_KEY,
                 secret_key: localcloud::SECRET_KEY,
+                machine_endpoint: localcloud::MACHINE_ENDPOINT,
             },
         };
         let clients = Clients::connect(connection, self.clock.clone())

@@ -11,10 +11,10 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
-use bytes::Bytes;
 
 use super::engine::{Answer, LocalCloud};
 use super::faults::Trickle;
+use super::s3::Content;
 
 #[derive(Debug, Clone)]
 struct Connector(Arc<LocalCloud>);
@@ -45,26 +45,20 @@ impl HttpConnector for Connector {
             let request = request
                 .try_into_http1x()
                 .map_err(|error| other(error.into()))?;
-            let (parts, body) = request.into_parts();
-            // The services stream nothing, so every body is in memory already.
-            let bytes = body.bytes().map(Bytes::copy_from_slice);
-            let bytes =
-                bytes.ok_or_else(|| other("the local cloud takes no streamed body".into()))?;
-            let request = http::Request::from_parts(parts, bytes);
+            let request = cloud.receive(request).await;
+            let request =
+                request.map_err(|_| other("the body is larger than any operation takes".into()))?;
             let clock = cloud.clock();
-            let answer = tokio::task::spawn_blocking(move || cloud.answer(&request));
+            let answer = tokio::task::spawn_blocking(move || cloud.answer(request));
             let ended = |kind: ErrorKind| Err(ConnectorError::io(Error::from(kind).into()));
             let (response, time) = match answer.await.map_err(|error| other(error.into()))? {
                 Answer::Sent(response, time) => (response, time),
                 Answer::Closed => return ended(ErrorKind::UnexpectedEof),
                 Answer::Reset => return ended(ErrorKind::ConnectionReset),
             };
-            let response = response.map(|body| {
-                if time.is_zero() {
-                    SdkBody::from(body)
-                } else {
-                    SdkBody::from_body_1_x(Trickle::new(body, time, clock))
-                }
+            let response = response.map(|body| match body {
+                Content::Held(bytes) if time.is_zero() => SdkBody::from(bytes),
+                body => SdkBody::from_body_1_x(Trickle::new(body, time, clock)),
             });
             HttpResponse::try_from(response).map_err(|error| other(error.into()))
         })

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::s3::OutputTarget;
+
 /// A driver could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -78,6 +80,9 @@ pub struct CommandSpec {
     pub working_directory: Option<String>,
     /// Execution time-out in seconds.
     pub execution_timeout: u64,
+    /// Where the agent puts the whole output.
+    #[serde(default)]
+    pub output: Option<OutputTarget>,
 }
 
 /// Where a command stands on its machine.

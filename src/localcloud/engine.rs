@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Body;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::driver::Driver;
 use super::faults::{self, Faults, Meddling};
+use super::s3::{self, Buckets, Content, Payload};
 use super::state::{Locked, Process, State, StateError, Store};
 use super::wire::Service;
 use super::wire::error::ApiError;
@@ -19,10 +22,18 @@ use super::wire::sigv4::{Authorization, Fault};
 use super::{ACCESS_KEY, SECRET_KEY, autoscaling, ec2, imagebuilder, ssm, sts};
 use crate::clock::SharedClock;
 
+/// Bytes of the largest request body that stays in memory; no operation takes as much.
+const BODY_LIMIT: usize = 4 * 1024 * 1024;
+
+/// A body that no operation takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge;
+
 /// A cloud in a directory. Several processes may have the same one open.
 pub struct LocalCloud {
     store: Store,
     directory: PathBuf,
+    buckets: Buckets,
     driver: Arc<dyn Driver>,
     clock: SharedClock,
     process: Process,
@@ -34,7 +45,7 @@ pub struct LocalCloud {
 #[derive(Debug)]
 pub enum Answer {
     /// A response; its body takes this long.
-    Sent(Response<Bytes>, Duration),
+    Sent(Response<Content>, Duration),
     /// Nothing: the connection ends.
     Closed,
     /// Nothing: the connection is reset.
@@ -52,6 +63,8 @@ impl std::fmt::Debug for LocalCloud {
 /// What an operation works on.
 pub(super) struct Call<'a> {
     pub state: &'a mut State,
+    /// Where the cloud lies, with its buckets.
+    pub directory: &'a Path,
     pub driver: &'a dyn Driver,
     pub now: Timestamp,
     pub region: &'a str,
@@ -89,6 +102,7 @@ impl LocalCloud {
         let cloud = Self {
             store: Store::open(directory)?,
             directory: directory.to_owned(),
+            buckets: Buckets::of(directory),
             driver,
             clock,
             process: Process::current(),
@@ -104,17 +118,43 @@ impl LocalCloud {
         self.clock.clone()
     }
 
+    /// Takes the body of a request, to the disk if it is an object's.
+    ///
+    /// # Errors
+    /// The body is larger than any operation takes.
+    pub async fn receive<B>(&self, request: Request<B>) -> Result<Request<Payload>, TooLarge>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (parts, body) = request.into_parts();
+        let head = Request::from_parts(parts, ());
+        let payload = if s3::is_ours(&head) {
+            s3::receive(&head, body, &self.buckets, self.clock.now()).await
+        } else {
+            let body = Limited::new(body, BODY_LIMIT).collect().await;
+            Payload::Held(body.map_err(|_| TooLarge)?.to_bytes())
+        };
+        Ok(head.map(|()| payload))
+    }
+
     /// Answers one request, with the faults of the script if there is one.
-    pub fn answer(&self, request: &Request<Bytes>) -> Answer {
+    pub fn answer(&self, mut request: Request<Payload>) -> Answer {
         let sent = |response| Answer::Sent(response, Duration::ZERO);
         let Some(faults) = &self.faults else {
-            return sent(self.handle(request));
+            return sent(self.serve(request, None));
         };
-        let service = guess(request);
-        let fault = faults.on_request(service, &operation(request));
-        let refused = |error: ApiError| sent(error.respond(service, &self.request_id()));
+        let service = guess(&request);
+        let fault = faults.on_request(service, &operation(&request));
+        let refused = |error: ApiError| {
+            sent(
+                error
+                    .respond(service, &self.request_id())
+                    .map(Content::Held),
+            )
+        };
         match fault {
-            None => sent(self.handle(request)),
+            None => sent(self.serve(request, None)),
             Some(faults::Fault::Throttle) => refused(faults::throttled(service)),
             Some(faults::Fault::Error {
                 status,
@@ -126,23 +166,49 @@ impl LocalCloud {
             }
             Some(faults::Fault::DropRequest) => Answer::Closed,
             Some(faults::Fault::DropReply) => {
-                self.handle(request);
+                self.serve(request, None);
                 Answer::Closed
             }
             Some(faults::Fault::Reset) => {
-                self.handle(request);
+                self.serve(request, None);
                 Answer::Reset
             }
             Some(faults::Fault::Duplicate) => {
-                self.handle(request);
-                sent(self.handle(request))
+                let again = request.body_mut().again(&self.buckets);
+                let head = s3::head(&request);
+                self.serve(head.map(|()| again), None);
+                sent(self.serve(request, None))
             }
-            Some(faults::Fault::Slow(time)) => Answer::Sent(self.handle(request), time),
+            Some(faults::Fault::Slow(time)) => Answer::Sent(self.serve(request, None), time),
             Some(faults::Fault::Stale(ago)) => {
                 let past = faults.past(ago, self.clock.now());
-                sent(self.handle_at(request, past.as_deref()))
+                sent(self.serve(request, past.as_deref()))
             }
         }
+    }
+
+    /// Answers one request whose body has been taken. What S3 holds has no past: its reads are never late.
+    fn serve(&self, request: Request<Payload>, past: Option<&State>) -> Response<Content> {
+        let (parts, payload) = request.into_parts();
+        let head = Request::from_parts(parts, ());
+        if !s3::is_ours(&head) {
+            let body = match payload {
+                Payload::Held(body) => body,
+                // Bodies of others stay in memory.
+                Payload::Spooled(_) | Payload::Refused(_) | Payload::Unread => Bytes::new(),
+            };
+            return self
+                .handle_at(&head.map(|()| body), past)
+                .map(Content::Held);
+        }
+        let request_id = self.request_id();
+        let now = self.clock.now();
+        let answer = s3::handle(&head, payload, &self.buckets, now, &request_id)
+            .unwrap_or_else(|error| error.respond(Service::S3, &request_id).map(Content::Held));
+        if head.method() == Method::HEAD {
+            return answer.map(|_| Content::default());
+        }
+        answer
     }
 
     /// The directory it lies in.
@@ -179,7 +245,16 @@ impl LocalCloud {
 
     /// Answers one request of the AWS API. Blocks for the lock and the disk, not for machines.
     pub fn handle(&self, request: &Request<Bytes>) -> Response<Bytes> {
-        self.handle_at(request, None)
+        if !s3::is_ours(request) {
+            return self.handle_at(request, None);
+        }
+        let head = s3::head(request);
+        let payload = s3::receive_all(&head, request.body(), &self.buckets, self.clock.now());
+        let (parts, content) = self.serve(head.map(|()| payload), None).into_parts();
+        match content.read() {
+            Ok(body) => Response::from_parts(parts, body),
+            Err(error) => ApiError::internal(error.to_string()).respond(Service::S3, ""),
+        }
     }
 
     /// As [`Self::handle`]; with a `past`, the records are those, and nothing becomes of them.
@@ -202,6 +277,8 @@ impl LocalCloud {
                 self.transact(region, past, |call| ssm::handle(call, request, &request_id))
             }
             Service::Sts => sts::handle(request.body(), &request_id),
+            // Its requests went another way.
+            Service::S3 => Err(s3::not_here()),
             Service::ImageBuilder => imagebuilder::handle(request, &request_id),
         };
         answer.unwrap_or_else(|error| error.respond(service, &request_id))
@@ -220,6 +297,7 @@ impl LocalCloud {
         let mut then = past.cloned();
         let mut call = Call {
             state: then.as_mut().unwrap_or(&mut locked.state),
+            directory: &self.directory,
             driver: self.driver.as_ref(),
             now: self.clock.now(),
             region,
@@ -242,7 +320,10 @@ impl LocalCloud {
 }
 
 /// The operation that a request asks for, in whatever protocol; empty if it asks for none.
-fn operation(request: &Request<Bytes>) -> String {
+fn operation(request: &Request<Payload>) -> String {
+    if s3::is_ours(request) {
+        return s3::operation(request);
+    }
     let target = request.headers().get("x-amz-target");
     if let Some(target) = target.and_then(|value| value.to_str().ok()) {
         return target.rsplit('.').next().unwrap_or_default().to_owned();
@@ -250,7 +331,7 @@ fn operation(request: &Request<Bytes>) -> String {
     if request.uri().path() != "/" {
         return request.uri().path().trim_matches('/').to_owned();
     }
-    form_urlencoded::parse(request.body())
+    form_urlencoded::parse(request.body().held())
         .find(|(name, _)| name == "Action")
         .map(|(_, action)| action.into_owned())
         .unwrap_or_default()
@@ -273,7 +354,7 @@ fn authenticate(
     let Some(service) = Service::from_scope(&authorization.service) else {
         let service = guess(request);
         let message = format!(
-            "The local cloud has no service {}; it has ec2, autoscaling, ssm, sts and imagebuilder.",
+            "The local cloud has no service {}; it has ec2, autoscaling, ssm, sts, imagebuilder and s3.",
             authorization.service
         );
         let code = if service == Service::Ssm {
@@ -296,7 +377,10 @@ fn authenticate(
 }
 
 /// The protocol of a request without a readable signature.
-fn guess(request: &Request<Bytes>) -> Service {
+fn guess<B: AsRef<[u8]>>(request: &Request<B>) -> Service {
+    if s3::is_ours(request) {
+        return Service::S3;
+    }
     let target = request
         .headers()
         .get("x-amz-target")
@@ -314,8 +398,8 @@ fn guess(request: &Request<Bytes>) -> Service {
     }
 }
 
-fn says(request: &Request<Bytes>, text: &[u8]) -> bool {
-    let mut windows = request.body().windows(text.len());
+fn says<B: AsRef<[u8]>>(request: &Request<B>, text: &[u8]) -> bool {
+    let mut windows = request.body().as_ref().windows(text.len());
     windows.any(|window| window == text)
 }
 
@@ -330,6 +414,7 @@ fn unknown_key(service: Service) -> ApiError {
         Service::ImageBuilder => {
             ApiError::new("UnrecognizedClientException", invalid).with_status(StatusCode::FORBIDDEN)
         }
+        Service::S3 => s3::not_here(),
     }
 }
 
@@ -348,6 +433,7 @@ fn refusal(service: Service, fault: Fault) -> ApiError {
     let malformed = "Authorization header requires 'Credential', 'Signature' and 'SignedHeaders' parameters and an \
                      'X-Amz-Date' header of the credential's date.";
     let (code, message) = match (fault, service) {
+        (_, Service::S3) => return s3::not_here(),
         (Fault::Mismatch, Service::Ec2) => return auth_failure(),
         (Fault::Mismatch, Service::Sts | Service::AutoScaling) => {
             ("SignatureDoesNotMatch", mismatch)
@@ -405,5 +491,6 @@ fn expired(service: Service, signed: Timestamp, now: Timestamp) -> ApiError {
         Service::ImageBuilder => {
             ApiError::new("InvalidSignatureException", message).with_status(StatusCode::FORBIDDEN)
         }
+        Service::S3 => s3::not_here(),
     }
 }

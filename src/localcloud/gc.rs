@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::endpoint;
 use super::nspawn::files::{Want, is_locked, put_json, remove_dir, subdirectories};
 use super::nspawn::prune;
+use super::s3::Buckets;
 use super::state::Store;
 use super::supervisor::cgroup;
 
@@ -25,6 +26,8 @@ pub enum Leftover {
     Disk { id: String, being_written: bool },
     /// Control groups of a machine that is gone.
     ControlGroup { id: String },
+    /// A part of an object that somebody was putting into a bucket.
+    Upload { id: String },
 }
 
 impl std::fmt::Display for Leftover {
@@ -41,6 +44,7 @@ impl std::fmt::Display for Leftover {
                 being_written: false,
             } => write!(f, "disk {id}"),
             Self::ControlGroup { id } => write!(f, "control group of machine {id}"),
+            Self::Upload { id } => write!(f, "unfinished upload {id}"),
         }
     }
 }
@@ -79,6 +83,10 @@ pub fn survey(cloud: &Path, instances: &[String], snapshots: &[String]) -> Vec<L
             .filter(|id| cgroup::is_empty(id))
             .map(|id| Leftover::ControlGroup { id }),
     );
+    left.extend(Buckets::abandoned(cloud).into_iter().filter_map(|path| {
+        let id = path.file_name()?.to_str()?.to_owned();
+        Some(Leftover::Upload { id })
+    }));
     left
 }
 
@@ -107,6 +115,7 @@ pub fn sweep(cloud: &Path, leftovers: &[Leftover]) -> io::Result<()> {
                 wait_free(&dir)?;
             }
             Leftover::ControlGroup { id } => cgroup::remove(id),
+            Leftover::Upload { id } => Buckets::forget(cloud, id)?,
         }
     }
     prune(cloud)?;
@@ -173,9 +182,12 @@ mod tests {
             "instances/i-2",
             "snapshots/snap-1",
             "snapshots/snap-2",
+            "s3/incoming",
         ] {
             std::fs::create_dir_all(cloud.path().join(dir)).unwrap();
         }
+        let upload = cloud.path().join("s3/incoming/.tmpx");
+        std::fs::write(&upload, "half").unwrap();
         let ours = |left: Vec<Leftover>| -> Vec<Leftover> {
             left.into_iter()
                 .filter(|left| !matches!(left, Leftover::ControlGroup { .. }))
@@ -192,12 +204,14 @@ mod tests {
                 Leftover::Disk {
                     id: "snap-1".into(),
                     being_written: false
-                }
+                },
+                Leftover::Upload { id: ".tmpx".into() }
             ]
         );
         sweep(cloud.path(), &left).unwrap();
         assert!(cloud.path().join("instances/i-1").exists());
         assert!(!cloud.path().join("instances/i-2").exists());
+        assert!(!upload.exists());
         assert!(cloud.path().join("snapshots/snap-2").exists());
         assert!(!cloud.path().join("snapshots/snap-1").exists());
     }

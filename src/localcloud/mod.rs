@@ -18,6 +18,7 @@ pub mod gc;
 mod imagebuilder;
 pub mod inventory;
 pub mod nspawn;
+pub mod s3;
 pub mod scripted;
 pub mod serve;
 mod ssm;
@@ -33,6 +34,8 @@ pub use engine::LocalCloud;
 pub const ACCESS_KEY: &str = "AKIALOCALPIAASBAKE00";
 /// The secret key that belongs to [`ACCESS_KEY`].
 pub const SECRET_KEY: &str = "local-piaas-bake-secret-key";
+/// Where machines reach the AWS API of their cloud.
+pub const MACHINE_ENDPOINT: &str = "http://169.254.169.254:4599";
 /// The region of clients that name none.
 pub const DEFAULT_REGION: &str = "us-east-1";
 /// The account that owns everything but the base image.

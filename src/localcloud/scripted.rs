@@ -11,6 +11,7 @@ use super::driver::{
     CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
     SnapshotProgress, SnapshotSpec,
 };
+use super::s3::OutputTarget;
 use crate::clock::SharedClock;
 
 /// What happens when a machine is launched.
@@ -127,6 +128,8 @@ struct Play {
     outcome: Outcome,
     timeout: Duration,
     cancelled: Option<Timestamp>,
+    /// Where the whole output goes when it has ended.
+    output: Option<OutputTarget>,
 }
 
 #[derive(Default)]
@@ -458,17 +461,29 @@ impl Driver for Scripted {
                 outcome,
                 timeout,
                 cancelled: None,
+                output: command.output.clone(),
             },
         );
         Ok(())
     }
 
     fn command(&self, instance_id: &str, command_id: &str) -> Option<CommandRecord> {
-        let stage = lock(&self.stage);
+        let mut stage = lock(&self.stage);
         let play = stage
             .commands
-            .get(&(instance_id.to_owned(), command_id.to_owned()))?;
+            .get_mut(&(instance_id.to_owned(), command_id.to_owned()))?;
         let record = self.play(play);
+        if record.state == CommandState::Ended
+            && let Some(target) = play.output.take()
+        {
+            for (name, text) in [
+                ("stdout", &play.outcome.stdout),
+                ("stderr", &play.outcome.stderr),
+            ] {
+                // As an agent, it has nobody to tell that the bucket is gone.
+                let _lost = target.put(instance_id, name, text.as_bytes());
+            }
+        }
         let lost = matches!(stage.machines.get(instance_id), None | Some(Life::Gone))
             && matches!(record.state, CommandState::Running | CommandState::Waiting);
         Some(if lost {

@@ -4,9 +4,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,9 +17,7 @@ use tokio::task::JoinSet;
 
 use super::engine::{Answer, LocalCloud};
 use super::faults::Trickle;
-
-/// Bytes of the largest request body; no operation takes as much.
-const BODY_LIMIT: usize = 4 * 1024 * 1024;
+use super::s3::Content;
 
 /// The other handle on a connection, for ending it harshly; none where there is no network to reset it on.
 type Twin = Arc<Mutex<Option<std::net::TcpStream>>>;
@@ -134,19 +131,23 @@ async fn answer(
     request: Request<Incoming>,
 ) -> std::io::Result<Response<Trickle>> {
     let clock = cloud.clock();
-    let (parts, body) = request.into_parts();
     let plain = |status| {
-        let mut response = Response::new(Trickle::new(Bytes::new(), Duration::ZERO, clock.clone()));
+        let nothing = Trickle::new(Content::default(), Duration::ZERO, clock.clone());
+        let mut response = Response::new(nothing);
         *response.status_mut() = status;
         response
     };
-    let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
+    let Ok(request) = cloud.receive(request).await else {
         return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE));
     };
-    let request = Request::from_parts(parts, body.to_bytes());
-    let answer = tokio::task::spawn_blocking(move || cloud.answer(&request)).await;
+    let cut_off = request.body().is_cut_off();
+    let answer = tokio::task::spawn_blocking(move || cloud.answer(request)).await;
     match answer {
-        Ok(Answer::Sent(response, time)) => {
+        Ok(Answer::Sent(mut response, time)) => {
+            if cut_off {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
             Ok(response.map(|body| Trickle::new(body, time, clock)))
         }
         Ok(Answer::Closed) => Err(std::io::ErrorKind::ConnectionAborted.into()),

@@ -216,6 +216,17 @@ pub struct Command {
     pub execution_timeout: u64,
     /// When somebody asked to cancel it.
     pub cancelled: Option<Timestamp>,
+    /// Where its whole output goes.
+    #[serde(default)]
+    pub output: Option<OutputPlace>,
+}
+
+/// A place in a bucket for the output of a command: `OutputS3BucketName` and its companions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputPlace {
+    pub region: String,
+    pub bucket: String,
+    pub prefix: String,
 }
 
 /// What a client token stands for.

@@ -11,8 +11,9 @@ use super::node::Node;
 /// The largest recipe, script or template: 1 MiB.
 pub const LARGEST_TEXT: u64 = 1 << 20;
 
-/// The largest file to install: 16 MiB. All of it travels through Systems Manager in pieces of 40 KB.
-pub const LARGEST_PAYLOAD: u64 = 16 << 20;
+/// The largest file or tree to install: 512 MiB. It is held in memory, and travels through S3; what has no bucket has a
+/// limit of its own (`bake`'s bundle).
+pub const LARGEST_PAYLOAD: u64 = 512 << 20;
 
 /// The absolute path of a file that a recipe names, after checking that it is a regular file inside the directory of the
 /// recipe (symbolic links followed) of at most `largest` bytes.

@@ -54,7 +54,7 @@ pub fn layer(
             mode: format!("{:04o}", file.mode),
             sha256: sha256.clone(),
         });
-        layer.payloads.insert(sha256, bytes);
+        layer.payloads.insert(sha256, bytes.into());
     }
     if !layer.packages.is_empty() {
         let script = match layer.manager {

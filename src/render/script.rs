@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::model::Manager;
@@ -49,7 +50,7 @@ pub struct Layer {
     ///
     /// Not in the layer's JSON: a plan file keeps them beside it.
     #[serde(skip)]
-    pub payloads: BTreeMap<String, Vec<u8>>,
+    pub payloads: BTreeMap<String, Bytes>,
 }
 
 impl Layer {

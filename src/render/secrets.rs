@@ -76,7 +76,9 @@ pub fn attach(
     layer.provision = with_fetches(&layer.provision);
     layer.validate = with_fetches(&layer.validate);
     if !fetched.is_empty() {
-        layer.payloads.insert(agent_sha256, agent.to_vec());
+        layer
+            .payloads
+            .insert(agent_sha256, bytes::Bytes::copy_from_slice(agent));
     }
     layer.secrets = fetched;
 }

@@ -255,7 +255,7 @@ fn a_recipe_becomes_scripts_and_payloads() {
     let contents: Vec<_> = layer
         .files
         .iter()
-        .map(|file| layer.payloads[&file.sha256].as_slice())
+        .map(|file| layer.payloads[&file.sha256].as_ref())
         .collect();
     assert_eq!(
         contents,
@@ -378,7 +378,7 @@ fn installed(layer: &Layer, path: &str) -> String {
         .find(|line| line.starts_with("place '") && line.ends_with(&format!(" '{path}'")))
         .unwrap_or_else(|| panic!("{path} is not installed:\n{}", layer.provision[0].text));
     let sha256 = line.split('\'').nth(1).unwrap();
-    String::from_utf8(layer.payloads[sha256].clone()).unwrap()
+    String::from_utf8(layer.payloads[sha256].to_vec()).unwrap()
 }
 
 #[test]

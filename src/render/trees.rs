@@ -74,7 +74,7 @@ fn tree(spec: &TreeSpec, layer: &mut Layer, found: &mut Diagnostics) -> Tree {
                     mode: if *executable { "0755" } else { "0644" }.to_owned(),
                     sha256: sha256.clone(),
                 });
-                layer.payloads.insert(sha256, bytes);
+                layer.payloads.insert(sha256, bytes.into());
             }
             TreeKind::Link { target } => tree.links.push(InstalledLink {
                 path,

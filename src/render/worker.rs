@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::script::{InstalledFile, InstalledWorker};
@@ -24,7 +25,7 @@ const BINARY: &str = "/usr/local/bin/piaas-worker";
 /// What is to be installed; the bytes by their sha256.
 pub struct Parts {
     pub files: Vec<InstalledFile>,
-    pub payloads: BTreeMap<String, Vec<u8>>,
+    pub payloads: BTreeMap<String, Bytes>,
     pub installed: InstalledWorker,
 }
 
@@ -72,7 +73,8 @@ impl Parts {
             mode: mode.to_owned(),
             sha256: sha256.clone(),
         });
-        self.payloads.insert(sha256.clone(), bytes.to_vec());
+        self.payloads
+            .insert(sha256.clone(), Bytes::copy_from_slice(bytes));
         sha256
     }
 }

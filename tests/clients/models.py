@@ -24,6 +24,10 @@ NEEDED = {
     "PutParameter": ["Type"],
     "TerminateInstanceInAutoScalingGroup": ["InstanceId"],
     "CreateLaunchTemplate": ["LaunchTemplateData"],
+    "PutObject": ["Body"],
+    "UploadPart": ["Body"],
+    "CreateBucket": ["CreateBucketConfiguration"],
+    "CompleteMultipartUpload": ["MultipartUpload"],
 }
 DEEPEST = 5
 

@@ -33,6 +33,7 @@ class Machine(Case):
             self.assertEqual(listed(ec2, instance)["State"]["Name"], "running")
             self.wait_for_agent(ssm, instance)
             self.run_command(ssm, instance)
+            self.put_output_into_a_bucket(ssm, instance)
         finally:
             ec2.terminate_instances(InstanceIds=[instance])
         ec2.get_waiter("instance_terminated").wait(InstanceIds=[instance], WaiterConfig=PATIENT)
@@ -67,6 +68,35 @@ class Machine(Case):
         )
         self.assertEqual(result["StandardOutputContent"], "42\n")
         self.assertIn("oops\n", result["StandardErrorContent"])
+
+    def put_output_into_a_bucket(self, ssm, instance):
+        """The whole output, where an answer has its first 24,000 characters; nothing of what is empty."""
+        s3, bucket = client("s3"), f"output-{instance}"
+        region = s3.meta.region_name
+        place = {"LocationConstraint": region}
+        made = {} if region == "us-east-1" else {"CreateBucketConfiguration": place}
+        command = {
+            "InstanceIds": [instance], "DocumentName": "AWS-RunShellScript",
+            "Parameters": {"commands": ["seq 1 20000"]}, "OutputS3BucketName": bucket, "OutputS3KeyPrefix": "of/mine/",
+        }
+        self.refused("InvalidOutputFolder", ssm.send_command, **command)
+        s3.create_bucket(Bucket=bucket, **made)
+        sent = ssm.send_command(**command)["Command"]
+        self.assertEqual((sent["OutputS3BucketName"], sent["OutputS3Region"]), (bucket, region))
+        ids = {"CommandId": sent["CommandId"], "InstanceId": instance}
+        result = self.finished(ssm, ids)
+        self.assertEqual((result["Status"], len(result["StandardOutputContent"])), ("Success", 24_000))
+        key = f"of/mine/{sent['CommandId']}/{instance}/awsrunShellScript/0.awsrunShellScript/stdout"
+        self.assertEqual(result["StandardOutputUrl"], f"https://s3.{region}.amazonaws.com/{bucket}/{key}")
+        self.assertTrue(result["StandardErrorUrl"].endswith("/stderr"))
+        keys = [one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+        self.assertEqual(keys, [key])
+        whole = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+        self.assertEqual(whole, "".join(f"{number}\n" for number in range(1, 20_001)))
+        [listed_one] = ssm.list_command_invocations(**ids, Details=True)["CommandInvocations"]
+        self.assertEqual(listed_one["CommandPlugins"][0]["StandardOutputUrl"], result["StandardOutputUrl"])
+        s3.delete_object(Bucket=bucket, Key=key)
+        s3.delete_bucket(Bucket=bucket)
 
     def finished(self, ssm, ids):
         deadline = time.monotonic() + 60

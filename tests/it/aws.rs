@@ -12,7 +12,9 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::clock::{SharedClock, SystemClock};
 use piaas_bake::localcloud::nspawn::NspawnDriver;
-use piaas_bake::localcloud::{ACCESS_KEY, DEFAULT_REGION, LocalCloud, SECRET_KEY, base, connector};
+use piaas_bake::localcloud::{
+    ACCESS_KEY, DEFAULT_REGION, LocalCloud, MACHINE_ENDPOINT, SECRET_KEY, base, connector,
+};
 
 use crate::support::{BIN, cache_dir};
 
@@ -26,6 +28,7 @@ pub async fn connect(http_client: SharedHttpClient, clock: SharedClock) -> Clien
         region: DEFAULT_REGION.into(),
         access_key: ACCESS_KEY,
         secret_key: SECRET_KEY,
+        machine_endpoint: MACHINE_ENDPOINT,
     };
     Clients::connect(connection, clock).await.unwrap()
 }

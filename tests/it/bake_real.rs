@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use sha2::Digest as _;
+
 use crate::support::{self, Run, Sandbox, cache_dir, left_on_host, machines_wanted};
 
 /// A value that breaks every tool that pastes values into commands.
@@ -451,5 +453,74 @@ fn a_failing_step_says_what_failed_shows_its_last_lines_and_leaves_nothing() {
             failed.stderr
         );
     }
+    assert_nothing_left(&sandbox.state());
+}
+
+/// Noise, which no compression makes smaller; the same for the same seed.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bytes.extend_from_slice(&(mixed ^ (mixed >> 31)).to_be_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// A tree of 64 MB, four times what commands carry: through a bucket, by the machine's own curl.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_tree_goes_through_a_bucket_in_one_command() {
+    const FILES: u64 = 8;
+    if !machines_wanted("a large bundle through S3 on real machines") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let mut sums = String::new();
+    for number in 0..FILES {
+        let bytes = noise(number, 8_000_000);
+        let sum = hex::encode(sha2::Sha256::digest(&bytes));
+        sums.push_str(&format!("{sum}  /opt/large/{number}\n"));
+        let place = sandbox.path().join(format!("recipes/large/data/{number}"));
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::write(place, bytes).unwrap();
+    }
+    sandbox.write(
+        "recipes/large/recipe.yaml",
+        "schema: piaas-bake/v1\nname: large\nversion: 1.0.0\ndescription: Large.\n\
+         from: { ssm: /aws/service/debian/release/12/latest/amd64 }\n\
+         files:\n  - { path: /opt/large, tree: data }\n  - { path: /opt/sums, source: sums }\n\
+         test:\n  - name: All of it is there\n    run: sha256sum --check --quiet /opt/sums\n",
+    );
+    sandbox.write("recipes/large/sums", &sums);
+
+    // Without a bucket it is refused before anything is made.
+    let refused = run(&sandbox, &["bake", "large"]).expect_code(6);
+    assert!(
+        refused.stderr.contains("bundle_bucket"),
+        "{}",
+        refused.stderr
+    );
+
+    let clients = crate::aws::real(&sandbox.state().join("cloud")).await;
+    let create = clients.s3.create_bucket().bucket("bundles");
+    create.send().await.unwrap();
+    sandbox.write(
+        "piaas-bake.yaml",
+        "bundle_bucket: bundles\nbundle_prefix: of/bakes/\n",
+    );
+    let baked = run(&sandbox, &["bake", "large", "--format", "json"]).expect_code(0);
+    let said = &baked.stderr;
+    let puts = baked.stdout.matches(r#""event":"created","kind":"bundle""#);
+    assert_eq!(puts.count(), 2, "{}\n{said}", baked.stdout);
+    let left = clients.s3.list_objects_v2().bucket("bundles").send().await;
+    assert_eq!(left.unwrap().contents(), []);
+    assert_eq!(
+        crate::support::holding(&sandbox.state(), "X-Amz-Signature"),
+        [] as [String; 0]
+    );
     assert_nothing_left(&sandbox.state());
 }

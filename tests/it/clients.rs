@@ -37,6 +37,8 @@ fn quick_machines() -> Scripted {
     driver.set_stop(Duration::ZERO);
     driver.set_snapshot(SnapshotPlay::Completes(Duration::from_millis(300)));
     driver.on_command("printf", Outcome::output("42\n"));
+    let numbers: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    driver.on_command("seq 1 20000", Outcome::output(numbers));
     let failing = Outcome {
         stderr: "oops\n".to_owned(),
         exit_code: 3,
@@ -160,6 +162,16 @@ async fn boto3_finds_three_zones_and_groups_are_spread_over_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_clients_drive_every_operation_with_inputs_from_the_models_of_aws() {
     judge("test_conformance.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_drives_buckets_and_objects() {
+    judge("test_s3.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_aws_cli_copies_to_buckets_and_back() {
+    judge("s3.sh").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,6 +88,39 @@ async fn an_answer_that_is_lost_or_a_request_that_comes_twice_launches_one_machi
     }
 }
 
+/// Objects are large: an answer comes from the disk piece by piece, a body that comes twice is there twice.
+#[tokio::test]
+async fn faults_meddle_with_objects_too() {
+    let bytes = vec![7u8; 300_000];
+    for fault in [
+        "throttle",
+        "drop-request",
+        "drop-reply",
+        "duplicate",
+        "reset",
+    ] {
+        let world = World::new(&format!("  - {{ fault: {fault}, on: 's3:PutObject' }}")).await;
+        let s3 = &world.clients.s3;
+        s3.create_bucket().bucket("web").send().await.unwrap();
+        let put = s3.put_object().bucket("web").key("a");
+        put.body(bytes.clone().into()).send().await.unwrap();
+        let got = s3.get_object().bucket("web").key("a").send().await.unwrap();
+        assert!(
+            got.body.collect().await.unwrap().to_vec() == bytes,
+            "{fault}"
+        );
+    }
+    let world = World::new("  - { fault: slow, on: 's3:GetObject', seconds: 30 }").await;
+    let s3 = &world.clients.s3;
+    s3.create_bucket().bucket("web").send().await.unwrap();
+    let put = s3.put_object().bucket("web").key("a");
+    put.body(bytes.clone().into()).send().await.unwrap();
+    let got = s3.get_object().bucket("web").key("a").send().await.unwrap();
+    let before = world.clock.now();
+    assert!(got.body.collect().await.unwrap().to_vec() == bytes);
+    assert_eq!(world.clock.now().duration_since(before).as_secs(), 30);
+}
+
 #[tokio::test]
 async fn an_error_has_the_code_that_the_script_says_and_nothing_is_done() {
     let rule = "  - { fault: error, on: 'ec2:RunInstances', status: 403, code: UnauthorizedOperation, message: no }";

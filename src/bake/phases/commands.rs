@@ -1,10 +1,9 @@
-//! What runs on machines: the bundle is sent, its lists are run and followed, the machine is sealed.
+//! What runs on machines: the lists of the bundle are run and followed, the machine is sealed.
 //!
 //! SSM gives a command's output only when the command has ended. So the runner is one long command that writes a log,
 //! and short `follow` commands read it: each waits on the machine until the log has grown and prints what is new.
 //! A line is seen one such round trip after it was written: on AWS one to three seconds, locally a fraction of that.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::bundle::Bundle;
@@ -19,10 +18,8 @@ use crate::aws::wait::Patience;
 use crate::aws::{Error, Kind};
 use crate::render::script::Script;
 
-/// Parts of a bundle under way at once. An agent runs five commands at a time (amazon-ssm-agent, `CommandWorkersLimit`).
-const AT_ONCE: usize = 4;
 /// Time-out of our own short commands.
-const SHORT: Duration = Duration::from_secs(300);
+pub(super) const SHORT: Duration = Duration::from_secs(300);
 /// How long one `follow` waits on the machine for new output, in seconds.
 const FOLLOW_WAIT: u32 = 20;
 /// Every so many looks the runner itself is asked, not only its log.
@@ -40,7 +37,7 @@ const COMMAND: Patience = Patience {
 };
 
 /// Sends a command, waits for its end, fails unless it succeeded.
-async fn command(
+pub(super) async fn command(
     run: &mut Run<'_>,
     instance: &str,
     what: &'static str,
@@ -51,7 +48,11 @@ async fn command(
 }
 
 /// Fails unless a command succeeded.
-fn success(instance: &str, what: &'static str, ended: Invocation) -> Result<Invocation, Failure> {
+pub(super) fn success(
+    instance: &str,
+    what: &'static str,
+    ended: Invocation,
+) -> Result<Invocation, Failure> {
     if ended.verdict == Verdict::Success {
         return Ok(ended);
     }
@@ -75,25 +76,46 @@ async fn finish(
     script: &str,
     comment: &str,
 ) -> Result<Invocation, Failure> {
-    let id = begin(run, instance, script, comment).await?;
-    end(run, instance, &id).await
+    within(run, instance, script, SHORT, comment).await
+}
+
+/// The same with a time-out.
+pub(super) async fn within(
+    run: &mut Run<'_>,
+    instance: &str,
+    script: &str,
+    timeout: Duration,
+    comment: &str,
+) -> Result<Invocation, Failure> {
+    let id = begin(run, instance, script, timeout, comment).await?;
+    end(run, instance, &id, timeout).await
 }
 
 /// Sends a command.
-async fn begin(
+pub(super) async fn begin(
     run: &Run<'_>,
     instance: &str,
     script: &str,
+    timeout: Duration,
     comment: &str,
 ) -> Result<String, Failure> {
     run.check()?;
     let comment = format!("piaas-bake: {comment}");
-    Ok(ssm::send(run.clients, instance, script, SHORT, &comment).await?)
+    Ok(ssm::send(run.clients, instance, script, timeout, &comment).await?)
 }
 
 /// Waits for the end of a command, whatever it is.
-async fn end(run: &mut Run<'_>, instance: &str, id: &str) -> Result<Invocation, Failure> {
-    let mut pace = run.pace(COMMAND);
+pub(super) async fn end(
+    run: &mut Run<'_>,
+    instance: &str,
+    id: &str,
+    timeout: Duration,
+) -> Result<Invocation, Failure> {
+    // Its agent has ten minutes to take it.
+    let mut pace = run.pace(Patience {
+        stall: timeout + Duration::from_secs(600),
+        ..COMMAND
+    });
     let mut looks = 0;
     loop {
         let state = match ssm::invocation(run.clients, instance, id).await? {
@@ -120,38 +142,6 @@ async fn alive(run: &Run<'_>, instance: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// Brings the bundle to the machine. Its parts do not depend on each other, so several are under way at a time; the last
-/// command puts them together.
-pub async fn send(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<(), Failure> {
-    const WHAT: &str = "send the bundle";
-    let commands = bundle.transfer();
-    let Some((last, parts)) = commands.split_last() else {
-        return Ok(());
-    };
-    let mut under_way = VecDeque::new();
-    let mut parts = parts.iter();
-    let mut done = 0;
-    loop {
-        while under_way.len() < AT_ONCE
-            && let Some(script) = parts.next()
-        {
-            under_way.push_back(begin(run, instance, script, WHAT).await?);
-        }
-        let Some(oldest) = under_way.pop_front() else {
-            break;
-        };
-        let ended = end(run, instance, &oldest).await?;
-        success(instance, WHAT, ended)?;
-        done += 1;
-        run.emit(Event::Waiting {
-            what: "bundle".to_owned(),
-            state: format!("{done} of {} commands", commands.len()),
-        });
-    }
-    command(run, instance, WHAT, last).await?;
-    Ok(())
 }
 
 /// Notes on the machine which packages are there before the first step.

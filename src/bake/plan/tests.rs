@@ -26,7 +26,7 @@ pub fn layer(recipe: &str, digest: char) -> LayerPlan {
             provision: vec![script(&format!("{recipe}/step-001-a"))],
             validate: vec![script(&format!("{recipe}/validate-001-a"))],
             test: vec![script(&format!("{recipe}/test-001-a"))],
-            payloads: BTreeMap::from([(format!("{recipe}-sha"), vec![1])]),
+            payloads: BTreeMap::from([(format!("{recipe}-sha"), vec![1].into())]),
             ..Layer::new(recipe, version)
         },
     }

@@ -189,6 +189,7 @@ pub async fn carry_out(
         run,
         cancel: way.cancel,
         keep_on_failure: way.keep_on_failure,
+        bundles: context.settings.bundles.clone(),
     };
     let result = bake::bake(&connected.clients, plan, settings, &sink).await;
     let returned = lent::settle(context, connected, &lent).await;

@@ -62,7 +62,7 @@ const fn secret(name: &'static str, what: &'static str) -> Variable {
 }
 
 /// Every variable that is read; those of AWS by its SDK (AWS SDKs and Tools Reference Guide, "Settings reference").
-pub const VARIABLES: [Variable; 29] = [
+pub const VARIABLES: [Variable; 31] = [
     variable(
         "PIAAS_CLOUD",
         "which cloud to act on: local or aws (--cloud)",
@@ -83,6 +83,14 @@ pub const VARIABLES: [Variable; 29] = [
     variable(
         "PIAAS_WORKER",
         "the piaas-worker that goes into images (--worker-agent)",
+    ),
+    variable(
+        "PIAAS_BUNDLE_BUCKET",
+        "S3 bucket that bundles go through (bundle_bucket)",
+    ),
+    variable(
+        "PIAAS_BUNDLE_PREFIX",
+        "what their keys begin with (bundle_prefix)",
     ),
     variable(
         "PIAAS_MIRROR",

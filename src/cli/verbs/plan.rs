@@ -52,7 +52,7 @@ fn show_plan(
     decision: &Decision,
 ) -> CliResult {
     match context.format {
-        Format::Json => output::json(&as_json(connected, order, decision))?,
+        Format::Json => output::json(&as_json(context, connected, order, decision))?,
         Format::Human => output::data(&text(context, connected, order, argument, decision))?,
     }
     Ok(exit::DONE)
@@ -211,7 +211,12 @@ pub async fn decide(
     })
 }
 
-fn as_json(connected: &Connected, order: &Order, decision: &Decision) -> serde_json::Value {
+fn as_json(
+    context: &Context,
+    connected: &Connected,
+    order: &Order,
+    decision: &Decision,
+) -> serde_json::Value {
     let place = json!({
         "cloud": connected.clients.cloud,
         "account": connected.account.id,
@@ -236,11 +241,16 @@ fn as_json(connected: &Connected, order: &Order, decision: &Decision) -> serde_j
             "steps": plan.steps.iter().map(|step| &step.title).collect::<Vec<_>>(),
             "validate": plan.validate.iter().map(|step| &step.title).collect::<Vec<_>>(),
             "test": plan.test.iter().map(|step| &step.title).collect::<Vec<_>>(),
-            "creates_for_a_while": plan.temporaries(),
+            "creates_for_a_while": plan.temporaries(context.settings.bundles.as_ref()),
             "phases": plan.phases().map(bake::Phase::title),
             "stale_images": plan.stale.iter().map(|image| &image.id).collect::<Vec<_>>(),
-            "calls": calls::calls(plan, &order.base),
-            "iam_policy": calls::policy(plan, &order.base, iam_place(connected)),
+            "calls": calls::calls(plan, &order.base, context.settings.bundles.as_ref()),
+            "iam_policy": calls::policy(
+                plan,
+                &order.base,
+                context.settings.bundles.as_ref(),
+                iam_place(connected),
+            ),
             "builder_iam_policy": calls::builder_policy(plan, iam_place(connected)),
         }),
     }
@@ -338,7 +348,7 @@ fn bake_text(context: &Context, order: &Order, argument: &str, plan: &Plan, plac
         }
     }
     let _ = writeln!(out, "\n{}", style.bold("makes, and removes again"));
-    for thing in plan.temporaries() {
+    for thing in plan.temporaries(context.settings.bundles.as_ref()) {
         let _ = writeln!(out, "  {thing}");
     }
     out.push_str(&calls_text(context, order, plan));
@@ -353,7 +363,7 @@ fn bake_text(context: &Context, order: &Order, argument: &str, plan: &Plan, plac
 fn calls_text(context: &Context, order: &Order, plan: &Plan) -> String {
     let style = context.out;
     let mut out = format!("\n{}\n", style.bold("calls"));
-    let calls = calls::calls(plan, &order.base);
+    let calls = calls::calls(plan, &order.base, context.settings.bundles.as_ref());
     for group in calls.chunk_by(|one, next| one.when == next.when) {
         let names: Vec<String> = group
             .iter()

@@ -1,5 +1,7 @@
 //! Brings groups forward: sees what became of their instances, plans, and carries the plan out.
 
+use std::path::Path;
+
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
@@ -221,6 +223,8 @@ pub(super) fn launch_in(
     };
     let mut call = Call {
         state: world.state,
+        // Instances need nothing of it.
+        directory: Path::new(""),
         driver: world.driver,
         now: world.now,
         region: &group.region,

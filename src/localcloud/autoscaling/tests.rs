@@ -311,6 +311,7 @@ impl World {
         Call {
             now: self.clock.now(),
             state: &mut self.state,
+            directory: std::path::Path::new(""),
             driver: &self.driver,
             region: "us-east-1",
             process: Process { pid: 1, start: 1 },

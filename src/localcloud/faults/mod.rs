@@ -148,7 +148,8 @@ impl Faults {
     /// What is done to a request, by the names of its service and its operation.
     pub(super) fn on_request(&self, service: Service, operation: &str) -> Option<Fault> {
         let name = format!("{}:{operation}", service.name());
-        let reads = is_read(operation);
+        // Reads of S3 are never late ("Amazon S3 data consistency model").
+        let reads = service != Service::S3 && is_read(operation);
         self.locked().turn(|target| match target {
             Target::Request {
                 operation: pattern,
@@ -219,6 +220,9 @@ pub(super) fn throttled(service: Service) -> ApiError {
         Service::Ssm => ApiError::new("ThrottlingException", "Rate exceeded"),
         Service::ImageBuilder => {
             ApiError::new("CallRateLimitExceededException", "Rate exceeded").with_status(status)
+        }
+        Service::S3 => {
+            ApiError::new("SlowDown", "Please reduce your request rate.").with_status(status)
         }
     }
 }

@@ -210,12 +210,23 @@ impl Entry {
         })?;
         if let Some(on) = self.on.as_deref().filter(|on| *on != "*") {
             let service = on.split_once(':').map_or(on, |(service, _)| service);
-            let known = ["ec2", "autoscaling", "ssm", "sts", "imagebuilder", "*"];
+            let known = [
+                "ec2",
+                "autoscaling",
+                "ssm",
+                "sts",
+                "imagebuilder",
+                "s3",
+                "*",
+            ];
             if !on.contains(':') || !known.contains(&service) {
                 return Err(format!(
                     "on: `{on}` is not SERVICE:OPERATION, such as ec2:RunInstances or ssm:*; the services are {}",
-                    known[..5].join(", ")
+                    known[..6].join(", ")
                 ));
+            }
+            if service == "s3" && matches!(self.fault, Kind::Stale) {
+                return Err(format!("on: `{on}`: reads of s3 are never late"));
             }
         }
         if self.one_in == 0 {
@@ -293,7 +304,8 @@ mod tests {
             ("{ fault: slow }", "needs `seconds`"),
             ("{ fault: stale, seconds: 0 }", "not from 1 to 3600"),
             ("{ fault: throttle, on: RunInstances }", "SERVICE:OPERATION"),
-            ("{ fault: throttle, on: 's3:*' }", "the services are ec2"),
+            ("{ fault: stale, seconds: 3, on: 's3:*' }", "never late"),
+            ("{ fault: throttle, on: 'iam:*' }", "the services are ec2"),
             ("{ fault: throttle, times: often }", "neither a number"),
             ("{ fault: error, status: 400 }", "needs a `code`"),
             ("{ fault: error, status: 302 }", "from 400 to 599"),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::driver::{CommandRecord, CommandState};
 use super::super::engine::Call;
+use super::super::s3::OutputTarget;
 use super::super::state::{Command, InstanceState};
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{epoch, input};
@@ -195,7 +196,7 @@ pub fn describe(call: &Call<'_>, command: &Command) -> Value {
         .requested
         .checked_add(SignedDuration::from_secs(expires))
         .unwrap_or(Timestamp::MAX);
-    json!({
+    let mut described = json!({
         "CommandId": command.id,
         "DocumentName": command.document,
         "DocumentVersion": "$DEFAULT",
@@ -211,7 +212,44 @@ pub fn describe(call: &Call<'_>, command: &Command) -> Value {
         "ErrorCount": count(|verdict| verdict.is_over() && verdict.status != "Success"),
         "DeliveryTimedOutCount": count(|verdict| verdict.details == "DeliveryTimedOut"),
         "TimeoutSeconds": command.delivery_timeout,
-    })
+    });
+    if let Some(place) = &command.output {
+        put_some(
+            &mut described,
+            "OutputS3Region",
+            Some(place.region.as_str()),
+        );
+        put_some(
+            &mut described,
+            "OutputS3BucketName",
+            Some(place.bucket.as_str()),
+        );
+        put_some(
+            &mut described,
+            "OutputS3KeyPrefix",
+            Some(place.prefix.as_str()),
+        );
+    }
+    described
+}
+
+/// The URL of what a machine wrote, `stdout` or `stderr`; empty if it goes nowhere.
+fn url(call: &Call<'_>, command: &Command, instance: &str, name: &str) -> String {
+    let Some(place) = &command.output else {
+        return String::new();
+    };
+    let target = OutputTarget {
+        cloud: call.directory.to_owned(),
+        bucket: place.bucket.clone(),
+        prefix: place.prefix.clone(),
+        command_id: command.id.clone(),
+    };
+    format!(
+        "https://s3.{}.amazonaws.com/{}/{}",
+        place.region,
+        place.bucket,
+        target.key(instance, name)
+    )
 }
 
 pub(super) fn invocation(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
@@ -268,9 +306,9 @@ pub(super) fn invocation(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiE
         "Status": verdict.status,
         "StatusDetails": verdict.details,
         "StandardOutputContent": output.map(|record| cut(&record.stdout, STDOUT_LIMIT)).unwrap_or_default(),
-        "StandardOutputUrl": "",
+        "StandardOutputUrl": url(call, command, &get.instance_id, "stdout"),
         "StandardErrorContent": output.map(|record| cut(&record.stderr, STDERR_LIMIT)).unwrap_or_default(),
-        "StandardErrorUrl": "",
+        "StandardErrorUrl": url(call, command, &get.instance_id, "stderr"),
         "CloudWatchOutputConfig": {"CloudWatchLogGroupName": "", "CloudWatchOutputEnabled": false},
     }))
 }
@@ -369,10 +407,20 @@ pub(super) fn list_invocations(call: &mut Call<'_>, body: &[u8]) -> Result<Value
                 "RequestedDateTime": epoch(command.requested),
                 "Status": verdict.status,
                 "StatusDetails": verdict.details,
+                "StandardOutputUrl": url(call, command, id, "stdout"),
+                "StandardErrorUrl": url(call, command, id, "stderr"),
                 "CommandPlugins": [],
             });
             if list.details {
-                item["CommandPlugins"] = json!([plugin(verdict, record.as_ref())]);
+                let mut plugin = plugin(verdict, record.as_ref());
+                if let Some(place) = &command.output {
+                    plugin["OutputS3Region"] = json!(place.region);
+                    plugin["OutputS3BucketName"] = json!(place.bucket);
+                    plugin["OutputS3KeyPrefix"] = json!(place.prefix);
+                    plugin["StandardOutputUrl"] = item["StandardOutputUrl"].clone();
+                    plugin["StandardErrorUrl"] = item["StandardErrorUrl"].clone();
+                }
+                item["CommandPlugins"] = json!([plugin]);
             }
             found.push(item);
         }
@@ -423,6 +471,7 @@ mod tests {
             delivery_timeout: 600,
             execution_timeout: 60,
             cancelled: None,
+            output: None,
         }
     }
 

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::super::driver::CommandSpec;
 use super::super::engine::Call;
-use super::super::state::Command;
+use super::super::s3::{Buckets, OutputTarget, is_bucket_name};
+use super::super::state::{Command, OutputPlace};
+use super::super::wire::constraint;
 use super::super::wire::error::ApiError;
 use super::super::wire::json::input;
 use super::commands::{DOCUMENT, describe, invalid_instances, is_over};
@@ -40,6 +42,13 @@ struct Send {
     comment: String,
     #[serde(default)]
     timeout_seconds: Option<u64>,
+    #[serde(default)]
+    output_s3_bucket_name: Option<String>,
+    #[serde(default)]
+    output_s3_key_prefix: Option<String>,
+    /// "The system ignores it" (`SendCommand`); the region is the bucket's.
+    #[serde(default)]
+    output_s3_region: Option<String>,
 }
 
 impl Send {
@@ -106,10 +115,49 @@ impl Send {
         if !(1..=50).contains(&self.instance_ids.len()) {
             return Err(out_of_range("instanceIds"));
         }
+        let invalid = |message| ApiError::new("ValidationException", message);
+        for (name, value, limits) in [
+            ("outputS3BucketName", &self.output_s3_bucket_name, 3..=63),
+            ("outputS3KeyPrefix", &self.output_s3_key_prefix, 0..=500),
+            ("outputS3Region", &self.output_s3_region, 3..=20),
+        ] {
+            if let Some(value) = value {
+                constraint::length(name, value, limits).map_err(invalid)?;
+            }
+        }
         if !DELIVERY_LIMITS.contains(&self.delivery_timeout()) {
             return Err(out_of_range("timeoutSeconds"));
         }
         Ok(())
+    }
+
+    /// Where the output goes; the bucket must be there.
+    fn output(&self, buckets: &Buckets) -> Result<Option<OutputPlace>, ApiError> {
+        let Some(name) = &self.output_s3_bucket_name else {
+            return match &self.output_s3_key_prefix {
+                None => Ok(None),
+                Some(prefix) => Err(ApiError::new(
+                    "ValidationException",
+                    format!("OutputS3KeyPrefix {prefix} without OutputS3BucketName"),
+                )),
+            };
+        };
+        let bucket = if is_bucket_name(name) {
+            let bucket = buckets.bucket(name);
+            bucket.map_err(|error| ApiError::internal(error.to_string()))?
+        } else {
+            None
+        };
+        let bucket = bucket.ok_or_else(|| {
+            let message = format!("The S3 bucket {name} (OutputS3BucketName) doesn't exist.");
+            ApiError::new("InvalidOutputFolder", message)
+        })?;
+        let prefix = self.output_s3_key_prefix.as_deref().unwrap_or_default();
+        Ok(Some(OutputPlace {
+            region: bucket.region,
+            bucket: name.clone(),
+            prefix: prefix.trim_end_matches('/').to_owned(),
+        }))
     }
 
     fn delivery_timeout(&self) -> u64 {
@@ -147,8 +195,16 @@ fn execution_timeout(text: Option<&String>) -> Result<u64, ApiError> {
 pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let send: Send = input(body)?;
     send.check()?;
+    let output = send.output(&Buckets::of(call.directory))?;
+    let command_id = call.state.new_uuid();
     let spec = CommandSpec {
-        command_id: call.state.new_uuid(),
+        output: output.as_ref().map(|place| OutputTarget {
+            cloud: call.directory.to_owned(),
+            bucket: place.bucket.clone(),
+            prefix: place.prefix.clone(),
+            command_id: command_id.clone(),
+        }),
+        command_id,
         script: send
             .parameters
             .get("commands")
@@ -177,6 +233,7 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
         delivery_timeout: send.delivery_timeout(),
         execution_timeout: spec.execution_timeout,
         cancelled: None,
+        output,
     };
     // Described before it is handed over: the answer to sending is always `Pending`.
     let mut answer = json!({"Command": describe(call, &command)});

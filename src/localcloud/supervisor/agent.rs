@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::shared::Shared;
 use crate::localcloud::driver::{CommandRecord, CommandSpec, CommandState};
 use crate::localcloud::nspawn::files::{get_json, put_json};
+use crate::localcloud::s3::OutputTarget;
 
 /// "Reboot me and run me again" (`SendCommand` documentation for Linux).
 const REBOOT: i32 = 194;
@@ -36,8 +37,13 @@ pub fn carry_out(dir: &Path, shared: &Arc<Shared>) {
         stdout: String::new(),
         stderr: String::new(),
     };
-    let result = get_json::<CommandSpec>(&dir.join("spec.json"))
-        .and_then(|spec| run(dir, &spec, shared, &mut record));
+    let result = get_json::<CommandSpec>(&dir.join("spec.json")).and_then(|spec| {
+        let ran = run(dir, &spec, shared, &mut record);
+        if let Some(target) = &spec.output {
+            deliver(dir, target);
+        }
+        ran
+    });
     if let Err(error) = result {
         record.state = CommandState::Lost;
         record
@@ -79,6 +85,30 @@ fn run(
     }
 }
 
+/// Puts the whole output into its bucket, before anybody hears that the command has ended. As the SSM agent, it has nobody
+/// to tell when the bucket does not take it but its log.
+fn deliver(dir: &Path, target: &OutputTarget) {
+    // `instances/<id>/commands/<id>`
+    let instance = dir.ancestors().nth(2).and_then(Path::file_name);
+    let instance = instance.map(|id| id.to_string_lossy()).unwrap_or_default();
+    for name in ["stdout", "stderr"] {
+        let whole = whole(dir, name);
+        match target.put_file(&instance, name, &whole) {
+            Err(error) if whole.exists() => {
+                eprintln!("{name} of {} is in no bucket: {error}", target.command_id);
+            }
+            _ => {}
+        }
+        // Nobody reads it any more.
+        let _ = std::fs::remove_file(whole);
+    }
+}
+
+/// The file that gets the output of all runs of a command, for its bucket.
+fn whole(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.whole"))
+}
+
 struct End {
     state: CommandState,
     exit_code: Option<i32>,
@@ -108,8 +138,14 @@ fn once(
         stdout: head(&stdout_path, STDOUT_CHARACTERS)?,
         stderr: head(&stderr_path, STDERR_CHARACTERS)?,
     };
-    std::fs::remove_file(stdout_path)?;
-    std::fs::remove_file(stderr_path)?;
+    for (name, path) in [("stdout", stdout_path), ("stderr", stderr_path)] {
+        if spec.output.is_some() {
+            let mut all = File::options();
+            let mut all = all.append(true).create(true).open(whole(dir, name))?;
+            io::copy(&mut File::open(&path)?, &mut all)?;
+        }
+        std::fs::remove_file(path)?;
+    }
     Ok(end)
 }
 

@@ -96,3 +96,14 @@ where
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_endpoint_is_where_machines_are_told_that_it_is() {
+        let here = format!("http://{}:{API_PORT}", super::super::network::METADATA);
+        assert_eq!(crate::localcloud::MACHINE_ENDPOINT, here);
+    }
+}

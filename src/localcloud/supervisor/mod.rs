@@ -234,9 +234,8 @@ impl Supervisor {
             // For its init, which hands it to units that ask: `PassEnvironment=AWS_ENDPOINT_URL` (systemd.exec(5)). On
             // AWS there is none, and the same unit talks to AWS.
             .arg(format!(
-                "--setenv=AWS_ENDPOINT_URL=http://{}:{}",
-                network::METADATA,
-                gateway::API_PORT
+                "--setenv=AWS_ENDPOINT_URL={}",
+                super::MACHINE_ENDPOINT
             ))
             .arg(format!("--machine={}", self.spec.instance_id))
             .arg(format!("--hostname={name}"))

@@ -13,6 +13,8 @@ pub struct ApiError {
     pub status: StatusCode,
     pub code: String,
     pub message: String,
+    /// Further elements of the error, where the protocol has such (S3).
+    pub details: Vec<(&'static str, String)>,
 }
 
 impl ApiError {
@@ -22,7 +24,15 @@ impl ApiError {
             status: StatusCode::BAD_REQUEST,
             code: code.into(),
             message: message.into(),
+            details: Vec::new(),
         }
+    }
+
+    /// The same error with one more element.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.details.push((name, value.to_string()));
+        self
     }
 
     /// The same error with another status.
@@ -84,6 +94,7 @@ impl ApiError {
                 }
                 response
             }
+            Service::S3 => crate::localcloud::s3::error::respond(self, request_id),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The four protocols on the wire, and the signatures on every request.
+//! The five protocols on the wire, and the signatures on every request.
 
 pub mod constraint;
 pub mod error;
@@ -20,6 +20,8 @@ pub enum Service {
     AutoScaling,
     /// restJson1.
     ImageBuilder,
+    /// restXml.
+    S3,
 }
 
 impl Service {
@@ -32,6 +34,7 @@ impl Service {
             Self::Sts => "sts",
             Self::AutoScaling => "autoscaling",
             Self::ImageBuilder => "imagebuilder",
+            Self::S3 => "s3",
         }
     }
 
@@ -44,6 +47,7 @@ impl Service {
             "sts" => Some(Self::Sts),
             "autoscaling" => Some(Self::AutoScaling),
             "imagebuilder" => Some(Self::ImageBuilder),
+            "s3" => Some(Self::S3),
             _ => None,
         }
     }

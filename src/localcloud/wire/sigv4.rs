@@ -34,6 +34,8 @@ pub struct Authorization {
     stamp: String,
     /// The same, read.
     pub time: Timestamp,
+    /// `X-Amz-Expires` as it came, where the signature is in the query (a presigned URL).
+    pub expires: Option<String>,
 }
 
 /// A signature that cannot be read or is wrong.
@@ -69,15 +71,51 @@ impl Authorization {
             fields.insert(name, value);
         }
         let field = |name: &str| fields.get(name).copied().ok_or(Fault::Malformed);
-        let scope: Vec<_> = field("Credential")?.split('/').collect();
+        let stamp = header("x-amz-date").ok_or(Fault::Malformed)?;
+        Self::of_parts(
+            field("Credential")?,
+            field("SignedHeaders")?,
+            field("Signature")?,
+            stamp,
+        )
+    }
+
+    /// Reads the query of a presigned URL ("Authenticating Requests: Using Query Parameters", S3 API Reference).
+    ///
+    /// # Errors
+    /// [`Fault::Missing`] if there is no `X-Amz-Algorithm`, [`Fault::Malformed`] if another part is missing or wrong.
+    pub fn read_query<B>(request: &Request<B>) -> Result<Self, Fault> {
+        let query = request.uri().query().unwrap_or_default();
+        let fields: BTreeMap<_, _> = form_urlencoded::parse(query.as_bytes()).collect();
+        let field = |name: &str| fields.get(name).map(AsRef::as_ref).ok_or(Fault::Malformed);
+        match field("X-Amz-Algorithm") {
+            Err(_) => return Err(Fault::Missing),
+            Ok(ALGORITHM) => {}
+            Ok(_) => return Err(Fault::Malformed),
+        }
+        let read = Self::of_parts(
+            field("X-Amz-Credential")?,
+            field("X-Amz-SignedHeaders")?,
+            field("X-Amz-Signature")?,
+            field("X-Amz-Date")?,
+        )?;
+        Ok(Self {
+            expires: Some(field("X-Amz-Expires")?.to_owned()),
+            ..read
+        })
+    }
+
+    fn of_parts(
+        credential: &str,
+        signed_headers: &str,
+        signature: &str,
+        stamp: &str,
+    ) -> Result<Self, Fault> {
+        let scope: Vec<_> = credential.split('/').collect();
         let [access_key, date, region, service, "aws4_request"] = scope[..] else {
             return Err(Fault::Malformed);
         };
-        let stamp = header("x-amz-date").ok_or(Fault::Malformed)?;
-        let signed_headers: Vec<_> = field("SignedHeaders")?
-            .split(';')
-            .map(str::to_owned)
-            .collect();
+        let signed_headers: Vec<_> = signed_headers.split(';').map(str::to_owned).collect();
         if !stamp.starts_with(date) || !signed_headers.iter().any(|name| name == "host") {
             return Err(Fault::Malformed);
         }
@@ -90,9 +128,10 @@ impl Authorization {
             region: region.to_owned(),
             service: service.to_owned(),
             signed_headers,
-            signature: field("Signature")?.to_owned(),
+            signature: signature.to_owned(),
             stamp: stamp.to_owned(),
             time,
+            expires: None,
         })
     }
 
@@ -101,7 +140,23 @@ impl Authorization {
     /// # Errors
     /// [`Fault::Mismatch`].
     pub fn verify<B: AsRef<[u8]>>(&self, request: &Request<B>, secret: &str) -> Result<(), Fault> {
-        let canonical = self.canonical_request(request).ok_or(Fault::Mismatch)?;
+        let payload = hex::encode(Sha256::digest(request.body().as_ref()));
+        self.verify_with(request, &payload, secret)
+    }
+
+    /// As [`Self::verify`], with what the client says of the payload: its SHA-256 in hex, or a constant in its place.
+    ///
+    /// # Errors
+    /// [`Fault::Mismatch`].
+    pub fn verify_with<B>(
+        &self,
+        request: &Request<B>,
+        payload: &str,
+        secret: &str,
+    ) -> Result<(), Fault> {
+        let canonical = self
+            .canonical_request(request, payload)
+            .ok_or(Fault::Mismatch)?;
         let scope = format!(
             "{}/{}/{}/aws4_request",
             self.date, self.region, self.service
@@ -128,16 +183,24 @@ impl Authorization {
     }
 
     /// `None` if a signed header is not there or not text.
-    fn canonical_request<B: AsRef<[u8]>>(&self, request: &Request<B>) -> Option<String> {
+    fn canonical_request<B>(&self, request: &Request<B>, payload: &str) -> Option<String> {
         let uri = request.uri();
         let mut out = format!("{}\n", request.method());
         // The path is encoded once more than on the wire (every service but S3).
-        let path = uri
-            .path()
-            .split('/')
-            .map(|part| utf8_percent_encode(part, RESERVED).to_string());
+        let path = uri.path().split('/').map(|part| {
+            if self.service == "s3" {
+                encode(part)
+            } else {
+                utf8_percent_encode(part, RESERVED).to_string()
+            }
+        });
         let _ = writeln!(out, "{}", path.collect::<Vec<_>>().join("/"));
-        let _ = writeln!(out, "{}", canonical_query(uri.query().unwrap_or_default()));
+        let query = uri.query().unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "{}",
+            canonical_query(query, self.expires.is_some().then_some("X-Amz-Signature"))
+        );
         for name in &self.signed_headers {
             let values: Vec<_> = if name == "host" && !request.headers().contains_key("host") {
                 vec![uri.authority()?.as_str().to_owned()]
@@ -154,7 +217,7 @@ impl Authorization {
             let _ = writeln!(out, "{name}:{}", values.join(","));
         }
         let _ = write!(out, "\n{}\n", self.signed_headers.join(";"));
-        out.push_str(&hex::encode(Sha256::digest(request.body().as_ref())));
+        out.push_str(payload);
         Some(out)
     }
 }
@@ -174,11 +237,14 @@ fn squeeze(value: &str) -> String {
         .join(" ")
 }
 
-fn canonical_query(query: &str) -> String {
-    let encode = |text: &str| {
-        let raw: Vec<u8> = percent_decode_str(text).collect();
-        percent_encoding::percent_encode(&raw, RESERVED).to_string()
-    };
+/// What came encoded in whatever way, encoded as signatures have it.
+fn encode(text: &str) -> String {
+    let raw: Vec<u8> = percent_decode_str(text).collect();
+    percent_encoding::percent_encode(&raw, RESERVED).to_string()
+}
+
+/// The parameters in order, but for `without`.
+fn canonical_query(query: &str, without: Option<&str>) -> String {
     let mut pairs: Vec<_> = query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -186,6 +252,7 @@ fn canonical_query(query: &str) -> String {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             (encode(name), encode(value))
         })
+        .filter(|(name, _)| Some(name.as_str()) != without)
         .collect();
     pairs.sort();
     pairs
@@ -198,6 +265,47 @@ fn canonical_query(query: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// "Authenticating Requests: Using Query Parameters" and "Authorization Header", S3 API Reference: the examples.
+    #[test]
+    fn the_examples_of_s3_verify() {
+        const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+        let url = "/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2F\
+                   us-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=\
+                   host&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404";
+        let presigned = Request::builder()
+            .uri(url)
+            .header("host", "examplebucket.s3.amazonaws.com")
+            .body(())
+            .unwrap();
+        let read = Authorization::read_query(&presigned).unwrap();
+        assert_eq!(read.expires.as_deref(), Some("86400"));
+        read.verify_with(&presigned, "UNSIGNED-PAYLOAD", SECRET)
+            .unwrap();
+
+        let payload = "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072";
+        let put = Request::builder()
+            .method("PUT")
+            // Encoded in another way than the signature has it: `$` is reserved there.
+            .uri("/test$file.text")
+            .header("host", "examplebucket.s3.amazonaws.com")
+            .header("date", "Fri, 24 May 2013 00:00:00 GMT")
+            .header("x-amz-date", "20130524T000000Z")
+            .header("x-amz-storage-class", "REDUCED_REDUNDANCY")
+            .header("x-amz-content-sha256", payload)
+            .header(
+                "authorization",
+                "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,SignedHeaders=\
+                 date;host;x-amz-content-sha256;x-amz-date;x-amz-storage-class,Signature=\
+                 98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd",
+            )
+            .body(())
+            .unwrap();
+        let read = Authorization::read(&put).unwrap();
+        read.verify_with(&put, payload, SECRET).unwrap();
+        let other = payload.replace("44ce", "44cf");
+        assert_eq!(read.verify_with(&put, &other, SECRET), Err(Fault::Mismatch));
+    }
 
     const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 

@@ -52,7 +52,12 @@ fn a_script_gets_the_path_of_a_file_that_a_script_before_it_fetches() {
          \"$agent\" secret --output '/run/piaas-bake-secrets/token' 'ssm:/ci/token'\n"
     ));
     assert!(!layer.provision[1].text.contains("env:OTHER"));
-    assert!(layer.payloads.values().any(|bytes| bytes == b"agent"));
+    assert!(
+        layer
+            .payloads
+            .values()
+            .any(|bytes| bytes.as_ref() == b"agent")
+    );
     assert!(resolved.needs_agent());
     let out = tempfile::tempdir().unwrap();
     let file = out.path().join("script");

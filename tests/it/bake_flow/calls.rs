@@ -14,7 +14,7 @@ fn base() -> BaseRef {
 
 /// The operations that a plan lists: those of a bake that goes well, and all.
 fn listed(plan: &Plan) -> (BTreeSet<String>, BTreeSet<String>) {
-    let all = calls(plan, &base());
+    let all = calls(plan, &base(), None);
     let names = |undo: bool| {
         all.iter()
             .filter(|call| undo || call.when != When::Undo)

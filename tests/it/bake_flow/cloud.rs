@@ -282,6 +282,11 @@ impl Wire {
         }
     }
 
+    /// The cloud at its other end.
+    pub fn cloud(&self) -> Arc<LocalCloud> {
+        self.cloud.clone()
+    }
+
     pub fn client(&self) -> SharedHttpClient {
         SharedHttpClient::new(self.clone())
     }
@@ -310,15 +315,30 @@ fn operation(request: &http::Request<Bytes>) -> String {
             .unwrap()
             .to_owned();
     }
+    if is_s3(request) {
+        // The objects of a bake are put and deleted.
+        return match request.method().as_str() {
+            "PUT" => "PutObject".to_owned(),
+            "DELETE" => "DeleteObject".to_owned(),
+            other => other.to_owned(),
+        };
+    }
     let form = form_urlencoded::parse(request.body());
     form.into_iter()
         .find(|(key, _)| key == "Action")
         .map_or_else(String::new, |(_, action)| action.into_owned())
 }
 
+fn is_s3(request: &http::Request<Bytes>) -> bool {
+    let authorization = request.headers().get("authorization");
+    authorization.is_some_and(|value| value.to_str().unwrap().contains("/s3/aws4_request"))
+}
+
 fn refusal(request: &http::Request<Bytes>) -> http::Response<Bytes> {
     let body = if request.headers().contains_key("x-amz-target") {
         r#"{"__type":"AccessDeniedException","message":"refused by the test"}"#
+    } else if is_s3(request) {
+        "<Error><Code>AccessDenied</Code><Message>refused by the test</Message></Error>"
     } else {
         "<Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>refused by the test</Message></Error>\
          </Errors><RequestID>r</RequestID></Response>"

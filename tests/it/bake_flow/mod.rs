@@ -2,6 +2,7 @@
 //! that can go wrong with it.
 
 mod bench;
+mod bundles;
 mod calls;
 pub mod cloud;
 mod kept;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use cloud::{Directories, Fault, Wire};
 use piaas_bake::aws::Clients;
 use piaas_bake::bake::event::{Event, Phase, Stamped};
-use piaas_bake::bake::names::{Channel, RunId};
+use piaas_bake::bake::names::{BundleStore, Channel, RunId};
 use piaas_bake::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target, plan};
 use piaas_bake::bake::{
     self, BakeError, Baked, Cancel, DeadRun, Failure, Settings, cancel_pair, images, survey,
@@ -40,6 +41,7 @@ struct World {
     dir: tempfile::TempDir,
     runs: Mutex<u32>,
     keep: Mutex<bool>,
+    bundles: Option<BundleStore>,
 }
 
 /// Keeps all events.
@@ -77,6 +79,7 @@ impl World {
             dir,
             runs: Mutex::new(0),
             keep: Mutex::new(false),
+            bundles: None,
         }
     }
 
@@ -141,6 +144,7 @@ impl World {
             keep_on_failure: *self.keep.lock().unwrap(),
             account: ACCOUNT_ID.into(),
             run,
+            bundles: self.bundles.clone(),
             cancel,
         };
         bake::bake(&self.clients, plan, settings, sink).await

@@ -20,6 +20,7 @@ use piaas_bake::localcloud::scripted::{Launch, Outcome, Scripted, SnapshotPlay};
 use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, BASE_PARAMETER, SECRET_KEY, connector};
 
 mod refusals;
+mod s3;
 mod templates;
 
 #[derive(Debug)]
