@@ -1,5 +1,8 @@
 //! Real machines, driven through the AWS API in process: what SSM and EC2 promise of them.
 
+mod isolation;
+mod limits;
+
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -48,10 +51,10 @@ impl Cloud {
 
     /// Launches a machine and waits for its agent.
     async fn launch(&self) -> String {
-        self.launch_with(None).await
+        self.launch_with(InstanceType::T3Micro, None).await
     }
 
-    async fn launch_with(&self, profile: Option<&str>) -> String {
+    async fn launch_with(&self, kind: InstanceType, profile: Option<&str>) -> String {
         let profile = profile.map(|name| {
             aws_sdk_ec2::types::IamInstanceProfileSpecification::builder()
                 .name(name)
@@ -62,7 +65,7 @@ impl Cloud {
             .ec2
             .run_instances()
             .image_id(BASE_IMAGE)
-            .instance_type(InstanceType::T3Micro)
+            .instance_type(kind)
             .min_count(1)
             .max_count(1)
             .metadata_options(
@@ -293,7 +296,7 @@ async fn exit_194_reboots_and_runs_the_script_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_sees_itself_and_nothing_of_the_host() {
+async fn a_machine_has_its_metadata_and_reaches_the_internet() {
     let Some(cloud) = Cloud::open("isolation of a real machine").await else {
         return;
     };
@@ -449,7 +452,9 @@ async fn a_machine_reaches_the_api_and_the_ports_that_are_exposed() {
     };
     let (first, later, hidden) = (greet(), greet(), greet());
     exposed::set(&cloud.state(), first, true).unwrap();
-    let machine = cloud.launch_with(Some("worker")).await;
+    let machine = cloud
+        .launch_with(InstanceType::T3Micro, Some("worker"))
+        .await;
 
     // Units that ask for it are told where the API is.
     let unit = "systemd-run --quiet --wait --pipe --property=PassEnvironment=AWS_ENDPOINT_URL \
