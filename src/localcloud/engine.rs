@@ -16,7 +16,9 @@ use super::state::{Locked, Process, State, StateError, Store};
 use super::wire::Service;
 use super::wire::error::ApiError;
 use super::wire::sigv4::{Authorization, Fault};
-use super::{ACCESS_KEY, SECRET_KEY, autoscaling, ec2, imagebuilder, ssm, sts};
+use super::{
+    ACCESS_KEY, DEFAULT_REGION, SECRET_KEY, autoscaling, ec2, imagebuilder, regions, ssm, sts,
+};
 use crate::clock::SharedClock;
 
 /// A cloud in a directory. Several processes may have the same one open.
@@ -95,7 +97,10 @@ impl LocalCloud {
             requests: AtomicU64::new(0),
             faults,
         };
-        cloud.locked()?.save()?;
+        if cloud.store.regions()?.is_empty() {
+            cloud.locked(DEFAULT_REGION)?.save()?;
+        }
+        cloud.tick(|| ())?;
         Ok(Arc::new(cloud))
     }
 
@@ -139,7 +144,10 @@ impl LocalCloud {
             }
             Some(faults::Fault::Slow(time)) => Answer::Sent(self.handle(request), time),
             Some(faults::Fault::Stale(ago)) => {
-                let past = faults.past(ago, self.clock.now());
+                let region = Authorization::read(request).map(|one| one.region);
+                let past = region
+                    .ok()
+                    .and_then(|region| faults.past(&region, ago, self.clock.now()));
                 sent(self.handle_at(request, past.as_deref()))
             }
         }
@@ -151,20 +159,33 @@ impl LocalCloud {
         &self.directory
     }
 
-    pub(super) fn locked(&self) -> Result<Locked<'_>, StateError> {
+    /// The regions that have records.
+    pub(super) fn regions(&self) -> Result<Vec<String>, StateError> {
+        self.store.regions()
+    }
+
+    pub(super) fn locked(&self, region: &str) -> Result<Locked<'_>, StateError> {
         let now = self.clock.now();
-        let mut locked = self.store.lock(now)?;
+        let mut locked = self.store.lock(now, region)?;
         ec2::lifecycle::refresh(&mut locked.state, self.driver.as_ref(), now);
         autoscaling::advance(&mut locked.state, self.driver.as_ref(), now, self.process);
         Ok(locked)
     }
 
-    /// Moves the cloud on, as every request does. `look` is asked while it is locked.
+    /// Moves all regions on, as every request does its own. `look` is asked while the cloud is locked.
     ///
     /// # Errors
     /// [`StateError`].
     pub fn tick<T>(&self, look: impl FnOnce() -> T) -> Result<T, StateError> {
-        let mut locked = self.locked()?;
+        let regions = self.regions()?;
+        let (last, others) = match regions.split_last() {
+            Some((last, others)) => (last.as_str(), others),
+            None => (DEFAULT_REGION, &[][..]),
+        };
+        for region in others {
+            self.locked(region)?.save()?;
+        }
+        let mut locked = self.locked(last)?;
         locked.save()?;
         Ok(look())
     }
@@ -216,7 +237,7 @@ impl LocalCloud {
         operation: impl FnOnce(&mut Call<'_>) -> Result<Response<Bytes>, ApiError>,
     ) -> Result<Response<Bytes>, ApiError> {
         let broken = |error: StateError| ApiError::internal(error.to_string());
-        let mut locked = self.locked().map_err(broken)?;
+        let mut locked = self.locked(region).map_err(broken)?;
         let mut then = past.cloned();
         let mut call = Call {
             state: then.as_mut().unwrap_or(&mut locked.state),
@@ -292,6 +313,9 @@ fn authenticate(
     authorization
         .verify(request, SECRET_KEY)
         .map_err(|fault| (service, refusal(service, fault)))?;
+    if !regions::exists(&authorization.region) {
+        return Err((service, no_region(service, &authorization.region)));
+    }
     Ok((authorization, service))
 }
 
@@ -331,6 +355,14 @@ fn unknown_key(service: Service) -> ApiError {
             ApiError::new("UnrecognizedClientException", invalid).with_status(StatusCode::FORBIDDEN)
         }
     }
+}
+
+/// AWS has no endpoint there, so a client finds no host. Where a request gets to an endpoint of another region, it is
+/// refused for its signature's scope, in these words.
+fn no_region(service: Service, region: &str) -> ApiError {
+    let code = refusal(service, Fault::Mismatch);
+    let message = format!("Credential should be scoped to a valid region, not '{region}'.");
+    ApiError { message, ..code }
 }
 
 fn auth_failure() -> ApiError {

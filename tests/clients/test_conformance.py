@@ -45,7 +45,8 @@ COMMON = {
         "InvalidSnapshot.InUse", "InvalidSnapshot.NotFound", "InvalidSnapshotID.Malformed", "InvalidSubnetID.NotFound",
         "InvalidVolume.NotFound", "InvalidVolumeID.Malformed", "InvalidVpcID.NotFound", "InvalidTagKey.Malformed",
         "InvalidUserData.Malformed", "InvalidBlockDeviceMapping", "OperationNotPermitted", "TagLimitExceeded",
-        "DefaultVersionCannotBeDeleted", "UnsupportedHibernationConfiguration",
+        "DefaultVersionCannotBeDeleted", "UnsupportedHibernationConfiguration", "InvalidSpotInstanceRequestID.Malformed",
+        "InvalidSpotInstanceRequestID.NotFound",
     },
 }
 # Operations that take away what they are given: each call gets something of its own.
@@ -79,6 +80,12 @@ class Fixtures:
     def make_instance(self):
         made = self.ec2.run_instances(ImageId=self.base, InstanceType="t3.micro", MinCount=1, MaxCount=1)
         return made["Instances"][0]["InstanceId"]
+
+    def make_spot(self):
+        made = self.ec2.run_instances(
+            ImageId=self.base, InstanceType="t3.micro", MinCount=1, MaxCount=1, InstanceMarketOptions={"MarketType": "spot"}
+        )
+        return made["Instances"][0]["SpotInstanceRequestId"]
 
     def make_image(self):
         instance = self.get("instance", False)
@@ -206,6 +213,8 @@ class Names:
             return f"template-{uuid.uuid4().hex}"
         if name in ("InstanceId", "InstanceIds"):
             return self.one("instance")
+        if name == "SpotInstanceRequestIds":
+            return self.one("spot")
         if name in ("SnapshotId", "SnapshotIds"):
             return self.one("snapshot")
         if name in ("GroupId", "GroupIds", "SecurityGroupId", "SecurityGroupIds"):

@@ -11,6 +11,7 @@ use aws_sdk_ec2::types::builders::RequestLaunchTemplateDataBuilder;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::clock::{SharedClock, SystemClock};
+use piaas_bake::localcloud::faults::Faults;
 use piaas_bake::localcloud::nspawn::NspawnDriver;
 use piaas_bake::localcloud::{ACCESS_KEY, DEFAULT_REGION, LocalCloud, SECRET_KEY, base, connector};
 
@@ -37,10 +38,15 @@ pub fn base_dir() -> PathBuf {
 
 /// Clients of a local cloud with real machines, whose state is in `dir`.
 pub async fn real(dir: &Path) -> Clients {
+    real_with(dir, None).await
+}
+
+/// As [`real`], with faults.
+pub async fn real_with(dir: &Path, faults: Option<Arc<Faults>>) -> Clients {
     let driver = NspawnDriver::new(dir.to_owned(), base_dir(), PathBuf::from(BIN));
     let clock = SystemClock::shared();
-    let cloud = LocalCloud::open(dir, Arc::new(driver), clock.clone()).unwrap();
-    connect(connector(cloud), clock).await
+    let cloud = LocalCloud::open_with(dir, Arc::new(driver), clock.clone(), faults);
+    connect(connector(cloud.unwrap()), clock).await
 }
 
 /// What a launch template of a worker says: this image on a small instance.

@@ -319,6 +319,7 @@ fn row(item: &Item) -> Vec<String> {
     vec![
         kind.to_owned(),
         item.id.clone(),
+        item.region.clone(),
         item.state.clone(),
         name,
         owner,

@@ -105,7 +105,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
         Xml::children([
             ("instanceType", Xml::text(kind.name)),
             ("currentGeneration", Xml::text(true)),
-            ("supportedUsageClasses", strings(&["on-demand"])),
+            ("supportedUsageClasses", strings(&["on-demand", "spot"])),
             ("supportedRootDeviceTypes", strings(&["ebs"])),
             ("supportedVirtualizationTypes", strings(&["hvm"])),
             ("bareMetal", Xml::text(false)),

@@ -159,7 +159,7 @@ impl Supervisor {
         )?;
         let network = Network::new()?;
         let slirp = network.connect(&spec.private_ip)?;
-        imds::serve(network.metadata.try_clone()?, spec.clone())?;
+        imds::serve(network.metadata.try_clone()?, spec.clone(), dir)?;
         if let Some(cloud) = dir.parent().and_then(Path::parent) {
             gateway::serve(network.outlet()?, cloud)?;
         }

@@ -13,7 +13,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
-use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::engine::{Answer, LocalCloud};
 
 use super::chance::Chance;
 
@@ -250,7 +250,9 @@ impl HttpConnector for Wire {
             }
             (weather.lose > 0 && state.chance.one_in(weather.lose), hang)
         };
-        let response = self.cloud.handle(&request);
+        let Answer::Sent(response, _) = self.cloud.answer(&request) else {
+            unreachable!("the script of the cloud has late reads only");
+        };
         let mut state = self.state.lock().unwrap();
         if name == "RunInstances" {
             let text = String::from_utf8_lossy(response.body());

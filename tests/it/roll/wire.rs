@@ -13,6 +13,7 @@ use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 
 use super::cloud::Stage;
+use piaas_bake::localcloud::engine::Answer;
 
 /// What goes wrong, at the request with this number (from 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +96,9 @@ impl Wire {
             let answer = http::Response::builder().status(400);
             return answer.body(Bytes::from(body)).unwrap();
         }
-        let answer = self.stage.cloud.handle(request);
+        let Answer::Sent(answer, _) = self.stage.cloud.answer(request) else {
+            unreachable!("the script of the cloud has late reads only");
+        };
         self.stage.audit();
         if name == "DescribeLaunchTemplateVersions" && self.script().meddled {
             return answer.map(|body| Bytes::from(meddle(std::str::from_utf8(&body).unwrap())));
