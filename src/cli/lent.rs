@@ -75,7 +75,7 @@ pub fn forgotten(context: &Context, connected: &Connected) -> Result<Lent, CliEr
         return Ok(Lent(Vec::new()));
     }
     local
-        .parameters_below(LENT)
+        .parameters_below(&connected.clients.region, LENT)
         .map(Lent)
         .map_err(|error| CliError::failure("cannot read the local cloud's state").because(&error))
 }

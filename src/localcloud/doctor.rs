@@ -110,6 +110,7 @@ pub fn checks(config: &Config) -> Vec<Check> {
     }
     checks.push(firmware());
     checks.push(Check::new(INOTIFY, false, inotify()));
+    checks.push(Check::new("limits", false, limits()));
     checks.push(Check::new("disk space", true, space(&config.state_dir)));
     if root {
         checks.push(Check::new(
@@ -241,6 +242,19 @@ fn inotify() -> Result<String, (String, String)> {
         )),
         Some(allowed) => Ok(format!("{allowed} instances a user")),
         None => Ok("no limit is known".to_owned()),
+    }
+}
+
+fn limits() -> Result<String, (String, String)> {
+    match super::supervisor::cgroup::missing().as_slice() {
+        [] => Ok("memory and CPU of machines are limited".to_owned()),
+        missing => Err((
+            format!(
+                "machines are not limited: the kernel has no control group of {}",
+                missing.join(" and ")
+            ),
+            "boot with cgroup_enable=memory, or without cgroup_disable".to_owned(),
+        )),
     }
 }
 

@@ -5,10 +5,12 @@
 //! nothing with it, as with the real cloud, and two processes may share one cloud.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::quotas::Quota;
 use super::s3::OutputTarget;
 
 /// A driver could not do what it was asked.
@@ -41,6 +43,18 @@ pub struct LaunchSpec {
     pub instance_profile: Option<String>,
     /// A shutdown from inside terminates the machine instead of stopping it.
     pub terminate_on_shutdown: bool,
+    /// It is a Spot Instance.
+    #[serde(default)]
+    pub spot: bool,
+}
+
+/// When a Spot Instance is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reclaim {
+    /// From the launch to the notice.
+    pub after: Duration,
+    /// From the notice to the end.
+    pub notice: Duration,
 }
 
 /// Power state of a machine as the driver sees it.
@@ -137,6 +151,18 @@ pub struct SnapshotProgress {
 pub trait Driver: Send + Sync {
     /// Whether there is room for one more machine of this type in this zone, as the cloud that it stands for has it.
     fn capacity(&self, _zone: &str, _instance_type: &str) -> Result<(), DriverError> {
+        Ok(())
+    }
+    /// How much of something the account may have; `None`: as much as there is room for.
+    fn quota(&self, quota: Quota) -> Option<u64> {
+        quota.usual()
+    }
+    /// Whether a new Spot Instance of this type in this zone will be taken back, and when.
+    fn reclaim(&self, _zone: &str, _instance_type: &str) -> Option<Reclaim> {
+        None
+    }
+    /// Tells a machine by its metadata, where it has any, that it ends at this time. Repeating it is harmless.
+    fn notice(&self, _instance_id: &str, _ends_at: Timestamp) -> Result<(), DriverError> {
         Ok(())
     }
     /// Starts making and booting a machine.

@@ -19,7 +19,9 @@ use super::state::{Locked, Process, State, StateError, Store};
 use super::wire::Service;
 use super::wire::error::ApiError;
 use super::wire::sigv4::{Authorization, Fault};
-use super::{ACCESS_KEY, SECRET_KEY, autoscaling, ec2, imagebuilder, ssm, sts};
+use super::{
+    ACCESS_KEY, DEFAULT_REGION, SECRET_KEY, autoscaling, ec2, imagebuilder, regions, ssm, sts,
+};
 use crate::clock::SharedClock;
 
 /// Bytes of the largest request body that stays in memory; no operation takes as much.
@@ -109,7 +111,10 @@ impl LocalCloud {
             requests: AtomicU64::new(0),
             faults,
         };
-        cloud.locked()?.save()?;
+        if cloud.store.regions()?.is_empty() {
+            cloud.locked(DEFAULT_REGION)?.save()?;
+        }
+        cloud.tick(|| ())?;
         Ok(Arc::new(cloud))
     }
 
@@ -181,7 +186,10 @@ impl LocalCloud {
             }
             Some(faults::Fault::Slow(time)) => Answer::Sent(self.serve(request, None), time),
             Some(faults::Fault::Stale(ago)) => {
-                let past = faults.past(ago, self.clock.now());
+                let region = Authorization::read(&request).map(|one| one.region);
+                let past = region
+                    .ok()
+                    .and_then(|region| faults.past(&region, ago, self.clock.now()));
                 sent(self.serve(request, past.as_deref()))
             }
         }
@@ -217,20 +225,33 @@ impl LocalCloud {
         &self.directory
     }
 
-    pub(super) fn locked(&self) -> Result<Locked<'_>, StateError> {
+    /// The regions that have records.
+    pub(super) fn regions(&self) -> Result<Vec<String>, StateError> {
+        self.store.regions()
+    }
+
+    pub(super) fn locked(&self, region: &str) -> Result<Locked<'_>, StateError> {
         let now = self.clock.now();
-        let mut locked = self.store.lock(now)?;
+        let mut locked = self.store.lock(now, region)?;
         ec2::lifecycle::refresh(&mut locked.state, self.driver.as_ref(), now);
         autoscaling::advance(&mut locked.state, self.driver.as_ref(), now, self.process);
         Ok(locked)
     }
 
-    /// Moves the cloud on, as every request does. `look` is asked while it is locked.
+    /// Moves all regions on, as every request does its own. `look` is asked while the cloud is locked.
     ///
     /// # Errors
     /// [`StateError`].
     pub fn tick<T>(&self, look: impl FnOnce() -> T) -> Result<T, StateError> {
-        let mut locked = self.locked()?;
+        let regions = self.regions()?;
+        let (last, others) = match regions.split_last() {
+            Some((last, others)) => (last.as_str(), others),
+            None => (DEFAULT_REGION, &[][..]),
+        };
+        for region in others {
+            self.locked(region)?.save()?;
+        }
+        let mut locked = self.locked(last)?;
         locked.save()?;
         Ok(look())
     }
@@ -293,7 +314,7 @@ impl LocalCloud {
         operation: impl FnOnce(&mut Call<'_>) -> Result<Response<Bytes>, ApiError>,
     ) -> Result<Response<Bytes>, ApiError> {
         let broken = |error: StateError| ApiError::internal(error.to_string());
-        let mut locked = self.locked().map_err(broken)?;
+        let mut locked = self.locked(region).map_err(broken)?;
         let mut then = past.cloned();
         let mut call = Call {
             state: then.as_mut().unwrap_or(&mut locked.state),
@@ -373,6 +394,9 @@ fn authenticate(
     authorization
         .verify(request, SECRET_KEY)
         .map_err(|fault| (service, refusal(service, fault)))?;
+    if !regions::exists(&authorization.region) {
+        return Err((service, no_region(service, &authorization.region)));
+    }
     Ok((authorization, service))
 }
 
@@ -416,6 +440,14 @@ fn unknown_key(service: Service) -> ApiError {
         }
         Service::S3 => s3::not_here(),
     }
+}
+
+/// AWS has no endpoint there, so a client finds no host. Where a request gets to an endpoint of another region, it is
+/// refused for its signature's scope, in these words.
+fn no_region(service: Service, region: &str) -> ApiError {
+    let code = refusal(service, Fault::Mismatch);
+    let message = format!("Credential should be scoped to a valid region, not '{region}'.");
+    ApiError { message, ..code }
 }
 
 fn auth_failure() -> ApiError {

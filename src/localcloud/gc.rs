@@ -145,9 +145,12 @@ fn disband(cloud: &Path) {
     }
     // Records that cannot be read or written are of no use to anybody else either.
     let _ = Store::open(cloud).and_then(|store| {
-        let mut locked = store.lock(jiff::Timestamp::now())?;
-        locked.state.scaling.clear();
-        locked.save()
+        for region in store.regions()? {
+            let mut locked = store.lock(jiff::Timestamp::now(), &region)?;
+            locked.state.scaling.clear();
+            locked.save()?;
+        }
+        Ok(())
     });
 }
 

@@ -29,6 +29,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Item {
     pub kind: Kind,
+    pub region: String,
     pub id: String,
     /// As the EC2 API names it: `running`, `available`, `completed`, …
     pub state: String,
@@ -63,12 +64,16 @@ pub struct Reaped {
 }
 
 impl LocalCloud {
-    /// The names of the parameters below a path, such as `/team/`.
+    /// The names of a region's parameters below a path, such as `/team/`.
     ///
     /// # Errors
     /// [`InventoryError::State`].
-    pub fn parameters_below(&self, path: &str) -> Result<Vec<String>, InventoryError> {
-        let locked = self.locked()?;
+    pub fn parameters_below(
+        &self,
+        region: &str,
+        path: &str,
+    ) -> Result<Vec<String>, InventoryError> {
+        let locked = self.locked(region)?;
         let names = locked.state.parameters.keys();
         Ok(names
             .filter(|name| name.starts_with(path))
@@ -76,55 +81,19 @@ impl LocalCloud {
             .collect())
     }
 
-    /// All instances that are not terminated, images and snapshots of the account; the base image is not among them.
+    /// All instances that are not terminated, images and snapshots of the account, in all regions; the base image is not
+    /// among them.
     ///
     /// # Errors
     /// [`InventoryError::State`].
     pub fn inventory(&self) -> Result<Vec<Item>, InventoryError> {
-        let mut locked = self.locked()?;
-        locked.save()?;
-        let state = &locked.state;
-        let live = state
-            .instances
-            .values()
-            .filter(|one| one.state != InstanceState::Terminated);
-        let instances = live.map(|one| Item {
-            kind: Kind::Instance,
-            id: one.id.clone(),
-            state: one.state.code_and_name().1.to_owned(),
-            created: one.launch_time,
-            tags: one.tags.clone(),
-            owner: one.owner.map(Owner::from),
-        });
-        let images = state
-            .images
-            .values()
-            .filter(|image| image.owner_id == ACCOUNT_ID)
-            .map(|image| Item {
-                kind: Kind::Image,
-                id: image.id.clone(),
-                state: ec2::image_state(image.state).to_owned(),
-                created: image.created,
-                tags: image.tags.clone(),
-                // A finished image outlives its maker.
-                owner: image
-                    .owner
-                    .filter(|_| image.state == Progress::Pending)
-                    .map(Owner::from),
-            });
-        let snapshots = state
-            .snapshots
-            .values()
-            .filter(|one| one.owner_id == ACCOUNT_ID)
-            .map(|one| Item {
-                kind: Kind::Snapshot,
-                id: one.id.clone(),
-                state: ec2::snapshot_state(one.state).to_owned(),
-                created: one.started,
-                tags: one.tags.clone(),
-                owner: None,
-            });
-        Ok(instances.chain(images).chain(snapshots).collect())
+        let mut all = Vec::new();
+        for region in self.regions()? {
+            let mut locked = self.locked(&region)?;
+            locked.save()?;
+            all.extend(items(&locked.state));
+        }
+        Ok(all)
     }
 
     /// The raw disk of a finished snapshot, where the machines are real.
@@ -138,12 +107,62 @@ impl LocalCloud {
     /// # Errors
     /// [`InventoryError`]; what was removed before stays removed.
     pub fn reap_orphans(&self) -> Result<Reaped, InventoryError> {
-        let mut locked = self.locked()?;
         let mut reaped = Reaped::default();
-        let outcome = reap(&mut locked.state, self.driver(), self.now(), &mut reaped);
-        locked.save()?;
-        outcome.map(|()| reaped)
+        for region in self.regions()? {
+            let mut locked = self.locked(&region)?;
+            let outcome = reap(&mut locked.state, self.driver(), self.now(), &mut reaped);
+            locked.save()?;
+            outcome?;
+        }
+        Ok(reaped)
     }
+}
+
+fn items(state: &super::state::State) -> Vec<Item> {
+    let live = state
+        .instances
+        .values()
+        .filter(|one| one.state != InstanceState::Terminated);
+    let instances = live.map(|one| Item {
+        kind: Kind::Instance,
+        region: state.region.clone(),
+        id: one.id.clone(),
+        state: one.state.code_and_name().1.to_owned(),
+        created: one.launch_time,
+        tags: one.tags.clone(),
+        owner: one.owner.map(Owner::from),
+    });
+    let images = state
+        .images
+        .values()
+        .filter(|image| image.owner_id == ACCOUNT_ID)
+        .map(|image| Item {
+            kind: Kind::Image,
+            region: state.region.clone(),
+            id: image.id.clone(),
+            state: ec2::image_state(image.state).to_owned(),
+            created: image.created,
+            tags: image.tags.clone(),
+            // A finished image outlives its maker.
+            owner: image
+                .owner
+                .filter(|_| image.state == Progress::Pending)
+                .map(Owner::from),
+        });
+    let snapshots = state
+        .snapshots
+        .values()
+        .filter(|one| one.owner_id == ACCOUNT_ID)
+        .map(|one| Item {
+            kind: Kind::Snapshot,
+            region: state.region.clone(),
+            id: one.id.clone(),
+            state: ec2::snapshot_state(one.state).to_owned(),
+            created: one.started,
+            tags: one.tags.clone(),
+            owner: None,
+        });
+    instances.chain(images).chain(snapshots).collect()
 }
 
 fn reap(

@@ -18,6 +18,8 @@ pub mod gc;
 mod imagebuilder;
 pub mod inventory;
 pub mod nspawn;
+pub mod quotas;
+pub mod regions;
 pub mod s3;
 pub mod scripted;
 pub mod serve;

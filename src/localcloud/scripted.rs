@@ -98,6 +98,10 @@ pub enum Recorded {
         size_gib: u64,
     },
     DeleteSnapshot(String),
+    Notice {
+        instance: String,
+        ends_at: Timestamp,
+    },
 }
 
 /// What all machines do.
@@ -344,6 +348,14 @@ impl Driver for Scripted {
         }
         stage.specs.insert(id.clone(), spec.clone());
         stage.machines.insert(id.clone(), life);
+        Ok(())
+    }
+
+    fn notice(&self, instance_id: &str, ends_at: Timestamp) -> Result<(), DriverError> {
+        lock(&self.stage).calls.push(Recorded::Notice {
+            instance: instance_id.to_owned(),
+            ends_at,
+        });
         Ok(())
     }
 

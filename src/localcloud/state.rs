@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 pub use store::{Locked, StateError, Store};
 
-use super::{BASE_IMAGE, BASE_NAME, BASE_OWNER, BASE_SNAPSHOT};
+use super::{BASE_NAME, BASE_OWNER, regions};
 use crate::process::started;
 
 /// Tags of a resource.
@@ -101,6 +101,19 @@ pub struct MetadataOptions {
     pub tags_enabled: bool,
 }
 
+/// The request that a Spot Instance fulfils, and when it will be taken back if it will be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spot {
+    pub request_id: String,
+    /// Of the request.
+    pub tags: Tags,
+    /// When the machine is told, and when it ends.
+    pub notice_at: Option<Timestamp>,
+    pub ends_at: Option<Timestamp>,
+    /// Whether it has been told.
+    pub noticed: bool,
+}
+
 /// An instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
@@ -130,6 +143,9 @@ pub struct Instance {
     pub agent_registered: bool,
     pub agent_online_since: Option<Timestamp>,
     pub terminated_at: Option<Timestamp>,
+    /// `None`: it is on-demand.
+    #[serde(default)]
+    pub spot: Option<Spot>,
     /// Process that asked for it; `None`: a service looks after it.
     pub owner: Option<Process>,
 }
@@ -272,6 +288,9 @@ pub struct TemplateVersion {
 /// All records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// Whose records these are; empty in files of versions that had one region only.
+    #[serde(default)]
+    pub region: String,
     /// When this cloud was made; with `serial`, what ids are made of.
     pub created: Timestamp,
     pub serial: u64,
@@ -290,15 +309,49 @@ pub struct State {
 }
 
 impl State {
-    /// A new cloud: the base image, its parameter and a default security group.
+    /// A new region: the base image, its parameter and a default security group.
     #[must_use]
-    pub fn new(now: Timestamp) -> Self {
+    pub fn new(now: Timestamp, region: &str) -> Self {
+        let mut state = Self {
+            region: region.to_owned(),
+            created: now,
+            serial: 0,
+            instances: BTreeMap::new(),
+            images: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            parameters: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            launch_templates: BTreeMap::new(),
+            scaling: BTreeMap::new(),
+        };
+        state.furnish();
+        state
+    }
+
+    /// Gives records that name no region theirs: that of what was made last in them.
+    fn adopt(&mut self) {
+        if !self.region.is_empty() {
+            return;
+        }
+        let newest = self.instances.values().max_by_key(|one| one.launch_time);
+        let newest = newest.map(|one| one.region.clone());
+        let group = self.scaling.values().next().map(|one| one.region.clone());
+        let found = newest.or(group);
+        self.region = found.unwrap_or_else(|| super::DEFAULT_REGION.to_owned());
+        self.furnish();
+    }
+
+    /// Puts in what every region has from the beginning, unless it is there.
+    fn furnish(&mut self) {
+        let base_snapshot = regions::base_snapshot(&self.region);
         let snapshot = Snapshot {
-            id: BASE_SNAPSHOT.to_owned(),
+            id: base_snapshot.clone(),
             description: "Debian 12, amd64".to_owned(),
             owner_id: BASE_OWNER.to_owned(),
-            started: now,
-            completed: Some(now),
+            started: self.created,
+            completed: Some(self.created),
             state: Progress::Done,
             state_message: String::new(),
             percent: 100,
@@ -308,14 +361,14 @@ impl State {
             tags: Tags::new(),
         };
         let image = Image {
-            id: BASE_IMAGE.to_owned(),
+            id: regions::base_image(&self.region),
             name: BASE_NAME.to_owned(),
             description: "Debian 12 (bookworm) for machines on this host".to_owned(),
             owner_id: BASE_OWNER.to_owned(),
-            created: now,
+            created: self.created,
             state: Progress::Done,
             state_reason: None,
-            snapshot_id: BASE_SNAPSHOT.to_owned(),
+            snapshot_id: base_snapshot,
             size: super::ec2::types::BASE_SIZE,
             volume_kind: "gp3".to_owned(),
             source_instance_id: None,
@@ -323,25 +376,22 @@ impl State {
             tags: Tags::new(),
             owner: None,
         };
-        let group = super::ec2::network::default_group();
-        Self {
-            created: now,
-            serial: 0,
-            instances: BTreeMap::new(),
-            images: BTreeMap::from([(image.id.clone(), image)]),
-            snapshots: BTreeMap::from([(snapshot.id.clone(), snapshot)]),
-            groups: BTreeMap::from([(group.id.clone(), group)]),
-            parameters: BTreeMap::new(),
-            commands: BTreeMap::new(),
-            tokens: BTreeMap::new(),
-            launch_templates: BTreeMap::new(),
-            scaling: BTreeMap::new(),
-        }
+        let group = super::ec2::network::default_group(&self.region);
+        self.images.entry(image.id.clone()).or_insert(image);
+        let id = snapshot.id.clone();
+        self.snapshots.entry(id).or_insert(snapshot);
+        self.groups.entry(group.id.clone()).or_insert(group);
     }
 
     fn unique(&mut self) -> String {
         self.serial += 1;
-        hex::encode(Sha256::digest(format!("{}/{}", self.created, self.serial)))
+        let Self {
+            region,
+            created,
+            serial,
+            ..
+        } = self;
+        hex::encode(Sha256::digest(format!("{region}/{created}/{serial}")))
     }
 
     /// A new id: `<prefix>-0` and 16 hex digits.

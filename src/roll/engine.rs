@@ -60,6 +60,8 @@ struct Drive<'a> {
     memory: Memory,
     shown: Option<View>,
     waiting: Option<String>,
+    /// The canary has been asked to end.
+    ending: bool,
     /// How often in a row the cloud asked for patience.
     later: u32,
 }
@@ -84,6 +86,7 @@ pub async fn drive(
         shown: None,
         waiting: None,
         later: 0,
+        ending: false,
     };
     hold.keep().await?;
     drive.record.epoch = hold.epoch();
@@ -188,7 +191,10 @@ impl Drive<'_> {
             Reply::Refused(why) if self.record == intended => Err(RollError::Stuck(why)),
             _ => {
                 self.later = 0;
-                Ok(None)
+                let ends = matches!(call, Call::TerminateCanary(_));
+                // EC2 may show it as running for a while yet: it is not asked again at once.
+                let again = ends && std::mem::replace(&mut self.ending, ends);
+                Ok(again.then_some(LOOK))
             }
         }
     }

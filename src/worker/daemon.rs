@@ -26,6 +26,8 @@ use super::store::{Store, Unreadable};
 /// Between two looks: while it drains, as a rule, and once nothing can change any more.
 const DRAINING: Duration = Duration::from_secs(1);
 const AS_A_RULE: Duration = Duration::from_secs(2);
+/// Between two looks for the notice that a Spot Instance is taken back (EC2 User Guide, "Spot Instance interruption notices").
+const NOTICE: Duration = Duration::from_secs(5);
 const DRAINED: Duration = Duration::from_secs(10);
 /// How long another one's lock is waited for, and between two tries.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -108,6 +110,7 @@ pub async fn run(options: Options, log: Log) -> Result<(), Error> {
         tokio::join!(
             watch(&core, &mut adapter),
             protect(&core, &imds, identity),
+            heed(&core, &imds),
             clients
         )
     };
@@ -373,6 +376,35 @@ async fn protect(core: &Core, imds: &Imds, mut identity: Option<Identity>) {
             }
         };
         let _ = tokio::time::timeout(pause, core.protect.notified()).await;
+    }
+}
+
+/// Cordons the worker once its Spot Instance is told that it is taken back: no job should begin that cannot end.
+async fn heed(core: &Core, imds: &Imds) {
+    if !imds.is_enabled() {
+        return;
+    }
+    loop {
+        match imds.is_spot().await {
+            Ok(true) => break,
+            // What it is it stays.
+            Ok(false) => return,
+            Err(_) => tokio::time::sleep(NOTICE).await,
+        }
+    }
+    loop {
+        if let Ok(Some(notice)) = imds.interruption().await {
+            let kept = core.agent().kept().clone();
+            if kept.cordon.is_none() {
+                (core.log)(&format!("the Spot Instance is taken back: {notice}"));
+                // The next one after all that it has been told.
+                core.command(Request::Cordon {
+                    generation: kept.generation.map_or(1, |seen| seen.saturating_add(1)),
+                    reason: Some("the Spot Instance is taken back".to_owned()),
+                });
+            }
+        }
+        tokio::time::sleep(NOTICE).await;
     }
 }
 

@@ -88,6 +88,28 @@ impl Imds {
         })
     }
 
+    /// Whether this is a Spot Instance.
+    ///
+    /// # Errors
+    /// The service is not there.
+    pub async fn is_spot(&self) -> Result<bool, Error> {
+        let session = self.session().await?;
+        Ok(session.get("meta-data/instance-life-cycle").await? == "spot")
+    }
+
+    /// What a Spot Instance is told two minutes before it is taken back; `None`: nothing yet.
+    ///
+    /// # Errors
+    /// The service is not there.
+    pub async fn interruption(&self) -> Result<Option<String>, Error> {
+        let session = self.session().await?;
+        match session.get("meta-data/spot/instance-action").await {
+            Ok(notice) => Ok(Some(notice)),
+            Err(Error::Status { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The keys of the instance's role. They end after some hours: ask when they are needed.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ class Maker:
             return {
                 key: self.value(operation, key, member, depth + 1)
                 for key, member in shape.members.items()
-                if depth < DEEPEST
+                if depth < DEEPEST or key in shape.required_members
             }
         if kind == "list":
             return [self.value(operation, name, shape.member, depth + 1)]
@@ -113,6 +113,7 @@ def scalar(name, shape):
     if rules.get("enum"):
         return rules["enum"][0]
     text = f"c{uuid.uuid4().hex[:15]}"
+    text = text.ljust(rules.get("min", 0), "0")
     return text[: rules["max"]] if "max" in rules else text
 
 

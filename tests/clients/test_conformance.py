@@ -1,5 +1,5 @@
 """Every operation of the local cloud, driven by inputs made from AWS's own service models (botocore): the smallest input,
-each further parameter, wrong values, left-out ones, dry runs; and by the AWS CLI.
+each further parameter, wrong values, left-out ones, dry runs; by boto3 and by the AWS CLI, in this process.
 
 An answer must parse strictly. An error must have a code that AWS documents, and one about a parameter must name it: what
 the local cloud does not know it refuses, it never ignores it. Operations that it does not have are counted as gaps.
@@ -64,7 +64,8 @@ COMMON = {
         "InvalidSnapshot.InUse", "InvalidSnapshot.NotFound", "InvalidSnapshotID.Malformed", "InvalidSubnetID.NotFound",
         "InvalidVolume.NotFound", "InvalidVolumeID.Malformed", "InvalidVpcID.NotFound", "InvalidTagKey.Malformed",
         "InvalidUserData.Malformed", "InvalidBlockDeviceMapping", "OperationNotPermitted", "TagLimitExceeded",
-        "DefaultVersionCannotBeDeleted", "UnsupportedHibernationConfiguration",
+        "DefaultVersionCannotBeDeleted", "UnsupportedHibernationConfiguration", "InvalidSpotInstanceRequestID.Malformed",
+        "InvalidSpotInstanceRequestID.NotFound",
     },
 }
 # What the client itself cannot write down: it has no shape on the wire, or botocore lacks what computes it.
@@ -103,6 +104,12 @@ class Fixtures:
     def make_instance(self):
         made = self.ec2.run_instances(ImageId=self.base, InstanceType="t3.micro", MinCount=1, MaxCount=1)
         return made["Instances"][0]["InstanceId"]
+
+    def make_spot(self):
+        made = self.ec2.run_instances(
+            ImageId=self.base, InstanceType="t3.micro", MinCount=1, MaxCount=1, InstanceMarketOptions={"MarketType": "spot"}
+        )
+        return made["Instances"][0]["SpotInstanceRequestId"]
 
     def make_image(self):
         instance = self.get("instance", False)
@@ -248,6 +255,8 @@ class Names:
             return f"template-{uuid.uuid4().hex}"
         if name in ("InstanceId", "InstanceIds"):
             return self.one("instance")
+        if name == "SpotInstanceRequestIds":
+            return self.one("spot")
         if name in ("SnapshotId", "SnapshotIds"):
             return self.one("snapshot")
         if name in ("GroupId", "GroupIds", "SecurityGroupId", "SecurityGroupIds"):
@@ -349,6 +358,51 @@ class Names:
         }.get(name, lambda: None)()
 
 
+class RefusedByClient(Exception):
+    """The client itself does not send it."""
+
+
+class Cli:
+    """The AWS CLI in this process, asked as a client of boto3 is."""
+
+    FAILED = re.compile(r"An error occurred \((\S+)\) when calling the \w+ operation[^:]*: (.*)", re.DOTALL)
+
+    def __init__(self):
+        self.driver = create_clidriver()
+
+    def __call__(self, operation, asked):
+        """The error's code, the status, its message, and the answer."""
+        service, verb = operation.service_model.service_name, botocore.xform_name(operation.name, "-")
+        out, err = io.StringIO(), io.StringIO()
+        asked = dict(asked)
+        arguments = [{"s3": "s3api"}.get(service, service), verb, "--output", "json"]
+        stream = operation.get_streaming_input()
+        if stream is not None and isinstance(asked.get(stream.name), bytes):
+            # What is streamed, the CLI has in files.
+            asked.pop(stream.name)
+            arguments += ["--" + botocore.xform_name(stream.name, "-"), __file__]
+        if operation.has_streaming_output:
+            # With an argument for its file, the CLI wants the others too.
+            for name, value in asked.items():
+                arguments += ["--" + botocore.xform_name(name, "-"), str(value)]
+            arguments.append(os.devnull)
+        else:
+            arguments += ["--cli-input-json", json.dumps(asked, default=bytes.decode)]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = self.driver.main(arguments)
+            except SystemExit as end:
+                code = end.code
+        if code == 0:
+            return None, 200, "", json.loads(out.getvalue() or "{}")
+        found = self.FAILED.search(err.getvalue())
+        if not found:
+            raise RefusedByClient(err.getvalue().strip()[:300])
+        # It does not say the status; these codes are those of a service that failed.
+        status = 500 if found[1].startswith(("Internal", "ServiceUnavailable")) else 400
+        return found[1], status, found[2].strip(), {}
+
+
 class Conformance(Case):
     maxDiff = None
 
@@ -356,6 +410,9 @@ class Conformance(Case):
     def setUpClass(cls):
         cls.fixtures = Fixtures()
         cls.session = botocore.session.get_session()
+        # One answer is enough: an error is the test's to see.
+        os.environ["AWS_MAX_ATTEMPTS"] = "1"
+        cls.driver = Cli()
         cls.cases, cls.gaps, cls.had = 0, {}, {}
 
     @classmethod
@@ -384,7 +441,17 @@ class Conformance(Case):
 
     def call(self, asker, operation, arguments):
         """The error's code, the status, and its message; no code if all went well."""
+        if isinstance(asker, Cli):
+            code, status, message, answer = asker(operation, arguments)
+        else:
+            code, status, message, answer = self.call_boto3(asker, operation, arguments)
         type(self).cases += 1
+        if code is None and operation.name == "RunInstances":
+            for one in answer["Instances"]:
+                self.fixtures.remove("instance", one["InstanceId"])
+        return code, status, message
+
+    def call_boto3(self, asker, operation, arguments):
         method = botocore.xform_name(operation.name)
         try:
             answer = getattr(asker, method)(**arguments)
@@ -394,11 +461,11 @@ class Conformance(Case):
                 response["Error"]["Code"],
                 response["ResponseMetadata"]["HTTPStatusCode"],
                 response["Error"].get("Message", ""),
+                {},
             )
-        if operation.name == "RunInstances":
-            for one in answer["Instances"]:
-                self.fixtures.remove("instance", one["InstanceId"])
-        return None, answer["ResponseMetadata"]["HTTPStatusCode"], ""
+        except UNWRITABLE as error:
+            raise RefusedByClient(error) from error
+        return None, answer["ResponseMetadata"]["HTTPStatusCode"], "", answer
 
     def judge(self, operation, what, answer):
         """What is wrong with an answer, whatever was asked."""
@@ -443,23 +510,29 @@ class Conformance(Case):
                 wrong += filter(None, [self.judge(operation, "smallest", answer)])
         self.fail_with(wrong)
 
-    def test_each_further_parameter_is_honoured_or_refused_by_name(self):
-        wrong = []
+    def further(self, asker_of):
+        """Findings of one more parameter each; `asker_of` makes a client of a service."""
         for service in SERVICES:
-            asker = client(service, validate=False)
+            asker = asker_of(service)
             for operation in self.operations(service):
                 for name, member in members(operation.input_shape).items():
                     if name == "DryRun":
                         continue
-                    for part in range(1 + len(parts(member))):
+                    # How a client writes a structure down is seen from the whole one.
+                    inner = parts(member) if asker is not self.driver else []
+                    for part in range(1 + len(inner)):
                         with self.smallest(operation) as (make, asked):
                             if name in asked:
                                 break
                             if part == 0:
                                 asked[name] = make.value(operation.name, name, member)
                             else:
-                                asked[name] = with_part(make, operation.name, member, parts(member)[part - 1])
-                            answer = self.call(asker, operation, asked)
+                                asked[name] = with_part(make, operation.name, member, inner[part - 1])
+                            try:
+                                answer = self.call(asker, operation, asked)
+                            except RefusedByClient as error:
+                                yield f"{operation.name} with {name}={short(asked[name])}: the client refuses: {error}"
+                                continue
                         code, _, message = answer
                         found = self.judge(operation, f"with {name}", answer)
                         expected = code in (None, EXPECTED.get(operation.name), *TOKENS)
@@ -468,13 +541,29 @@ class Conformance(Case):
                         expected = expected or (name.startswith("If") and code in CONDITIONS)
                         if found is None and not expected and not names_it(message, name, member, asked[name]):
                             found = f"{operation.name} with {name}={short(asked[name])}: does not name it: {code}: {message}"
-                        wrong += filter(None, [found])
-        self.fail_with(wrong)
+                        yield from filter(None, [found])
 
-    def test_wrong_values_are_refused(self):
-        wrong = []
+    def maximal(self, asker_of):
+        """Findings of inputs with all their parameters at once."""
         for service in SERVICES:
-            asker = client(service, validate=False)
+            asker = asker_of(service)
+            for operation in self.operations(service):
+                with self.smallest(operation) as (make, asked):
+                    for name, member in members(operation.input_shape).items():
+                        if name not in asked and name != "DryRun":
+                            asked[name] = make.value(operation.name, name, member)
+                    code, _, message = answer = self.call(asker, operation, asked)
+                found = self.judge(operation, "with all", answer)
+                shapes = members(operation.input_shape).items()
+                named = any(names_it(message, name, shape, asked.get(name)) for name, shape in shapes)
+                if found is None and code not in (None, EXPECTED.get(operation.name), *TOKENS) and not named:
+                    found = f"{operation.name} with all: names none of them: {code}: {message}"
+                yield from filter(None, [found])
+
+    def wrong(self, asker_of):
+        """Findings of values that the model forbids."""
+        for service in SERVICES:
+            asker = asker_of(service)
             for operation in self.operations(service):
                 for name, member in members(operation.input_shape).items():
                     shape = member.member if member.type_name == "list" else member
@@ -485,38 +574,67 @@ class Conformance(Case):
                             asked[name] = [value] if member.type_name == "list" else value
                             try:
                                 answer = self.call(asker, operation, asked)
-                            except UNWRITABLE:
-                                type(self).cases -= 1
+                            except RefusedByClient:
                                 continue
                         found = self.judge(operation, f"{name} {why}", answer)
                         if answer[0] is None:
                             found = f"{operation.name} {name}={short(value)}: {why}, and accepted"
-                        wrong += filter(None, [found])
-        self.fail_with(wrong)
+                        yield from filter(None, [found])
 
-    def test_what_is_required_is_missed(self):
-        wrong = []
+    def missed(self, asker_of):
+        """Findings of inputs without something that is required."""
         for service in SERVICES:
-            asker = client(service, validate=False)
+            asker = asker_of(service)
             for operation in self.operations(service):
                 for name in getattr(operation.input_shape, "required_members", ()):
                     if (operation.name, name) in NOT_MISSED or operation.input_shape.members[name].metadata.get("idempotencyToken"):
                         # Clients make the token up.
                         continue
+                    if asker is self.driver and (operation.name, name) in MADE_UP_BY_THE_CLI:
+                        continue
                     with self.smallest(operation) as (_, asked):
                         kept = asked.pop(name)
                         try:
                             answer = self.call(asker, operation, asked)
-                        except UNWRITABLE:
-                            type(self).cases -= 1
-                            continue
-                        finally:
-                            asked[name] = kept
-                    found = self.judge(operation, f"without {name}", answer)
+                        except RefusedByClient:
+                            answer = ("refused by the client", 400, "")
+                        asked[name] = kept
+                    found = None
                     if answer[0] is None:
                         found = f"{operation.name} without {name}: accepted"
-                    wrong += filter(None, [found])
-        self.fail_with(wrong)
+                    elif answer[0] != "refused by the client":
+                        found = self.judge(operation, f"without {name}", answer)
+                    yield from filter(None, [found])
+
+    def boto3(self, service):
+        return client(service, validate=False)
+
+    def cli(self, _):
+        return self.driver
+
+    def test_each_further_parameter_is_honoured_or_refused_by_name(self):
+        self.fail_with(list(self.further(self.boto3)))
+
+    def test_wrong_values_are_refused(self):
+        self.fail_with(list(self.wrong(self.boto3)))
+
+    def test_what_is_required_is_missed(self):
+        self.fail_with(list(self.missed(self.boto3)))
+
+    def test_all_parameters_at_once(self):
+        self.fail_with(list(self.maximal(self.boto3)))
+
+    def test_the_aws_cli_writes_all_parameters_at_once(self):
+        self.fail_with(list(self.maximal(self.cli)))
+
+    def test_the_aws_cli_writes_each_further_parameter(self):
+        self.fail_with(list(self.further(self.cli)))
+
+    def test_the_aws_cli_writes_wrong_values(self):
+        self.fail_with(list(self.wrong(self.cli)))
+
+    def test_the_aws_cli_leaves_out_what_is_required(self):
+        self.fail_with(list(self.missed(self.cli)))
 
     def test_dry_runs_change_nothing(self):
         wrong = []
@@ -531,34 +649,14 @@ class Conformance(Case):
         self.fail_with(wrong)
 
     def test_the_aws_cli_drives_every_operation(self):
-        driver = create_clidriver()
         wrong = []
         for service in SERVICES:
             for operation in self.operations(service):
-                verb = botocore.xform_name(operation.name, "-")
-                out, err = io.StringIO(), io.StringIO()
-                type(self).cases += 1
                 with self.smallest(operation) as (_, asked):
-                    arguments = ["s3api" if service == "s3" else service, verb, "--output", "json"]
-                    if isinstance(asked.get("Body"), bytes):
-                        # What is streamed, the CLI has in files.
-                        asked.pop("Body")
-                        arguments += ["--body", __file__]
-                    if operation.has_streaming_output:
-                        # With an argument for its file, the CLI wants the others too.
-                        for name, value in asked.items():
-                            arguments += ["--" + botocore.xform_name(name, "-"), value]
-                        arguments.append(os.devnull)
-                    else:
-                        arguments += ["--cli-input-json", json.dumps(asked)]
-                    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                        try:
-                            code = driver.main(arguments)
-                        except SystemExit as end:
-                            code = end.code
-                expected = EXPECTED.get(operation.name)
-                if (code == 0) != (expected is None) or (expected and expected not in err.getvalue()):
-                    wrong.append(f"aws {service} {verb}: {code} {err.getvalue().strip()[:300]}")
+                    code, _, message = answer = self.call(self.driver, operation, asked)
+                if code != EXPECTED.get(operation.name):
+                    wrong.append(f"aws {service} {operation.name}: {code} {message}")
+                wrong += filter(None, [self.judge(operation, "smallest", answer)])
         self.fail_with(wrong)
 
 
@@ -571,6 +669,8 @@ NOT_MISSED = {
 }
 # What a condition that does not hold gives.
 CONDITIONS = ("PreconditionFailed", "NoSuchKey", "304", "412")
+# `aws ec2 run-instances` launches one without a --count.
+MADE_UP_BY_THE_CLI = {("RunInstances", "MinCount"), ("RunInstances", "MaxCount")}
 # These codes are names themselves.
 TOKENS = ("InvalidNextToken", "InvalidPaginationToken", "InvalidPaginationTokenException")
 # What the smallest input meets where nothing is prepared for it.

@@ -9,9 +9,13 @@ use aws_sdk_autoscaling::types::{AutoScalingGroup, LaunchTemplateSpecification};
 use aws_sdk_ec2::types::RequestLaunchTemplateData;
 use aws_sdk_ec2::types::builders::RequestLaunchTemplateDataBuilder;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use bytes::Bytes;
 use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::clock::{SharedClock, SystemClock};
+use piaas_bake::localcloud::engine::Answer;
+use piaas_bake::localcloud::faults::Faults;
 use piaas_bake::localcloud::nspawn::NspawnDriver;
+use piaas_bake::localcloud::s3::{self, Payload};
 use piaas_bake::localcloud::{
     ACCESS_KEY, DEFAULT_REGION, LocalCloud, MACHINE_ENDPOINT, SECRET_KEY, base, connector,
 };
@@ -40,10 +44,15 @@ pub fn base_dir() -> PathBuf {
 
 /// Clients of a local cloud with real machines, whose state is in `dir`.
 pub async fn real(dir: &Path) -> Clients {
+    real_with(dir, None).await
+}
+
+/// As [`real`], with faults.
+pub async fn real_with(dir: &Path, faults: Option<Arc<Faults>>) -> Clients {
     let driver = NspawnDriver::new(dir.to_owned(), base_dir(), PathBuf::from(BIN));
     let clock = SystemClock::shared();
-    let cloud = LocalCloud::open(dir, Arc::new(driver), clock.clone()).unwrap();
-    connect(connector(cloud), clock).await
+    let cloud = LocalCloud::open_with(dir, Arc::new(driver), clock.clone(), faults);
+    connect(connector(cloud.unwrap()), clock).await
 }
 
 /// What a launch template of a worker says: this image on a small instance.
@@ -132,5 +141,20 @@ pub async fn until(what: &str, happened: impl AsyncFn() -> bool) {
     while !happened().await {
         assert!(Instant::now() < deadline, "waited too long for {what}");
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What a cloud answers whose script of faults has late reads only.
+pub fn answered(cloud: &LocalCloud, request: &http::Request<Bytes>) -> http::Response<Bytes> {
+    if s3::is_ours(request) {
+        // There is nothing late about objects.
+        return cloud.handle(request);
+    }
+    match cloud.answer(request.clone().map(Payload::Held)) {
+        Answer::Sent(response, _) => {
+            let (parts, content) = response.into_parts();
+            http::Response::from_parts(parts, content.read().unwrap())
+        }
+        other => unreachable!("the script has late reads only: {other:?}"),
     }
 }

@@ -155,6 +155,21 @@ async fn the_aws_cli_drives_an_instance_refresh() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boto3_launches_spot_instances() {
+    judge("test_spot.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_reads_why_instances_are_in_their_state() {
+    judge("test_reasons.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_finds_in_a_region_what_is_there() {
+    judge("test_regions.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn boto3_finds_three_zones_and_groups_are_spread_over_them() {
     judge("test_zones.py").await;
 }

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use piaas_bake::localcloud::{ACCESS_KEY, SECRET_KEY};
 
-/// A metadata service of version 2 for one instance. The role can be taken away and given back.
+/// A metadata service of version 2 for one Spot Instance. The role can be taken away and given back, and so can the instance.
 pub struct Metadata {
     pub address: String,
     pub role: Arc<AtomicBool>,
+    /// The instance is told that it ends.
+    pub reclaimed: Arc<AtomicBool>,
 }
 
 impl Metadata {
@@ -18,17 +20,24 @@ impl Metadata {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let role = Arc::new(AtomicBool::new(true));
-        let (has_role, instance) = (Arc::clone(&role), instance.to_owned());
+        let reclaimed = Arc::new(AtomicBool::new(false));
+        let (has_role, ends) = (Arc::clone(&role), Arc::clone(&reclaimed));
+        let instance = instance.to_owned();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                answer(stream, &instance, has_role.load(Ordering::SeqCst));
+                let states = [&has_role, &ends].map(|state| state.load(Ordering::SeqCst));
+                answer(stream, &instance, states);
             }
         });
-        Self { address, role }
+        Self {
+            address,
+            role,
+            reclaimed,
+        }
     }
 }
 
-fn answer(mut stream: TcpStream, instance: &str, role: bool) {
+fn answer(mut stream: TcpStream, instance: &str, [role, reclaimed]: [bool; 2]) {
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -47,6 +56,10 @@ fn answer(mut stream: TcpStream, instance: &str, role: bool) {
         _ if !text.contains("x-aws-ec2-metadata-token: secret") => None,
         ["get", "/latest/meta-data/instance-id"] => Some(instance),
         ["get", "/latest/meta-data/placement/region"] => Some("us-east-1"),
+        ["get", "/latest/meta-data/instance-life-cycle"] => Some("spot"),
+        ["get", "/latest/meta-data/spot/instance-action"] if reclaimed => {
+            Some(r#"{"action":"terminate","time":"2026-01-01T12:02:00Z"}"#)
+        }
         ["get", "/latest/meta-data/services/domain"] => Some("amazonaws.com"),
         ["get", "/latest/meta-data/iam/security-credentials/"] if role => Some("worker"),
         ["get", "/latest/meta-data/iam/security-credentials/worker"] if role => Some(&*keys),

@@ -161,7 +161,7 @@ pub fn left_on_host(state: &Path) -> Vec<String> {
 
 /// What runs inside a machine of a local cloud, by its control group: nothing else tells whose it is.
 pub fn processes_of(instance: &str) -> Vec<u32> {
-    let group = format!("/piaas-bake/{instance}/payload/");
+    let group = format!("/piaas-bake/{instance}/machine/box/payload/");
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -123,7 +123,7 @@ pub(super) async fn end(
                 verdict: Verdict::Underway,
                 ..
             }) => "underway",
-            Some(ended) => return Ok(ended),
+            Some(ended) => return unless_lost(run, instance, ended).await,
             None => "not visible yet",
         };
         looks += 1;
@@ -132,6 +132,18 @@ pub(super) async fn end(
         }
         run.pause(&mut pace, state).await?;
     }
+}
+
+/// What a machine took with it says nothing of itself; the machine's end says why.
+async fn unless_lost(
+    run: &Run<'_>,
+    instance: &str,
+    ended: Invocation,
+) -> Result<Invocation, Failure> {
+    if !matches!(ended.verdict, Verdict::Success | Verdict::Failed(_)) {
+        alive(run, instance).await?;
+    }
+    Ok(ended)
 }
 
 /// Fails if the machine is ending or gone: its commands would seem to run for hours.
@@ -264,6 +276,7 @@ pub async fn execute(
         let state = follower.offset.to_string();
         run.pause(&mut pace, &state).await?;
     };
+    let ended = unless_lost(run, instance, ended).await?;
     // A machine that could not end its runner will not read its log either.
     if matches!(ended.verdict, Verdict::Success | Verdict::Failed(_)) {
         follower.drain(run).await?;

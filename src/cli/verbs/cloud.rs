@@ -318,6 +318,7 @@ fn row(item: &Item) -> Vec<String> {
     vec![
         kind.to_owned(),
         item.id.clone(),
+        item.region.clone(),
         item.state.clone(),
         name,
         owner,

@@ -8,6 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::exit;
 use crate::localcloud::nspawn::leader;
+use crate::localcloud::supervisor::confine;
 
 /// What a login gets there.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -41,6 +42,9 @@ pub fn run(context: &Context, instance: &str, command: &[String]) -> CliResult {
         [] => shell.args(["/bin/bash", "--login"]),
         command => shell.args(command),
     };
+    confine(&mut shell, leader).map_err(|error| {
+        CliError::failure(format!("cannot enter the machine {instance}")).because(&error)
+    })?;
     // It only comes back if it could not begin.
     let error = shell.exec();
     Err(CliError::failure("cannot run nsenter (util-linux)").because(&error))

@@ -106,7 +106,7 @@ pub(super) fn show(group: &Group, activity: &Activity) -> Xml {
         |zone| {
             let place = Place::of_zone(&group.region, zone);
             serde_json::json!({
-                "Subnet ID": place.map(|place| place.subnet),
+                "Subnet ID": place.map(|place| place.subnet(&group.region)),
                 "Availability Zone": zone,
             })
         },

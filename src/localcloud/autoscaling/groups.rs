@@ -8,6 +8,7 @@ use super::super::ec2::launch_templates::{self, Reference, Resolved};
 use super::super::ec2::network::{self, Place};
 use super::super::ec2::settings::Settings;
 use super::super::engine::Call;
+use super::super::quotas::{self, Quota};
 use super::super::state::State;
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
@@ -113,7 +114,8 @@ fn settle_zones(
     }
     let mut zones = Vec::new();
     for subnet in subnets.into_iter().flat_map(|subnets| subnets.split(',')) {
-        let place = Place::of_subnet(subnet.trim()).map_err(|error| invalid(error.message))?;
+        let place =
+            Place::of_subnet(region, subnet.trim()).map_err(|error| invalid(error.message))?;
         zones.push(place.zone(region));
     }
     if zones.is_empty() {
@@ -203,6 +205,7 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
             ),
         ));
     }
+    quotas::check(call, Quota::AutoScalingGroups, call.state.scaling.len())?;
     let (Some(min), Some(max)) = (settled.min, settled.max) else {
         return Err(invalid(
             "The request must contain the parameters MinSize and MaxSize",

@@ -298,7 +298,7 @@ fn take_zone(region: &str, params: &mut Params) -> Result<Option<String>, ApiErr
     let by_subnet = match subnets.first() {
         None => None,
         Some(subnet) => {
-            let place = Place::of_subnet(subnet).map_err(|error| invalid(error.message))?;
+            let place = Place::of_subnet(region, subnet).map_err(|error| invalid(error.message))?;
             Some(place.zone(region))
         }
     };
@@ -337,7 +337,7 @@ fn launched(
 ) -> Xml {
     let place = || {
         Xml::children([
-            ("SubnetId", Xml::text(place.subnet)),
+            ("SubnetId", Xml::text(place.subnet(call.region))),
             ("AvailabilityZone", Xml::text(place.zone(call.region))),
             ("MarketType", Xml::text("OnDemand")),
         ])

@@ -287,7 +287,7 @@ impl World {
     pub fn new(desired: usize) -> Self {
         let clock = JumpingClock::starting_at(noon());
         let mut world = Self {
-            state: State::new(noon()),
+            state: State::new(noon(), "us-east-1"),
             driver: Scripted::new(clock.clone()),
             clock,
         };

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::super::ACCOUNT_ID;
 use super::super::engine::Call;
-use super::super::state::{Instance, InstanceState, Reason, State};
+use super::super::state::{Instance, InstanceState, Reason, Spot, State};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
+use super::super::{ACCOUNT_ID, regions};
 use super::filters::{Filters, Page};
-use super::network::{Place, VPC};
+use super::network::{Place, vpc};
 use super::{images, is_id, tags, time};
 
 const FILTERS: &[&str] = &[
@@ -32,6 +32,8 @@ const FILTERS: &[&str] = &[
     "key-name",
     "dns-name",
     "private-dns-name",
+    "instance-lifecycle",
+    "spot-instance-request-id",
 ];
 
 fn field(instance: &Instance, name: &str) -> Vec<String> {
@@ -46,20 +48,34 @@ fn field(instance: &Instance, name: &str) -> Vec<String> {
         "private-ip-address" => &instance.private_ip,
         "availability-zone" => &instance.availability_zone,
         "reservation-id" => &instance.reservation_id,
-        "vpc-id" => VPC,
-        "subnet-id" => Place::of(instance).subnet,
+        "vpc-id" => return vec![vpc(&instance.region)],
+        "subnet-id" => return vec![subnet(instance)],
         "instance.group-id" | "group-id" => return instance.group_ids.clone(),
         "owner-id" => ACCOUNT_ID,
         "architecture" => "x86_64",
         "root-device-name" => images::ROOT_DEVICE,
         "private-dns-name" => return vec![dns_name(instance)],
+        // An on-demand one has neither.
+        "instance-lifecycle" | "spot-instance-request-id" => {
+            let spot = instance.spot.iter();
+            let value = |spot: &Spot| match name {
+                "instance-lifecycle" => "spot".to_owned(),
+                _ => spot.request_id.clone(),
+            };
+            return spot.map(value).collect();
+        }
         _ => "",
     };
     vec![value.to_owned()]
 }
 
 fn dns_name(instance: &Instance) -> String {
-    format!("ip-{}.ec2.internal", instance.private_ip.replace('.', "-"))
+    let domain = regions::private_domain(&instance.region);
+    format!("ip-{}.{domain}", instance.private_ip.replace('.', "-"))
+}
+
+fn subnet(instance: &Instance) -> String {
+    Place::of(instance).subnet(&instance.region)
 }
 
 /// The instances with these ids, in this order.
@@ -191,6 +207,17 @@ fn item(state: &State, instance: &Instance) -> Xml {
         ("tagSet", tags::set(&instance.tags)),
     ])
     .with_some(
+        "instanceLifecycle",
+        instance.spot.as_ref().map(|_| Xml::text("spot")),
+    )
+    .with_some(
+        "spotInstanceRequestId",
+        instance
+            .spot
+            .as_ref()
+            .map(|spot| Xml::text(&spot.request_id)),
+    )
+    .with_some(
         "stateReason",
         instance.state_reason.as_ref().map(reason_item),
     )
@@ -238,8 +265,8 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
     ]);
     let interface = Xml::children([
         ("networkInterfaceId", Xml::text(&instance.interface_id)),
-        ("subnetId", Xml::text(Place::of(instance).subnet)),
-        ("vpcId", Xml::text(VPC)),
+        ("subnetId", Xml::text(subnet(instance))),
+        ("vpcId", Xml::text(vpc(&instance.region))),
         ("ownerId", Xml::text(ACCOUNT_ID)),
         ("status", Xml::text("in-use")),
         ("privateIpAddress", Xml::text(&instance.private_ip)),
@@ -256,8 +283,8 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
             ]),
         ),
     ]);
-    base.with("subnetId", Xml::text(Place::of(instance).subnet))
-        .with("vpcId", Xml::text(VPC))
+    base.with("subnetId", Xml::text(subnet(instance)))
+        .with("vpcId", Xml::text(vpc(&instance.region)))
         .with("privateIpAddress", Xml::text(&instance.private_ip))
         .with("privateDnsName", Xml::text(dns_name(instance)))
         .with("dnsName", Xml::text(""))

@@ -2,6 +2,7 @@
 
 use super::super::driver::SnapshotSpec;
 use super::super::engine::Call;
+use super::super::quotas::{self, Quota};
 use super::super::state::{Image, InstanceState, Progress, Snapshot, State};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
@@ -145,6 +146,12 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
             ),
         ));
     }
+    let own = |owner: &str| owner == ACCOUNT_ID;
+    let images = call.state.images.values().filter(|one| own(&one.owner_id));
+    quotas::check(call, Quota::Images, images.count())?;
+    let snapshots = call.state.snapshots.values();
+    let snapshots = snapshots.filter(|one| own(&one.owner_id));
+    quotas::check(call, Quota::Snapshots, snapshots.count())?;
     let snapshot_id = call.state.new_id("snap");
     let id = call.state.new_id("ami");
     call.driver

@@ -7,14 +7,15 @@ use sha2::{Digest, Sha256};
 use super::super::ACCOUNT_ID;
 use super::super::driver::LaunchSpec;
 use super::super::engine::Call;
+use super::super::quotas;
 use super::super::state::{
-    Image, Instance, InstanceState, Process, Reason, State, Tags, Token, Volume,
+    Image, Instance, InstanceState, Process, Reason, Spot, State, Tags, Token, Volume,
 };
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::launch_templates::{self, Reference};
-use super::network::{DEFAULT_GROUP, Place};
+use super::network::{Place, default_group_id};
 use super::settings::Settings;
 use super::{describe, invalid_value};
 
@@ -113,11 +114,15 @@ pub fn launch(call: &mut Call<'_>, order: &Order) -> Result<String, ApiError> {
             "InsufficientFreeAddressesInSubnet",
             format!(
                 "There are not enough free addresses in subnet '{}' to satisfy the requested number of instances.",
-                place.subnet
+                place.subnet(call.region)
             ),
         ));
     }
-    addresses.truncate(order.max);
+    let room = quotas::room(call, &order.settings)?;
+    if room < order.min {
+        return Err(quotas::exceeded(call, order.settings.spot));
+    }
+    addresses.truncate(order.max.min(room));
     let reservation = call.state.new_id("r");
     for (index, address) in addresses.into_iter().enumerate() {
         let place = (place, address);
@@ -186,7 +191,7 @@ fn launch_one(
         availability_zone: place.zone(call.region),
         region: call.region.to_owned(),
         group_ids: match wanted.group_ids.as_slice() {
-            [] => vec![DEFAULT_GROUP.to_owned()],
+            [] => vec![default_group_id(call.region)],
             ids => ids.to_vec(),
         },
         instance_profile: wanted.instance_profile.clone(),
@@ -210,8 +215,14 @@ fn launch_one(
         agent_registered: false,
         agent_online_since: None,
         terminated_at: None,
+        spot: None,
         owner: order.owner,
     };
+    if wanted.spot {
+        let zone = instance.availability_zone.clone();
+        let tags = wanted.tags.of("spot-instances-request");
+        instance.spot = Some(Spot::new(call, &zone, &instance.instance_type, tags));
+    }
     if let Err(error) = call.driver.launch(&spec(&instance, image, wanted)) {
         // As on AWS, the call succeeds and the instance is terminated with the reason.
         let why = Reason {
@@ -248,5 +259,6 @@ fn spec(instance: &Instance, image: &Image, wanted: &Settings) -> LaunchSpec {
         },
         instance_profile: instance.instance_profile.clone(),
         terminate_on_shutdown: instance.terminate_on_shutdown,
+        spot: instance.spot.is_some(),
     }
 }

@@ -56,6 +56,7 @@ fn follow(instance: &Instance, seen: &Observation) -> Option<(InstanceState, Opt
 pub fn refresh(state: &mut State, driver: &dyn Driver, now: Timestamp) {
     for instance in state.instances.values_mut() {
         if instance.state != InstanceState::Terminated {
+            super::spot::interrupt(instance, driver, now);
             refresh_instance(instance, driver, now);
         }
     }
@@ -132,10 +133,23 @@ pub fn end(
     }
     driver.terminate(&instance.id)?;
     if instance.state != InstanceState::ShuttingDown {
-        set_state(instance, InstanceState::ShuttingDown, None, now);
+        by_user(instance, InstanceState::ShuttingDown, now);
     }
     refresh_instance(instance, driver, now);
     Ok(())
+}
+
+/// As somebody has asked for it: `StateReason` and `StateTransitionReason` of the EC2 API Reference, `Instance`. A service
+/// that ends its instances asks as a user does.
+pub fn by_user(instance: &mut Instance, to: InstanceState, now: Timestamp) {
+    let code = "Client.UserInitiatedShutdown";
+    let why = Reason {
+        code: code.to_owned(),
+        message: format!("{code}: User initiated shutdown"),
+    };
+    let stamp = now.strftime("%Y-%m-%d %H:%M:%S GMT");
+    instance.transition_reason = format!("User initiated ({stamp})");
+    set_state(instance, to, Some(why), now);
 }
 
 /// Changes the state of an instance and what hangs on it.
@@ -191,6 +205,7 @@ mod tests {
             agent_registered: false,
             agent_online_since: None,
             terminated_at: None,
+            spot: None,
             owner: Some(Process { pid: 1, start: 1 }),
         }
     }

@@ -10,6 +10,7 @@ pub(super) mod network;
 mod power;
 pub(super) mod settings;
 mod snapshots;
+mod spot;
 mod tags;
 mod template_data;
 pub(super) mod types;
@@ -62,6 +63,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("DescribeRegions", network::describe_regions),
     ("DescribeSecurityGroups", network::describe_groups),
     ("DescribeSnapshots", snapshots::describe),
+    ("DescribeSpotInstanceRequests", spot::describe),
     ("DescribeSubnets", network::describe_subnets),
     ("DescribeTags", tags::describe),
     ("DescribeVolumes", snapshots::describe_volumes),

@@ -7,20 +7,31 @@ use super::super::state::{Instance, SecurityGroup, Tags};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
+use super::super::{ACCOUNT_ID, regions};
 use super::filters::{Filters, Page};
+use super::is_id;
 use super::tags::{self, Specifications};
-use super::{super::ACCOUNT_ID, is_id};
 
-/// The default VPC.
-pub const VPC: &str = "vpc-0000000000000001f";
+/// The default VPC of the default region.
+const VPC: &str = "vpc-0000000000000001f";
 /// Its default security group.
-pub const DEFAULT_GROUP: &str = "sg-0000000000000001f";
+const DEFAULT_GROUP: &str = "sg-0000000000000001f";
 const CIDR: &str = "172.31.0.0/16";
 
+/// A region's default VPC.
+pub fn vpc(region: &str) -> String {
+    regions::id(region, VPC)
+}
+
+/// Id of its default security group.
+pub fn default_group_id(region: &str) -> String {
+    regions::id(region, DEFAULT_GROUP)
+}
+
 /// The default VPC's default security group.
-pub fn default_group() -> SecurityGroup {
+pub fn default_group(region: &str) -> SecurityGroup {
     SecurityGroup {
-        id: DEFAULT_GROUP.to_owned(),
+        id: default_group_id(region),
         name: "default".to_owned(),
         description: "default VPC security group".to_owned(),
         tags: Tags::new(),
@@ -31,7 +42,8 @@ pub fn default_group() -> SecurityGroup {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
     letter: char,
-    pub subnet: &'static str,
+    /// In the default region.
+    usual: &'static str,
     cidr: &'static str,
     /// The third byte of its machines' addresses: each machine has a network of its own.
     pub numbers: RangeInclusive<u8>,
@@ -41,19 +53,19 @@ pub struct Place {
 pub const PLACES: [Place; 3] = [
     Place {
         letter: 'a',
-        subnet: "subnet-0000000000000001f",
+        usual: "subnet-0000000000000001f",
         cidr: "172.31.0.0/18",
         numbers: 1..=63,
     },
     Place {
         letter: 'b',
-        subnet: "subnet-0000000000000002f",
+        usual: "subnet-0000000000000002f",
         cidr: "172.31.64.0/18",
         numbers: 64..=127,
     },
     Place {
         letter: 'c',
-        subnet: "subnet-0000000000000003f",
+        usual: "subnet-0000000000000003f",
         cidr: "172.31.128.0/18",
         numbers: 128..=191,
     },
@@ -72,14 +84,19 @@ impl Place {
         places.find(|place| letter.chars().eq([place.letter]))
     }
 
-    /// The place of a subnet.
+    /// The default VPC's subnet in the zone of a region.
+    pub fn subnet(&self, region: &str) -> String {
+        regions::id(region, self.usual)
+    }
+
+    /// The place of a subnet of a region.
     ///
     /// # Errors
     /// `InvalidSubnetID.NotFound`.
-    pub fn of_subnet(id: &str) -> Result<&'static Self, ApiError> {
+    pub fn of_subnet(region: &str, id: &str) -> Result<&'static Self, ApiError> {
         let mut places = PLACES.iter();
         places
-            .find(|place| place.subnet == id)
+            .find(|place| place.subnet(region) == id)
             .ok_or_else(|| missing("InvalidSubnetID.NotFound", "subnet ID", id))
     }
 
@@ -125,26 +142,35 @@ pub(super) fn describe_regions(call: &mut Call<'_>, mut params: Params) -> Resul
     let filters = Filters::take(&mut params, &["region-name", "endpoint", "opt-in-status"])?;
     params.flag("AllRegions")?;
     call.accept(&params)?;
-    let endpoint = format!("ec2.{}.amazonaws.com", call.region);
-    if let Some(name) = names.iter().find(|name| *name != call.region) {
+    if let Some(name) = names.iter().find(|name| !regions::exists(name)) {
         return Err(missing("InvalidParameterValue", "region", name));
     }
-    let matches = filters.matches(&Tags::new(), |field| {
-        vec![match field {
-            "region-name" => call.region.to_owned(),
-            "endpoint" => endpoint.clone(),
-            _ => "opt-in-not-required".to_owned(),
-        }]
+    let endpoint = |name: &str| format!("ec2.{name}.amazonaws.com");
+    let opted = |opt_in: bool| {
+        if opt_in {
+            "opted-in"
+        } else {
+            "opt-in-not-required"
+        }
+    };
+    let wanted = regions::REGIONS.iter().filter(|(name, opt_in)| {
+        (names.is_empty() || names.iter().any(|one| one == name))
+            && filters.matches(&Tags::new(), |field| {
+                vec![match field {
+                    "region-name" => (*name).to_owned(),
+                    "endpoint" => endpoint(name),
+                    _ => opted(*opt_in).to_owned(),
+                }]
+            })
     });
-    let region = Xml::children([
-        ("regionName", Xml::text(call.region)),
-        ("regionEndpoint", Xml::text(&endpoint)),
-        ("optInStatus", Xml::text("opt-in-not-required")),
-    ]);
-    Ok(Xml::children([(
-        "regionInfo",
-        Xml::list(matches.then_some(region)),
-    )]))
+    let items = wanted.map(|(name, opt_in)| {
+        Xml::children([
+            ("regionName", Xml::text(name)),
+            ("regionEndpoint", Xml::text(endpoint(name))),
+            ("optInStatus", Xml::text(opted(*opt_in))),
+        ])
+    });
+    Ok(Xml::children([("regionInfo", Xml::list(items))]))
 }
 
 pub(super) fn describe_zones(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
@@ -198,10 +224,11 @@ pub(super) fn describe_vpcs(call: &mut Call<'_>, mut params: Params) -> Result<X
     )?;
     Page::take(&mut params, !ids.is_empty())?;
     call.accept(&params)?;
-    only(&ids, VPC, "InvalidVpcID.NotFound", "vpc ID")?;
+    let own = vpc(call.region);
+    only(&ids, &own, "InvalidVpcID.NotFound", "vpc ID")?;
     let matches = filters.matches(&Tags::new(), |field| {
         let value = match field {
-            "vpc-id" => VPC,
+            "vpc-id" => &own,
             "is-default" | "isDefault" => "true",
             "state" => "available",
             "cidr" => CIDR,
@@ -210,7 +237,7 @@ pub(super) fn describe_vpcs(call: &mut Call<'_>, mut params: Params) -> Result<X
         vec![value.to_owned()]
     });
     let vpc = Xml::children([
-        ("vpcId", Xml::text(VPC)),
+        ("vpcId", Xml::text(&own)),
         ("ownerId", Xml::text(ACCOUNT_ID)),
         ("state", Xml::text("available")),
         ("cidrBlock", Xml::text(CIDR)),
@@ -238,14 +265,14 @@ pub(super) fn describe_subnets(call: &mut Call<'_>, mut params: Params) -> Resul
     Page::take(&mut params, !ids.is_empty())?;
     call.accept(&params)?;
     for id in &ids {
-        Place::of_subnet(id)?;
+        Place::of_subnet(call.region, id)?;
     }
     let wanted = PLACES.iter().filter(|place| {
-        (ids.is_empty() || ids.iter().any(|id| id == place.subnet))
+        (ids.is_empty() || ids.iter().any(|id| *id == place.subnet(call.region)))
             && filters.matches(&Tags::new(), |field| {
                 vec![match field {
-                    "subnet-id" => place.subnet.to_owned(),
-                    "vpc-id" => VPC.to_owned(),
+                    "subnet-id" => place.subnet(call.region),
+                    "vpc-id" => vpc(call.region),
                     "availability-zone" => place.zone(call.region),
                     "default-for-az" => "true".to_owned(),
                     "state" => "available".to_owned(),
@@ -256,8 +283,8 @@ pub(super) fn describe_subnets(call: &mut Call<'_>, mut params: Params) -> Resul
     });
     let subnets = wanted.map(|place| {
         Xml::children([
-            ("subnetId", Xml::text(place.subnet)),
-            ("vpcId", Xml::text(VPC)),
+            ("subnetId", Xml::text(place.subnet(call.region))),
+            ("vpcId", Xml::text(vpc(call.region))),
             ("ownerId", Xml::text(ACCOUNT_ID)),
             ("state", Xml::text("available")),
             ("cidrBlock", Xml::text(place.cidr)),
@@ -283,8 +310,9 @@ pub(super) fn create_group(call: &mut Call<'_>, mut params: Params) -> Result<Xm
     let vpc = params.take("VpcId");
     let tags = Specifications::take(&mut params, &["security-group"])?.of("security-group");
     call.accept(&params)?;
+    let own = self::vpc(call.region);
     if let Some(vpc) = vpc {
-        only(&[vpc], VPC, "InvalidVpcID.NotFound", "vpc ID")?;
+        only(&[vpc], &own, "InvalidVpcID.NotFound", "vpc ID")?;
     }
     if name.chars().count() > 255 || name.starts_with("sg-") {
         return Err(super::invalid_value(
@@ -303,7 +331,7 @@ pub(super) fn create_group(call: &mut Call<'_>, mut params: Params) -> Result<Xm
     if call.state.groups.values().any(|group| group.name == name) {
         return Err(ApiError::new(
             "InvalidGroup.Duplicate",
-            format!("The security group '{name}' already exists for VPC '{VPC}'"),
+            format!("The security group '{name}' already exists for VPC '{own}'"),
         ));
     }
     let id = call.state.new_id("sg");
@@ -348,6 +376,7 @@ pub(super) fn describe_groups(call: &mut Call<'_>, mut params: Params) -> Result
     {
         return Err(missing("InvalidGroup.NotFound", "security group", name));
     }
+    let vpc = vpc(call.region);
     let wanted = call.state.groups.values().filter(|group| {
         (ids.is_empty() || ids.contains(&group.id))
             && (names.is_empty() || names.contains(&group.name))
@@ -355,7 +384,7 @@ pub(super) fn describe_groups(call: &mut Call<'_>, mut params: Params) -> Result
                 let value = match field {
                     "group-id" => &group.id,
                     "group-name" => &group.name,
-                    "vpc-id" => VPC,
+                    "vpc-id" => &vpc,
                     "description" => &group.description,
                     _ => ACCOUNT_ID,
                 };
@@ -378,7 +407,7 @@ pub(super) fn describe_groups(call: &mut Call<'_>, mut params: Params) -> Result
             ("groupName", Xml::text(&group.name)),
             ("groupDescription", Xml::text(&group.description)),
             ("ownerId", Xml::text(ACCOUNT_ID)),
-            ("vpcId", Xml::text(VPC)),
+            ("vpcId", Xml::text(&vpc)),
             (
                 "securityGroupArn",
                 Xml::text(group_arn(call.region, &group.id)),
@@ -417,7 +446,7 @@ pub(super) fn delete_group(call: &mut Call<'_>, mut params: Params) -> Result<Xm
         }
     };
     check_group(call, &id)?;
-    if id == DEFAULT_GROUP {
+    if id == default_group_id(call.region) {
         return Err(ApiError::new(
             "CannotDelete",
             "the specified group: \"default\" cannot be deleted by a user",

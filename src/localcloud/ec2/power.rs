@@ -5,12 +5,13 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::super::driver::{Driver, DriverError};
 use super::super::engine::Call;
-use super::super::state::{Instance, InstanceState, Reason};
+use super::super::quotas;
+use super::super::state::{Instance, InstanceState};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::describe::{check_ids, state_item};
-use super::lifecycle::{refresh, set_state};
+use super::lifecycle::{by_user, refresh, set_state};
 use super::{done, time};
 
 fn take_ids(params: &mut Params) -> Result<Vec<String>, ApiError> {
@@ -66,17 +67,12 @@ fn change(
         }
         (change.act)(call.driver, id, force).map_err(|error| failed(&error))?;
         if let Some(instance) = call.state.instances.get_mut(*id) {
-            let why = change.by_user.then(|| Reason {
-                code: "Client.UserInitiatedShutdown".to_owned(),
-                message: "Client.UserInitiatedShutdown: User initiated shutdown".to_owned(),
-            });
-            let stamp = call.now.strftime("%Y-%m-%d %H:%M:%S GMT");
-            instance.transition_reason = if change.by_user {
-                format!("User initiated ({stamp})")
+            if change.by_user {
+                by_user(instance, change.to, call.now);
             } else {
-                String::new()
-            };
-            set_state(instance, change.to, why, call.now);
+                instance.transition_reason = String::new();
+                set_state(instance, change.to, None, call.now);
+            }
         }
     }
     let items = before.iter().filter_map(|(id, previous, _)| {
@@ -95,6 +91,7 @@ fn change(
 pub(super) fn start(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = take_ids(&mut params)?;
     call.accept(&params)?;
+    quotas::check_start(call, &ids)?;
     let starting = Change {
         allowed: |instance| match instance.state {
             InstanceState::Stopped => Ok(true),
@@ -120,6 +117,16 @@ pub(super) fn stop(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiEr
     call.accept(&params)?;
     let stopping = Change {
         allowed: |instance| match instance.state {
+            InstanceState::Pending | InstanceState::Running if instance.spot.is_some() => {
+                Err(ApiError::new(
+                    "UnsupportedOperation",
+                    format!(
+                        "You can't stop the Spot Instance '{}' because it is associated with a one-time Spot Instance \
+                         request. You can only stop Spot Instances associated with persistent Spot Instance requests.",
+                        instance.id
+                    ),
+                ))
+            }
             InstanceState::Pending | InstanceState::Running => Ok(true),
             InstanceState::Stopping | InstanceState::Stopped => Ok(false),
             _ => Err(wrong_state(instance, "stopped")),

@@ -9,12 +9,20 @@ use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::network::{self, PLACES, Place};
 use super::tags::Specifications;
-use super::{images, invalid_value, types};
+use super::{images, invalid_value, spot, types};
 
 /// User data in bytes, before base64 (EC2 User Guide, "Instance user data").
 const USER_DATA_LIMIT: usize = 16 * 1024;
 /// The instance type of a launch that names none. AWS documents `m1.small`, which machines here do not have.
 const DEFAULT_TYPE: &str = "t3.micro";
+
+/// What a launch makes that has tags (EC2 API Reference, `RunInstances`, `TagSpecification`).
+const TAGGED: [&str; 4] = [
+    "instance",
+    "volume",
+    "network-interface",
+    "spot-instances-request",
+];
 
 /// Settings as they were given; whether what they name exists is another matter.
 #[derive(Debug)]
@@ -31,6 +39,8 @@ pub struct Settings {
     pub disable_api_termination: bool,
     pub volume: VolumeWanted,
     pub tags: Specifications,
+    /// Spot Instances are asked for.
+    pub spot: bool,
 }
 
 /// What a block device mapping says of a root volume.
@@ -133,7 +143,8 @@ impl Settings {
             },
             disable_api_termination: params.flag("DisableApiTermination")?,
             volume: take_root_volume(params)?,
-            tags: Specifications::take(params, &["instance", "volume", "network-interface"])?,
+            tags: Specifications::take(params, &TAGGED)?,
+            spot: spot::take(params)?,
         })
     }
 
@@ -149,7 +160,7 @@ impl Settings {
         let Some(subnet) = &self.subnet else {
             return Ok(by_zone.unwrap_or(&PLACES[0]));
         };
-        let place = Place::of_subnet(subnet)?;
+        let place = Place::of_subnet(region, subnet)?;
         match by_zone.filter(|other| *other != place) {
             Some(other) => Err(invalid_value(
                 "availabilityZone",

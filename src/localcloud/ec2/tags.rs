@@ -134,6 +134,16 @@ fn resource<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Tags, ApiError
             let found = state.groups.get_mut(id).map(|group| &mut group.tags);
             found.ok_or_else(|| missing("InvalidGroup.NotFound", "security group"))
         }
+        "sir" => {
+            let spots = state
+                .instances
+                .values_mut()
+                .filter_map(|one| one.spot.as_mut());
+            let found = { spots }.find(|spot| spot.request_id == id);
+            let found = found.map(|spot| &mut spot.tags);
+            let code = "InvalidSpotInstanceRequestID.NotFound";
+            found.ok_or_else(|| missing(code, "spot instance request"))
+        }
         "vol" => {
             let mut instances = state.instances.values_mut();
             let found =
@@ -228,6 +238,13 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
             .instances
             .values()
             .map(|one| (one.volume.id.as_str(), "volume", &one.volume.tags)),
+    );
+    resources.extend(
+        state
+            .instances
+            .values()
+            .filter_map(|one| one.spot.as_ref())
+            .map(|one| (one.request_id.as_str(), "spot-instances-request", &one.tags)),
     );
     resources.extend(
         state

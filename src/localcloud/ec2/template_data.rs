@@ -31,6 +31,13 @@ const METADATA: Names = &[
     ("HttpEndpoint", "httpEndpoint"),
     ("InstanceMetadataTags", "instanceMetadataTags"),
 ];
+const SPOT: Names = &[
+    ("SpotInstanceType", "spotInstanceType"),
+    (
+        "InstanceInterruptionBehavior",
+        "instanceInterruptionBehavior",
+    ),
+];
 const INTERFACE: Names = &[
     ("AssociatePublicIpAddress", "associatePublicIpAddress"),
     ("DeleteOnTermination", "deleteOnTermination"),
@@ -72,6 +79,11 @@ pub fn show(parameters: &BTreeMap<String, String>) -> Xml {
         let inner = unless_empty(values(&mut params.structure(name), names));
         data = data.with_some(shown, inner);
     }
+    let mut market = params.structure("InstanceMarketOptions");
+    let options = unless_empty(values(&mut market.structure("SpotOptions"), SPOT));
+    let market = values(&mut market, &[("MarketType", "marketType")]);
+    let market = market.with_some("spotOptions", options);
+    data = data.with_some("instanceMarketOptions", unless_empty(market));
     let groups = params.texts("SecurityGroupId");
     let groups = Xml::list(groups.into_iter().map(Xml::text));
     data = data.with_some("securityGroupIdSet", unless_empty(groups));

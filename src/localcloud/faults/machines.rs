@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
+
 use super::{Faults, Trouble};
 use crate::localcloud::driver::{
-    CommandRecord, CommandSpec, Driver, DriverError, LaunchSpec, Observation, SnapshotProgress,
-    SnapshotSpec,
+    CommandRecord, CommandSpec, Driver, DriverError, LaunchSpec, Observation, Reclaim,
+    SnapshotProgress, SnapshotSpec,
 };
+use crate::localcloud::quotas::Quota;
 
 /// Meddles with what another driver does.
 pub struct Meddling {
@@ -48,17 +51,35 @@ impl Driver for Meddling {
         }
     }
 
+    fn quota(&self, quota: Quota) -> Option<u64> {
+        self.faults
+            .quota(quota)
+            .or_else(|| self.driver.quota(quota))
+    }
+
+    fn reclaim(&self, zone: &str, instance_type: &str) -> Option<Reclaim> {
+        let taken = |trouble: &Trouble| matches!(trouble, Trouble::Reclaimed(_));
+        match self.faults.on_machine(zone, instance_type, taken) {
+            Some(Trouble::Reclaimed(reclaim)) => Some(reclaim),
+            _ => self.driver.reclaim(zone, instance_type),
+        }
+    }
+
+    fn notice(&self, instance_id: &str, ends_at: Timestamp) -> Result<(), DriverError> {
+        self.driver.notice(instance_id, ends_at)
+    }
+
     fn launch(&self, spec: &LaunchSpec) -> Result<(), DriverError> {
         let (zone, kind) = (&spec.availability_zone, &spec.instance_type);
-        let trouble = self
-            .faults
-            .on_machine(zone, kind, |trouble| *trouble != Trouble::NoCapacity);
+        let trouble = self.faults.on_machine(zone, kind, |trouble| {
+            matches!(trouble, Trouble::LaunchFails(_) | Trouble::NoAgent)
+        });
         match trouble {
             Some(Trouble::LaunchFails(message)) => return Err(DriverError { message }),
             Some(Trouble::NoAgent) => {
                 self.silent().insert(spec.instance_id.clone());
             }
-            Some(Trouble::NoCapacity) | None => {}
+            Some(Trouble::NoCapacity | Trouble::Reclaimed(_)) | None => {}
         }
         self.driver.launch(spec)
     }

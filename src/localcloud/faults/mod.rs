@@ -7,7 +7,7 @@ mod machines;
 mod script;
 mod trickle;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,9 @@ pub use machines::Meddling;
 pub use script::ScriptError;
 pub use trickle::Trickle;
 
+use super::driver::Reclaim;
 use super::ec2::filters::matches;
+use super::quotas::Quota;
 use super::state::State;
 use super::wire::Service;
 use super::wire::error::ApiError;
@@ -56,6 +58,8 @@ pub enum Trouble {
     LaunchFails(String),
     /// Its agent never comes online.
     NoAgent,
+    /// It is taken back, if it is a Spot Instance.
+    Reclaimed(Reclaim),
 }
 
 /// What a rule is about, and what it does.
@@ -88,8 +92,8 @@ struct Rule {
 struct Inner {
     rules: Vec<Rule>,
     chance: u64,
-    /// The records as they were, the oldest first, as far back as a rule reads.
-    past: VecDeque<(Timestamp, Arc<State>)>,
+    /// The records as they were, by region, the oldest first, as far back as a rule reads.
+    past: BTreeMap<String, VecDeque<(Timestamp, Arc<State>)>>,
 }
 
 /// A script under way.
@@ -99,6 +103,7 @@ pub struct Faults {
     /// How far back a rule reads, if one does.
     memory: Option<SignedDuration>,
     seed: u64,
+    quotas: BTreeMap<Quota, u64>,
 }
 
 impl Inner {
@@ -145,6 +150,11 @@ impl Faults {
         self.seed
     }
 
+    /// What the script allows of something, if it speaks of it.
+    pub(super) fn quota(&self, quota: Quota) -> Option<u64> {
+        self.quotas.get(&quota).copied()
+    }
+
     /// What is done to a request, by the names of its service and its operation.
     pub(super) fn on_request(&self, service: Service, operation: &str) -> Option<Fault> {
         let name = format!("{}:{operation}", service.name());
@@ -184,21 +194,27 @@ impl Faults {
     pub(super) fn remember(&self, state: &State, now: Timestamp) {
         let Some(memory) = self.memory else { return };
         let mut inner = self.locked();
-        inner.past.push_back((now, Arc::new(state.clone())));
+        let past = inner.past.entry(state.region.clone()).or_default();
+        past.push_back((now, Arc::new(state.clone())));
         // The newest of those that are too old is what the oldest reader sees.
-        while inner.past.len() > 1 && inner.past[1].0 <= now - memory {
-            inner.past.pop_front();
+        while past.len() > 1 && past[1].0 <= now - memory {
+            past.pop_front();
         }
     }
 
     /// The records as they were this long ago, or the oldest there are.
-    pub(super) fn past(&self, ago: SignedDuration, now: Timestamp) -> Option<Arc<State>> {
+    pub(super) fn past(
+        &self,
+        region: &str,
+        ago: SignedDuration,
+        now: Timestamp,
+    ) -> Option<Arc<State>> {
         let inner = self.locked();
         let then = now - ago;
-        let before = inner.past.iter().rev().find(|(at, _)| *at <= then);
-        before
-            .or_else(|| inner.past.front())
-            .map(|(_, state)| state.clone())
+        let mut own = inner.past.get(region)?.iter();
+        let oldest = own.clone().next();
+        let before = own.rfind(|(at, _)| *at <= then);
+        before.or(oldest).map(|(_, state)| state.clone())
     }
 }
 

@@ -1,15 +1,20 @@
 //! The file of a script: `schema: piaas-bake/faults/v1`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::Deserialize;
 
 use super::{Fault, Faults, Inner, Rule, Target, Trouble};
+use crate::localcloud::driver::Reclaim;
+use crate::localcloud::quotas::Quota;
 
 const SCHEMA: &str = "piaas-bake/faults/v1";
 /// The longest time that a rule may name, in seconds: an hour.
 const LONGEST: u64 = 3600;
+/// From the notice to the end of a Spot Instance: two minutes (EC2 User Guide, "Spot Instance interruption notices").
+const NOTICE: u64 = 120;
 
 /// A script that cannot be used, with its place.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +38,11 @@ struct File {
     schema: String,
     #[serde(default)]
     seed: u64,
+    #[serde(default)]
     faults: Vec<Entry>,
+    /// What the account may have, where it is not what AWS gives everybody.
+    #[serde(default)]
+    quotas: BTreeMap<Quota, u64>,
 }
 
 /// How often a rule meddles.
@@ -58,6 +67,7 @@ enum Kind {
     Capacity,
     LaunchFailure,
     NoAgent,
+    SpotReclaim,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +84,7 @@ struct Entry {
     #[serde(default = "always")]
     one_in: u64,
     seconds: Option<u64>,
+    delay: Option<u64>,
     status: Option<u16>,
     code: Option<String>,
     message: Option<String>,
@@ -98,6 +109,7 @@ impl Kind {
             Self::Capacity => "capacity",
             Self::LaunchFailure => "launch-failure",
             Self::NoAgent => "no-agent",
+            Self::SpotReclaim => "spot-reclaim",
         }
     }
 }
@@ -118,6 +130,7 @@ impl Entry {
             ("zone", self.zone.is_some()),
             ("type", self.instance_type.is_some()),
             ("seconds", self.seconds.is_some()),
+            ("delay", self.delay.is_some()),
             ("status", self.status.is_some()),
             ("code", self.code.is_some()),
             ("message", self.message.is_some()),
@@ -162,6 +175,20 @@ impl Entry {
             }
             Kind::Capacity => return Ok(self.machine(Trouble::NoCapacity)),
             Kind::NoAgent => return Ok(self.machine(Trouble::NoAgent)),
+            Kind::SpotReclaim => {
+                let notice = match self.seconds {
+                    None => NOTICE,
+                    Some(_) => self.seconds()?,
+                };
+                let after = self.delay.unwrap_or(0);
+                if after > LONGEST {
+                    return Err(format!("delay: {after} is more than {LONGEST}"));
+                }
+                return Ok(self.machine(Trouble::Reclaimed(Reclaim {
+                    after: Duration::from_secs(after),
+                    notice: Duration::from_secs(notice),
+                })));
+            }
             Kind::LaunchFailure => {
                 let reason = self.reason.clone();
                 let reason = reason.unwrap_or_else(|| "the script says so".to_owned());
@@ -206,6 +233,7 @@ impl Entry {
             Kind::Slow | Kind::Stale => &["on", "seconds"],
             Kind::Error => &["on", "status", "code", "message"],
             Kind::Capacity | Kind::NoAgent => &["zone", "type"],
+            Kind::SpotReclaim => &["zone", "type", "seconds", "delay"],
             Kind::LaunchFailure => &["zone", "type", "reason"],
         })?;
         if let Some(on) = self.on.as_deref().filter(|on| *on != "*") {
@@ -280,10 +308,11 @@ impl Faults {
             inner: std::sync::Mutex::new(Inner {
                 rules,
                 chance: file.seed,
-                past: std::collections::VecDeque::new(),
+                past: BTreeMap::new(),
             }),
             memory,
             seed: file.seed,
+            quotas: file.quotas,
         })
     }
 }
@@ -314,6 +343,9 @@ mod tests {
                 "`on` means nothing here",
             ),
             ("{ fault: throttle, one_in: 0 }", "never"),
+            ("{ fault: spot-reclaim, seconds: 0 }", "from 1 to 3600"),
+            ("{ fault: spot-reclaim, delay: 9999 }", "more than 3600"),
+            ("{ fault: no-agent, delay: 3 }", "`delay` means nothing"),
             ("{ fault: throttle, colour: red }", "colour"),
         ] {
             let error = Faults::parse(&file(rule)).unwrap_err().to_string();

@@ -2,7 +2,8 @@
 //!
 //! `instances/<id>/`: `spec.json` (what was asked for), `chain.json` (lower layers, top first), `upper/` and `work/`
 //! (the machine's own layer), `root/` (where its supervisor mounts it), `status.json`, `want` (the power state asked
-//! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `lock` (held by the supervisor).
+//! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `notice.json`
+//! (when a Spot Instance ends), `lock` (held by the supervisor).
 //! `snapshots/<id>/`: `layer/`, `chain.json`, `spec.json`, `progress.json`, `disk.raw`, `lock` (held by the writer),
 //! `deleted` (removed once no chain needs its layer).
 
@@ -16,6 +17,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::localcloud::driver::Power;
+
+/// When a Spot Instance ends, once it is told: a timestamp in a machine's directory.
+pub const NOTICE: &str = "notice.json";
 
 /// What a supervisor says of its machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]

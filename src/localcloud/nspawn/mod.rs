@@ -15,13 +15,17 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use jiff::Timestamp;
+
 use super::driver::{
     CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
     SnapshotProgress, SnapshotSpec,
 };
-use super::{BASE_SNAPSHOT, endpoint};
+use super::endpoint;
+use super::regions::is_base_snapshot;
 use files::{
-    Progress, Status, Want, get_json, is_locked, put_json, remove_dir, remove_machine, try_lock,
+    NOTICE, Progress, Status, Want, get_json, is_locked, put_json, remove_dir, remove_machine,
+    try_lock,
 };
 
 /// What `GetConsoleOutput` gives at the most (EC2 User Guide, "Instance console output").
@@ -52,7 +56,7 @@ impl NspawnDriver {
 
     /// The layers of a snapshot, top first.
     fn chain_of(&self, snapshot: &str) -> Result<Vec<PathBuf>, DriverError> {
-        if snapshot == BASE_SNAPSHOT {
+        if is_base_snapshot(snapshot) {
             return Ok(vec![self.base.clone()]);
         }
         let path = self.snapshot_dir(snapshot).join("chain.json");
@@ -201,6 +205,11 @@ impl Driver for NspawnDriver {
             // A repeated launch.
             None => Ok(()),
         }
+    }
+
+    fn notice(&self, instance_id: &str, ends_at: Timestamp) -> Result<(), DriverError> {
+        let dir = self.instance(instance_id);
+        put_json(&dir.join(NOTICE), &ends_at).map_err(io(&dir))
     }
 
     fn observe(&self, instance_id: &str) -> Observation {
@@ -363,7 +372,7 @@ impl Driver for NspawnDriver {
     }
 
     fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress {
-        if snapshot_id == BASE_SNAPSHOT {
+        if is_base_snapshot(snapshot_id) {
             return SnapshotProgress {
                 percent: 100,
                 done: true,
@@ -387,7 +396,7 @@ impl Driver for NspawnDriver {
 
     fn delete_snapshot(&self, snapshot_id: &str) -> Result<(), DriverError> {
         let dir = self.snapshot_dir(snapshot_id);
-        if snapshot_id == BASE_SNAPSHOT || !dir.exists() {
+        if is_base_snapshot(snapshot_id) || !dir.exists() {
             return Ok(());
         }
         put_json(&dir.join("deleted"), &()).map_err(io(&dir))?;

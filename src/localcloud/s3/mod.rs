@@ -28,7 +28,7 @@ use super::wire::error::ApiError;
 use super::wire::xml::{Xml, document};
 use asked::Asked;
 pub use asked::is_bucket_name;
-pub(super) use auth::is_ours;
+pub use auth::is_ours;
 pub use output::OutputTarget;
 pub use receive::Payload;
 pub(super) use receive::{head, receive, receive_all};

@@ -6,11 +6,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::engine::Call;
+use super::super::quotas::{self, Quota};
 use super::super::state::ParameterVersion;
 use super::super::wire::constraint;
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{epoch, input};
-use super::super::{ACCOUNT_ID, BASE_IMAGE, BASE_PARAMETER};
+use super::super::{ACCOUNT_ID, BASE_PARAMETER, regions};
 use super::{max_results, page, put_some};
 
 /// Versions of one parameter that are kept (SSM quotas, "Maximum number of past values per parameter").
@@ -173,6 +174,14 @@ pub(super) fn put(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
             "The parameter already exists. To overwrite this value, set the overwrite option in the request to true.",
         ));
     }
+    if before.is_none() {
+        let standard = call
+            .state
+            .parameters
+            .values()
+            .filter(|versions| versions.last().is_some_and(|one| one.tier == "Standard"));
+        quotas::check(call, Quota::Parameters, standard.count())?;
+    }
     let kind = match (put.kind, before) {
         (Some(kind), _) if matches!(kind.as_str(), "String" | "StringList" | "SecureString") => {
             kind
@@ -237,7 +246,7 @@ pub(super) fn put(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
 fn public(call: &Call<'_>) -> ParameterVersion {
     ParameterVersion {
         version: 1,
-        value: BASE_IMAGE.to_owned(),
+        value: regions::base_image(call.region),
         kind: "String".to_owned(),
         tier: "Standard".to_owned(),
         description: String::new(),

@@ -1,5 +1,6 @@
 //! The file of the records, and its lock.
 
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt, PermissionsExt};
@@ -10,6 +11,10 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 
 use super::State;
+use crate::localcloud::{DEFAULT_REGION, regions};
+
+/// The file of a cloud's first region.
+const MAIN: &str = "state.json";
 
 /// The state could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +36,8 @@ pub enum StateError {
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
-    /// What this process read or wrote last, as long as the file is still that one.
-    known: Mutex<Option<(Identity, Arc<State>)>>,
+    /// What this process read or wrote last of each file, as long as the file is still that one.
+    known: Mutex<BTreeMap<PathBuf, (Identity, Arc<State>)>>,
 }
 
 /// Tells one content of the file from another: every save makes a new file.
@@ -60,6 +65,7 @@ impl Identity {
 #[derive(Debug)]
 pub struct Locked<'a> {
     store: &'a Store,
+    path: PathBuf,
     // Closing it releases the lock.
     _lock: File,
     /// What the file holds; `None`: there is none yet.
@@ -80,11 +86,11 @@ impl Store {
         })
     }
 
-    /// Waits for the lock and reads the state; an empty one if there is none yet.
+    /// Waits for the lock, which is one for all regions, and reads a region's state; an empty one if there is none yet.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn lock(&self, now: Timestamp) -> Result<Locked<'_>, StateError> {
+    pub fn lock(&self, now: Timestamp, region: &str) -> Result<Locked<'_>, StateError> {
         let path = self.directory.join("lock");
         let lock = File::options()
             .create(true)
@@ -97,12 +103,14 @@ impl Store {
                 return Err(io("lock", &path)(error.into()));
             }
         }
-        let before = self.read()?;
+        let path = self.file(region)?;
+        let before = self.read(&path)?;
         let state = before
             .as_ref()
-            .map_or_else(|| State::new(now), |state| State::clone(state));
+            .map_or_else(|| State::new(now, region), |state| State::clone(state));
         Ok(Locked {
             store: self,
+            path,
             _lock: lock,
             before,
             state,
@@ -111,34 +119,71 @@ impl Store {
 
     /// What the file holds. It is not read again while it is the one that is known: requests are frequent, and most
     /// change nothing.
-    fn read(&self) -> Result<Option<Arc<State>>, StateError> {
-        let path = self.file();
-        let mut file = match File::open(&path) {
+    fn read(&self, path: &Path) -> Result<Option<Arc<State>>, StateError> {
+        let mut file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io("read", &path)(error)),
+            Err(error) => return Err(io("read", path)(error)),
         };
-        let metadata = file.metadata().map_err(io("read", &path))?;
+        let metadata = file.metadata().map_err(io("read", path))?;
         let identity = Identity::of(&metadata);
         let mut known = self.known();
-        if let Some((_, state)) = known.as_ref().filter(|(known, _)| *known == identity) {
+        if let Some((_, state)) = known.get(path).filter(|(known, _)| *known == identity) {
             return Ok(Some(state.clone()));
         }
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io("read", &path))?;
-        let state: State =
-            serde_json::from_slice(&bytes).map_err(|source| StateError::Parse { path, source })?;
+        file.read_to_end(&mut bytes).map_err(io("read", path))?;
+        let mut state: State =
+            serde_json::from_slice(&bytes).map_err(|source| StateError::Parse {
+                path: path.to_owned(),
+                source,
+            })?;
+        state.adopt();
         let state = Arc::new(state);
-        *known = Some((identity, state.clone()));
+        known.insert(path.to_owned(), (identity, state.clone()));
         Ok(Some(state))
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<(Identity, Arc<State>)>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<PathBuf, (Identity, Arc<State>)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self) -> PathBuf {
-        self.directory.join("state.json")
+    /// The file of a region. The first region of a cloud has `state.json`, as clouds of one region had it; each other has a
+    /// file that is named after it.
+    fn file(&self, region: &str) -> Result<PathBuf, StateError> {
+        let main = self.directory.join(MAIN);
+        let first = match self.read(&main)? {
+            Some(state) => state.region.clone(),
+            None => DEFAULT_REGION.to_owned(),
+        };
+        Ok(if first == region {
+            main
+        } else {
+            self.directory.join(format!("state.{region}.json"))
+        })
+    }
+
+    /// The regions that have records.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn regions(&self) -> Result<Vec<String>, StateError> {
+        let main = self.directory.join(MAIN);
+        let mut all: Vec<String> = self
+            .read(&main)?
+            .iter()
+            .map(|one| one.region.clone())
+            .collect();
+        let entries = std::fs::read_dir(&self.directory).map_err(io("read", &self.directory))?;
+        let names = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        all.extend(names.filter_map(|name| {
+            let region = name.strip_prefix("state.")?.strip_suffix(".json")?;
+            regions::exists(region).then(|| region.to_owned())
+        }));
+        all.sort();
+        Ok(all)
     }
 }
 
@@ -151,7 +196,7 @@ impl Locked<'_> {
         if self.before.as_deref() == Some(&self.state) {
             return Ok(());
         }
-        let path = self.store.file();
+        let path = self.path.clone();
         let bytes = serde_json::to_vec(&self.state).map_err(|source| StateError::Parse {
             path: path.clone(),
             source,
@@ -172,7 +217,8 @@ impl Locked<'_> {
         };
         let metadata = write().map_err(io("write", &path))?;
         let state = Arc::new(self.state.clone());
-        *self.store.known() = Some((Identity::of(&metadata), state.clone()));
+        let known = (Identity::of(&metadata), state.clone());
+        self.store.known().insert(path, known);
         self.before = Some(state);
         Ok(())
     }
@@ -199,7 +245,7 @@ mod tests {
         std::fs::write(&left, "").unwrap();
         let store = Store::open(directory.path()).unwrap();
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let mut guard = store.lock(now).unwrap();
+        let mut guard = store.lock(now, DEFAULT_REGION).unwrap();
         let _ = guard.state.new_id("i");
         guard.save().unwrap();
         let about = std::fs::metadata(directory.path().join("state.json")).unwrap();
@@ -212,12 +258,14 @@ mod tests {
         let store = Store::open(directory.path()).unwrap();
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let (first, written) = {
-            let mut locked = store.lock(now).unwrap();
+            let mut locked = store.lock(now, DEFAULT_REGION).unwrap();
             let id = locked.state.new_id("i");
             locked.save().unwrap();
             (id, locked.state.clone())
         };
-        let mut again = store.lock("2027-01-01T00:00:00Z".parse().unwrap()).unwrap();
+        let mut again = store
+            .lock("2027-01-01T00:00:00Z".parse().unwrap(), DEFAULT_REGION)
+            .unwrap();
         assert_eq!(again.state, written);
         let second = again.state.new_id("i");
         assert_ne!(first, second);
@@ -231,7 +279,7 @@ mod tests {
         let stores = [(); 2].map(|()| Store::open(directory.path()).unwrap());
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         for round in 0..20 {
-            let mut locked = stores[round % 2].lock(now).unwrap();
+            let mut locked = stores[round % 2].lock(now, DEFAULT_REGION).unwrap();
             assert_eq!(locked.state.tokens.len(), round);
             let token = Token {
                 request: String::new(),
@@ -244,8 +292,52 @@ mod tests {
         }
         let text = std::fs::read_to_string(directory.path().join("state.json")).unwrap();
         std::fs::write(directory.path().join("state.json"), "{").unwrap();
-        assert!(matches!(stores[0].lock(now), Err(StateError::Parse { .. })));
+        assert!(matches!(
+            stores[0].lock(now, DEFAULT_REGION),
+            Err(StateError::Parse { .. })
+        ));
         std::fs::write(directory.path().join("state.json"), text).unwrap();
-        assert_eq!(stores[0].lock(now).unwrap().state.tokens.len(), 20);
+        assert_eq!(
+            stores[0]
+                .lock(now, DEFAULT_REGION)
+                .unwrap()
+                .state
+                .tokens
+                .len(),
+            20
+        );
+    }
+
+    #[test]
+    fn a_region_has_its_own_records_and_a_cloud_of_one_region_still_opens() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut ids = Vec::new();
+        for region in [DEFAULT_REGION, "eu-west-1"] {
+            let mut locked = store.lock(now, region).unwrap();
+            assert_eq!(locked.state.region, region);
+            ids.push(locked.state.new_id("i"));
+            locked.save().unwrap();
+        }
+        assert_ne!(ids[0], ids[1], "made at the same time, and not the same");
+        assert_eq!(store.regions().unwrap(), ["eu-west-1", DEFAULT_REGION]);
+        assert!(directory.path().join("state.eu-west-1.json").exists());
+
+        // As a version without regions wrote it, for somebody whose region was another one.
+        let old = tempfile::tempdir().unwrap();
+        let text = std::fs::read_to_string(directory.path().join(MAIN)).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        json.as_object_mut().unwrap().remove("region");
+        let group = serde_json::json!({"kept": {"request": "", "made": "r-1"}});
+        json["tokens"] = group;
+        std::fs::write(old.path().join(MAIN), json.to_string()).unwrap();
+        let store = Store::open(old.path()).unwrap();
+        assert_eq!(store.regions().unwrap(), [DEFAULT_REGION]);
+        let locked = store.lock(now, DEFAULT_REGION).unwrap();
+        assert!(locked.state.tokens.contains_key("kept"));
+        drop(locked);
+        let other = store.lock(now, "eu-west-1").unwrap();
+        assert!(other.state.tokens.is_empty());
     }
 }

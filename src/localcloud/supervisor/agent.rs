@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
+use super::cgroup::{self, Part};
 use super::shared::Shared;
 use crate::localcloud::driver::{CommandRecord, CommandSpec, CommandState};
 use crate::localcloud::nspawn::files::{get_json, put_json};
@@ -27,8 +29,8 @@ const STDERR_CHARACTERS: usize = 8_001;
 /// How often a running command is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// One command directory, carried to its end.
-pub fn carry_out(dir: &Path, shared: &Arc<Shared>) {
+/// One command directory of a machine, carried to its end.
+pub fn carry_out(dir: &Path, machine: &str, shared: &Arc<Shared>) {
     let mut record = CommandRecord {
         state: CommandState::Running,
         exit_code: None,
@@ -38,7 +40,7 @@ pub fn carry_out(dir: &Path, shared: &Arc<Shared>) {
         stderr: String::new(),
     };
     let result = get_json::<CommandSpec>(&dir.join("spec.json")).and_then(|spec| {
-        let ran = run(dir, &spec, shared, &mut record);
+        let ran = run(dir, machine, &spec, shared, &mut record);
         if let Some(target) = &spec.output {
             deliver(dir, target);
         }
@@ -57,6 +59,7 @@ pub fn carry_out(dir: &Path, shared: &Arc<Shared>) {
 
 fn run(
     dir: &Path,
+    machine: &str,
     spec: &CommandSpec,
     shared: &Arc<Shared>,
     record: &mut CommandRecord,
@@ -68,7 +71,11 @@ fn run(
             record.state = CommandState::TimedOut;
             return Ok(());
         };
-        let end = once(dir, spec, leader, boot, deadline, shared)?;
+        let script = put_script(leader, spec)?;
+        let mut command = enter(leader, spec, &script);
+        confine(&mut command, leader)?;
+        cgroup::start_in(&mut command, machine, Part::Commands)?;
+        let end = once(dir, spec, command, boot, deadline, shared)?;
         record.stdout.push_str(&end.stdout);
         record.stderr.push_str(&end.stderr);
         record.stdout = first(&record.stdout, STDOUT_CHARACTERS);
@@ -119,18 +126,14 @@ struct End {
 fn once(
     dir: &Path,
     spec: &CommandSpec,
-    leader: u32,
+    mut command: Command,
     boot: u64,
     deadline: Instant,
     shared: &Shared,
 ) -> io::Result<End> {
-    let script = put_script(leader, spec)?;
     let (stdout_path, stderr_path) = (dir.join("stdout"), dir.join("stderr"));
     let (stdout, stderr) = (File::create(&stdout_path)?, File::create(&stderr_path)?);
-    let mut child = enter(leader, spec, &script)
-        .stdout(stdout)
-        .stderr(stderr)
-        .spawn()?;
+    let mut child = command.stdout(stdout).stderr(stderr).spawn()?;
     let (state, status) = wait(&mut child, dir, boot, deadline, shared)?;
     let end = End {
         state,
@@ -185,6 +188,35 @@ fn enter(leader: u32, spec: &CommandSpec, script: &str) -> Command {
         .process_group(0);
     super::die_with_us(&mut command);
     command
+}
+
+/// Takes from a command what its machine's init does not have: entering a machine's namespaces alone leaves it all the
+/// capabilities of this process, and with them the host's kernel.
+///
+/// # Errors
+/// The machine is gone, or the kernel does not say what it may do.
+pub fn confine(command: &mut Command, leader: u32) -> io::Result<()> {
+    let status = std::fs::read_to_string(format!("/proc/{leader}/status"))?;
+    let bound = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .ok_or_else(|| io::Error::other("the kernel does not say what the machine may do"))?;
+    let excess = CapabilitySet::all() - CapabilitySet::from_bits_truncate(bound);
+    // SAFETY: prctl(2) is async-signal-safe, and nothing else happens between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            for capability in excess.iter() {
+                match remove_capability_from_bounding_set(capability) {
+                    // A kernel that does not know it gives it to nobody.
+                    Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(())
+        });
+    }
+    Ok(())
 }
 
 fn wait(

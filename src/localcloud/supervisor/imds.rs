@@ -3,10 +3,12 @@
 //! Version 2: a session token is made by `PUT /latest/api/token` and sent with every request. Version 1, without a
 //! token, is answered only where the launch allowed it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io::{self, Read as _};
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,8 @@ use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::localcloud::driver::LaunchSpec;
-use crate::localcloud::{ACCESS_KEY, SECRET_KEY};
+use crate::localcloud::nspawn::files::{NOTICE, get_json};
+use crate::localcloud::{ACCESS_KEY, SECRET_KEY, regions};
 
 const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
@@ -29,16 +32,16 @@ const SESSION_TOKEN: &str = "local-piaas-bake-session";
 /// The longest life of a token: six hours.
 const MAX_TTL: u64 = 21_600;
 
-/// Answers on `listener` for as long as this process lives.
+/// Answers on `listener` for the machine in `dir`, for as long as this process lives.
 ///
 /// # Errors
 /// No runtime can be made.
-pub fn serve(listener: TcpListener, spec: LaunchSpec) -> io::Result<()> {
+pub fn serve(listener: TcpListener, spec: LaunchSpec, dir: &Path) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let service = Arc::new(Metadata::new(spec));
+    let service = Arc::new(Metadata::new(spec, dir.join(NOTICE)));
     std::thread::spawn(move || {
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -66,15 +69,18 @@ struct Metadata {
     spec: LaunchSpec,
     /// What is under `/latest/`, by path.
     leaves: BTreeMap<String, String>,
+    /// Says when a Spot Instance ends, once that is known.
+    notice: PathBuf,
     tokens: Mutex<Vec<(String, Instant)>>,
 }
 
 impl Metadata {
-    fn new(spec: LaunchSpec) -> Self {
+    fn new(spec: LaunchSpec, notice: PathBuf) -> Self {
         let leaves = leaves(&spec);
         Self {
             spec,
             leaves,
+            notice,
             tokens: Mutex::default(),
         }
     }
@@ -90,6 +96,21 @@ impl Metadata {
             .headers_mut()
             .insert("server", http::HeaderValue::from_static("EC2ws"));
         response
+    }
+
+    /// What there is at this moment: the notice comes while a Spot Instance runs (EC2 User Guide, "Spot Instance
+    /// interruption notices").
+    fn now(&self) -> Cow<'_, BTreeMap<String, String>> {
+        let ends_at = self.spec.spot.then(|| get_json::<Timestamp>(&self.notice));
+        let Some(Ok(ends_at)) = ends_at else {
+            return Cow::Borrowed(&self.leaves);
+        };
+        let stamp = ends_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let action = format!(r#"{{"action":"terminate","time":"{stamp}"}}"#);
+        let mut leaves = self.leaves.clone();
+        leaves.insert("meta-data/spot/instance-action".to_owned(), action);
+        leaves.insert("meta-data/spot/termination-time".to_owned(), stamp);
+        Cow::Owned(leaves)
     }
 
     fn token<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -153,10 +174,11 @@ impl Metadata {
         {
             return reply(StatusCode::OK, credentials(Timestamp::now()));
         }
-        if let Some(leaf) = self.leaves.get(key) {
+        let leaves = self.now();
+        if let Some(leaf) = leaves.get(key) {
             return reply(StatusCode::OK, leaf.clone());
         }
-        match listing(&self.leaves, key) {
+        match listing(&leaves, key) {
             Some(names) => reply(StatusCode::OK, names),
             None => missing(),
         }
@@ -211,7 +233,8 @@ fn listing(leaves: &BTreeMap<String, String>, key: &str) -> Option<String> {
 }
 
 fn leaves(spec: &LaunchSpec) -> BTreeMap<String, String> {
-    let name = format!("ip-{}.ec2.internal", spec.private_ip.replace('.', "-"));
+    let domain = regions::private_domain(&spec.region);
+    let name = format!("ip-{}.{domain}", spec.private_ip.replace('.', "-"));
     let document = serde_json::json!({
         "accountId": spec.account_id,
         "architecture": "x86_64",
@@ -230,7 +253,10 @@ fn leaves(spec: &LaunchSpec) -> BTreeMap<String, String> {
             ("meta-data/hostname", &name),
             ("meta-data/instance-action", "none"),
             ("meta-data/instance-id", &spec.instance_id),
-            ("meta-data/instance-life-cycle", "on-demand"),
+            (
+                "meta-data/instance-life-cycle",
+                if spec.spot { "spot" } else { "on-demand" },
+            ),
             ("meta-data/instance-type", &spec.instance_type),
             ("meta-data/local-hostname", &name),
             ("meta-data/local-ipv4", &spec.private_ip),
@@ -272,7 +298,11 @@ mod tests {
     use super::*;
 
     fn metadata(required: bool) -> Metadata {
-        Metadata::new(LaunchSpec {
+        Metadata::new(spec(required), PathBuf::new())
+    }
+
+    fn spec(required: bool) -> LaunchSpec {
+        LaunchSpec {
             instance_id: "i-1".into(),
             snapshot_id: "snap-1".into(),
             image_id: "ami-1".into(),
@@ -287,7 +317,8 @@ mod tests {
             metadata_tags: BTreeMap::from([("Name".to_owned(), "web".to_owned())]),
             instance_profile: None,
             terminate_on_shutdown: true,
-        })
+            spot: false,
+        }
     }
 
     fn ask(
@@ -364,5 +395,27 @@ mod tests {
             "web"
         );
         assert_eq!(ask(&metadata, "GET", "/latest/user-data", &[]).0, 404);
+    }
+
+    #[test]
+    fn a_spot_instance_reads_when_it_ends_once_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let notice = dir.path().join(NOTICE);
+        let spot = LaunchSpec {
+            spot: true,
+            ..spec(false)
+        };
+        let metadata = Metadata::new(spot, notice.clone());
+        let get = |path: &str| ask(&metadata, "GET", &format!("/latest/meta-data/{path}"), &[]);
+        assert_eq!(get("instance-life-cycle").1, "spot");
+        for path in ["spot/instance-action", "spot/termination-time", "spot"] {
+            assert_eq!(get(path).0, 404, "{path}");
+        }
+        let ends_at: Timestamp = "2026-01-01T12:02:00.5Z".parse().unwrap();
+        crate::localcloud::nspawn::files::put_json(&notice, &ends_at).unwrap();
+        let action = r#"{"action":"terminate","time":"2026-01-01T12:02:00Z"}"#;
+        assert_eq!(get("spot/instance-action"), (200, action.to_owned()));
+        assert_eq!(get("spot/termination-time").1, "2026-01-01T12:02:00Z");
+        assert_eq!(get("spot/").1, "instance-action\ntermination-time");
     }
 }

@@ -6,10 +6,13 @@
 
 mod agent;
 pub mod cgroup;
+mod devices;
 mod gateway;
 mod imds;
 mod network;
 mod shared;
+
+pub use agent::confine;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -26,10 +29,12 @@ use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::driver::{LaunchSpec, Power};
+use super::ec2::types;
 use super::nspawn::files::{
     Status, Want, get_json, put_json, remove_dir, remove_machine, subdirectories,
 };
 use super::nspawn::{overlay, prune};
+use cgroup::Part;
 use network::Network;
 use shared::Shared;
 
@@ -42,6 +47,8 @@ const REBOOT: i32 = 39;
 const GRACE: Duration = Duration::from_secs(90);
 /// How long the supervisor waits for news before it looks at its files.
 const LOOK: Duration = Duration::from_millis(20);
+/// What tells the machine its DNS server; it is in memory, and seen in the supervisor's mount namespace alone.
+const RESOLVED: &str = "/run/systemd/nspawn/piaas-bake.resolved.conf";
 /// Commands at once (amazon-ssm-agent, `CommandWorkersLimit`).
 const WORKERS: usize = 5;
 
@@ -130,7 +137,9 @@ impl Supervisor {
         let spec: LaunchSpec = get_json(&dir.join("spec.json"))?;
         // What is left of a supervisor that was killed.
         cgroup::kill_machine(&spec.instance_id)?;
-        cgroup::enter(&spec.instance_id)?;
+        let kind =
+            types::find(&spec.instance_type).map_err(|error| io::Error::other(error.message))?;
+        cgroup::enter(&spec.instance_id, kind)?;
         let lower: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
         let at = |name: &str| dir.join(name);
         // The kernel wants an empty work directory of the last mount's features.
@@ -146,13 +155,14 @@ impl Supervisor {
             rustix::mount::MountFlags::empty(),
             None,
         )?;
+        // Not beside the machine's own files: a file of the host's disk inside would be a handle on all of them.
         std::fs::write(
-            at("resolved.conf"),
+            RESOLVED,
             format!("[Resolve]\nDNS={}\n", network::dns(&spec.private_ip)),
         )?;
         let network = Network::new()?;
         let slirp = network.connect(&spec.private_ip)?;
-        imds::serve(network.metadata.try_clone()?, spec.clone())?;
+        imds::serve(network.metadata.try_clone()?, spec.clone(), dir)?;
         if let Some(cloud) = dir.parent().and_then(Path::parent) {
             gateway::serve(network.outlet()?, cloud)?;
         }
@@ -211,7 +221,7 @@ impl Supervisor {
             .open(self.dir.join("console.log"))?;
         let name = format!("ip-{}", self.spec.private_ip.replace('.', "-"));
         let mut bind = std::ffi::OsString::from("--bind-ro=");
-        bind.push(self.dir.join("resolved.conf"));
+        bind.push(RESOLVED);
         bind.push(":/run/systemd/resolved.conf.d/local.conf");
         let mut namespace = std::ffi::OsString::from("--network-namespace-path=");
         namespace.push(self.network.path());
@@ -224,6 +234,8 @@ impl Supervisor {
                 "--keep-unit",
                 "--boot",
                 "--notify-ready=yes",
+                // It opens any file by its number, whatever is mounted (open_by_handle_at(2)).
+                "--drop-capability=CAP_DAC_READ_SEARCH",
             ])
             .args([
                 "--console=pipe",
@@ -257,6 +269,7 @@ impl Supervisor {
             .stdout(console.try_clone()?)
             .stderr(console);
         die_with_us(&mut command);
+        cgroup::start_in(&mut command, &self.spec.instance_id, Part::Machine)?;
         command.spawn().map_err(|error| {
             io::Error::new(
                 error.kind(),
@@ -407,8 +420,9 @@ impl Supervisor {
             self.busy.fetch_add(1, Ordering::SeqCst);
             self.taken.push(dir.clone());
             let (shared, busy) = (Arc::clone(&self.shared), Arc::clone(&self.busy));
+            let machine = self.spec.instance_id.clone();
             std::thread::spawn(move || {
-                agent::carry_out(&dir, &shared);
+                agent::carry_out(&dir, &machine, &shared);
                 busy.fetch_sub(1, Ordering::SeqCst);
             });
         }

@@ -161,7 +161,7 @@ async fn a_bake_with_the_waits_of_a_cloud() {
         snapshot: Duration::from_secs_f64(seconds[2]),
     };
     let mut paced = None;
-    let world = World::on(SystemClock::shared(), |machines, _| {
+    let world = World::on(SystemClock::shared(), None, |machines, _| {
         let driver = Paced::new(machines, waits);
         paced = Some(driver.clone());
         driver

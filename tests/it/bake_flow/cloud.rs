@@ -21,6 +21,8 @@ use piaas_bake::localcloud::driver::{
 };
 use piaas_bake::localcloud::engine::LocalCloud;
 
+use crate::aws;
+
 /// Machines that are directories below one root.
 #[derive(Debug)]
 pub struct Directories {
@@ -74,6 +76,11 @@ impl Directories {
         std::fs::write(bin.join(name), script).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(bin.join(name), mode).unwrap();
+    }
+
+    /// Why a machine is no more, as a step of a test says.
+    fn taken_away(&self, instance: &str) -> Option<String> {
+        std::fs::read_to_string(self.root.join(instance).join("taken-away")).ok()
     }
 
     /// Runs a command by SSM's rules, with the machine's paths below its directory.
@@ -146,7 +153,7 @@ impl Driver for Directories {
         Observation {
             power,
             agent_online_since: (power == Power::Running).then_some(jiff::Timestamp::UNIX_EPOCH),
-            reason: None,
+            reason: self.taken_away(instance_id),
             shut_down_from_inside: false,
         }
     }
@@ -181,8 +188,13 @@ impl Driver for Directories {
             return Ok(());
         }
         let (exit_code, stdout, stderr) = self.run(instance_id, &command.script);
+        let taken_away = self.taken_away(instance_id).is_some();
         let record = CommandRecord {
-            state: CommandState::Ended,
+            state: if taken_away {
+                CommandState::Lost
+            } else {
+                CommandState::Ended
+            },
             exit_code: Some(exit_code),
             started: Some(jiff::Timestamp::UNIX_EPOCH),
             ended: Some(jiff::Timestamp::UNIX_EPOCH),
@@ -191,6 +203,9 @@ impl Driver for Directories {
         };
         if let Some(machine) = self.machines.lock().unwrap().get_mut(instance_id) {
             machine.commands.insert(command.command_id.clone(), record);
+            if taken_away {
+                machine.power = Power::Gone;
+            }
         }
         Ok(())
     }
@@ -386,7 +401,7 @@ impl HttpConnector for Wire {
                 self.cloud.handle(&request);
                 HttpConnectorFuture::ready(Err(ConnectorError::io("lost by the test".into())))
             }
-            _ => HttpConnectorFuture::ready(answer(self.cloud.handle(&request))),
+            _ => HttpConnectorFuture::ready(answer(aws::answered(&self.cloud, &request))),
         }
     }
 }

@@ -26,6 +26,7 @@ use piaas_bake::events::Sink;
 use piaas_bake::journal::{self, RunState};
 use piaas_bake::localcloud::driver::Driver;
 use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::faults::Faults;
 use piaas_bake::localcloud::{ACCOUNT_ID, BASE_PARAMETER};
 use piaas_bake::recipe::model::{BaseRef, BuildSpec, ImageSpec};
 use piaas_bake::render::script::{Layer, Script};
@@ -57,18 +58,25 @@ impl Sink<Event> for Heard {
 impl World {
     async fn new() -> Self {
         let clock = JumpingClock::starting_at("2026-01-01T00:00:00Z".parse().unwrap());
-        Self::on(clock, |machines, _| machines).await
+        Self::on(clock, None, |machines, _| machines).await
+    }
+
+    async fn with(faults: Arc<Faults>) -> Self {
+        let clock = JumpingClock::starting_at("2026-01-01T00:00:00Z".parse().unwrap());
+        Self::on(clock, Some(faults), |machines, _| machines).await
     }
 
     /// A world on a clock, its machines behind what `outside` puts before them.
     async fn on<D: Driver + 'static>(
         clock: SharedClock,
+        faults: Option<Arc<Faults>>,
         outside: impl FnOnce(Arc<Directories>, SharedClock) -> Arc<D>,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let machines = Arc::new(Directories::new(&dir.path().join("machines")));
         let driver = outside(machines.clone(), clock.clone());
-        let cloud = LocalCloud::open(&dir.path().join("cloud"), driver, clock.clone()).unwrap();
+        let directory = dir.path().join("cloud");
+        let cloud = LocalCloud::open_with(&directory, driver, clock.clone(), faults).unwrap();
         let wire = Wire::new(cloud);
         let clients = aws::connect(wire.client(), clock.clone()).await;
         Self {
@@ -443,6 +451,46 @@ async fn what_comes_back_after_sealing_is_found() {
         matches!(&error.failure, Failure::NotSealed { remains } if remains[0].ends_with("/root/.bash_history")),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_builder_that_is_taken_away_ends_the_bake_and_leaves_nothing() {
+    let (_world, error) = bake_with(|plan| {
+        plan.steps[1].text = "echo begun; echo 'no capacity' >\"$MACHINE/taken-away\"\n".into();
+    })
+    .await;
+    let Failure::InstanceLost { state, reason, .. } = &error.failure else {
+        panic!("{error}");
+    };
+    assert_eq!(
+        (state.as_str(), error.phase),
+        ("terminated", Some(Phase::Provision))
+    );
+    assert!(reason.contains("no capacity"), "{reason}");
+    let text = error.to_string();
+    assert!(
+        text.contains("terminated") && text.contains("no capacity"),
+        "{text}"
+    );
+    assert_eq!(error.exit_code(), 6);
+}
+
+#[tokio::test]
+async fn a_bake_survives_reads_that_are_late() {
+    // What has been made is not found for ten seconds, nor its tags.
+    let rule = "schema: piaas-bake/faults/v1\nfaults:\n  \
+                - { fault: stale, on: 'ec2:Describe*', seconds: 10, times: always }\n";
+    let world = World::with(Arc::new(Faults::parse(rule).unwrap())).await;
+    let plan = world.plan(&world.target().await).await;
+    let baked = world.bake(&plan, Cancel::never(), &()).await.unwrap();
+    world.clock.sleep(Duration::from_secs(60)).await;
+    let things = world.things().await;
+    assert!(
+        things.iter().any(|thing| thing.contains(&baked.image)),
+        "{things:?}"
+    );
+    assert_eq!(world.machines.left(), [""; 0]);
+    assert_eq!(world.run_states(), [RunState::Finished]);
 }
 
 #[tokio::test]

@@ -17,7 +17,9 @@ use jiff::Timestamp;
 use piaas_bake::clock::{Clock as _, JumpingClock};
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::scripted::{Launch, Outcome, Scripted, SnapshotPlay};
-use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, BASE_PARAMETER, SECRET_KEY, connector};
+use piaas_bake::localcloud::{
+    ACCESS_KEY, BASE_IMAGE, BASE_PARAMETER, DEFAULT_REGION, SECRET_KEY, connector,
+};
 
 mod refusals;
 mod s3;
@@ -49,7 +51,7 @@ fn config(cloud: Arc<LocalCloud>, clock: Arc<JumpingClock>, secret: &str) -> Sdk
     let credentials = Credentials::new(ACCESS_KEY, secret, None, None, "test");
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
-        .region(Region::new("eu-central-1"))
+        .region(Region::new(DEFAULT_REGION))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .identity_cache(IdentityCache::no_cache())
         .http_client(connector::connector(cloud))

@@ -28,6 +28,7 @@ use piaas_bake::fleet::policy::Policy;
 use piaas_bake::fleet::{Brain, Controller, Core, FleetError, Shell, lease_name};
 use piaas_bake::lease;
 use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::faults::Faults;
 use piaas_bake::localcloud::{BASE_IMAGE, DEFAULT_REGION};
 use rolls::Rolls;
 use tokio::sync::Notify;
@@ -60,6 +61,8 @@ struct Plan {
     lulls: i64,
     /// Workers of one launch.
     launch_most: u32,
+    /// Reads of EC2 show the past.
+    late: bool,
 }
 
 impl Plan {
@@ -80,6 +83,7 @@ impl Plan {
             closes: 4,
             lulls: 25,
             launch_most: 8,
+            late: false,
         }
     }
 
@@ -220,10 +224,15 @@ impl World {
         let ci = Arc::new(Mutex::new(ci));
         let driver = Arc::new(Machines::new(shared.clone(), ci.clone()));
         let cloud = LocalCloud::open(dir.path(), driver.clone(), shared.clone()).unwrap();
-        let wire = Wire::new(cloud.clone(), plan.seed);
+        // One look in four shows EC2 as it was half a minute ago.
+        let late = "schema: piaas-bake/faults/v1\nfaults:\n  \
+                    - { fault: stale, on: 'ec2:Describe*', seconds: 30, one_in: 4, times: always }\n";
+        let late = plan.late.then(|| Arc::new(Faults::parse(late).unwrap()));
+        let seen = LocalCloud::open_with(dir.path(), driver.clone(), shared.clone(), late).unwrap();
+        let wire = Wire::new(seen.clone(), plan.seed);
         let clients = aws::connect(wire.client(), shared.clone()).await;
         let calm = aws::connect(Wire::new(cloud.clone(), 0).client(), shared.clone()).await;
-        let rolls = Rolls::new(&cloud, &calm, &shared, plan).await;
+        let rolls = Rolls::new(&seen, &calm, &shared, plan).await;
         let world = Self {
             clock,
             ci,
@@ -465,6 +474,20 @@ async fn ten_thousand_jobs_are_run_none_is_killed_and_no_machine_is_left() {
     assert!(outcome.tally.master_restarts > 2, "{outcome:?}");
     assert_eq!(outcome.rolls.rolled_out, plan.rolls, "{outcome:?}");
     assert!(outcome.rolls.deaths > 2, "{outcome:?}");
+    assert_eq!(outcome.tally.drained, outcome.tally.launched, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn reads_that_are_late_kill_no_job_and_leave_no_machine() {
+    let plan = Plan {
+        late: true,
+        ..Plan::stormy(1_000)
+    };
+    let outcome = simulate(plan, None).await;
+    eprintln!("{}: {:?} {:?}", outcome.note, outcome.tally, outcome.rolls);
+    assert_eq!(outcome.faults, Vec::<String>::new(), "seed {}", plan.seed);
+    assert_eq!(outcome.tally.done, 1_000);
+    assert_eq!(outcome.rolls.rolled_out, plan.rolls, "{outcome:?}");
     assert_eq!(outcome.tally.drained, outcome.tally.launched, "{outcome:?}");
 }
 

@@ -17,6 +17,8 @@ use piaas_bake::localcloud::engine::LocalCloud;
 
 use super::chance::Chance;
 
+use crate::aws;
+
 /// How bad the wire is: one request in so many; 0 for never.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weather {
@@ -250,7 +252,7 @@ impl HttpConnector for Wire {
             }
             (weather.lose > 0 && state.chance.one_in(weather.lose), hang)
         };
-        let response = self.cloud.handle(&request);
+        let response = aws::answered(&self.cloud, &request);
         let mut state = self.state.lock().unwrap();
         if name == "RunInstances" {
             let text = String::from_utf8_lossy(response.body());

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use piaas_bake::aws::Clients;
 use piaas_bake::clock::{Clock as _, JumpingClock};
 use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::faults::Faults;
 use piaas_bake::localcloud::scripted::{Outcome, Recorded, Scripted};
 use piaas_bake::localcloud::{BASE_IMAGE, connector};
 
@@ -43,7 +44,7 @@ pub struct Stage {
     clients: Clients,
     pub template: String,
     pub new_image: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Stage {
@@ -71,10 +72,17 @@ impl Stage {
             clients,
             template,
             new_image,
-            _dir: dir,
+            dir,
         };
         stage.create_group(busy).await;
         stage
+    }
+
+    /// From now on the roll's wire ends at a cloud with these faults.
+    pub fn meddle(&mut self, faults: Faults) {
+        let (driver, clock) = (self.driver.clone(), self.clock.clone());
+        let faults = Some(Arc::new(faults));
+        self.cloud = LocalCloud::open_with(self.dir.path(), driver, clock, faults).unwrap();
     }
 
     async fn create_group(&self, busy: &[i64]) {

@@ -15,6 +15,7 @@ use piaas_bake::bake::Cancel;
 use piaas_bake::clock::Clock as _;
 use piaas_bake::events::Sink;
 use piaas_bake::localcloud::BASE_IMAGE;
+use piaas_bake::localcloud::faults::Faults;
 use piaas_bake::roll::event::{Event, Stamped};
 use piaas_bake::roll::preflight::{self, Image, Refusal, Verdict};
 use piaas_bake::roll::record::{Options, Outcome, RollRecord, Side};
@@ -43,7 +44,11 @@ impl Sink<Event> for Heard {
 impl World {
     /// A group with one instance for each number: minutes for which it is busy, and protected.
     async fn new(busy: &[i64]) -> Self {
-        let stage = Arc::new(Stage::new(busy).await);
+        Self::over(Stage::new(busy).await).await
+    }
+
+    async fn over(stage: Stage) -> Self {
+        let stage = Arc::new(stage);
         let wire = Wire::new(stage.clone());
         let clients = aws::connect(wire.client(), stage.clock.clone()).await;
         Self {
@@ -103,6 +108,19 @@ impl World {
             () = self.wire.hung.notified() => true,
         }
     }
+}
+
+#[tokio::test]
+async fn a_roll_survives_reads_that_are_late() {
+    let mut stage = Stage::new(&[0, 0]).await;
+    // EC2 shows what was ten seconds ago, so a new version or canary is not found at first.
+    let late = "schema: piaas-bake/faults/v1\nfaults:\n  \
+                - { fault: stale, on: 'ec2:Describe*', seconds: 10, times: always }\n";
+    stage.meddle(Faults::parse(late).unwrap());
+    let world = World::over(stage).await;
+    let record = world.roll().await;
+    assert_eq!(record.outcome, Some(Outcome::RolledOut));
+    world.stage.assert_all_on(2).await;
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ use bytes::Bytes;
 
 use super::cloud::Stage;
 
+use crate::aws;
+
 /// What goes wrong, at the request with this number (from 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -95,7 +97,7 @@ impl Wire {
             let answer = http::Response::builder().status(400);
             return answer.body(Bytes::from(body)).unwrap();
         }
-        let answer = self.stage.cloud.handle(request);
+        let answer = aws::answered(&self.stage.cloud, request);
         self.stage.audit();
         if name == "DescribeLaunchTemplateVersions" && self.script().meddled {
             return answer.map(|body| Bytes::from(meddle(std::str::from_utf8(&body).unwrap())));

@@ -5,10 +5,12 @@ mod protection;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use piaas_bake::worker::status::{State, Status};
 
+use crate::metadata::Metadata;
 use crate::support::Run;
 
 /// The binary under test.
@@ -224,6 +226,26 @@ fn a_lock_that_is_let_go_in_a_moment_is_waited_for() {
     });
     machine.start();
     letting_go.join().unwrap();
+}
+
+#[test]
+fn a_worker_whose_spot_instance_is_taken_back_begins_no_more_jobs() {
+    let metadata = Metadata::start("i-00000000000000001");
+    let mut machine = Machine::new();
+    let address = metadata.address.clone();
+    machine.env = vec![("AWS_EC2_METADATA_SERVICE_ENDPOINT".into(), address)];
+    machine.put("job", "compile\n");
+    machine.start();
+    let status = machine.wait("busy", |status| status.state == State::Busy);
+    assert!(status.cordon.is_none());
+    metadata.reclaimed.store(true, Ordering::SeqCst);
+    let status = machine.wait("cordoned", |status| status.cordon.is_some());
+    let reason = status.cordon.unwrap().reason.unwrap();
+    assert!(reason.contains("Spot Instance"), "{reason}");
+    // The job that runs may end in time.
+    assert!(status.drained.is_none());
+    machine.remove("job");
+    machine.wait("drained", |status| status.drained.is_some());
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Faults on purpose: each kind of the script, as the official SDK sees it in process and as a client on a socket does.
 
+mod quotas;
+mod spot;
+mod stale;
+
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +35,16 @@ fn script(rules: &str) -> Option<Arc<Faults>> {
 
 impl World {
     async fn new(rules: &str) -> Self {
+        Self::with(script(rules)).await
+    }
+
+    async fn with(faults: Option<Arc<Faults>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = JumpingClock::starting_at("2026-01-01T12:00:00Z".parse().unwrap());
         let driver = Arc::new(Scripted::new(clock.clone()));
         driver.set_launch(Launch::Boots(Duration::ZERO));
         driver.set_agent(Some(Duration::ZERO));
-        let cloud = LocalCloud::open_with(dir.path(), driver.clone(), clock.clone(), script(rules));
+        let cloud = LocalCloud::open_with(dir.path(), driver.clone(), clock.clone(), faults);
         let clients = aws::connect(connector(cloud.unwrap()), clock.clone()).await;
         Self {
             clients,
@@ -162,7 +170,9 @@ async fn machines_have_the_troubles_of_the_script() {
     let answer = answer.instance_ids(&burnt).send().await.unwrap();
     let one = &answer.reservations()[0].instances()[0];
     assert_eq!(one.state().unwrap().name().unwrap().as_str(), "terminated");
-    let reason = one.state_reason().unwrap().message().unwrap();
+    let reason = one.state_reason().unwrap();
+    assert_eq!(reason.code(), Some("Server.InternalError"));
+    let reason = reason.message().unwrap();
     assert!(reason.contains("the disk is on fire"), "{reason}");
     world.clock.sleep(Duration::from_secs(600)).await;
     let known = world.clients.ssm.describe_instance_information();

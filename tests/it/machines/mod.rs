@@ -1,12 +1,19 @@
 //! Real machines, driven through the AWS API in process: what SSM and EC2 promise of them.
 
+mod isolation;
+mod launches;
+mod limits;
+mod spot;
+
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_ec2::types::{InstanceStateName, InstanceType};
 use piaas_bake::aws::Clients;
 use piaas_bake::localcloud::base;
+use piaas_bake::localcloud::faults::Faults;
 use piaas_bake::localcloud::{BASE_IMAGE, endpoint, exposed};
 
 use crate::aws;
@@ -31,13 +38,17 @@ impl Drop for Cloud {
 
 impl Cloud {
     async fn open(test: &str) -> Option<Self> {
+        Self::open_with(test, None).await
+    }
+
+    async fn open_with(test: &str, faults: Option<Arc<Faults>>) -> Option<Self> {
         if !machines_wanted(test) {
             return None;
         }
         let mirror = std::env::var("PIAAS_MIRROR").unwrap_or_else(|_| MIRROR.to_owned());
         base::ensure(&aws::base_dir(), &mirror, &|_| ()).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let clients = aws::real(&dir.path().join("cloud")).await;
+        let clients = aws::real_with(&dir.path().join("cloud"), faults).await;
         Some(Self { dir, clients })
     }
 
@@ -48,10 +59,10 @@ impl Cloud {
 
     /// Launches a machine and waits for its agent.
     async fn launch(&self) -> String {
-        self.launch_with(None).await
+        self.launch_with(InstanceType::T3Micro, None).await
     }
 
-    async fn launch_with(&self, profile: Option<&str>) -> String {
+    async fn launch_with(&self, kind: InstanceType, profile: Option<&str>) -> String {
         let profile = profile.map(|name| {
             aws_sdk_ec2::types::IamInstanceProfileSpecification::builder()
                 .name(name)
@@ -62,7 +73,7 @@ impl Cloud {
             .ec2
             .run_instances()
             .image_id(BASE_IMAGE)
-            .instance_type(InstanceType::T3Micro)
+            .instance_type(kind)
             .min_count(1)
             .max_count(1)
             .metadata_options(
@@ -76,25 +87,32 @@ impl Cloud {
             .await
             .unwrap();
         let id = launched.instances()[0].instance_id().unwrap().to_owned();
+        self.wait_online(&id).await;
+        id
+    }
+
+    async fn wait_online(&self, id: &str) {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let known = self
-                .clients
-                .ssm
-                .describe_instance_information()
-                .send()
-                .await
-                .unwrap();
-            let online = known.instance_information_list().iter().any(|one| {
-                one.instance_id() == Some(&id)
-                    && one.ping_status().is_some_and(|s| s.as_str() == "Online")
-            });
-            if online {
-                return id;
+            if self.online().await.iter().any(|one| one == id) {
+                return;
             }
             assert!(Instant::now() < deadline, "the agent does not come online");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The machines whose agents are online.
+    async fn online(&self) -> Vec<String> {
+        let call = self.clients.ssm.describe_instance_information();
+        let known = call.max_results(50).send().await.unwrap();
+        let all = known.instance_information_list().iter();
+        all.filter(|one| {
+            one.ping_status()
+                .is_some_and(|status| status.as_str() == "Online")
+        })
+        .filter_map(|one| one.instance_id().map(str::to_owned))
+        .collect()
     }
 
     async fn send(&self, instance: &str, script: &str, timeout: u32) -> String {
@@ -293,7 +311,7 @@ async fn exit_194_reboots_and_runs_the_script_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_sees_itself_and_nothing_of_the_host() {
+async fn a_machine_has_its_metadata_and_reaches_the_internet() {
     let Some(cloud) = Cloud::open("isolation of a real machine").await else {
         return;
     };
@@ -449,7 +467,9 @@ async fn a_machine_reaches_the_api_and_the_ports_that_are_exposed() {
     };
     let (first, later, hidden) = (greet(), greet(), greet());
     exposed::set(&cloud.state(), first, true).unwrap();
-    let machine = cloud.launch_with(Some("worker")).await;
+    let machine = cloud
+        .launch_with(InstanceType::T3Micro, Some("worker"))
+        .await;
 
     // Units that ask for it are told where the API is.
     let unit = "systemd-run --quiet --wait --pipe --property=PassEnvironment=AWS_ENDPOINT_URL \
