@@ -538,6 +538,61 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// The commands that messages name, with something in the place of what they leave open.
+    fn commands_of(text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for (start, ends) in [("`piaas-bake ", "`"), (": piaas-bake ", "\"`;,\n")] {
+            for part in text.split(start).skip(1) {
+                let end = part.find(|c| ends.contains(c)).unwrap_or(part.len());
+                let mut words = vec!["piaas-bake"];
+                for word in part[..end].split(' ').filter(|word| !word.is_empty()) {
+                    // `{name}` of a format, `NAME` of a usage, `…`.
+                    let left_open = word.contains('{')
+                        || word == "…"
+                        || word.bytes().all(|byte| !byte.is_ascii_lowercase());
+                    words.push(if left_open { "x" } else { word });
+                }
+                found.push(words.join(" "));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_command_that_a_message_names_can_be_given() {
+        let mut count = 0;
+        let mut wrong = Vec::new();
+        let mut dirs = vec![std::path::PathBuf::from(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/src"
+        ))];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+                let path = entry.path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    let lines = text
+                        .lines()
+                        .filter(|line| !line.trim_start().starts_with("//"));
+                    for command in lines.flat_map(commands_of) {
+                        count += 1;
+                        if let Err(error) = Cli::command().try_get_matches_from(command.split(' '))
+                        {
+                            let help = error.kind() == clap::error::ErrorKind::DisplayHelp;
+                            if !help {
+                                wrong.push(format!("{}: {command}: {error}", path.display()));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(count > 40, "{count}");
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
     #[test]
     fn a_value_may_hold_an_equals_sign() {
         assert_eq!(parse_set("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
