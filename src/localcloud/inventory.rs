@@ -55,6 +55,15 @@ impl From<Process> for Owner {
     }
 }
 
+/// A bucket of the account.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct BucketItem {
+    pub name: String,
+    pub region: String,
+    pub objects: usize,
+    pub bytes: u64,
+}
+
 /// What [`LocalCloud::reap_orphans`] removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Reaped {
@@ -94,6 +103,24 @@ impl LocalCloud {
             all.extend(items(&locked.state));
         }
         Ok(all)
+    }
+
+    /// The buckets, with what is in them.
+    ///
+    /// # Errors
+    /// Their files cannot be read.
+    pub fn buckets(&self) -> std::io::Result<Vec<BucketItem>> {
+        let buckets = super::s3::Buckets::of(self.directory());
+        let all = buckets.all()?.into_iter().map(|(name, bucket)| {
+            let objects = buckets.list(&name, "")?;
+            Ok(BucketItem {
+                name,
+                region: bucket.region,
+                objects: objects.len(),
+                bytes: objects.iter().map(|object| object.length).sum(),
+            })
+        });
+        all.collect()
     }
 
     /// The raw disk of a finished snapshot, where the machines are real.

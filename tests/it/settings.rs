@@ -71,6 +71,36 @@ fn each_setting_says_where_it_comes_from() {
 }
 
 #[test]
+fn a_bucket_for_bundles_is_checked_before_anything_is_done() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "piaas-bake.yaml",
+        "bundle_bucket: my-bundles\nbundle_prefix: /of/bakes/\n",
+    );
+    let file = sandbox.path().join("piaas-bake.yaml");
+    let at = |line| json!({ "kind": "file", "file": file, "line": line });
+    let found = shown(&sandbox, &[], &[]);
+    let bucket = setting(&found, "bundle_bucket");
+    assert_eq!(bucket, (json!("my-bundles"), at(1)));
+    let prefix = setting(&found, "bundle_prefix");
+    assert_eq!(prefix, (json!("of/bakes"), at(2)));
+    let found = shown(&sandbox, &[("PIAAS_BUNDLE_BUCKET", "other")], &[]);
+    assert_eq!(setting(&found, "bundle_bucket").0, "other");
+    for (text, words) in [
+        ("bundle_bucket: s3://x", "without s3://"),
+        (
+            "bundle_bucket: my-bundles\nbundle_prefix: a b",
+            "letters, digits",
+        ),
+        ("bundle_prefix: x", "needs a bundle_bucket"),
+    ] {
+        sandbox.write("piaas-bake.yaml", text);
+        let run = sandbox.run(&["config", "show"]).expect_code(2);
+        assert!(run.stderr.contains(words), "{text}: {}", run.stderr);
+    }
+}
+
+#[test]
 fn an_account_id_that_is_none_is_refused_with_its_place() {
     let sandbox = Sandbox::new();
     // A number is one, with all its digits.

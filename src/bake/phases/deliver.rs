@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::bundle::Bundle;
 use super::super::error::Failure;
 use super::super::event::{Event, Resource};
+use super::super::names::BundleStore;
 use super::super::run::{Run, facts};
 use super::super::undo::Undo;
 use super::commands::{SHORT, begin, command, end, success, within};
@@ -24,10 +25,9 @@ const SLOWEST: u64 = 1 << 20;
 
 /// Brings the bundle to the machine, checked and unpacked.
 pub async fn send(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<(), Failure> {
-    if run.bundles.is_some() {
-        through_bucket(run, instance, bundle).await
-    } else {
-        in_pieces(run, instance, bundle).await
+    match run.bundles.clone() {
+        Some(store) => through_bucket(run, instance, bundle, &store).await,
+        None => in_pieces(run, instance, bundle).await,
     }
 }
 
@@ -63,10 +63,12 @@ async fn in_pieces(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result
 
 /// The object is there from before the machine is told of it until it has fetched it. Its key is this run's own, so nobody
 /// else's object goes with it.
-async fn through_bucket(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<(), Failure> {
-    let Some(store) = &run.bundles else {
-        return Ok(());
-    };
+async fn through_bucket(
+    run: &mut Run<'_>,
+    instance: &str,
+    bundle: &Bundle,
+    store: &BundleStore,
+) -> Result<(), Failure> {
     let (clients, archive) = (run.clients, bundle.archive());
     let size = archive.len() as u64;
     let place = Place {

@@ -82,9 +82,9 @@ pub async fn status(context: &Context) -> CliResult {
     let dir = context.settings.cloud_dir();
     if !dir.exists() {
         match context.format {
-            Format::Json => {
-                output::json(&json!({ "directory": dir, "resources": [], "left_behind": [] }))?
-            }
+            Format::Json => output::json(
+                &json!({ "directory": dir, "resources": [], "buckets": [], "left_behind": [] }),
+            )?,
             Format::Human => {
                 output::data("there is no local cloud yet: nothing runs and nothing is kept\n")?
             }
@@ -98,10 +98,13 @@ pub async fn status(context: &Context) -> CliResult {
         &ids(&items, Kind::Instance),
         &ids(&items, Kind::Snapshot),
     );
+    let buckets = local
+        .buckets()
+        .map_err(|error| CliError::failure("cannot read the local cloud").because(&error))?;
     let base = localcloud::base::is_made(&context.settings.base_dir());
     match context.format {
         Format::Json => output::json(
-            &json!({ "directory": dir, "base_is_made": base, "resources": items, "left_behind": left }),
+            &json!({ "directory": dir, "base_is_made": base, "resources": items, "buckets": buckets, "left_behind": left }),
         )?,
         Format::Human => {
             let mut text = format!("local cloud in {}\n", dir.display());
@@ -115,6 +118,18 @@ pub async fn status(context: &Context) -> CliResult {
             } else {
                 let rows: Vec<Vec<String>> = items.iter().map(row).collect();
                 text.push_str(&output::table(&rows));
+            }
+            for bucket in &buckets {
+                text.push_str(&format!(
+                    "bucket {} in {}: {}, {} bytes\n",
+                    bucket.name,
+                    bucket.region,
+                    match bucket.objects {
+                        1 => "1 object".to_owned(),
+                        count => format!("{count} objects"),
+                    },
+                    bucket.bytes
+                ));
             }
             for one in &left {
                 text.push_str(&format!("left behind: {one}\n"));

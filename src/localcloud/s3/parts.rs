@@ -101,13 +101,15 @@ impl S3<'_> {
         let mut response = answer("InitiateMultipartUploadResult", &body);
         let headers = response.headers_mut();
         insert(headers, "x-amz-server-side-encryption", "AES256");
-        insert(headers, "x-amz-checksum-algorithm", algorithm.name());
-        let kind = if composite {
-            "COMPOSITE"
-        } else {
-            "FULL_OBJECT"
-        };
-        insert(headers, "x-amz-checksum-type", kind);
+        if upload.chosen {
+            insert(headers, "x-amz-checksum-algorithm", algorithm.name());
+            let kind = if composite {
+                "COMPOSITE"
+            } else {
+                "FULL_OBJECT"
+            };
+            insert(headers, "x-amz-checksum-type", kind);
+        }
         Ok(response)
     }
 

@@ -5,6 +5,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Body;
 use jiff::Timestamp;
+use md5::Md5;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -13,7 +14,7 @@ use super::asked::Asked;
 use super::auth::{self, Claim};
 use super::chunked::{Decoder, Malformed};
 use super::error::error;
-use super::spool::{Intake, Spool};
+use super::spool::{Intake, Spool, announced_md5, bad_md5};
 use super::store::Buckets;
 use super::{Operation, malformed_xml};
 
@@ -22,7 +23,7 @@ const LIMIT: usize = 4 * 1024 * 1024;
 /// Bytes of an unwanted body that are read all the same.
 const DRAINED: usize = 1024 * 1024;
 /// Pieces of a body on their way to the disk.
-const UNDER_WAY: usize = 16;
+const UNDER_WAY: usize = 4;
 
 /// The body of a request.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ where
             }
         },
         Ok(Way::Memory(claim)) => match Limited::new(body, LIMIT).collect().await {
-            Ok(body) => held(&claim, body.to_bytes()),
+            Ok(body) => held(request, &claim, body.to_bytes()),
             Err(_) => Payload::Refused(malformed_xml()),
         },
     }
@@ -146,12 +147,19 @@ pub fn receive_all(
             Ok(spool) => Payload::Spooled(spool),
             Err(error) => Payload::Refused(error),
         },
-        Ok(Way::Memory(claim)) => held(&claim, body.clone()),
+        Ok(Way::Memory(claim)) => held(request, &claim, body.clone()),
     }
 }
 
-/// A body in memory, if it is the one that was signed.
-fn held(claim: &Claim, body: Bytes) -> Payload {
+/// A body in memory, if it is the one that was signed and announced.
+fn held(request: &Request<()>, claim: &Claim, body: Bytes) -> Payload {
+    let md5 = match announced_md5(request) {
+        Err(error) => return Payload::Refused(error),
+        Ok(md5) => md5,
+    };
+    if md5.is_some_and(|md5| Md5::digest(&body)[..] != md5[..]) {
+        return Payload::Refused(bad_md5());
+    }
     match claim {
         Claim::Unsigned => Payload::Held(body),
         Claim::Sha256(hash) if Sha256::digest(&body)[..] == hash[..] => Payload::Held(body),

@@ -193,8 +193,7 @@ impl Intake {
         }
         let md5: [u8; 16] = hashes.md5.finalize().into();
         if let Some(claimed) = expected.md5.filter(|claimed| *claimed != md5) {
-            let message = "The Content-MD5 you specified did not match what we received.";
-            return Err(error(StatusCode::BAD_REQUEST, "BadDigest", message)
+            return Err(bad_md5()
                 .with("ExpectedDigest", hex::encode(claimed))
                 .with("CalculatedDigest", STANDARD.encode(md5)));
         }
@@ -296,6 +295,26 @@ pub fn checksum_header<B>(request: &Request<B>) -> Result<Option<(Algorithm, Str
     Ok(found)
 }
 
+/// `Content-MD5`.
+pub fn announced_md5<B>(request: &Request<B>) -> Result<Option<[u8; 16]>, ApiError> {
+    let Some(text) = request.headers().get("content-md5") else {
+        return Ok(None);
+    };
+    let bytes = STANDARD.decode(text.as_bytes()).ok();
+    let md5 = bytes.and_then(|bytes| bytes.try_into().ok());
+    md5.map(Some).ok_or_else(|| {
+        let message = "The Content-MD5 you specified is not valid.";
+        error(StatusCode::BAD_REQUEST, "InvalidDigest", message)
+            .with("Content-MD5", String::from_utf8_lossy(text.as_bytes()))
+    })
+}
+
+/// A body that is not what its `Content-MD5` says.
+pub fn bad_md5() -> ApiError {
+    let message = "The Content-MD5 you specified did not match what we received.";
+    error(StatusCode::BAD_REQUEST, "BadDigest", message)
+}
+
 fn expected<B>(request: &Request<B>, claim: &Claim) -> Result<Expected, ApiError> {
     let header = |name: &str| {
         let value = request.headers().get(name);
@@ -342,16 +361,6 @@ fn expected<B>(request: &Request<B>, claim: &Claim) -> Result<Expected, ApiError
             ));
         }
     }
-    let md5 = header("content-md5").map(|text| {
-        let bytes = STANDARD.decode(text).ok();
-        let invalid = || {
-            let message = "The Content-MD5 you specified is not valid.";
-            error(StatusCode::BAD_REQUEST, "InvalidDigest", message).with("Content-MD5", text)
-        };
-        bytes
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or_else(invalid)
-    });
     Ok(Expected {
         length: number("content-length")?,
         decoded: if chunked {
@@ -363,7 +372,7 @@ fn expected<B>(request: &Request<B>, claim: &Claim) -> Result<Expected, ApiError
             Claim::Sha256(hash) => Some(*hash),
             Claim::Unsigned | Claim::Trailer => None,
         },
-        md5: md5.transpose()?,
+        md5: announced_md5(request)?,
         checksum,
     })
 }
