@@ -25,7 +25,6 @@ from models import Maker, members, wrong_values
 from wire import FINDINGS, Case, client
 
 SERVICES = ("autoscaling", "ec2", "imagebuilder", "s3", "ssm", "sts")
-BASE = "/aws/service/debian/release/12/latest/amd64"
 # Refusals of what the local cloud does not have. Operations without a signature get no further than that.
 ABSENT = {"InvalidAction", "UnknownOperationException", "MissingAuthenticationToken", "NotImplemented"}
 # The code of S3 for what it does not act on, operations and parameters; its status is 501.

@@ -73,6 +73,17 @@ class Spot(Case):
         self.assertEqual(made["InstanceLifecycle"], "spot")
         self.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
 
+        scaling, zone = client("autoscaling"), f"{self.ec2.meta.region_name}a"
+        scaling.create_auto_scaling_group(
+            AutoScalingGroupName="spot", MinSize=0, MaxSize=1, AvailabilityZones=[zone],
+            LaunchTemplate={"LaunchTemplateName": name, "Version": "1"},
+        )
+        self.addCleanup(scaling.delete_auto_scaling_group, AutoScalingGroupName="spot", ForceDelete=True)
+        launched = scaling.launch_instances(
+            AutoScalingGroupName="spot", RequestedCapacity=1, AvailabilityZones=[zone], ClientToken="spot-1"
+        )
+        self.assertEqual(launched["Instances"][0]["MarketType"], "Spot")
+
     def test_what_machines_here_have_not_is_refused_by_name(self):
         for options in (
             {"SpotInstanceType": "persistent"},

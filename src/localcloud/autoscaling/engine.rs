@@ -92,7 +92,7 @@ fn target(state: &State, group: &Group) -> Option<Target> {
 }
 
 /// What the group launches now.
-fn reference(group: &Group) -> Reference {
+pub(super) fn reference(group: &Group) -> Reference {
     let template = group.launches();
     Reference {
         template: Name::Id(template.id.clone()),

@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::ec2::filters::Page;
 use super::super::ec2::is_id;
+use super::super::ec2::launch_templates;
 use super::super::ec2::network::Place;
 use super::super::engine::Call;
 use super::super::state::{InstanceState, Token};
@@ -335,11 +336,21 @@ fn launched(
     place: &Place,
     outcome: Result<&[String], &ApiError>,
 ) -> Xml {
+    let market = call.state.scaling.get(group).map(engine::reference);
+    let market = market.and_then(|one| launch_templates::resolve(call.state, &one).ok());
+    let market = market.and_then(|found| {
+        let name = "InstanceMarketOptions.MarketType";
+        found.parameters.get(name).cloned()
+    });
+    let market = match market.as_deref() {
+        Some("spot") => "Spot",
+        _ => "OnDemand",
+    };
     let place = || {
         Xml::children([
             ("SubnetId", Xml::text(place.subnet(call.region))),
             ("AvailabilityZone", Xml::text(place.zone(call.region))),
-            ("MarketType", Xml::text("OnDemand")),
+            ("MarketType", Xml::text(market)),
         ])
     };
     let (mut instances, mut errors) = (Vec::new(), Vec::new());

@@ -29,6 +29,8 @@ const HIERARCHIES: [&str; 7] = [
 /// Those in which systemd-nspawn puts what is inside into a group of its own.
 const NAMED: usize = 3;
 const GROUP: &str = "piaas-bake";
+/// Where systemd-nspawn puts what is inside (`--keep-unit`); its own process is beside it.
+const PAYLOAD: &str = "machine/box/payload";
 /// The period of the CPU's bandwidth in microseconds, Linux's own default.
 const PERIOD: u64 = 100_000;
 
@@ -96,6 +98,17 @@ fn make(root: &Path, machine: &str, kind: &InstanceType) -> io::Result<PathBuf> 
     // Enforced by the one above; this one the machine sees.
     limit(&group.join(Part::Machine.path()), kind)?;
     Ok(group)
+}
+
+/// Lets the machine see its limits, once systemd-nspawn has made its group: in the unified hierarchy that is its root.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn show(machine: &str, kind: &InstanceType) -> io::Result<()> {
+    for group in groups(machine) {
+        limit(&group.join(PAYLOAD), kind)?;
+    }
+    Ok(())
 }
 
 /// Hands the controllers to the groups below, in the unified hierarchy. A host that is a container itself may not; what it
@@ -191,9 +204,8 @@ pub fn leave() {
 /// A process does not end.
 pub fn kill_machine(machine: &str) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
-    let payload = format!("{GROUP}/{machine}/{}/payload", Part::Machine.path());
+    let payload = format!("{GROUP}/{machine}/{PAYLOAD}");
     loop {
-        // Where systemd-nspawn puts what is inside (`--keep-unit`); its own process is beside it.
         let named = roots(Path::new(MOUNT), &HIERARCHIES[..NAMED]);
         let inside: Vec<u32> = named
             .into_iter()

@@ -29,7 +29,7 @@ use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::driver::{LaunchSpec, Power};
-use super::ec2::types;
+use super::ec2::types::{self, InstanceType};
 use super::nspawn::files::{
     Status, Want, get_json, put_json, remove_dir, remove_machine, subdirectories,
 };
@@ -137,9 +137,7 @@ impl Supervisor {
         let spec: LaunchSpec = get_json(&dir.join("spec.json"))?;
         // What is left of a supervisor that was killed.
         cgroup::kill_machine(&spec.instance_id)?;
-        let kind =
-            types::find(&spec.instance_type).map_err(|error| io::Error::other(error.message))?;
-        cgroup::enter(&spec.instance_id, kind)?;
+        cgroup::enter(&spec.instance_id, kind_of(&spec)?)?;
         let lower: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
         let at = |name: &str| dir.join(name);
         // The kernel wants an empty work directory of the last mount's features.
@@ -361,6 +359,7 @@ impl Supervisor {
         for line in String::from_utf8_lossy(&buffer[..length]).lines() {
             if let Some(pid) = line.strip_prefix("X_NSPAWN_LEADER_PID=") {
                 *leader = pid.trim().parse().ok();
+                cgroup::show(&self.spec.instance_id, kind_of(&self.spec)?)?;
                 let pid = *leader;
                 self.set(|status| {
                     status.power = Power::Running;
@@ -432,6 +431,10 @@ impl Supervisor {
         change(&mut self.status);
         put_json(&self.dir.join("status.json"), &self.status)
     }
+}
+
+fn kind_of(spec: &LaunchSpec) -> io::Result<&'static InstanceType> {
+    types::find(&spec.instance_type).map_err(|error| io::Error::other(error.message))
 }
 
 /// A signal by number; real-time signals have no other name.
