@@ -1,7 +1,7 @@
 # `make demo` and `make test` are the two commands; both install what is missing and say what.
 # One set of cargo flags everywhere: nothing is compiled twice. CARGO_TARGET_DIR is honoured.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-vm test bench lint
+.PHONY: help setup build demo demo-vm test bench fuzz lint
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,10 +25,14 @@ test: build ## everything, on real machines too
 	@bash tests/scripts/setup.sh test fleet
 	@bash tests/scripts/test.sh
 
-bench: build ## what it costs, side by side with rivals
+bench: build ## how fast it is, beside rivals and promises; wants a quiet host
 	@bash tests/scripts/setup.sh bench
 	@bash tests/scripts/bench.sh
 
 lint: build ## formatting, clippy, licences, shell, workflows
 	@bash tests/scripts/setup.sh lint
 	@bash tests/scripts/lint.sh
+
+fuzz: ## look for inputs that break what reads them, FUZZ_SECONDS=60 for each target
+	@bash tests/scripts/setup.sh build fuzz
+	@bash tests/scripts/fuzz.sh $(FUZZ_TARGETS)

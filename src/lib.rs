@@ -17,6 +17,7 @@
 //! - [`image`]: canonical file trees, ext4, FAT, GPT, disks.
 //! - [`clock`], [`cancel`], [`lease`], [`process`], [`events`]: time, passed in; asking work to stop; one process at a
 //!   time, and whether it lives; what work tells while it goes on.
+//! - `fuzz`: what reads input from outside, under arbitrary input. Only in tests and in the fuzzer.
 
 pub mod aws;
 pub mod bake;
@@ -26,6 +27,8 @@ pub mod clock;
 pub mod digest;
 pub mod events;
 pub mod fleet;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod image;
 pub mod journal;
 pub mod lease;

@@ -339,13 +339,20 @@ mod tests {
     }
 
     fn unpack(bundle: &Bundle) -> BTreeMap<String, String> {
+        let files = unpack_bytes(bundle).into_iter();
+        files
+            .map(|(path, bytes)| (path, String::from_utf8(bytes).unwrap()))
+            .collect()
+    }
+
+    fn unpack_bytes(bundle: &Bundle) -> BTreeMap<String, Vec<u8>> {
         let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(bundle.archive.as_ref()));
         let mut files = BTreeMap::new();
         for entry in archive.entries().unwrap() {
             let mut entry = entry.unwrap();
-            let mut text = String::new();
-            std::io::Read::read_to_string(&mut entry, &mut text).unwrap();
-            files.insert(entry.path().unwrap().to_string_lossy().into_owned(), text);
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+            files.insert(entry.path().unwrap().to_string_lossy().into_owned(), bytes);
         }
         files
     }
@@ -368,6 +375,78 @@ mod tests {
             .filter(|path| path.starts_with("files/"))
             .collect();
         assert_eq!(payloads, [&format!("files/{}", "5".repeat(64))]);
+    }
+
+    /// `render -o` is what people read before they bake: it must be what a bake sends, to the byte.
+    #[test]
+    fn what_render_writes_is_what_a_bundle_carries() {
+        let recipes = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+        let mut compared = 0;
+        for name in crate::recipe::names(&recipes).unwrap() {
+            let given = crate::recipe::Given::default();
+            let resolved = crate::recipe::load(&recipes, &name, &given).unwrap();
+            let layers = crate::render::render(&resolved, b"\x7fELF agent").unwrap();
+            let out = tempfile::tempdir().unwrap();
+            let written = crate::render::write_dir(&layers, out.path()).unwrap();
+
+            let mut target = target();
+            target.layers = layers
+                .iter()
+                .map(|layer| super::super::plan::LayerPlan {
+                    recipe: layer.recipe.clone(),
+                    version: layer.version.clone(),
+                    digest: hex::encode(Sha256::digest(&layer.recipe)),
+                    manifest_json: "{}".into(),
+                    layer: layer.clone(),
+                })
+                .collect();
+            let plan = bake(&target, &Survey::default());
+            // The builder's bundle and that of the machine that tests the image, as the engine makes them.
+            let lists: [(List, &[Script]); 3] = [
+                (List::Steps, &plan.steps),
+                (List::Validate, &plan.validate),
+                (List::Test, &plan.test),
+            ];
+            let bundles = [
+                Bundle::new(&lists[..2], &plan.payloads),
+                Bundle::new(&lists[2..], &plan.payloads),
+            ];
+            let mut carried: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+            for (bundle, lists) in bundles.iter().zip([&lists[..2], &lists[2..]]) {
+                let files = unpack_bytes(bundle);
+                let scripts = lists.iter().flat_map(|(_, scripts)| scripts.iter());
+                for (n, script) in scripts.enumerate() {
+                    let number = format!("{:03}", n + 1);
+                    let file = format!("scripts/{number}-{}", script.id.replace('/', "-"));
+                    carried.insert(script.id.clone(), files[&file].clone());
+                    let env = &files[&format!("env/{number}")];
+                    if !env.is_empty() {
+                        carried.insert(format!("{}.env", script.id), env.clone());
+                    }
+                }
+                let payloads = files
+                    .into_iter()
+                    .filter(|(path, _)| path.starts_with("files/"));
+                carried.extend(payloads);
+            }
+            let written: BTreeMap<String, Vec<u8>> = written
+                .iter()
+                .map(|path| {
+                    let name = path.strip_prefix(out.path()).unwrap();
+                    (name.display().to_string(), std::fs::read(path).unwrap())
+                })
+                .collect();
+            assert_eq!(
+                written.keys().collect::<Vec<_>>(),
+                carried.keys().collect::<Vec<_>>(),
+                "{name}"
+            );
+            for (path, bytes) in &written {
+                assert!(carried[path] == *bytes, "{name}: {path} differs");
+            }
+            compared += written.len();
+        }
+        assert!(compared > 50, "{compared} files");
     }
 
     #[test]

@@ -1,3 +1,6 @@
+mod order;
+mod vectors;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -56,9 +56,11 @@ impl Document {
     /// Text that is not YAML, and YAML that a recipe may not use: several documents, duplicate or non-text keys, anchors,
     /// aliases, tags.
     pub fn parse(file: &Path, text: String) -> Result<Self, Diagnostics> {
+        let extent = Extent::of(&text);
         let mut events = Events {
             file,
             text: &text,
+            extent: &extent,
             parser: Parser::new_from_str(&text),
             found: Diagnostics::default(),
         };
@@ -79,10 +81,13 @@ impl Document {
             Err(error) => {
                 let at = error.location().map_or_else(
                     || top_of(file),
-                    |at| Location {
-                        file: file.to_path_buf(),
-                        line: at.line(),
-                        column: at.column(),
+                    |at| {
+                        let (line, column) = extent.within((at.line(), at.column()));
+                        Location {
+                            file: file.to_path_buf(),
+                            line,
+                            column,
+                        }
                     },
                 );
                 return Err(Diagnostic::at(
@@ -145,13 +150,28 @@ impl Document {
 struct Events<'t> {
     file: &'t Path,
     text: &'t str,
+    extent: &'t Extent,
     parser: Parser<'t, StrInput<'t>>,
     found: Diagnostics,
 }
 
-/// saphyr counts columns from 0, we from 1.
-fn place(mark: Marker) -> (usize, usize) {
-    (mark.line(), mark.col() + 1)
+/// How many characters each line has.
+struct Extent(Vec<usize>);
+
+impl Extent {
+    fn of(text: &str) -> Self {
+        Self(text.split('\n').map(|line| line.chars().count()).collect())
+    }
+
+    /// The place, or the nearest one that there is. The parsers see a line after the last one, and lines that end with a
+    /// carriage return.
+    fn within(&self, (line, column): (usize, usize)) -> (usize, usize) {
+        match line.checked_sub(1).and_then(|line| self.0.get(line)) {
+            Some(length) => (line, column.clamp(1, length + 1)),
+            None if line == 0 => (1, 1),
+            None => (self.0.len(), self.0.last().map_or(1, |length| length + 1)),
+        }
+    }
 }
 
 impl<'t> Events<'t> {
@@ -173,11 +193,16 @@ impl<'t> Events<'t> {
         )
     }
 
+    /// saphyr counts columns from 0, we from 1.
+    fn place(&self, mark: Marker) -> (usize, usize) {
+        self.extent.within((mark.line(), mark.col() + 1))
+    }
+
     fn next(&mut self) -> Result<(Event<'t>, (usize, usize)), Diagnostics> {
         match self.parser.next_event() {
-            Some(Ok((event, span))) => Ok((event, place(span.start))),
+            Some(Ok((event, span))) => Ok((event, self.place(span.start))),
             Some(Err(error)) => {
-                let at = place(*error.marker());
+                let at = self.place(*error.marker());
                 let line = self
                     .text
                     .lines()

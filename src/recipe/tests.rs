@@ -1,5 +1,5 @@
 mod bad_input;
-mod cases;
+pub(crate) mod cases;
 mod parameters;
 mod sections;
 mod trees;
@@ -145,6 +145,24 @@ fn yaml_that_is_not_for_recipes() {
             .complaint("a")
             .contains("expected a map, found text")
     );
+}
+
+/// The parser speaks of a line after the last one, and takes a carriage return for the end of a line.
+#[test]
+fn an_error_at_the_end_has_a_place_that_is_there() {
+    let kitchen = Kitchen::new();
+    for (text, place) in [
+        ("name: a\n\"b\"", "a/recipe.yaml:2:4"),
+        ("name: a\r\"b\"", "a/recipe.yaml:1:12"),
+        ("name: [", "a/recipe.yaml:1:8"),
+    ] {
+        kitchen.put("a/recipe.yaml", text);
+        let complaint = kitchen.complaint("a");
+        assert!(
+            complaint.contains(&format!("{place}\n")),
+            "{text:?}: {complaint}"
+        );
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ const FILES: &str = include_str!("../../templates/files.sh.tera");
 /// Mirrors can be slow; apt itself gives up on a dead one long before.
 const PACKAGES_TIMEOUT: Duration = Duration::from_secs(1800);
 pub const FILES_TIMEOUT: Duration = Duration::from_secs(300);
+/// Linux's `MAX_ARG_STRLEN` (execve(2)): a script with a longer variable does not start.
+const LONGEST_VARIABLE: usize = 128 * 1024;
 
 /// Renders one recipe. What is wrong goes to `found`, and then the layer is not to be used.
 ///
@@ -217,6 +219,20 @@ fn scripts(
             } else if let Some(value) =
                 renderer.render(value, Origin::Inline(&step.at), Dialect::Plain, found)
             {
+                // With a `=` between them and a NUL at the end.
+                let bytes = name.len() + value.len() + 2;
+                if bytes > LONGEST_VARIABLE {
+                    let message = format!(
+                        "the variable `{name}` takes {bytes} bytes, more than the {LONGEST_VARIABLE} that Linux gives to a program"
+                    );
+                    let help = "name the value in `run`, or install it as a file with `content:`";
+                    found.push(Diagnostic::at(
+                        step.at.clone(),
+                        &files::text(&step.at.file).unwrap_or_default(),
+                        message,
+                        help,
+                    ));
+                }
                 env.insert(name.clone(), value);
             }
         }

@@ -5,11 +5,12 @@
 //! ends in `.sh.tera`: that is a script too. Packages and files of a recipe become one script each.
 
 mod layer;
+mod place;
 mod quote;
 pub mod script;
 mod secrets;
-mod tags;
-mod template;
+pub(crate) mod tags;
+pub(crate) mod template;
 mod trees;
 mod worker;
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tera::{Context, Delimiters, ErrorKind, Kwargs, State, Tera};
 
+use super::place;
 use super::quote;
 use super::tags::{self, Dialect, Tag, TagKind};
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics, suggest};
@@ -343,7 +344,7 @@ fn join(value: &tera::Value, kwargs: Kwargs, _: &State<'_>) -> tera::TeraResult<
 
 /// What tera cannot know about a shell script.
 fn check_script(text: &str, tags: &[Tag], origin: Origin<'_>, found: &mut Diagnostics) {
-    for (at, misplaced) in quote::misplaced(text, tags) {
+    for (at, misplaced) in place::misplaced(text, tags) {
         found.push(diagnostic(text, at, origin, misplaced.why, misplaced.help));
     }
     let interpreter = text

@@ -1,11 +1,10 @@
+mod hostile;
 mod secrets;
 mod trees;
 mod when;
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::recipe;
@@ -127,63 +126,6 @@ fn what_would_undo_quoting_is_refused() {
         "{% if %}",
     ] {
         assert!(text(bad, Dialect::Script, &one).is_err(), "{bad}");
-    }
-}
-
-fn hostile() -> impl Strategy<Value = String> {
-    let nasty = prop::sample::select(vec![
-        "'",
-        "\"",
-        "$(id)",
-        "`id`",
-        "\n",
-        ";",
-        "&",
-        "|",
-        "\\",
-        "{{ x }}",
-        "{% raw %}",
-        "-n",
-        "--",
-        "$HOME",
-        "*",
-        "~",
-        "#",
-        " ",
-        "\t",
-        "é",
-        "\u{2028}",
-        "\u{1f600}",
-        "!",
-        "<<E",
-        "\r",
-        "\u{7f}",
-        "\u{1}",
-        "'\\''",
-        "if",
-        "5>",
-    ]);
-    prop_oneof![
-        prop::collection::vec(nasty, 0..8).prop_map(|parts| parts.concat()),
-        "[^\u{0}]{0,20}"
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn hostile_values_arrive_through_a_real_shell(value in hostile(), items in prop::collection::vec(hostile(), 0..4)) {
-        let parameters = [("value", string(&value)), ("items", Value::List(items.clone()))];
-        let script = text(
-            "show() { for word do printf '%s\\0' \"$word\"; done; }\nx={{ value }}\nshow {{ value }} \"$x\" \"<$(printf %s. {{ value }})>\" {{ items }}\n",
-            Dialect::Script,
-            &parameters,
-        ).unwrap();
-        let mut expected = vec![value.clone(), value.clone(), format!("<{value}.>")];
-        expected.extend(items);
-        let expected: String = expected.iter().map(|word| format!("{word}\0")).collect();
-        prop_assert_eq!(String::from_utf8(run(&script)).unwrap(), expected);
     }
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing for: build, test, fleet, bench, vm or lint. Says what it installs; does nothing when nothing is missing.
+# Installs what is missing for: build, test, fleet, bench, vm, lint or fuzz. Says what; does nothing when nothing is missing.
 # Packages that the local cloud itself needs are the business of `piaas-bake doctor --fix`.
 # shellcheck source=tests/scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -24,6 +24,19 @@ for what in "${@:-build}"; do
             ;;
         vm) install_packages qemu-system-x86 ovmf ;;
         lint) install_packages python3-venv shellcheck ;;
-        *) die "unknown group: $what (build, test, fleet, bench, vm or lint)" ;;
+        fuzz)
+            install_packages g++
+            # The library alone, 180 KB: its package asks for a whole clang, which nothing here needs.
+            if [ ! -f "$cache/libfuzzer/usr/lib/llvm-14/lib/libFuzzer.a" ]; then
+                say "fetching libFuzzer from the Debian package libfuzzer-14-dev"
+                new=$(mktemp -d)
+                fetch() { (cd "$new" && apt-get -q download libfuzzer-14-dev); }
+                fetch || { as_root apt-get -q update && fetch; }
+                mkdir -p "$cache/libfuzzer"
+                dpkg-deb --extract "$new"/libfuzzer-14-dev_*.deb "$cache/libfuzzer"
+                rm -rf "$new"
+            fi
+            ;;
+        *) die "unknown group: $what (build, test, fleet, bench, vm, lint or fuzz)" ;;
     esac
 done

@@ -6,7 +6,7 @@
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-shellcheck --external-sources tests/scripts/*.sh .ci/run .ci/install
+shellcheck --external-sources tests/scripts/*.sh tests/fuzz/*.sh .ci/run .ci/install
 shellcheck --shell=sh templates/*.sh
 
 rendered=0

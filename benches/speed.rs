@@ -1,0 +1,211 @@
+//! `make bench`: how fast this is, beside a rival or beside what was promised. No part of the tests: a busy host is no
+//! fault.
+//!
+//! It is compiled as everything else here is (`cargo bench --profile dev`): with another profile the AWS SDK would be
+//! compiled a second time, and what people run is this one.
+
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use piaas_bake::image::tree::Tree;
+use piaas_bake::{digest, recipe, render};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+const MIB: usize = 1 << 20;
+
+/// One line of the table.
+struct Line {
+    what: String,
+    ours: String,
+    rival: String,
+    ratio: f64,
+    /// The ratio that is promised, at least.
+    least: f64,
+}
+
+fn main() -> ExitCode {
+    let mut lines = tree_digests();
+    lines.extend(many_recipes());
+    lines.push(start());
+    println!(
+        "{:<58} {:>12} {:>24} {:>7} {:>7}",
+        "what", "ours", "rival or promise", "ratio", "least"
+    );
+    for Line {
+        what,
+        ours,
+        rival,
+        ratio,
+        least,
+    } in &lines
+    {
+        let missed = if ratio < least { "  missed" } else { "" };
+        println!("{what:<58} {ours:>12} {rival:>24} {ratio:>7.2} {least:>7.2}{missed}");
+    }
+    ExitCode::from(u8::from(lines.iter().any(|line| line.ratio < line.least)))
+}
+
+/// The median of some runs, after one that fills caches.
+fn median(runs: usize, mut run: impl FnMut()) -> Duration {
+    run();
+    let mut times: Vec<Duration> = (0..runs)
+        .map(|_| {
+            let begin = Instant::now();
+            run();
+            begin.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[runs / 2]
+}
+
+/// The digest of a directory tree, beside `sha256sum` of the same files.
+fn tree_digests() -> Vec<Line> {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let bytes = put_tree(dir.path());
+    let ours = || {
+        let tree = Tree::scan(dir.path(), 0).expect("the tree can be read");
+        black_box(tree.digest().expect("the files can be read"));
+    };
+    let rival = || {
+        let status = Command::new("sh")
+            .args([
+                "-c",
+                "find . -type f -print0 | sort -z | xargs -0 sha256sum",
+            ])
+            .current_dir(dir.path())
+            .stdout(Stdio::null())
+            .status()
+            .expect("sh can be started");
+        assert!(status.success());
+    };
+    let all = sched_getaffinity(None).expect("the kernel tells the cores");
+    let first = (0..CpuSet::MAX_CPU)
+        .find(|cpu| all.is_set(*cpu))
+        .expect("there is a core");
+    let mut one = CpuSet::new();
+    one.set(first);
+    // Children inherit it.
+    sched_setaffinity(None, &one).expect("fewer cores can be had");
+    let (ours_one, rival_one) = (median(5, ours), median(5, rival));
+    sched_setaffinity(None, &all).expect("these cores were there");
+    let ours_all = median(5, ours);
+    let speed = |time: Duration| {
+        format!(
+            "{:.0} MiB/s",
+            bytes as f64 / MIB as f64 / time.as_secs_f64()
+        )
+    };
+    let ratio = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
+    vec![
+        Line {
+            what: format!("digest of a tree of {} MiB, one core", bytes / MIB),
+            ours: speed(ours_one),
+            rival: format!("{} sha256sum", speed(rival_one)),
+            ratio: ratio(rival_one, ours_one),
+            least: 0.9,
+        },
+        Line {
+            what: format!("the same on {} cores", all.count()),
+            ours: speed(ours_all),
+            rival: format!("{} on one", speed(ours_one)),
+            ratio: ratio(ours_one, ours_all),
+            least: if all.count() > 1 { 1.2 } else { 0.0 },
+        },
+    ]
+}
+
+/// Four large files and four thousand small ones.
+fn put_tree(dir: &Path) -> usize {
+    let mut noise = 1_u32;
+    let block: Vec<u8> = (0..MIB)
+        .map(|_| {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            noise.to_be_bytes()[0]
+        })
+        .collect();
+    for n in 0..4 {
+        fs::write(dir.join(format!("large-{n}")), block.repeat(64)).expect("a file can be written");
+    }
+    for n in 0..4000 {
+        let below = dir.join(format!("small/{}", n % 40));
+        fs::create_dir_all(&below).expect("a directory can be made");
+        let start = n * 100;
+        fs::write(below.join(n.to_string()), &block[start..start + 8192])
+            .expect("a file can be written");
+    }
+    4 * 64 * MIB + 4000 * 8192
+}
+
+/// A thousand recipes in a hundred lines of ten, each with a parameter, a file and a few steps.
+fn many_recipes() -> [Line; 2] {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    for line in 0..100 {
+        for level in 0..10 {
+            let home = dir.path().join(format!("line-{line:02}-{level}"));
+            fs::create_dir_all(&home).expect("a directory can be made");
+            let from = match level {
+                0 => "{ ssm: /aws/service/debian/release/12/latest/amd64 }".to_owned(),
+                _ => format!("{{ recipe: line-{line:02}-{}, version: ^1 }}", level - 1),
+            };
+            let text = format!(
+                "schema: piaas-bake/v1\nname: line-{line:02}-{level}\nversion: 1.2.{level}\ndescription: Level {level}.\n\
+                 from: {from}\nparameters:\n  port_{level}: {{ type: integer, default: 80{level} }}\nlabels: {{ level: \"{level}\" }}\n\
+                 packages: [git, curl]\nfiles:\n  - {{ path: /etc/level-{level}, content: \"{{{{ port_{level} }}}}\\n\" }}\n\
+                 steps:\n  - name: Use it\n    run: |\n      printf '%s\\n' {{{{ port_{level} }}}} >/etc/port-{level}\n      systemctl daemon-reload\n\
+                 validate:\n  - {{ name: It is there, run: test -e /etc/level-{level} }}\n"
+            );
+            fs::write(home.join(recipe::FILE), text).expect("a file can be written");
+        }
+    }
+    let names = recipe::names(dir.path()).expect("the directory can be read");
+    assert_eq!(names.len(), 1000);
+    let lint = median(3, || {
+        for name in &names {
+            let resolved = recipe::load_for_lint(dir.path(), name).expect("it is sound");
+            black_box(render::render(&resolved, &[]).expect("it is sound"));
+        }
+    });
+    let digests = median(3, || {
+        let given = recipe::Given::default();
+        for name in &names {
+            let resolved = recipe::load(dir.path(), name, &given).expect("it is sound");
+            let layers = render::render(&resolved, &[]).expect("it is sound");
+            black_box(digest::chain(&resolved, &layers));
+        }
+    });
+    let promised = Duration::from_secs(1);
+    let line = |what: &str, time: Duration| Line {
+        what: what.to_owned(),
+        ours: format!("{} ms", time.as_millis()),
+        rival: format!("{} ms", promised.as_millis()),
+        ratio: promised.as_secs_f64() / time.as_secs_f64(),
+        least: 1.0,
+    };
+    [
+        line("lint of 1000 recipes, ten deep", lint),
+        line("plan of 1000 recipes, ten deep, up to the digest", digests),
+    ]
+}
+
+/// From nothing to help.
+fn start() -> Line {
+    let time = median(31, || {
+        let output = Command::new(env!("CARGO_BIN_EXE_piaas-bake"))
+            .arg("--help")
+            .output()
+            .expect("the program can be started");
+        assert!(output.status.success() && !output.stdout.is_empty());
+    });
+    let promised = Duration::from_millis(20);
+    Line {
+        what: "start: piaas-bake --help".to_owned(),
+        ours: format!("{:.1} ms", time.as_secs_f64() * 1000.0),
+        rival: format!("{} ms", promised.as_millis()),
+        ratio: promised.as_secs_f64() / time.as_secs_f64(),
+        least: 1.0,
+    }
+}
