@@ -324,20 +324,40 @@ mod tests {
         assert_eq!(store.regions().unwrap(), ["eu-west-1", DEFAULT_REGION]);
         assert!(directory.path().join("state.eu-west-1.json").exists());
 
-        // As a version without regions wrote it, for somebody whose region was another one.
-        let old = tempfile::tempdir().unwrap();
+        // As a version without regions wrote it: for the default region, or for that of what was made in it.
         let text = std::fs::read_to_string(directory.path().join(MAIN)).unwrap();
         let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
         json.as_object_mut().unwrap().remove("region");
-        let group = serde_json::json!({"kept": {"request": "", "made": "r-1"}});
-        json["tokens"] = group;
-        std::fs::write(old.path().join(MAIN), json.to_string()).unwrap();
-        let store = Store::open(old.path()).unwrap();
-        assert_eq!(store.regions().unwrap(), [DEFAULT_REGION]);
-        let locked = store.lock(now, DEFAULT_REGION).unwrap();
-        assert!(locked.state.tokens.contains_key("kept"));
-        drop(locked);
-        let other = store.lock(now, "eu-west-1").unwrap();
-        assert!(other.state.tokens.is_empty());
+        json["tokens"] = serde_json::json!({"kept": {"request": "", "made": "r-1"}});
+        let elsewhere = serde_json::json!({
+            "id": "i-1", "reservation_id": "r-1", "launch_index": 0, "image_id": "ami-1",
+            "instance_type": "t3.micro", "launch_time": now, "state": "terminated",
+            "state_reason": null, "transition_reason": "", "private_ip": "172.31.1.100",
+            "availability_zone": "eu-west-1a", "region": "eu-west-1", "group_ids": [],
+            "instance_profile": null, "client_token": null, "interface_id": "eni-1",
+            "metadata": {"tokens_required": true, "hop_limit": 1, "tags_enabled": false},
+            "terminate_on_shutdown": true, "disable_api_termination": false, "tags": {},
+            "volume": {"id": "vol-1", "size": 8, "kind": "gp3", "delete_on_termination": true, "tags": {}},
+            "agent_registered": true, "agent_online_since": null, "terminated_at": now, "owner": null,
+        });
+        for (instances, region, other) in [
+            (serde_json::json!({}), DEFAULT_REGION, "eu-west-1"),
+            (
+                serde_json::json!({"i-1": elsewhere}),
+                "eu-west-1",
+                DEFAULT_REGION,
+            ),
+        ] {
+            json["instances"] = instances;
+            let old = tempfile::tempdir().unwrap();
+            std::fs::write(old.path().join(MAIN), json.to_string()).unwrap();
+            let store = Store::open(old.path()).unwrap();
+            assert_eq!(store.regions().unwrap(), [region]);
+            let state = store.lock(now, region).unwrap().state.clone();
+            assert!(state.tokens.contains_key("kept"));
+            assert!(state.images.contains_key(&regions::base_image(region)));
+            let state = store.lock(now, other).unwrap().state.clone();
+            assert!(state.tokens.is_empty());
+        }
     }
 }
