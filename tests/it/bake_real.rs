@@ -512,7 +512,7 @@ async fn a_large_tree_goes_through_a_bucket_in_one_command() {
         "piaas-bake.yaml",
         "bundle_bucket: bundles\nbundle_prefix: of/bakes/\n",
     );
-    let baked = run(&sandbox, &["bake", "large", "--format", "json"]).expect_code(0);
+    let baked = run(&sandbox, &["bake", "large", "--format", "ndjson"]).expect_code(0);
     let said = &baked.stderr;
     let puts = baked.stdout.matches(r#""event":"created","kind":"bundle""#);
     assert_eq!(puts.count(), 2, "{}\n{said}", baked.stdout);

@@ -101,8 +101,7 @@ fn errors_are_json_for_machines() {
     let run = sandbox
         .run(&["lint", "web", "--format", "json"])
         .expect_code(3);
-    let error: serde_json::Value =
-        serde_json::from_str(run.stdout.trim().lines().last().unwrap()).unwrap();
+    let error: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!(error["exit_code"], 3);
     assert!(error.to_string().contains("recipe.yaml"), "{error}");
 }
