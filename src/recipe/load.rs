@@ -69,6 +69,7 @@ pub fn line(dir: &Path, name: &str) -> Result<Line, Diagnostics> {
     let mut recipes: Vec<RawRecipe> = Vec::new();
     let mut next = name.to_string();
     let mut asked: Option<Place> = None;
+    let mut range: Option<(semver::VersionReq, Place)> = None;
     let base = loop {
         if let Some(start) = recipes.iter().position(|recipe| recipe.name == next) {
             let mut circle: Vec<_> = recipes[start..]
@@ -76,6 +77,7 @@ pub fn line(dir: &Path, name: &str) -> Result<Line, Diagnostics> {
                 .map(|recipe| recipe.name.as_str())
                 .collect();
             circle.push(&next);
+            check_range(&recipes[start], range.as_ref(), &mut found);
             let message = format!(
                 "the recipes build on each other in a circle: {}",
                 circle.join(" -> ")
@@ -87,7 +89,14 @@ pub fn line(dir: &Path, name: &str) -> Result<Line, Diagnostics> {
             ));
             break None;
         }
-        let Some(recipe) = one(dir, &next, asked.as_ref(), &mut found) else {
+        // What is wrong with its version is said before what is wrong with itself.
+        let mut more = Diagnostics::default();
+        let recipe = one(dir, &next, asked.as_ref(), &mut more);
+        if let Some(recipe) = &recipe {
+            check_range(recipe, range.as_ref(), &mut found);
+        }
+        found.extend(more);
+        let Some(recipe) = recipe else {
             break None;
         };
         let from = match &recipe.from {
@@ -101,8 +110,8 @@ pub fn line(dir: &Path, name: &str) -> Result<Line, Diagnostics> {
         recipes.push(recipe);
         match from {
             Err(base) => break Some(base),
-            Ok((name, at, range)) => {
-                check_range(dir, &name, range.as_ref(), &mut found);
+            Ok((name, at, wanted)) => {
+                range = wanted;
                 next = name;
                 asked = Some(at);
             }
@@ -166,17 +175,13 @@ fn one(
 
 /// Refuses a parent whose version is not in the range asked for.
 fn check_range(
-    dir: &Path,
-    name: &str,
+    parent: &RawRecipe,
     range: Option<&(semver::VersionReq, Place)>,
     found: &mut Diagnostics,
 ) {
     let Some((range, at)) = range else { return };
-    // What is wrong with the parent itself is reported when the line gets there.
-    let Some(parent) = one(dir, name, Some(at), &mut Diagnostics::default()) else {
-        return;
-    };
     if !range.matches(&parent.version) {
+        let name = &parent.name;
         found.push(at.diagnostic(
             format!(
                 "no version in range: `{name}` is at {}, not in `{range}`",

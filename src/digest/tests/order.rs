@@ -228,7 +228,7 @@ fn the_order_of_lists_matters() {
     assert_ne!(before, line(kitchen.dir(), "a"));
 }
 
-const TELL: &str = "PIAAS_TEST_TELL_DIGEST";
+const TELL: &str = "TELL_THE_DIGEST_IN";
 
 /// Not a test of its own: what [`the_host_does_not_matter`] runs elsewhere.
 #[test]
