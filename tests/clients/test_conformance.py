@@ -9,7 +9,9 @@ import contextlib
 import io
 import json
 import os
+import pathlib
 import re
+import tempfile
 import unittest
 
 import botocore.session
@@ -77,10 +79,11 @@ class RefusedByClient(Exception):
 class Cli:
     """The AWS CLI in this process, asked as a client of boto3 is."""
 
-    FAILED = re.compile(r"An error occurred \((\S+)\) when calling the \w+ operation[^:]*: (.*)", re.DOTALL)
+    FAILED = re.compile(r"An error occurred \((\S+)\) when calling the \w+ operation(?: \(reached max retries: \d+\))?: (.*)", re.DOTALL)
 
     def __init__(self):
         self.driver = create_clidriver()
+        self.body = str(pathlib.Path(tempfile.mkdtemp()) / "body")
 
     def __call__(self, operation, asked):
         """The error's code, the status, its message, and the answer."""
@@ -91,8 +94,8 @@ class Cli:
         stream = operation.get_streaming_input()
         if stream is not None and isinstance(asked.get(stream.name), bytes):
             # What is streamed, the CLI has in files.
-            asked.pop(stream.name)
-            arguments += ["--" + botocore.xform_name(stream.name, "-"), __file__]
+            pathlib.Path(self.body).write_bytes(asked.pop(stream.name))
+            arguments += ["--" + botocore.xform_name(stream.name, "-"), self.body]
         if operation.has_streaming_output:
             # With an argument for its file, the CLI wants the others too.
             for name, value in asked.items():
@@ -268,6 +271,8 @@ class Conformance(Case):
                 found = self.judge(operation, "with all", answer)
                 shapes = members(operation.input_shape).items()
                 named = any(names_it(message, name, shape, asked.get(name)) for name, shape in shapes)
+                # S3 has one message for two checksums at once; the answer to a HEAD has no body.
+                named = named or "x-amz-checksum-" in message or operation.http["method"] == "HEAD"
                 if found is None and code not in (None, EXPECTED.get(operation.name), *TOKENS) and not named:
                     found = f"{operation.name} with all: names none of them: {code}: {message}"
                 yield from filter(None, [found])
