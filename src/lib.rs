@@ -15,8 +15,8 @@
 //! - [`aws`]: clients, errors, waiting, tags, objects in S3.
 //! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`].
 //! - [`image`]: canonical file trees, ext4, FAT, GPT, disks.
-//! - [`clock`], [`cancel`], [`lease`], [`process`], [`events`]: time, passed in; asking work to stop; one process at a
-//!   time, and whether it lives; what work tells while it goes on.
+//! - [`clock`], [`cancel`], [`lease`], [`process`], [`events`], [`parallel`]: time, passed in; asking work to stop; one
+//!   process at a time, and whether it lives; what work tells while it goes on; the same work on all cores.
 //! - `fuzz`: what reads input from outside, under arbitrary input. Only in tests and in the fuzzer.
 
 pub mod aws;
@@ -33,6 +33,7 @@ pub mod image;
 pub mod journal;
 pub mod lease;
 pub mod localcloud;
+pub mod parallel;
 pub mod process;
 pub mod recipe;
 pub mod render;

@@ -546,11 +546,12 @@ mod tests {
             for part in text.split(&format!("{mark}piaas-bake ")).skip(1) {
                 let end = part.find(|c| ends.contains(c)).unwrap_or(part.len());
                 let mut words = vec!["piaas-bake"];
-                for word in part[..end].split(' ').filter(|word| !word.is_empty()) {
-                    // `{name}` of a format, `NAME` of a usage, `…`.
-                    let left_open = word.contains('{')
-                        || word == "…"
-                        || word.bytes().all(|byte| !byte.is_ascii_lowercase());
+                let command = part[..end].split(" >").next().unwrap_or_default();
+                let given = |word: &&str| !word.is_empty() && *word != "…";
+                for word in command.split(' ').filter(given) {
+                    // `{name}` of a format, `NAME` of a usage.
+                    let left_open =
+                        word.contains('{') || word.bytes().all(|byte| !byte.is_ascii_lowercase());
                     words.push(if left_open { "x" } else { word });
                 }
                 found.push(words.join(" "));

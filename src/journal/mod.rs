@@ -27,7 +27,7 @@ pub enum Error {
     /// A record before the last one does not match its checksum, or is not a record.
     #[error(
         "the journal {path} is damaged at line {line}; look at what the run left with \
-         `piaas-bake images` and your cloud's console, then move the file away"
+         `piaas-bake images list` and your cloud's console, then move the file away"
     )]
     Damaged {
         path: std::path::PathBuf,

@@ -25,7 +25,7 @@ pub struct Line {
 /// The directory cannot be read.
 pub fn names(dir: &Path) -> Result<Vec<String>, Diagnostics> {
     let entries = dir.read_dir().map_err(|error| {
-        let help = "name the directory of the recipes with `--recipes`, or make a recipe with `piaas-bake init`";
+        let help = "name the directory of the recipes with `--recipes`, or make a recipe with `piaas-bake init NAME`";
         Diagnostic::new(format!("cannot read the recipes in {}: {error}", dir.display()), help)
     })?;
     let mut names: Vec<String> = entries

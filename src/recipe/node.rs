@@ -69,7 +69,7 @@ impl Document {
                 top_of(file),
                 &text,
                 "the file is empty",
-                "`piaas-bake init` writes a recipe to start from",
+                "`piaas-bake init NAME` writes a recipe to start from",
             )
             .into());
         };

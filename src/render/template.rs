@@ -28,8 +28,9 @@ const WHEN: &str = "when";
 
 /// Renders templates with the values of one recipe line.
 pub struct Renderer {
-    script: Tera,
-    plain: Tera,
+    /// The engines, while nobody has them.
+    script: Option<Tera>,
+    plain: Option<Tera>,
     context: Context,
     known: BTreeSet<String>,
     used: BTreeSet<String>,
@@ -65,8 +66,8 @@ impl Renderer {
 
     fn with(context: Context, known: BTreeSet<String>) -> Self {
         Self {
-            script: script_engine(),
-            plain: plain_engine(),
+            script: None,
+            plain: None,
             context,
             known,
             used: BTreeSet::new(),
@@ -76,6 +77,22 @@ impl Renderer {
     /// The parameters that templates have named so far.
     pub fn used(&self) -> &BTreeSet<String> {
         &self.used
+    }
+
+    /// The engine of a dialect: one for all texts, for its filters cost more than most texts. After an error it is not
+    /// given back: what is left in it is not known.
+    fn take(&mut self, dialect: Dialect) -> Tera {
+        match dialect {
+            Dialect::Script => self.script.take().unwrap_or_else(script_engine),
+            Dialect::Plain => self.plain.take().unwrap_or_else(plain_engine),
+        }
+    }
+
+    fn give_back(&mut self, dialect: Dialect, engine: Tera) {
+        match dialect {
+            Dialect::Script => self.script = Some(engine),
+            Dialect::Plain => self.plain = Some(engine),
+        }
     }
 
     /// Renders `text`; `None` if something is wrong with it (then `found` says what).
@@ -97,7 +114,10 @@ impl Renderer {
             .add_raw_template(name, &source.text)
             .and_then(|()| engine.render(name, &self.context))
         {
-            Ok(rendered) => Some(rendered),
+            Ok(rendered) => {
+                self.give_back(dialect, engine);
+                Some(rendered)
+            }
             Err(error) => {
                 report(&error, &source, text, origin, found);
                 None
@@ -114,14 +134,16 @@ impl Renderer {
         found: &mut Diagnostics,
     ) {
         // What there is to say is in `found`.
-        let _ = self.prepare(text, origin, dialect, found);
+        if let Some((engine, _)) = self.prepare(text, origin, dialect, found) {
+            self.give_back(dialect, engine);
+        }
     }
 
     /// Whether a condition holds: an expression of tera without braces, which must be a boolean.
     pub fn condition(&mut self, condition: &InlineText, found: &mut Diagnostics) -> Option<bool> {
         let text = condition.text.as_str();
         let origin = Origin::At(&condition.at);
-        let mut engine = self.plain.clone();
+        let mut engine = self.take(Dialect::Plain);
         // First by itself: "a) or (b" would be sound inside the parentheses.
         for (open, close) in [
             ("{{ ", " }}".to_owned()),
@@ -140,7 +162,10 @@ impl Renderer {
             }
         }
         match engine.render(WHEN, &self.context) {
-            Ok(rendered) => Some(rendered == "true"),
+            Ok(rendered) => {
+                self.give_back(Dialect::Plain, engine);
+                Some(rendered == "true")
+            }
             // It is one line: its begin is place enough, and the end of what was put around it would be none.
             Err(error) => {
                 let message = match error.kind() {
@@ -180,11 +205,7 @@ impl Renderer {
         if dialect == Dialect::Script {
             check_script(text, &tags, origin, found);
         }
-        let mut engine = if dialect == Dialect::Script {
-            self.script.clone()
-        } else {
-            self.plain.clone()
-        };
+        let mut engine = self.take(dialect);
         let name = name(dialect);
         // First as it was written, so that errors speak of what was written.
         if let Err(error) = engine.add_raw_template(name, text) {

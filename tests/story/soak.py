@@ -17,8 +17,6 @@ import sys
 import threading
 import time
 
-import jsonschema
-
 import harness
 from harness import say, until
 
@@ -304,22 +302,6 @@ class Soak:
                         found.append(event)
         return found
 
-    def ill_formed(self):
-        """Lines of the controller and of the rolls that do not fit the schema of such lines, and how many fit."""
-        schema = json.loads((harness.ROOT / "src/cli/events.schema.json").read_text())
-        validator = jsonschema.Draft7Validator(schema)
-        fit, found = {}, []
-        for log in ("fleet.log", "roll.log"):
-            for text in (self.work / log).read_text().splitlines():
-                # A process that was killed in the middle of a line leaves half of it; people's lines are there too.
-                with contextlib.suppress(ValueError):
-                    line = json.loads(text)
-                    if validator.is_valid(line):
-                        fit[line["event"]] = fit.get(line["event"], 0) + 1
-                    else:
-                        found.append(line)
-        return found, fit
-
     def judge(self):
         runs = self.ledger.snapshot()
         builds = self.master.builds()
@@ -345,9 +327,6 @@ class Soak:
         assert not killed, f"killed by the end of their machine: {killed}"
         assert len(lost) == len(by_master), f"builds that failed for no reason of the master's: {[b for b in lost if b not in by_master]}"
         assert succeeded >= set(range(self.options.jobs)), f"not run: {set(range(self.options.jobs)) - succeeded}"
-        ill_formed, fit = self.ill_formed()
-        assert not ill_formed, f"not as the schema of events says: {ill_formed[:3]}"
-        assert fit.get("looked") and fit.get("decided") and fit.get("ended"), fit
         assert not self.unasked(), f"the master was there and could not be asked: {self.unasked()[:3]}"
         assert not machines, f"machines left: {machines}"
         assert self.most <= self.options.workers + 3, f"{self.most} machines at a time"

@@ -12,7 +12,7 @@ use crate::cli::{exit, github, output, worker_agent};
 use crate::digest::{self, Change, Changed, Line};
 use crate::recipe::model::Resolved;
 use crate::recipe::{Diagnostics, Revision, RevisionError};
-use crate::{recipe, render};
+use crate::{parallel, recipe, render};
 
 /// Jobs that one matrix may have (GitHub Docs, "Usage limits": 256 jobs per workflow run from a matrix).
 const MATRIX_LIMIT: usize = 256;
@@ -69,8 +69,9 @@ fn now(recipes: &Path, agent: &[u8]) -> Result<BTreeMap<String, Line>, CliError>
     let names = recipe::names(recipes).map_err(|found| invalid(&found))?;
     let mut lines = BTreeMap::new();
     let mut found = Diagnostics::default();
-    for name in names {
-        match line(recipes, &name, agent) {
+    let all = parallel::map(&names, |name| line(recipes, name, agent));
+    for (name, line) in names.into_iter().zip(all) {
+        match line {
             Ok(line) => {
                 lines.insert(name, line);
             }
@@ -91,13 +92,9 @@ fn then(revision: &Revision, agent: &[u8]) -> BTreeMap<String, Result<Line, Stri
             one.message.replace(&dir, "")
         })
     };
-    names
-        .into_iter()
-        .map(|name| {
-            let line = line(revision.recipes(), &name, agent).map_err(reason);
-            (name, line)
-        })
-        .collect()
+    let all = parallel::map(&names, |name| line(revision.recipes(), name, agent));
+    let all = all.into_iter().map(|line| line.map_err(reason));
+    names.into_iter().zip(all).collect()
 }
 
 fn line(recipes: &Path, name: &str, agent: &[u8]) -> Result<Line, Diagnostics> {

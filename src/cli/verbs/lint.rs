@@ -1,5 +1,7 @@
 //! `lint`: all that is wrong with recipes, at once.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::cli::args::{Format, LintArgs};
@@ -8,7 +10,7 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, output};
 use crate::recipe::model::Resolved;
 use crate::recipe::{self, Diagnostics};
-use crate::render;
+use crate::{parallel, render};
 
 pub fn run(context: &Context, args: &LintArgs) -> CliResult {
     let recipes = &context.settings.recipes;
@@ -27,8 +29,8 @@ pub fn run(context: &Context, args: &LintArgs) -> CliResult {
     };
     let mut clean = Vec::new();
     let mut found = Diagnostics::default();
-    for name in names {
-        match check(context, &name) {
+    for checked in parallel::map(&names, |name| check(recipes, name)) {
+        match checked {
             Ok(resolved) => clean.push(resolved),
             // A fault of a parent shows in every child; once is enough.
             Err(diagnostics) => found.extend(diagnostics),
@@ -61,8 +63,8 @@ pub fn run(context: &Context, args: &LintArgs) -> CliResult {
 }
 
 /// Loads and renders a recipe. A parameter that a caller must set is given a stand-in, so that the rest is checked.
-fn check(context: &Context, name: &str) -> Result<Resolved, Diagnostics> {
-    let resolved = recipe::load_for_lint(&context.settings.recipes, name)?;
+fn check(recipes: &Path, name: &str) -> Result<Resolved, Diagnostics> {
+    let resolved = recipe::load_for_lint(recipes, name)?;
     render::render(&resolved, &[])?;
     Ok(resolved)
 }

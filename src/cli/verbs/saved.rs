@@ -48,7 +48,7 @@ pub fn refuse_options(sets: &SetArgs, how: &HowArgs) -> Result<(), CliError> {
             format!("{option} does not go with a plan file: the plan was made with its own"),
         )
         .hint(format!(
-            "plan anew: piaas-bake plan RECIPE {option} … -o FILE"
+            "give {option} when you plan: piaas-bake plan RECIPE -o FILE"
         ))),
     }
 }
