@@ -110,7 +110,7 @@ pub struct Unreadable {
 
 /// What was done last, for people; newest last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[schemars(with = "String")]
+#[schemars(with = "Vec<(String, String)>")]
 pub struct Log(pub Vec<(Timestamp, String)>);
 
 impl Log {

@@ -15,8 +15,10 @@ pub const OURS: &str = "piaas-bake fleet: ";
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Standing {
     /// Launched, and expected to answer before this time.
-    #[schemars(with = "String")]
-    Booting { until: Timestamp },
+    Booting {
+        #[schemars(with = "String")]
+        until: Timestamp,
+    },
     /// It runs a job, or the CI server says so.
     Busy {
         secs: Option<i64>,
@@ -29,11 +31,16 @@ pub enum Standing {
     /// It will never take a job again, and runs none.
     Drained,
     /// Nobody knows whether a job runs on it.
-    #[schemars(with = "String")]
-    Unknown { why: String, since: Timestamp },
+    Unknown {
+        why: String,
+        #[schemars(with = "String")]
+        since: Timestamp,
+    },
     /// It was drained and asked to end.
-    #[schemars(with = "String")]
-    Leaving { since: Timestamp },
+    Leaving {
+        #[schemars(with = "String")]
+        since: Timestamp,
+    },
     /// On its way out.
     Ending,
     /// Taken out of service by a person.
