@@ -64,21 +64,23 @@ impl Diagnostic {
 pub(crate) fn visible(line: &str) -> String {
     line.chars()
         .take(400)
-        .map(|c| {
-            if c == '\t' {
-                ' '
-            } else if c.is_control() {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
+        .map(|c| if c == '\t' { ' ' } else { shown(c) })
         .collect()
+}
+
+fn shown(c: char) -> char {
+    if c.is_control() { '\u{fffd}' } else { c }
+}
+
+/// What is said about a value, which may quote it.
+fn harmless(text: &str) -> String {
+    let shown = |c| if c == '\n' { c } else { shown(c) };
+    text.chars().map(shown).collect()
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.message)?;
+        writeln!(f, "error: {}", harmless(&self.message))?;
         let mut gutter = String::new();
         if let Some(at) = &self.location {
             gutter = " ".repeat(at.line.to_string().len());
@@ -96,7 +98,7 @@ impl fmt::Display for Diagnostic {
             }
         }
         if let Some(help) = &self.help {
-            writeln!(f, "{gutter} = help: {help}")?;
+            writeln!(f, "{gutter} = help: {}", harmless(help))?;
         }
         Ok(())
     }

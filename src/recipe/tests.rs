@@ -165,6 +165,20 @@ fn an_error_at_the_end_has_a_place_that_is_there() {
     }
 }
 
+/// A control character that YAML allows (here a carriage return that ends no line) does not reach the terminal.
+#[test]
+fn what_a_line_holds_does_not_steer_the_terminal() {
+    let kitchen = Kitchen::new();
+    kitchen.put(
+        "a/recipe.yaml",
+        "schema: piaas-bake/v1\nname: a\nversion: 1.0.0\ndescription: a\nfrom: { ami: ami-0123456789abcdef0 }\n\
+         parameters: { \"n\\x1b\": \"x\r y\" }\n",
+    );
+    let complaint = kitchen.complaint("a");
+    assert!(complaint.contains("is not a parameter name"), "{complaint}");
+    assert!(!complaint.contains(['\r', '\x1b']), "{complaint:?}");
+}
+
 #[test]
 fn heads() {
     let kitchen = Kitchen::new();

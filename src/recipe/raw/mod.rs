@@ -99,12 +99,7 @@ impl Place {
         message: impl Into<String>,
         help: impl Into<String>,
     ) -> super::diagnostic::Diagnostic {
-        super::diagnostic::Diagnostic {
-            location: Some(self.at.clone()),
-            source_line: Some(self.line.clone()),
-            message: message.into(),
-            help: Some(help.into()),
-        }
+        super::diagnostic::Diagnostic::on_line(self.at.clone(), Some(&self.line), message, help)
     }
 }
 
