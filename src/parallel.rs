@@ -4,16 +4,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What `work` makes of each item, in the order of the items. A panic of one is passed on.
 pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    map_with(items, || (), |(), item| work(item))
+}
+
+/// As [`map`], with something of its own for each core, such as a buffer.
+pub fn map_with<T: Sync, R: Send, O>(
+    items: &[T],
+    own: impl Fn() -> O + Sync,
+    work: impl Fn(&mut O, &T) -> R + Sync,
+) -> Vec<R> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let share = || {
-        let mut done = Vec::new();
+        let (mut own, mut done) = (own(), Vec::new());
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(number) else {
                 return done;
             };
-            done.push((number, work(item)));
+            done.push((number, work(&mut own, item)));
         }
     };
     let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use super::archive;
 use super::event::List;
 use crate::aws::objects::PresignedUrl;
 use crate::recipe::secret;
@@ -110,7 +111,11 @@ impl Bundle {
                 files.insert(format!("files/{sha256}"), (0o644, bytes.as_ref().into()));
             }
         }
-        let archive = pack(&files);
+        let files = files
+            .iter()
+            .map(|(path, (mode, bytes))| (path.clone(), *mode, bytes.as_ref()));
+        let archive = archive::write(Vec::new(), flate2::Compression::best(), files)
+            .expect("writing to memory does not fail, and our paths are relative and short");
         Self {
             sha256: Sha256::digest(&archive).into(),
             archive: archive.into(),
@@ -287,26 +292,6 @@ fn exports(env: &BTreeMap<String, String>) -> String {
 /// One word of sh, whatever is in it.
 fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\'', r"'\''"))
-}
-
-fn pack(files: &BTreeMap<String, (u32, Cow<'_, [u8]>)>) -> Vec<u8> {
-    let gzip = flate2::GzBuilder::new()
-        .mtime(0)
-        .write(Vec::new(), flate2::Compression::best());
-    let mut tar = tar::Builder::new(gzip);
-    for (path, (mode, bytes)) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(*mode);
-        header.set_size(bytes.len() as u64);
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        tar.append_data(&mut header, path, bytes.as_ref())
-            .expect("writing to memory does not fail, and our paths are relative and short");
-    }
-    tar.into_inner()
-        .and_then(flate2::write::GzEncoder::finish)
-        .expect("writing to memory does not fail")
 }
 
 #[cfg(test)]

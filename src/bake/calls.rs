@@ -251,11 +251,7 @@ pub fn policy(
             json!(format!(
                 "arn:aws:s3:::{}/{}",
                 store.bucket,
-                if store.prefix.is_empty() {
-                    "*".to_owned()
-                } else {
-                    format!("{}/*", store.prefix)
-                }
+                store.below("*")
             )),
         ));
     }

@@ -285,11 +285,7 @@ async fn test(
 
 /// Removes unfinished images of our name that dead runs left.
 async fn remove_stale(run: &mut Run<'_>) -> Result<(), Failure> {
-    let undo = Undo {
-        clients: run.clients,
-        sink: run.sink,
-        seed: run.id.seed(),
-    };
+    let undo = run.undo();
     for stale in &run.plan.stale {
         undo.remove_image(&stale.id, stale.tag(tags::RUN).unwrap_or_default())
             .await?;
@@ -306,11 +302,7 @@ async fn release(run: &mut Run<'_>) -> Vec<LeftOver> {
 
 /// Removes what the run has created, but for the kinds that are spared.
 async fn undo(run: &mut Run<'_>, spared: &[Resource]) -> Vec<LeftOver> {
-    let undo = Undo {
-        clients: run.clients,
-        sink: run.sink,
-        seed: run.id.seed(),
-    };
+    let undo = run.undo();
     let mut entries: Vec<Entry> = run.journal.ledger().to_undo();
     entries.retain(|entry| !spared.iter().any(|kind| entry.kind == kind.as_str()));
     undo.walk(&mut run.journal, &entries).await

@@ -3,6 +3,7 @@
 //! [`resolve`] finds the base image, [`survey`] looks at what exists, [`plan`](plan::plan) decides, [`bake`] acts. Every
 //! creation goes through the journal, so a failure, an interruption or a `kill -9` at any point can be undone.
 
+mod archive;
 mod base;
 mod bundle;
 pub mod calls;

@@ -75,9 +75,14 @@ impl BundleStore {
     /// The key of a bundle: of this run alone, and told from its others by the SHA-256.
     #[must_use]
     pub fn key(&self, run: &RunId, sha256: &[u8; 32]) -> String {
-        let rest = format!("{run}/{}.tar.gz", hex::encode(sha256));
+        self.below(&format!("{run}/{}.tar.gz", hex::encode(sha256)))
+    }
+
+    /// The key of something of ours; `*` stands for all.
+    #[must_use]
+    pub fn below(&self, rest: &str) -> String {
         if self.prefix.is_empty() {
-            rest
+            rest.to_owned()
         } else {
             format!("{}/{rest}", self.prefix)
         }

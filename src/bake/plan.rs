@@ -11,6 +11,7 @@ use super::event::Phase;
 use super::images::Image;
 use super::names::{BundleStore, Channel, IMAGE_NAME_LIMIT, free_name, image_name};
 use crate::aws::tags;
+use crate::digest::{Digest, Manifest};
 use crate::journal::RunState;
 use crate::recipe::model::{BuildSpec, ImageSpec, Manager};
 use crate::render::script::{Layer, Script};
@@ -25,6 +26,20 @@ pub struct LayerPlan {
     /// The canonical manifest that the digest is the hash of.
     pub manifest_json: String,
     pub layer: Layer,
+}
+
+impl LayerPlan {
+    /// A rendered recipe with what [`digest::chain`](crate::digest::chain) gives for it.
+    #[must_use]
+    pub fn new(layer: Layer, manifest: &Manifest, digest: Digest) -> Self {
+        Self {
+            recipe: layer.recipe.clone(),
+            version: layer.version.clone(),
+            digest: digest.to_string(),
+            manifest_json: manifest.to_canonical_json(),
+            layer,
+        }
+    }
 }
 
 /// What is asked for.

@@ -12,6 +12,7 @@ use super::event::{Event, Phase, Resource, Stamped};
 use super::follow::Tail;
 use super::names::{BundleStore, RunId, client_token};
 use super::plan::Plan;
+use super::undo::Undo;
 use crate::aws::tags::{self, Tags};
 use crate::aws::wait::{Pace, Patience};
 use crate::aws::{self, Clients, Kind};
@@ -78,6 +79,15 @@ impl<'a> Run<'a> {
                 .unwrap_or(Timestamp::MAX),
             log,
             phase: None,
+        }
+    }
+
+    /// What removes things of this run.
+    pub fn undo(&self) -> Undo<'a> {
+        Undo {
+            clients: self.clients,
+            sink: self.sink,
+            seed: self.id.seed(),
         }
     }
 

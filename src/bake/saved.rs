@@ -12,6 +12,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::archive;
 use super::names::Channel;
 use super::plan::{Decision, LayerPlan};
 use crate::digest;
@@ -157,35 +158,21 @@ impl Saved {
     /// The recipe to bake: the last of the line.
     #[must_use]
     pub fn recipe(&self) -> &str {
-        &self.top().layer.recipe
+        let top = self.line.last();
+        &top.expect("`read` refuses a plan without a line, and a recipe has one")
+            .layer
+            .recipe
     }
 
     /// The layers as a bake takes them.
     #[must_use]
     pub fn layers(&self) -> Vec<LayerPlan> {
-        let chain = self.chain();
-        let saved = self.line.iter().zip(chain);
+        let saved = self.line.iter().zip(self.chain());
         saved
-            .map(|(saved, (manifest, digest))| LayerPlan {
-                recipe: saved.layer.recipe.clone(),
-                version: saved.layer.version.clone(),
-                digest: digest.to_string(),
-                manifest_json: manifest.to_canonical_json(),
-                layer: saved.layer.clone(),
+            .map(|(saved, (manifest, digest))| {
+                LayerPlan::new(saved.layer.clone(), &manifest, digest)
             })
             .collect()
-    }
-
-    /// The disk of the image.
-    #[must_use]
-    pub fn image(&self) -> &ImageSpec {
-        &self.top().image
-    }
-
-    fn top(&self) -> &SavedLayer {
-        self.line
-            .last()
-            .expect("`read` refuses a plan without a line, and a recipe has one")
     }
 
     fn chain(&self) -> Vec<(digest::Manifest, digest::Digest)> {
@@ -232,7 +219,8 @@ impl Saved {
                 },
             ) => {
                 tell("the base image", base, base_now);
-                if (start == base) != (start_now == base_now) || start != base {
+                // A start that is the base, then and now, has moved with it.
+                if start != base || start_now != base_now {
                     tell("the image to start from", start, start_now);
                 }
                 tell("the image's name", image_name, name_now);
@@ -253,28 +241,16 @@ impl Saved {
     pub fn write(&self, to: impl io::Write) -> io::Result<()> {
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
-        let mut payloads: BTreeMap<&str, &[u8]> = BTreeMap::new();
-        for saved in &self.line {
-            for (sha256, bytes) in &saved.layer.payloads {
-                payloads.insert(sha256, bytes);
-            }
-        }
-        let gzip = flate2::GzBuilder::new()
-            .mtime(0)
-            .write(to, flate2::Compression::default());
-        let mut tar = tar::Builder::new(gzip);
-        let mut put = |path: &str, bytes: &[u8]| {
-            let mut header = tar::Header::new_gnu();
-            header.set_mode(0o644);
-            header.set_size(bytes.len() as u64);
-            header.set_mtime(0);
-            tar.append_data(&mut header, path, bytes)
-        };
-        put(JSON, &json)?;
-        for (sha256, bytes) in payloads {
-            put(&format!("files/{sha256}"), bytes)?;
-        }
-        tar.into_inner()?.finish()?.flush()
+        let payloads: BTreeMap<_, _> = self
+            .line
+            .iter()
+            .flat_map(|saved| &saved.layer.payloads)
+            .map(|(sha256, bytes)| (format!("files/{sha256}"), bytes.as_ref()))
+            .collect();
+        let json = (JSON.to_owned(), json.as_slice());
+        let files = std::iter::once(json).chain(payloads);
+        let files = files.map(|(path, bytes)| (path, 0o644, bytes));
+        archive::write(to, flate2::Compression::default(), files)?.flush()
     }
 
     /// Reads a plan and checks that it is whole and unchanged.

@@ -156,11 +156,7 @@ impl Undo<'_> {
     }
 
     async fn bundle(&self, entry: &Entry) -> Result<(), Failure> {
-        let fact = |name: &str| entry.facts.get(name).cloned().unwrap_or_default();
-        let place = Place {
-            bucket: fact(facts::BUCKET),
-            key: fact(facts::KEY),
-        };
+        let place = place(entry);
         gone_is_fine(objects::delete(self.clients, &place).await)?;
         self.emit(Event::Removed {
             kind: Resource::Bundle,
@@ -351,6 +347,15 @@ fn left_over(entry: &Entry, error: String, region: &str) -> LeftOver {
     }
 }
 
+/// Where a bundle is, as the journal knows it.
+fn place(entry: &Entry) -> Place {
+    let fact = |name: &str| entry.facts.get(name).cloned().unwrap_or_default();
+    Place {
+        bucket: fact(facts::BUCKET),
+        key: fact(facts::KEY),
+    }
+}
+
 /// The AWS CLI command that removes what an entry stands for.
 fn by_hand(kind: Resource, entry: &Entry, region: &str) -> String {
     let id = entry.ids.first();
@@ -368,12 +373,8 @@ fn by_hand(kind: Resource, entry: &Entry, region: &str) -> String {
             )
         }
         (Resource::Bundle, _) => {
-            let fact = |name: &str| entry.facts.get(name).map_or("", String::as_str);
-            format!(
-                "aws s3api delete-object --region {region} --bucket {} --key {}",
-                fact(facts::BUCKET),
-                fact(facts::KEY)
-            )
+            let Place { bucket, key } = place(entry);
+            format!("aws s3api delete-object --region {region} --bucket {bucket} --key {key}")
         }
         (Resource::Manifest, _) => {
             format!(

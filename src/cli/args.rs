@@ -564,30 +564,18 @@ mod tests {
     fn every_command_that_a_message_names_can_be_given() {
         let mut count = 0;
         let mut wrong = Vec::new();
-        let mut dirs = vec![std::path::PathBuf::from(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/src"
-        ))];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
-                let path = entry.path();
-                if path.is_dir() {
-                    dirs.push(path);
-                } else if path.extension().is_some_and(|extension| extension == "rs") {
-                    let text = std::fs::read_to_string(&path).unwrap();
-                    let lines = text
-                        .lines()
-                        .filter(|line| !line.trim_start().starts_with("//"));
-                    for command in lines.flat_map(commands_of) {
-                        count += 1;
-                        if let Err(error) = Cli::command().try_get_matches_from(command.split(' '))
-                        {
-                            let help = error.kind() == clap::error::ErrorKind::DisplayHelp;
-                            if !help {
-                                wrong.push(format!("{}: {command}: {error}", path.display()));
-                            }
-                        }
-                    }
+        for path in crate::cli::sources() {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let lines = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            for command in lines.flat_map(commands_of) {
+                count += 1;
+                let parsed = Cli::command().try_get_matches_from(command.split(' '));
+                if let Err(error) = parsed
+                    && error.kind() != clap::error::ErrorKind::DisplayHelp
+                {
+                    wrong.push(format!("{}: {command}: {error}", path.display()));
                 }
             }
         }

@@ -147,3 +147,21 @@ fn block_on(verb: impl Future<Output = CliResult>) -> CliResult {
         })?
         .block_on(verb)
 }
+
+/// All files of Rust below `src`, for tests of what is written in them.
+#[cfg(test)]
+fn sources() -> Vec<std::path::PathBuf> {
+    let mut dirs = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut files = Vec::new();
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|one| one == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
+}

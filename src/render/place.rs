@@ -211,14 +211,14 @@ impl<'t> Scanner<'t> {
     }
 
     fn tag(&self) -> Option<&Tag> {
-        self.tags
-            .binary_search_by_key(&self.at, |tag| tag.start)
-            .ok()
-            .map(|n| &self.tags[n])
+        self.tag_at(self.at)
     }
 
-    fn tag_at(&self, at: usize) -> bool {
-        self.tags.binary_search_by_key(&at, |tag| tag.start).is_ok()
+    fn tag_at(&self, at: usize) -> Option<&Tag> {
+        self.tags
+            .binary_search_by_key(&at, |tag| tag.start)
+            .ok()
+            .map(|n| &self.tags[n])
     }
 
     /// Steps over the tag that begins here; a value is judged by `why`.
@@ -438,7 +438,7 @@ impl<'t> Scanner<'t> {
         } else if after.starts_with('(') {
             self.push(Frame::Command { parens: 0 }, 2);
             self.state.fresh = true;
-        } else if after.starts_with('{') && !self.tag_at(next) {
+        } else if after.starts_with('{') && self.tag_at(next).is_none() {
             self.push(Frame::Parameter(operator(&after[1..])), 2);
         } else {
             self.take(1);

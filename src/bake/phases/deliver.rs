@@ -8,7 +8,6 @@ use super::super::error::Failure;
 use super::super::event::{Event, Resource};
 use super::super::names::BundleStore;
 use super::super::run::{Run, facts};
-use super::super::undo::Undo;
 use super::commands::{SHORT, begin, command, end, success, within};
 use crate::aws::objects::{self, Place};
 use crate::journal::Facts;
@@ -95,11 +94,7 @@ async fn through_bucket(
     success(instance, WHAT, ended)?;
     // What cannot be removed now is tried again with all the rest.
     if let Some(entry) = run.journal.ledger().entry(intent).cloned() {
-        let undo = Undo {
-            clients,
-            sink: run.sink,
-            seed: run.id.seed(),
-        };
+        let undo = run.undo();
         let _tried_again_later = undo.walk(&mut run.journal, &[entry]).await;
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! `bake`: a recipe becomes a tested image.
 
 use std::io::Read as _;
-use std::path::Path;
 
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -26,25 +25,25 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
     let [argument] = args.recipe.as_slice() else {
         return bakes::run(context, args).await;
     };
-    let (connected, decision, recipe, channel) = if saved::is_file(argument) {
-        saved::refuse_options(&args.sets, &args.how)?;
-        let plan = saved::load(Path::new(argument))?;
+    let plan = saved::named(argument, &args.sets, &args.how)?;
+    let (connected, order, decision, channel) = if let Some(plan) = plan {
         let connected = context.connect_to_act().await?;
-        let decision = saved::reopen(context, &connected, &plan).await?;
-        (connected, decision, plan.recipe().to_owned(), plan.channel)
+        let (order, decision) = saved::reopen(context, &connected, &plan).await?;
+        (connected, order, decision, plan.channel)
     } else {
         let order = prepare(context, argument, &args.sets.given())?;
         let connected = context.connect_to_act().await?;
         let wishes = Wishes::from(&args.how);
         let channel = wishes.channel;
         let decision = decide(context, &connected, &order, wishes).await?;
-        (connected, decision, order.recipe, channel)
+        (connected, order, decision, channel)
     };
+    let recipe = &order.recipe;
     match decision {
         Decision::AlreadyBaked(image) => {
-            let pointed = already_baked(context, &connected, &recipe, channel, &image).await?;
+            let pointed = already_baked(context, &connected, recipe, channel, &image).await?;
             match context.format {
-                Format::Json => output::json(&already_document(&recipe, &image))?,
+                Format::Json => output::json(&already_document(recipe, &image))?,
                 Format::Human => {
                     output::note(&format!(
                         "{} {} is baked already; --force bakes it anew",
@@ -122,6 +121,25 @@ pub fn baked_document(plan: &Plan, baked: &Baked) -> serde_json::Value {
         "log": baked.log,
         "left_over": baked.left_over,
     })
+}
+
+/// Some of several recipes could not be baked; `code` is that of the first that failed.
+#[must_use]
+pub fn not_baked(code: u8, failed: &[String], total: usize) -> CliError {
+    CliError::new(
+        code,
+        format!(
+            "{} of {total} recipes could not be baked: {}",
+            failed.len(),
+            failed.join(", ")
+        ),
+    )
+}
+
+/// One that was not begun: the same steps would fail again.
+#[must_use]
+pub fn after_its_parent(recipe: &str, parent: &str) -> String {
+    format!("{recipe} (its parent {parent} failed)")
 }
 
 /// How a plan is carried out.

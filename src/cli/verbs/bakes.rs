@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
 use super::bake::{
-    Way, already_baked, already_document, baked_document, cancel_on_signal, carry_out, describe,
+    Way, after_its_parent, already_baked, already_document, baked_document, cancel_on_signal,
+    carry_out, describe, not_baked,
 };
 use super::plan::{Order, Wishes, decide, prepare};
 use super::saved;
@@ -110,47 +111,46 @@ fn refuse_options(args: &BakeArgs) -> Result<(), CliError> {
 
 /// What is asked for, and before it what more than one of that is built on.
 fn nodes(context: &Context, args: &BakeArgs) -> Result<Vec<Node>, CliError> {
+    let node = |order, asked, after| {
+        let mut wishes = Wishes::from(&args.how);
+        wishes.force &= asked;
+        Node {
+            order,
+            wishes,
+            asked,
+            after,
+        }
+    };
     let asked: BTreeSet<&String> = args.recipe.iter().collect();
     let mut orders = Vec::new();
     for recipe in asked {
         orders.push((prepare(context, recipe, &Given::default())?, true));
     }
     // Nothing is started from without a cache.
-    if !args.how.no_cache {
-        let lines: Vec<Vec<&str>> = orders.iter().map(|(order, _)| digests(order)).collect();
-        let forks: Vec<(usize, usize)> = forks(&lines);
-        for (line, depth) in forks {
-            let layer = &orders[line].0.layers[depth];
-            // With other values of its parameters it is another image, which is nobody's by name.
-            if let Ok(order) = prepare(context, &layer.recipe, &Given::default())
-                && digests(&order).last() == Some(&layer.digest.as_str())
-            {
-                orders.push((order, false));
-            }
+    if args.how.no_cache {
+        let alone = orders.into_iter();
+        return Ok(alone.map(|(order, _)| node(order, true, None)).collect());
+    }
+    let lines: Vec<Vec<&str>> = orders.iter().map(|(order, _)| digests(order)).collect();
+    let mut shared = Vec::new();
+    for (line, depth) in forks(&lines) {
+        let layer = &orders[line].0.layers[depth];
+        // With other values of its parameters it is another image, which is nobody's by name.
+        if let Ok(order) = prepare(context, &layer.recipe, &Given::default())
+            && digests(&order).last() == Some(&layer.digest.as_str())
+        {
+            shared.push((order, false));
         }
     }
-    let lines: Vec<Vec<String>> = orders
-        .iter()
-        .map(|(order, _)| digests(order).into_iter().map(str::to_owned).collect())
+    orders.extend(shared);
+    let lines: Vec<Vec<&str>> = orders.iter().map(|(order, _)| digests(order)).collect();
+    let after: Vec<_> = (0..lines.len())
+        .map(|number| below(&lines, number))
         .collect();
     Ok(orders
         .into_iter()
-        .enumerate()
-        .map(|(number, (order, asked))| {
-            let mut wishes = Wishes::from(&args.how);
-            wishes.force &= asked;
-            let after = if args.how.no_cache {
-                None
-            } else {
-                below(&lines, number)
-            };
-            Node {
-                order,
-                wishes,
-                asked,
-                after,
-            }
-        })
+        .zip(after)
+        .map(|((order, asked), after)| node(order, asked, after))
         .collect())
 }
 
@@ -180,7 +180,7 @@ fn forks(lines: &[Vec<&str>]) -> Vec<(usize, usize)> {
 }
 
 /// The line that ends deepest inside a line.
-fn below(lines: &[Vec<String>], number: usize) -> Option<usize> {
+fn below(lines: &[Vec<&str>], number: usize) -> Option<usize> {
     let line = &lines[number];
     let inside = &line[..line.len() - 1];
     (0..lines.len())
@@ -275,7 +275,7 @@ fn end(context: &Context, nodes: &[Node], endings: &[Ending]) -> CliResult {
                 failed.push(recipe.clone());
             }
             Ending::ParentFailed(parent) => {
-                failed.push(format!("{recipe} (its parent {parent} failed)"));
+                failed.push(after_its_parent(recipe, parent));
             }
         }
     }
@@ -289,15 +289,7 @@ fn end(context: &Context, nodes: &[Node], endings: &[Ending]) -> CliResult {
             exit::DONE
         });
     };
-    context.failed_after_its_document(CliError::new(
-        code,
-        format!(
-            "{} of {} recipes could not be baked: {}",
-            failed.len(),
-            nodes.len(),
-            failed.join(", ")
-        ),
-    ))
+    context.failed_after_its_document(not_baked(code, &failed, nodes.len()))
 }
 
 fn print_image(context: &Context, node: &Node, image: &str) -> Result<(), CliError> {
@@ -340,8 +332,7 @@ mod tests {
 
     #[test]
     fn the_deepest_line_inside_comes_first() {
-        let line = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let lines = [line("base ci web"), line("base"), line("base ci")];
+        let lines = [vec!["base", "ci", "web"], vec!["base"], vec!["base", "ci"]];
         assert_eq!(below(&lines, 0), Some(2));
         assert_eq!(below(&lines, 2), Some(1));
         assert_eq!(below(&lines, 1), None);

@@ -1,17 +1,13 @@
 //! `cloud shell`: into a machine of the local cloud, as `aws ssm start-session` is on AWS.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 
 use crate::cli::args::CloudName;
 use crate::cli::context::Context;
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::exit;
 use crate::localcloud::nspawn::leader;
-use crate::localcloud::supervisor::confine;
-
-/// What a login gets there.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use crate::localcloud::supervisor::enter;
 
 pub fn run(context: &Context, instance: &str, command: &[String]) -> CliResult {
     if context.settings.cloud == CloudName::Aws {
@@ -25,16 +21,9 @@ pub fn run(context: &Context, instance: &str, command: &[String]) -> CliResult {
         CliError::failure(format!("no machine {instance} runs in the local cloud"))
             .hint("`piaas-bake cloud status` lists them")
     })?;
-    let mut shell = Command::new("nsenter");
-    shell
-        .arg(format!("--target={leader}"))
-        .args([
-            "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--",
-        ])
-        .env_clear()
-        .env("PATH", PATH)
-        .env("HOME", "/root")
-        .env("LANG", "C.UTF-8");
+    let mut shell = enter(leader).map_err(|error| {
+        CliError::failure(format!("cannot enter the machine {instance}")).because(&error)
+    })?;
     if let Some(term) = std::env::var_os("TERM") {
         shell.env("TERM", term);
     }
@@ -42,9 +31,6 @@ pub fn run(context: &Context, instance: &str, command: &[String]) -> CliResult {
         [] => shell.args(["/bin/bash", "--login"]),
         command => shell.args(command),
     };
-    confine(&mut shell, leader).map_err(|error| {
-        CliError::failure(format!("cannot enter the machine {instance}")).because(&error)
-    })?;
     // It only comes back if it could not begin.
     let error = shell.exec();
     Err(CliError::failure("cannot run nsenter (util-linux)").because(&error))

@@ -187,25 +187,10 @@ pub fn variables(context: &Context) -> CliResult {
 mod tests {
     use super::*;
 
-    /// All files below src.
-    fn sources(dir: &std::path::Path, out: &mut Vec<std::path::PathBuf>) {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                sources(&path, out);
-            } else if path.extension().is_some_and(|one| one == "rs") {
-                out.push(path);
-            }
-        }
-    }
-
     #[test]
     fn every_variable_of_ours_that_the_program_reads_is_in_the_table() {
-        let mut files = Vec::new();
-        let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        sources(&src, &mut files);
         let mut found = 0;
-        for file in files {
+        for file in crate::cli::sources() {
             let text = std::fs::read_to_string(&file).unwrap();
             for (at, _) in text.match_indices("\"PIAAS_") {
                 let name: String = text[at + 1..]

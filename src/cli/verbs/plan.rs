@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::Path;
 
 use serde_json::json;
 
@@ -24,12 +23,10 @@ pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
         (Some(rev), _) => return changed::run(context, args, rev),
         (None, recipe) => recipe.as_deref().unwrap_or_default(),
     };
-    if saved::is_file(recipe) {
-        saved::refuse_options(&args.sets, &args.how)?;
-        let plan = saved::load(Path::new(recipe))?;
+    if let Some(plan) = saved::named(recipe, &args.sets, &args.how)? {
         let connected = context.connect().await?;
-        let decision = saved::reopen(context, &connected, &plan).await?;
-        return show_plan(context, &connected, &Order::from(&plan), recipe, &decision);
+        let (order, decision) = saved::reopen(context, &connected, &plan).await?;
+        return show_plan(context, &connected, &order, recipe, &decision);
     }
     let order = prepare(context, recipe, &args.sets.given())?;
     let connected = context.connect().await?;
@@ -67,7 +64,6 @@ pub struct Order {
     pub layers: Vec<LayerPlan>,
     /// The disk of each layer's image.
     pub disks: Vec<ImageSpec>,
-    pub image: ImageSpec,
     pub build: BuildSpec,
 }
 
@@ -85,9 +81,15 @@ impl Order {
                 .iter()
                 .map(|recipe| recipe.image.clone())
                 .collect(),
-            image: resolved.image.clone(),
             build: resolved.build.clone(),
         }
+    }
+
+    /// The disk of the image.
+    fn image(&self) -> &ImageSpec {
+        self.disks
+            .last()
+            .expect("a line has the recipe itself at its end")
     }
 }
 
@@ -117,13 +119,7 @@ pub fn rendered(
     let layers = chain
         .into_iter()
         .zip(rendered)
-        .map(|((manifest, digest), layer)| LayerPlan {
-            recipe: layer.recipe.clone(),
-            version: layer.version.clone(),
-            digest: digest.to_string(),
-            manifest_json: manifest.to_canonical_json(),
-            layer,
-        })
+        .map(|((manifest, digest), layer)| LayerPlan::new(layer, &manifest, digest))
         .collect();
     Ok((resolved, layers))
 }
@@ -139,27 +135,26 @@ pub struct Wishes {
     pub starts: Option<BTreeSet<String>>,
 }
 
-impl Default for Wishes {
-    fn default() -> Self {
+impl Wishes {
+    /// How a bake is asked for on the command line. Without a cache no image of a parent is started from.
+    #[must_use]
+    pub fn new(force: bool, channel: Channel, no_cache: bool) -> Self {
         Self {
-            force: false,
-            channel: Channel::Latest,
-            starts: None,
+            force,
+            channel,
+            starts: no_cache.then(BTreeSet::new),
         }
     }
 }
 
 impl From<&HowArgs> for Wishes {
     fn from(how: &HowArgs) -> Self {
-        Self {
-            force: how.force,
-            channel: if how.candidate {
-                Channel::Candidate
-            } else {
-                Channel::Latest
-            },
-            starts: how.no_cache.then(BTreeSet::new),
-        }
+        let channel = if how.candidate {
+            Channel::Candidate
+        } else {
+            Channel::Latest
+        };
+        Self::new(how.force, channel, how.no_cache)
     }
 }
 
@@ -174,7 +169,7 @@ pub async fn decide(
     wishes: Wishes,
 ) -> Result<Decision, CliError> {
     let clients = &connected.clients;
-    let base = bake::resolve(clients, &order.base, &order.image.architecture)
+    let base = bake::resolve(clients, &order.base, &order.image().architecture)
         .await
         .map_err(|error| match &error {
             bake::BaseError::Cloud(error) => cloud(error),
@@ -184,7 +179,7 @@ pub async fn decide(
         description: order.description.clone(),
         base,
         layers: order.layers.clone(),
-        image: order.image.clone(),
+        image: order.image().clone(),
         build: order.build.clone(),
         force: wishes.force,
         channel: wishes.channel,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::bake::{Way, cancel_on_signal, carry_out};
+use super::bake::{Way, after_its_parent, cancel_on_signal, carry_out, not_baked};
 use super::plan::{Order, Wishes, decide, rendered};
 use crate::bake::images::{self, Image};
 use crate::bake::names::Channel;
@@ -358,33 +358,23 @@ fn end(context: &Context, cases: Vec<Case>, dry_run: bool) -> CliResult {
         output::note(&what);
     }
     let total = cases.len();
-    let mut failures: Vec<CliError> = Vec::new();
+    let mut code = None;
     let mut names = Vec::new();
     for case in cases {
         match case.outcome {
             Outcome::Failed(error) => {
                 names.push(case.resolved.name);
-                failures.push(error);
+                code.get_or_insert(error.code);
             }
             Outcome::ParentFailed(parent) => {
-                names.push(format!(
-                    "{} (its parent {parent} failed)",
-                    case.resolved.name
-                ));
+                names.push(after_its_parent(&case.resolved.name, &parent));
             }
             Outcome::Left | Outcome::Baked(_) => {}
         }
     }
     // The first failure was shown whole; its code is the most telling.
-    if let Some(first) = failures.first() {
-        return context.failed_after_its_document(CliError::new(
-            first.code,
-            format!(
-                "{} of {total} recipes could not be baked: {}",
-                names.len(),
-                names.join(", ")
-            ),
-        ));
+    if let Some(code) = code {
+        return context.failed_after_its_document(not_baked(code, &names, total));
     }
     if !unknown.is_empty() {
         let unclear = CliError::failure(format!(

@@ -1,6 +1,5 @@
 //! Plan files: written by `plan -o`, looked at by `plan FILE`, carried out by `bake FILE`.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::plan::{Order, Wishes, decide};
@@ -29,11 +28,20 @@ pub fn as_argument(path: &Path) -> String {
     shlex::try_quote(&text).map_or_else(|_| text.clone(), std::borrow::Cow::into_owned)
 }
 
-/// A plan file has its values and its wishes in it.
+/// The plan that an argument names, if it names a file.
 ///
 /// # Errors
-/// Some are given all the same.
-pub fn refuse_options(sets: &SetArgs, how: &HowArgs) -> Result<(), CliError> {
+/// As [`load`]; and options are given that the plan has in it.
+pub fn named(argument: &str, sets: &SetArgs, how: &HowArgs) -> Result<Option<Saved>, CliError> {
+    if !is_file(argument) {
+        return Ok(None);
+    }
+    refuse_options(sets, how)?;
+    load(Path::new(argument)).map(Some)
+}
+
+/// A plan file has its values and its wishes in it.
+fn refuse_options(sets: &SetArgs, how: &HowArgs) -> Result<(), CliError> {
     let given = [
         (!sets.set.is_empty(), "--set"),
         (!sets.values.is_empty(), "--values"),
@@ -55,14 +63,12 @@ pub fn refuse_options(sets: &SetArgs, how: &HowArgs) -> Result<(), CliError> {
 
 impl From<&Saved> for Order {
     fn from(saved: &Saved) -> Self {
-        let disks: Vec<_> = saved.line.iter().map(|layer| layer.image.clone()).collect();
         Self {
             recipe: saved.recipe().to_owned(),
             description: saved.description.clone(),
             base: saved.base.clone(),
             layers: saved.layers(),
-            image: saved.image().clone(),
-            disks,
+            disks: saved.line.iter().map(|layer| layer.image.clone()).collect(),
             build: saved.build.clone(),
         }
     }
@@ -132,7 +138,7 @@ pub fn write(
 ///
 /// # Errors
 /// It cannot be read, is no plan, or was changed (exit code 4).
-pub fn load(path: &Path) -> Result<Saved, CliError> {
+fn load(path: &Path) -> Result<Saved, CliError> {
     let file = std::fs::File::open(path).map_err(|error| {
         io("read the plan", path, &error)
             .hint("a recipe is given by its name, without a `/` or a `.`")
@@ -143,7 +149,7 @@ pub fn load(path: &Path) -> Result<Saved, CliError> {
     })
 }
 
-/// Looks at the cloud again, and plans what the file says.
+/// Looks at the cloud again, and plans what the file says; gives what is to be baked, and what that comes to.
 ///
 /// # Errors
 /// What the plan stands on is not as it was (exit code 4), or as [`decide`].
@@ -151,7 +157,7 @@ pub async fn reopen(
     context: &Context,
     connected: &Connected,
     saved: &Saved,
-) -> Result<Decision, CliError> {
+) -> Result<(Order, Decision), CliError> {
     let refuse = |moved: Vec<String>| {
         let lines: String = moved.iter().map(|line| format!("  - {line}\n")).collect();
         CliError::new(
@@ -169,15 +175,12 @@ pub async fn reopen(
     if !moved.is_empty() {
         return Err(refuse(moved));
     }
-    let wishes = Wishes {
-        force: saved.force,
-        channel: saved.channel,
-        starts: saved.no_cache.then(BTreeSet::new),
-    };
-    let decision = decide(context, connected, &Order::from(saved), wishes).await?;
+    let wishes = Wishes::new(saved.force, saved.channel, saved.no_cache);
+    let order = Order::from(saved);
+    let decision = decide(context, connected, &order, wishes).await?;
     let moved = saved.moved(&saved.place, &Outcome::from(&decision));
     if moved.is_empty() {
-        Ok(decision)
+        Ok((order, decision))
     } else {
         Err(refuse(moved))
     }

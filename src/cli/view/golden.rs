@@ -1,6 +1,5 @@
 //! What people see of a bake, kept as it is: one story of events, told to every reader.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::InMemoryTerm;
@@ -10,31 +9,7 @@ use super::bake::one;
 use super::progress::Progress;
 use crate::bake::event::{Event, List, Phase, Resource};
 use crate::cli::style::Style;
-use crate::clock::{Clock, SharedClock, Sleep};
-
-/// A clock that a test sets.
-#[derive(Debug)]
-struct Hands(Mutex<Timestamp>);
-
-impl Hands {
-    fn at_zero() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Timestamp::UNIX_EPOCH)))
-    }
-
-    fn forward(&self, milliseconds: u64) {
-        *self.0.lock().unwrap() += Duration::from_millis(milliseconds);
-    }
-}
-
-impl Clock for Hands {
-    fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap()
-    }
-
-    fn sleep(&self, _: Duration) -> Sleep {
-        unreachable!("a view does not wait")
-    }
-}
+use crate::clock::JumpingClock;
 
 fn phase(phase: Phase, inside: Vec<(u64, Event)>) -> Vec<(u64, Event)> {
     let milliseconds = inside.iter().map(|(after, _)| after).sum();
@@ -199,18 +174,22 @@ fn failure() -> Vec<(u64, Event)> {
     ]
 }
 
-fn tell(progress: &mut Progress, clock: &Hands, story: Vec<(u64, Event)>, failing: &mut bool) {
+fn tell(
+    progress: &mut Progress,
+    clock: &JumpingClock,
+    story: Vec<(u64, Event)>,
+    failing: &mut bool,
+) {
     for (after, event) in story {
-        clock.forward(after);
+        clock.advance(Duration::from_millis(after));
         one(progress, event, failing);
     }
 }
 
 /// The whole story on paper: a log, a file, the log of GitHub Actions.
 fn paper(style: Style, grouped: bool, end: fn() -> Vec<(u64, Event)>) -> String {
-    let clock = Hands::at_zero();
-    let shared: SharedClock = clock.clone();
-    let (mut progress, kept) = Progress::kept(style, shared, grouped);
+    let clock = JumpingClock::starting_at(Timestamp::UNIX_EPOCH);
+    let (mut progress, kept) = Progress::kept(style, clock.clone(), grouped);
     let mut failing = false;
     tell(&mut progress, &clock, beginning(), &mut failing);
     tell(&mut progress, &clock, end(), &mut failing);
@@ -220,7 +199,7 @@ fn paper(style: Style, grouped: bool, end: fn() -> Vec<(u64, Event)>) -> String 
 
 /// The terminal in the middle of a step and at the end.
 fn terminal(width: u16, style: Style, end: fn() -> Vec<(u64, Event)>) -> String {
-    let clock = Hands::at_zero();
+    let clock = JumpingClock::starting_at(Timestamp::UNIX_EPOCH);
     let term = InMemoryTerm::new(40, width);
     let mut progress = Progress::on(&term, style, clock.clone());
     let mut failing = false;
@@ -280,7 +259,7 @@ fn nothing_but_ascii_where_there_is_no_utf_8() {
 #[test]
 fn the_moving_part_fits_every_width() {
     for width in 40..=200 {
-        let clock = Hands::at_zero();
+        let clock = JumpingClock::starting_at(Timestamp::UNIX_EPOCH);
         let term = InMemoryTerm::new(60, width);
         let mut progress = Progress::on(&term, Style::rich(), clock.clone());
         tell(&mut progress, &clock, beginning(), &mut false);

@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 
 use super::super::{ImageError, Result};
 use super::{Content, Kind, Node, Tree};
+use crate::parallel;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
@@ -50,34 +49,22 @@ impl Tree {
 
     /// Reads and hashes every file, on all cores.
     fn hash_contents(&self) -> Result<ContentHashes> {
-        let hashes = Mutex::new(vec![[0; 32]; self.nodes().len()]);
-        let next = AtomicUsize::new(0);
-        let worker = || -> Result<()> {
-            let mut buffer = vec![0; CHUNK];
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(node) = self.nodes().get(index) else {
-                    return Ok(());
+        let hashes = parallel::map_with(
+            self.nodes(),
+            || vec![0; CHUNK],
+            |buffer, node| {
+                let Kind::File { size, content } = &node.kind else {
+                    return Ok([0; 32]);
                 };
-                if let Kind::File { size, content } = &node.kind {
-                    let mut hash = Sha256::new();
-                    content.read(*size, &mut buffer, |bytes| {
-                        hash.update(bytes);
-                        Ok(())
-                    })?;
-                    hashes.lock().expect("no worker panics with the lock")[index] =
-                        hash.finalize().into();
-                }
-            }
-        };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
-            workers
-                .into_iter()
-                .try_for_each(|worker| worker.join().expect("a worker does not panic"))
-        })?;
-        Ok(hashes.into_inner().expect("no worker panics with the lock"))
+                let mut hash = Sha256::new();
+                content.read(*size, buffer, |bytes| {
+                    hash.update(bytes);
+                    Ok(())
+                })?;
+                Ok(hash.finalize().into())
+            },
+        );
+        hashes.into_iter().collect()
     }
 }
 

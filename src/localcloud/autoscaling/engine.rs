@@ -1,8 +1,7 @@
 //! Brings groups forward: sees what became of their instances, plans, and carries the plan out.
 
-use std::path::Path;
-
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
 

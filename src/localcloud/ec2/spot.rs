@@ -133,7 +133,8 @@ fn status(instance: &Instance, spot: &Spot) -> (&'static str, &'static str, &'st
     }
 }
 
-fn requests(state: &State) -> impl Iterator<Item = (&Instance, &Spot)> {
+/// All requests, each with the instance that fulfils it.
+pub(super) fn requests(state: &State) -> impl Iterator<Item = (&Instance, &Spot)> {
     let all = state.instances.values();
     all.filter_map(|instance| Some((instance, instance.spot.as_ref()?)))
 }

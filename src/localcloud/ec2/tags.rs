@@ -6,7 +6,7 @@ use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::filters::{Filters, Page};
-use super::{done, invalid_value};
+use super::{done, invalid_value, spot};
 
 /// Tags per resource (EC2 User Guide, "Tag restrictions").
 const LIMIT: usize = 50;
@@ -240,11 +240,8 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
             .map(|one| (one.volume.id.as_str(), "volume", &one.volume.tags)),
     );
     resources.extend(
-        state
-            .instances
-            .values()
-            .filter_map(|one| one.spot.as_ref())
-            .map(|one| (one.request_id.as_str(), "spot-instances-request", &one.tags)),
+        spot::requests(state)
+            .map(|(_, one)| (one.request_id.as_str(), "spot-instances-request", &one.tags)),
     );
     resources.extend(
         state

@@ -28,14 +28,17 @@ pub struct Asked {
     headers: BTreeMap<String, String>,
 }
 
-/// Headers of HTTP that operations honour or refuse; all others are nothing to S3.
-const HTTP: [&str; 12] = [
+/// Headers of HTTP that an object is put with and given out with.
+pub const KEPT: [&str; 6] = [
     "cache-control",
     "content-disposition",
     "content-encoding",
     "content-language",
     "content-type",
     "expires",
+];
+/// Further ones that operations honour or refuse; all others are nothing to S3.
+const HTTP: [&str; 6] = [
     "if-match",
     "if-modified-since",
     "if-none-match",
@@ -109,7 +112,7 @@ impl Asked {
         for (name, value) in request.headers() {
             let name = name.as_str();
             let counts = name.starts_with("x-amz-") && !WIRE.contains(&name);
-            if counts || HTTP.contains(&name) {
+            if counts || KEPT.contains(&name) || HTTP.contains(&name) {
                 let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
                 // Of one that comes several times, what HTTP makes of it.
                 let there = asked.headers.entry(name.to_owned()).or_default();

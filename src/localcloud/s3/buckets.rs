@@ -12,7 +12,7 @@ use super::error::{
 use super::list::{decode_token, encode_token, stamp};
 use super::spool::broken;
 use super::store::{Bucket, Removal};
-use super::{Content, OWNER, S3, answer, insert};
+use super::{Content, OWNER, S3, answer, insert, no_content};
 
 impl S3<'_> {
     /// A bucket of this name, which must be asked for in its own region.
@@ -128,11 +128,7 @@ impl S3<'_> {
         self.bucket(&name)?;
         asked.finish("DeleteBucket")?;
         match self.buckets.remove(&name).map_err(|error| broken(&error))? {
-            Removal::Removed => {
-                let mut response = Response::new(Content::default());
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                Ok(response)
-            }
+            Removal::Removed => Ok(no_content()),
             Removal::NoSuchBucket => Err(no_such_bucket(&name)),
             Removal::NotEmpty => {
                 let message = "The bucket you tried to delete is not empty";

@@ -270,6 +270,13 @@ fn insert(headers: &mut HeaderMap, name: &str, value: &str) {
     }
 }
 
+/// The answer to something that is gone.
+fn no_content() -> Response<Content> {
+    let mut response = Response::new(Content::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
 /// An answer of XML.
 fn answer(root: &str, body: &Xml) -> Response<Content> {
     let text = document(root, Some(NAMESPACE), body);

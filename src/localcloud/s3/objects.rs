@@ -7,33 +7,16 @@ use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 
 use super::super::wire::error::ApiError;
-use super::asked::Asked;
+use super::asked::{Asked, KEPT};
+use super::checksum::Checksum;
 use super::conditions::{self, Part};
 use super::error::{error, header_not_implemented, invalid_argument, invalid_request, no_such_key};
 use super::spool::{Spool, broken};
 use super::store::{Meta, Object};
-use super::{Content, S3, insert};
+use super::{Content, S3, insert, no_content};
 
 /// Bytes of all names and values of `x-amz-meta-…` ("Working with object metadata").
 const METADATA_LIMIT: usize = 2048;
-/// What an object is put with and given out with.
-const KEPT: [&str; 6] = [
-    "cache-control",
-    "content-disposition",
-    "content-encoding",
-    "content-language",
-    "content-type",
-    "expires",
-];
-/// Parameters that replace such a header in the answer.
-const REPLACED: [(&str, &str); 6] = [
-    ("response-cache-control", "cache-control"),
-    ("response-content-disposition", "content-disposition"),
-    ("response-content-encoding", "content-encoding"),
-    ("response-content-language", "content-language"),
-    ("response-content-type", "content-type"),
-    ("response-expires", "expires"),
-];
 
 /// Takes what an object to be is described with.
 ///
@@ -138,16 +121,12 @@ impl S3<'_> {
         condition.check(&meta.key, there.as_ref().map(|object| &object.meta))?;
         let put = self.buckets.put(&bucket, spool.into_file(), &meta, &guard);
         put.map_err(|error| broken(&error))?;
-        let mut response = Response::new(Content::default());
-        let headers = response.headers_mut();
-        insert(headers, "etag", &quoted(&meta.etag));
-        insert(headers, "x-amz-server-side-encryption", "AES256");
+        let mut response = receipt(&meta.etag, &meta.checksum);
         insert(
-            headers,
-            meta.checksum.algorithm.header(),
-            &meta.checksum.value,
+            response.headers_mut(),
+            "x-amz-checksum-type",
+            meta.checksum.kind(),
         );
-        insert(headers, "x-amz-checksum-type", meta.checksum.kind());
         Ok(response)
     }
 
@@ -169,12 +148,14 @@ impl S3<'_> {
             }
         };
         let mut replaced = Vec::new();
-        for (parameter, header) in REPLACED {
-            if let Some(value) = asked.parameter(parameter) {
+        // Parameters may replace what it was put with.
+        for header in KEPT {
+            let parameter = format!("response-{header}");
+            if let Some(value) = asked.parameter(&parameter) {
                 let valid = HeaderValue::from_str(&value).is_ok();
                 if !valid {
                     let message = format!("Header value cannot be represented: {parameter}");
-                    return Err(invalid_argument(parameter, &value, message));
+                    return Err(invalid_argument(&parameter, &value, message));
                 }
                 replaced.push((header, value));
             }
@@ -243,10 +224,18 @@ impl S3<'_> {
         condition.check(&key, there.as_ref().map(|object| &object.meta))?;
         let deleted = self.buckets.delete(&bucket, &key, &guard);
         deleted.map_err(|error| broken(&error))?;
-        let mut response = Response::new(Content::default());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        Ok(response)
+        Ok(no_content())
     }
+}
+
+/// The answer to bytes that were put: their tag and their checksum.
+pub(super) fn receipt(etag: &str, checksum: &Checksum) -> Response<Content> {
+    let mut response = Response::new(Content::default());
+    let headers = response.headers_mut();
+    insert(headers, "etag", &quoted(etag));
+    insert(headers, "x-amz-server-side-encryption", "AES256");
+    insert(headers, checksum.algorithm.header(), &checksum.value);
+    response
 }
 
 /// Buckets here have no versions: all objects are the version `null`.

@@ -19,10 +19,10 @@ use super::conditions;
 use super::error::{
     error, header_not_implemented, invalid_argument, invalid_request, no_such_upload,
 };
-use super::objects::{description, quoted};
+use super::objects::{description, quoted, receipt};
 use super::spool::{Spool, broken};
 use super::store::Meta;
-use super::{Content, S3, answer, insert, malformed_xml};
+use super::{Content, S3, answer, insert, malformed_xml, no_content};
 
 /// Part numbers ("Amazon S3 multipart upload limits").
 const NUMBERS: std::ops::RangeInclusive<u32> = 1..=10_000;
@@ -168,16 +168,7 @@ impl S3<'_> {
             .buckets
             .put_part((&bucket, &id), number, file, &part, &guard);
         put.map_err(|error| broken(&error))?;
-        let mut response = Response::new(Content::default());
-        let headers = response.headers_mut();
-        insert(headers, "etag", &quoted(&part.md5));
-        insert(headers, "x-amz-server-side-encryption", "AES256");
-        insert(
-            headers,
-            part.checksum.algorithm.header(),
-            &part.checksum.value,
-        );
-        Ok(response)
+        Ok(receipt(&part.md5, &part.checksum))
     }
 
     pub(super) fn complete_upload(
@@ -256,9 +247,7 @@ impl S3<'_> {
         self.upload(&bucket, &key, &id)?;
         let ended = self.buckets.end_upload(&bucket, &id, &guard);
         ended.map_err(|error| broken(&error))?;
-        let mut response = Response::new(Content::default());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        Ok(response)
+        Ok(no_content())
     }
 
     /// The parts of a list, opened; each must be what the list says.

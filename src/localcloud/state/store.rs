@@ -103,8 +103,7 @@ impl Store {
                 return Err(io("lock", &path)(error.into()));
             }
         }
-        let path = self.file(region)?;
-        let before = self.read(&path)?;
+        let (path, before) = self.records(region)?;
         let state = before
             .as_ref()
             .map_or_else(|| State::new(now, region), |state| State::clone(state));
@@ -148,19 +147,17 @@ impl Store {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file of a region. The first region of a cloud has `state.json`, as clouds of one region had it; each other has a
-    /// file that is named after it.
-    fn file(&self, region: &str) -> Result<PathBuf, StateError> {
+    /// The file of a region, and what it holds. The first region of a cloud has `state.json`, as clouds of one region had
+    /// it; each other has a file that is named after it.
+    fn records(&self, region: &str) -> Result<(PathBuf, Option<Arc<State>>), StateError> {
         let main = self.directory.join(MAIN);
-        let first = match self.read(&main)? {
-            Some(state) => state.region.clone(),
-            None => DEFAULT_REGION.to_owned(),
-        };
-        Ok(if first == region {
-            main
-        } else {
-            self.directory.join(format!("state.{region}.json"))
-        })
+        let first = self.read(&main)?;
+        if first.as_ref().map_or(DEFAULT_REGION, |state| &state.region) == region {
+            return Ok((main, first));
+        }
+        let own = self.directory.join(format!("state.{region}.json"));
+        let state = self.read(&own)?;
+        Ok((own, state))
     }
 
     /// The regions that have records.

@@ -72,8 +72,7 @@ fn run(
             return Ok(());
         };
         let script = put_script(leader, spec)?;
-        let mut command = enter(leader, spec, &script);
-        confine(&mut command, leader)?;
+        let mut command = run_inside(leader, spec, &script)?;
         cgroup::start_in(&mut command, machine, Part::Commands)?;
         let end = once(dir, spec, command, boot, deadline, shared)?;
         record.stdout.push_str(&end.stdout);
@@ -166,36 +165,45 @@ fn put_script(leader: u32, spec: &CommandSpec) -> io::Result<String> {
 }
 
 /// The command that runs the script inside: `sh -c PATH`, as the agent does, so that a first line `#!…` is honoured.
-fn enter(leader: u32, spec: &CommandSpec, script: &str) -> Command {
+fn run_inside(leader: u32, spec: &CommandSpec, script: &str) -> io::Result<Command> {
+    let mut command = enter(leader)?;
+    command
+        .args(["/bin/sh", "-c", "cd \"$1\" && exec /bin/sh -c \"$2\"", "sh"])
+        .arg(spec.working_directory.as_deref().unwrap_or("/"))
+        .arg(script)
+        .env("SSM_COMMAND_ID", &spec.command_id)
+        .stdin(Stdio::null())
+        .process_group(0);
+    super::die_with_us(&mut command);
+    Ok(command)
+}
+
+/// A command that goes on inside a machine, with the rights of its init; what is to be run there comes as its further
+/// arguments.
+///
+/// # Errors
+/// The machine is gone, or the kernel does not say what it may do.
+pub fn enter(leader: u32) -> io::Result<Command> {
     let mut command = Command::new("nsenter");
     command
         .arg(format!("--target={leader}"))
         .args([
             "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--",
         ])
-        .args(["/bin/sh", "-c", "cd \"$1\" && exec /bin/sh -c \"$2\"", "sh"])
-        .arg(spec.working_directory.as_deref().unwrap_or("/"))
-        .arg(script)
         .env_clear()
         .env(
             "PATH",
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         )
         .env("HOME", "/root")
-        .env("LANG", "C.UTF-8")
-        .env("SSM_COMMAND_ID", &spec.command_id)
-        .stdin(Stdio::null())
-        .process_group(0);
-    super::die_with_us(&mut command);
-    command
+        .env("LANG", "C.UTF-8");
+    confine(&mut command, leader)?;
+    Ok(command)
 }
 
 /// Takes from a command what its machine's init does not have: entering a machine's namespaces alone leaves it all the
 /// capabilities of this process, and with them the host's kernel.
-///
-/// # Errors
-/// The machine is gone, or the kernel does not say what it may do.
-pub fn confine(command: &mut Command, leader: u32) -> io::Result<()> {
+fn confine(command: &mut Command, leader: u32) -> io::Result<()> {
     let status = std::fs::read_to_string(format!("/proc/{leader}/status"))?;
     let bound = status
         .lines()

@@ -20,6 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::devices;
 use crate::localcloud::ec2::types::InstanceType;
+use crate::localcloud::nspawn::files::subdirectories;
 
 const MOUNT: &str = "/sys/fs/cgroup";
 /// Hierarchies below [`MOUNT`]: systemd's, the unified one (there, or beside the others), the older controllers'.
@@ -247,9 +248,8 @@ pub fn machines() -> Vec<String> {
         .into_iter()
         .map(|root| root.join(GROUP));
     let mut names: Vec<String> = parents
-        .flat_map(|parent| std::fs::read_dir(parent).into_iter().flatten().flatten())
-        .filter(|entry| entry.path().is_dir())
-        .filter_map(|entry| entry.file_name().into_string().ok())
+        .flat_map(|parent| subdirectories(&parent))
+        .filter_map(|group| group.file_name()?.to_str().map(str::to_owned))
         .collect();
     names.sort();
     names.dedup();
@@ -258,10 +258,8 @@ pub fn machines() -> Vec<String> {
 
 /// Groups are removed leaves first; their files go with them.
 fn remove_tree(group: &Path) {
-    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            remove_tree(&entry.path());
-        }
+    for below in subdirectories(group) {
+        remove_tree(&below);
     }
     let _in_use = std::fs::remove_dir(group);
 }
@@ -276,12 +274,8 @@ pub fn is_empty(machine: &str) -> bool {
 fn members(group: &Path) -> Vec<u32> {
     let list = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     let mut found: Vec<u32> = list.lines().filter_map(|line| line.parse().ok()).collect();
-    let below = std::fs::read_dir(group)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.path().is_dir());
-    found.extend(below.flat_map(|entry| members(&entry.path())));
+    let below = subdirectories(group).into_iter();
+    found.extend(below.flat_map(|group| members(&group)));
     found
 }
 

@@ -12,7 +12,7 @@ mod imds;
 mod network;
 mod shared;
 
-pub use agent::confine;
+pub use agent::enter;
 
 use std::io;
 use std::os::fd::AsFd;

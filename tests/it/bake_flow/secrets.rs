@@ -83,13 +83,7 @@ async fn a_canary_is_in_the_step_and_nowhere_else() {
 
     let world = World::new().await;
     let target = Target {
-        layers: vec![LayerPlan {
-            recipe: "a".into(),
-            version: semver::Version::new(1, 0, 0),
-            digest: digest.to_string(),
-            manifest_json,
-            layer: layers.remove(0),
-        }],
+        layers: vec![LayerPlan::new(layers.remove(0), &manifest, digest)],
         ..world.target().await
     };
     let plan = world.plan(&target).await;

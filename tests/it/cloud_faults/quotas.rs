@@ -1,5 +1,7 @@
 //! Quotas of the script: each is reached, refused with AWS's code, and free again when something goes.
 
+use aws_sdk_ec2::types::{InstanceMarketOptionsRequest, MarketType};
+
 use super::*;
 
 async fn limited(quotas: &str) -> World {
@@ -42,25 +44,15 @@ async fn vcpus_that_run_are_counted_and_more_are_refused() {
         Some("VcpuLimitExceeded")
     );
     // Spot Instances have a quota of their own.
-    let market = aws_sdk_ec2::types::InstanceMarketOptionsRequest::builder()
-        .market_type(aws_sdk_ec2::types::MarketType::Spot)
-        .build();
-    let spot = world.clients.ec2.run_instances().image_id(BASE_IMAGE);
-    let spot = spot
-        .instance_market_options(market)
-        .min_count(1)
-        .max_count(1);
-    spot.send().await.unwrap();
+    let spot = |world: &World| {
+        let market = InstanceMarketOptionsRequest::builder().market_type(MarketType::Spot);
+        let run = world.clients.ec2.run_instances().image_id(BASE_IMAGE);
+        let run = run.instance_market_options(market.build());
+        run.min_count(1).max_count(1).send()
+    };
+    spot(&world).await.unwrap();
     let none = limited("spot-vcpus: 1").await;
-    let market = aws_sdk_ec2::types::InstanceMarketOptionsRequest::builder()
-        .market_type(aws_sdk_ec2::types::MarketType::Spot)
-        .build();
-    let spot = none.clients.ec2.run_instances().image_id(BASE_IMAGE);
-    let spot = spot
-        .instance_market_options(market)
-        .min_count(1)
-        .max_count(1);
-    let error = spot.send().await.unwrap_err();
+    let error = spot(&none).await.unwrap_err();
     assert_eq!(error.code(), Some("MaxSpotInstanceCountExceeded"));
 }
 
