@@ -2,14 +2,12 @@
 //! and tests are its readers.
 
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// An event and when it happened; as JSON one flat object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// An event and when it happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamped<E> {
     pub at: Timestamp,
-    #[serde(flatten)]
     pub event: E,
 }
 

@@ -111,3 +111,25 @@ pub fn schema() -> String {
     text.push('\n');
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_flat_json_object() {
+        let phase = bake::Phase::Seal;
+        let stamped = Stamped {
+            at: Timestamp::UNIX_EPOCH,
+            event: bake::Event::PhaseStarted { phase },
+        };
+        let line = Told::line(stamped, |event| Told::Bake {
+            recipe: "web".to_owned(),
+            event,
+        });
+        assert_eq!(
+            serde_json::to_string(&line).unwrap(),
+            r#"{"v":1,"at":"1970-01-01T00:00:00Z","of":"bake","recipe":"web","event":"phase-started","phase":"seal"}"#
+        );
+    }
+}

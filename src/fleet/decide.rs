@@ -456,7 +456,9 @@ impl Desk<'_> {
         for (place, row) in self.plan.rows.iter().enumerate() {
             let replaced = self.is_replaced(row.version);
             let (note, until) = match &row.standing {
-                Standing::Booting { until } => ("counts as capacity".to_owned(), Some(*until)),
+                Standing::Booting { deadline } => {
+                    ("counts as capacity".to_owned(), Some(*deadline))
+                }
                 Standing::Busy { .. } if replaced => ("drained when its job ends".to_owned(), None),
                 Standing::Draining { ours: false, .. } => {
                     ("cordoned by somebody else".into(), None)

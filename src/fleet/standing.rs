@@ -17,7 +17,7 @@ pub enum Standing {
     /// Launched, and expected to answer before this time.
     Booting {
         #[schemars(with = "String")]
-        until: Timestamp,
+        deadline: Timestamp,
     },
     /// It runs a job, or the CI server says so.
     Busy {
@@ -76,7 +76,7 @@ pub fn standing(
     // What is not known of a new instance is that it has not arrived yet.
     let unknown = |why: String| {
         if now < deadline {
-            return Standing::Booting { until: deadline };
+            return Standing::Booting { deadline };
         }
         let since = memory.unknown.get(&member.id);
         let since = since.and_then(|since| Timestamp::from_second(*since).ok());

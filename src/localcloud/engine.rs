@@ -20,7 +20,8 @@ use super::wire::Service;
 use super::wire::error::ApiError;
 use super::wire::sigv4::{Authorization, Fault};
 use super::{
-    ACCESS_KEY, DEFAULT_REGION, SECRET_KEY, autoscaling, ec2, imagebuilder, regions, ssm, sts,
+    ACCESS_KEY, DEFAULT_REGION, SECRET_KEY, autoscaling, ec2, imagebuilder, regions, secrets, ssm,
+    sts,
 };
 use crate::clock::SharedClock;
 
@@ -297,6 +298,9 @@ impl LocalCloud {
             Service::Ssm => {
                 self.transact(region, past, |call| ssm::handle(call, request, &request_id))
             }
+            Service::Secrets => self.transact(region, past, |call| {
+                secrets::handle(call, request, &request_id)
+            }),
             Service::Sts => sts::handle(request.body(), &request_id),
             // Its requests went another way.
             Service::S3 => Err(s3::not_here()),
@@ -375,10 +379,11 @@ fn authenticate(
     let Some(service) = Service::from_scope(&authorization.service) else {
         let service = guess(request);
         let message = format!(
-            "The local cloud has no service {}; it has ec2, autoscaling, ssm, sts, imagebuilder and s3.",
+            "The local cloud has no service {}; it has ec2, autoscaling, ssm, secretsmanager, sts, \
+             imagebuilder and s3.",
             authorization.service
         );
-        let code = if service == Service::Ssm {
+        let code = if matches!(service, Service::Ssm | Service::Secrets) {
             "UnknownOperationException"
         } else {
             "InvalidAction"
@@ -409,8 +414,12 @@ fn guess<B: AsRef<[u8]>>(request: &Request<B>) -> Service {
         .headers()
         .get("x-amz-target")
         .and_then(|value| value.to_str().ok());
-    if target.is_some() {
-        Service::Ssm
+    if let Some(target) = target {
+        if target.starts_with("secretsmanager.") {
+            Service::Secrets
+        } else {
+            Service::Ssm
+        }
     } else if request.uri().path() != "/" {
         Service::ImageBuilder
     } else if says(request, b"Version=2011-06-15") {
@@ -434,7 +443,7 @@ fn unknown_key(service: Service) -> ApiError {
         Service::Sts | Service::AutoScaling => {
             ApiError::new("InvalidClientTokenId", invalid).with_status(StatusCode::FORBIDDEN)
         }
-        Service::Ssm => ApiError::new("UnrecognizedClientException", invalid),
+        Service::Ssm | Service::Secrets => ApiError::new("UnrecognizedClientException", invalid),
         Service::ImageBuilder => {
             ApiError::new("UnrecognizedClientException", invalid).with_status(StatusCode::FORBIDDEN)
         }
@@ -470,23 +479,23 @@ fn refusal(service: Service, fault: Fault) -> ApiError {
         (Fault::Mismatch, Service::Sts | Service::AutoScaling) => {
             ("SignatureDoesNotMatch", mismatch)
         }
-        (Fault::Mismatch, Service::Ssm | Service::ImageBuilder) => {
+        (Fault::Mismatch, Service::Ssm | Service::Secrets | Service::ImageBuilder) => {
             ("InvalidSignatureException", mismatch)
         }
         (Fault::Missing, Service::Ec2 | Service::Sts | Service::AutoScaling) => {
             ("MissingAuthenticationToken", missing)
         }
-        (Fault::Missing, Service::Ssm | Service::ImageBuilder) => {
+        (Fault::Missing, Service::Ssm | Service::Secrets | Service::ImageBuilder) => {
             ("MissingAuthenticationTokenException", missing)
         }
         (Fault::Malformed, Service::Ec2 | Service::Sts | Service::AutoScaling) => {
             ("IncompleteSignature", malformed)
         }
-        (Fault::Malformed, Service::Ssm | Service::ImageBuilder) => {
+        (Fault::Malformed, Service::Ssm | Service::Secrets | Service::ImageBuilder) => {
             ("IncompleteSignatureException", malformed)
         }
     };
-    let status = if service == Service::Ssm {
+    let status = if matches!(service, Service::Ssm | Service::Secrets) {
         StatusCode::BAD_REQUEST
     } else {
         StatusCode::FORBIDDEN
@@ -519,7 +528,7 @@ fn expired(service: Service, signed: Timestamp, now: Timestamp) -> ApiError {
         Service::Sts | Service::AutoScaling => {
             ApiError::new("SignatureDoesNotMatch", message).with_status(StatusCode::FORBIDDEN)
         }
-        Service::Ssm => ApiError::new("InvalidSignatureException", message),
+        Service::Ssm | Service::Secrets => ApiError::new("InvalidSignatureException", message),
         Service::ImageBuilder => {
             ApiError::new("InvalidSignatureException", message).with_status(StatusCode::FORBIDDEN)
         }

@@ -22,6 +22,7 @@ pub mod quotas;
 pub mod regions;
 pub mod s3;
 pub mod scripted;
+mod secrets;
 pub mod serve;
 mod ssm;
 pub mod state;

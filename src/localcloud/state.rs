@@ -306,6 +306,9 @@ pub struct State {
     /// Auto Scaling groups by name.
     #[serde(default)]
     pub scaling: BTreeMap<String, super::autoscaling::records::Group>,
+    /// Secrets by name.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, super::secrets::Secret>,
 }
 
 impl State {
@@ -325,6 +328,7 @@ impl State {
             tokens: BTreeMap::new(),
             launch_templates: BTreeMap::new(),
             scaling: BTreeMap::new(),
+            secrets: BTreeMap::new(),
         };
         state.furnish();
         state

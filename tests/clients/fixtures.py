@@ -23,7 +23,7 @@ class Fixtures:
 
     def __init__(self):
         self.ec2, self.scaling, self.ssm = client("ec2"), client("autoscaling"), client("ssm")
-        self.s3 = client("s3")
+        self.s3, self.secrets = client("s3"), client("secretsmanager")
         self.base = self.ssm.get_parameter(Name=BASE)["Parameter"]["Value"]
         self.zone = self.ec2.describe_availability_zones()["AvailabilityZones"][0]["ZoneName"]
         self.subnet = self.ec2.describe_subnets(
@@ -138,6 +138,11 @@ class Fixtures:
         name = f"/conformance/{uuid.uuid4().hex}"
         self.ssm.put_parameter(Name=name, Value="value", Type="String")
         return name
+
+    def make_secret(self):
+        """Gives its ARN and the id of its version."""
+        made = self.secrets.create_secret(Name=f"conformance/{uuid.uuid4().hex}", SecretString="value")
+        return made["ARN"], made["VersionId"]
 
 
 class Names:
@@ -266,6 +271,15 @@ class Names:
             ("SendCommand", "Parameters"): lambda: {"commands": ["printf 42"]},
         }.get(name if name != "Parameters" else (operation, name), lambda: None)()
 
+    def for_secretsmanager(self, name):
+        if name == "Name":
+            return f"conformance/{uuid.uuid4().hex}"
+        return {
+            "SecretId": lambda: self.one("secret")[0],
+            "VersionId": lambda: self.one("secret")[1],
+            "VersionStage": lambda: "AWSCURRENT",
+            "RecoveryWindowInDays": lambda: 7,
+        }.get(name, lambda: None)()
 
     def for_s3(self, name):
         operation, fixtures = self.operation, self.fixtures

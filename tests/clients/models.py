@@ -22,6 +22,7 @@ NEEDED = {
     "LaunchInstances": ["AvailabilityZones"],
     "SendCommand": ["InstanceIds", "Parameters"],
     "PutParameter": ["Type"],
+    "PutSecretValue": ["SecretString"],
     "TerminateInstanceInAutoScalingGroup": ["InstanceId"],
     "CreateLaunchTemplate": ["LaunchTemplateData"],
     "PutObject": ["Body"],

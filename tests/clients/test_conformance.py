@@ -26,7 +26,7 @@ from fixtures import Fixtures, Names
 from models import Maker, members, wrong_values
 from wire import FINDINGS, Case, client
 
-SERVICES = ("autoscaling", "ec2", "imagebuilder", "s3", "ssm", "sts")
+SERVICES = ("autoscaling", "ec2", "imagebuilder", "s3", "secretsmanager", "ssm", "sts")
 # Refusals of what the local cloud does not have. Operations without a signature get no further than that.
 ABSENT = {"InvalidAction", "UnknownOperationException", "MissingAuthenticationToken", "NotImplemented"}
 # The code of S3 for what it does not act on, operations and parameters; its status is 501.
@@ -35,6 +35,7 @@ NOT_IMPLEMENTED = {("NotImplemented", 501), ("501", 501)}
 # none, https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html.
 COMMON = {
     "autoscaling": {"ValidationError"},
+    "secretsmanager": {"ValidationException"},
     "ssm": {"ValidationException"},
     "sts": {"ValidationError"},
     # Its model lists no code for an image that does not exist; the service gives this one.
@@ -286,7 +287,7 @@ class Conformance(Case):
                     shape = member.member if member.type_name == "list" else member
                     if (operation.name, name) in NOT_MISSED:
                         continue
-                    for why, value in wrong_values(shape, service in ("ssm", "imagebuilder")):
+                    for why, value in wrong_values(shape, service in ("secretsmanager", "ssm", "imagebuilder")):
                         with self.smallest(operation) as (_, asked):
                             asked[name] = [value] if member.type_name == "list" else value
                             try:

@@ -13,12 +13,12 @@ use piaas_bake::clock::SystemClock;
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::scripted::{Launch, Outcome, Scripted, SnapshotPlay};
 use piaas_bake::localcloud::serve::serve;
-use piaas_bake::localcloud::{ACCESS_KEY, SECRET_KEY};
+use piaas_bake::localcloud::{ACCESS_KEY, DEFAULT_REGION, SECRET_KEY};
 
 use crate::support::{Sandbox, cache_dir, left_on_host, machines_wanted};
 
 /// The Python environment, or `None`, said past the test harness's capture.
-fn venv(test: &str) -> Option<PathBuf> {
+pub fn venv(test: &str) -> Option<PathBuf> {
     let venv = std::env::var_os("PIAAS_TEST_VENV").map(PathBuf::from);
     if venv.is_none() {
         let _ = writeln!(
@@ -82,24 +82,69 @@ async fn judge(script: &str) {
     }
 }
 
+/// `piaas-bake cloud serve`, as a user starts it.
+pub struct Serve {
+    process: std::process::Child,
+    endpoint: String,
+}
+
+impl Serve {
+    pub fn start(sandbox: &Sandbox) -> Self {
+        let arguments = ["--listen", "127.0.0.1:0", "--format", "ndjson"];
+        let mut process = sandbox
+            .command(&[&["cloud", "serve"], &arguments[..]].concat())
+            .env("PIAAS_CACHE_DIR", cache_dir())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let serving: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let endpoint = serving["result"]["endpoint"].as_str().unwrap().to_owned();
+        Self { process, endpoint }
+    }
+
+    /// What the AWS CLI answers.
+    pub fn aws(&self, venv: &Path, home: &Path, arguments: &[&str]) -> serde_json::Value {
+        let mut command = Command::new(venv.join("bin/aws"));
+        environment(&mut command, venv, home, &self.endpoint);
+        command.env("AWS_DEFAULT_REGION", DEFAULT_REGION);
+        let output = command.args(arguments).output().unwrap();
+        assert_succeeded(&arguments.join(" "), &output);
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    pub fn end(mut self) {
+        let pid = i32::try_from(self.process.id()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let ended = self.process.wait().unwrap();
+        assert!(ended.success(), "the server ends well at SIGTERM");
+    }
+}
+
 /// A script of `tests/clients`, with nothing of this machine's environment but PATH.
 fn client(venv: &Path, script: &str, home: &Path, endpoint: &str) -> Command {
-    let bin = venv.join("bin");
-    let mut path = std::ffi::OsString::from(&bin);
-    path.push(":");
-    path.push(std::env::var_os("PATH").unwrap_or_default());
     let program = if script.ends_with(".py") {
-        bin.join("python")
+        venv.join("bin/python")
     } else {
         "sh".into()
     };
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let mut command = Command::new(program);
+    command.arg(scripts.join(script));
+    environment(&mut command, venv, home, endpoint);
     command
-        .arg(
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("tests/clients")
-                .join(script),
-        )
+}
+
+fn environment(command: &mut Command, venv: &Path, home: &Path, endpoint: &str) {
+    let mut path = venv.join("bin").into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    command
         .env_clear()
         .env("PATH", path)
         .env("HOME", home)
@@ -111,7 +156,6 @@ fn client(venv: &Path, script: &str, home: &Path, endpoint: &str) -> Command {
         .env("AWS_DEFAULT_REGION", "eu-central-1")
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("AWS_PAGER", "");
-    command
 }
 
 fn assert_succeeded(script: &str, output: &std::process::Output) {
@@ -165,6 +209,11 @@ async fn boto3_reads_why_instances_are_in_their_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boto3_keeps_secrets_with_their_versions() {
+    judge("test_secrets.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn boto3_finds_in_a_region_what_is_there() {
     judge("test_regions.py").await;
 }
@@ -203,37 +252,13 @@ fn both_clients_drive_a_real_machine_of_cloud_serve() {
     }
     let Some(venv) = venv(name) else { return };
     let sandbox = Sandbox::new();
-    let mut server = sandbox
-        .command(&[
-            "cloud",
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--format",
-            "ndjson",
-        ])
-        .env("PIAAS_CACHE_DIR", cache_dir())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    std::io::BufReader::new(server.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let serving: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let endpoint = serving["result"]["endpoint"].as_str().unwrap();
+    let server = Serve::start(&sandbox);
     for script in ["test_machine.py", "cli.sh"] {
-        let output = client(&venv, script, sandbox.path(), endpoint)
+        let output = client(&venv, script, sandbox.path(), &server.endpoint)
             .output()
             .unwrap();
         assert_succeeded(script, &output);
     }
-    let pid = rustix::process::Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert!(
-        server.wait().unwrap().success(),
-        "the server ends well at SIGTERM"
-    );
+    server.end();
     assert_eq!(left_on_host(&sandbox.state()), Vec::<String>::new());
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::clients;
 use crate::support::{Run, Sandbox, cache_dir, holding, left_on_host, machines_wanted};
 
 const RECIPE: &str = r#"schema: piaas-bake/v1
@@ -16,6 +17,7 @@ labels: { team: ci }
 build: { instance_profile: builder }
 parameters:
   token: { type: string, secret: true, default: "env:PROBE_TOKEN" }
+  vault: { type: string, secret: true, default: "env:PROBE_VAULT" }
   more: { type: boolean, default: false }
 files:
   - { path: /etc/probe.d, tree: files/probe.d }
@@ -26,6 +28,7 @@ steps:
       stat -c 'mode %a %U' {{ token }}
       findmnt -no FSTYPE -T {{ token }}
     reboot: true
+  - { name: Use the vaulted one, run: "sha256sum <{{ vault }} | cut -c 1-64" }
   - { name: Use it after a reboot, run: "sha256sum <{{ token }} | cut -c 1-64 | cmp - /etc/probe-sum" }
   - { name: Never, run: exit 1, when: more }
 validate:
@@ -44,8 +47,29 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
     if !machines_wanted("a secret on real machines") {
         return;
     }
+    let Some(venv) = clients::venv("a secret of Secrets Manager") else {
+        return;
+    };
     let sandbox = Sandbox::new();
     sandbox.write("recipes/probe/recipe.yaml", RECIPE);
+    // Made anew for each test, so that no other file of this host can hold them.
+    let canary = format!("canary-{:?}", std::time::SystemTime::now());
+    let vaulted = format!("vaulted-{:?}", std::time::SystemTime::now());
+    let server = clients::Serve::start(&sandbox);
+    let secret = server.aws(
+        &venv,
+        sandbox.path(),
+        &[
+            "secretsmanager",
+            "create-secret",
+            "--name",
+            "ci/vault",
+            "--secret-string",
+            &vaulted,
+        ],
+    );
+    let arn = secret["ARN"].as_str().unwrap();
+    let vault = format!("vault=secretsmanager:{arn}");
     sandbox.write(
         "recipes/probe/files/probe.d/sub/run",
         "#!/bin/sh\necho ran\n",
@@ -55,7 +79,8 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
     std::fs::set_permissions(tree.join("sub/run"), mode).unwrap();
     symlink("sub/run", tree.join("link")).unwrap();
     let run = |value: Option<&str>| {
-        let mut command = sandbox.command(&["bake", "probe", "--format", "ndjson"]);
+        let mut command =
+            sandbox.command(&["bake", "probe", "--set", &vault, "--format", "ndjson"]);
         command.env("PIAAS_CACHE_DIR", cache_dir());
         if let Some(value) = value {
             command.env("PROBE_TOKEN", value);
@@ -71,11 +96,10 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
     );
     assert!(holding(&sandbox.state(), "probe-1.0.0").is_empty());
 
-    // Made anew for each test, so that no other file of this host can hold it.
-    let canary = format!("canary-{:?}", std::time::SystemTime::now());
     let baked = run(Some(&canary)).expect_code(0);
     let sum = hex::encode(Sha256::digest(canary.as_bytes()));
-    for seen in [sum.as_str(), "mode 400 root", "tmpfs"] {
+    let vaulted_sum = hex::encode(Sha256::digest(vaulted.as_bytes()));
+    for seen in [sum.as_str(), &vaulted_sum, "mode 400 root", "tmpfs"] {
         assert!(
             baked.stdout.contains(seen),
             "{seen} is not in\n{}",
@@ -89,8 +113,19 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
         with_sum.iter().any(|file| file.ends_with(".raw")),
         "{with_sum:?}"
     );
-    assert_eq!(holding(sandbox.path(), &canary), [] as [String; 0]);
-    assert!(!baked.stdout.contains(&canary) && !baked.stderr.contains(&canary));
+    // The service that keeps a secret is the only place that it is in.
+    let [file] = &holding(sandbox.path(), &vaulted)[..] else {
+        panic!("{:?}", holding(sandbox.path(), &vaulted));
+    };
+    assert!(file.ends_with("cloud/state.json"), "{file}");
+    let delete = ["secretsmanager", "delete-secret", "--secret-id", arn];
+    let force = ["--force-delete-without-recovery"];
+    server.aws(&venv, sandbox.path(), &[&delete[..], &force].concat());
+    server.end();
+    for value in [&canary, &vaulted] {
+        assert_eq!(holding(sandbox.path(), value), [] as [String; 0]);
+        assert!(!baked.stdout.contains(value) && !baked.stderr.contains(value));
+    }
     let state = std::fs::read_to_string(sandbox.state().join("cloud/state.json")).unwrap();
     assert!(!state.contains("/piaas-bake/env/PROBE_TOKEN"));
     assert!(state.contains(r#""team":"ci""#));
@@ -111,6 +146,7 @@ fn what_a_killed_bake_had_lent_is_removed() {
         .command(&["bake", "probe"])
         .env("PIAAS_CACHE_DIR", cache_dir())
         .env("PROBE_TOKEN", &canary)
+        .env("PROBE_VAULT", &canary)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()

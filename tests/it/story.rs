@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{BIN, cache_dir, left_on_host, machines_wanted};
+use crate::support::{
+    BIN, assert_events_fit_their_schema, cache_dir, left_on_host, machines_wanted,
+};
 
 #[test]
 fn two_hundred_jobs_survive_rolls_kills_and_a_restart_of_the_master() {
@@ -59,4 +61,33 @@ fn two_hundred_jobs_survive_rolls_kills_and_a_restart_of_the_master() {
             kept.display()
         );
     }
+    events_fit_their_schema(&work);
+}
+
+/// What the controller and the rolls have told is as the schema of such lines says, and there is enough of it.
+fn events_fit_their_schema(work: &Path) {
+    let mut lines = String::new();
+    let mut kinds = std::collections::BTreeSet::new();
+    for log in ["fleet.log", "roll.log"] {
+        for line in std::fs::read_to_string(work.join(log)).unwrap().lines() {
+            // Lines for people are there too, and half a line of each process that was killed.
+            if let Ok(event) = serde_json::from_str::<serde_json::Value>(line) {
+                kinds.insert(format!("{} {}", event["of"], event["event"]));
+                lines.push_str(line);
+                lines.push('\n');
+            }
+        }
+    }
+    for kind in [
+        "fleet looked",
+        "fleet decided",
+        "roll looked",
+        "roll calling",
+        "roll ended",
+    ] {
+        let (of, event) = kind.split_once(' ').unwrap();
+        let kind = format!("\"{of}\" \"{event}\"");
+        assert!(kinds.contains(&kind), "{kind} is not among {kinds:?}");
+    }
+    assert_events_fit_their_schema(&lines);
 }

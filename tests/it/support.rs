@@ -221,10 +221,14 @@ pub fn assert_events_fit_their_schema(lines: &str) {
 schema = json.load(open(sys.argv[1]))
 jsonschema.Draft7Validator.check_schema(schema)
 validator = jsonschema.Draft7Validator(schema)
+def once(pairs):
+    keys = [key for key, _ in pairs]
+    assert len(keys) == len(set(keys)), keys
+    return dict(pairs)
 lines = sys.stdin.read().splitlines()
 assert lines
 for line in lines:
-    validator.validate(json.loads(line))
+    validator.validate(json.loads(line, object_pairs_hook=once))
 assert not validator.is_valid({'v': 1, 'at': 'now', 'of': 'bake', 'event': 'no-such-event', 'recipe': 'a'})
 ";
     let Some(python) = python_with_jsonschema() else {

@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # Runs every fuzz target (`src/fuzz`) for FUZZ_SECONDS, one on each core. What breaks one is written down, and this fails.
+# With FUZZ_SEED it begins with the inputs that are kept, and takes the same way each time; else it goes on from the last run.
 # With FUZZ_KEEP=1 what is worth keeping goes to tests/fuzz/corpus, made as small as it can be. Names of targets: only these.
 # shellcheck source=tests/scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
 seconds=${FUZZ_SECONDS:-60}
 work=$target/fuzz
+if [ -n "${FUZZ_SEED:-}" ]; then
+    work=$target/fuzz-$FUZZ_SEED
+    rm -rf "$work"
+fi
+seed=${FUZZ_SEED:-$SRANDOM}
 export PIAAS_LIBFUZZER=${PIAAS_LIBFUZZER:-$cache/libfuzzer/usr/lib/llvm-14/lib/libFuzzer.a}
 [ -f "$PIAAS_LIBFUZZER" ] || die "there is no $PIAAS_LIBFUZZER: run \`bash tests/scripts/setup.sh fuzz\`"
 
@@ -23,7 +29,7 @@ fi
 one() { # target
     local seeds=$PWD/tests/fuzz/corpus/$1 log=$work/$1.log
     mkdir -p "$work/$1" "$work/findings"
-    if ! FUZZ_TARGET=$1 "$fuzz" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=8192 -print_final_stats=1 \
+    if ! FUZZ_TARGET=$1 "$fuzz" -seed="$seed" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=8192 -print_final_stats=1 \
         -artifact_prefix="$work/findings/$1-" "$work/$1" "$seeds" >"$log" 2>&1; then
         grep -A 30 -m 1 -E 'panicked at|ERROR: libFuzzer' "$log" || tail -n 30 "$log"
         sed -n 's/.*Test unit written to /found: /p' "$log"
@@ -35,7 +41,7 @@ one() { # target
         "$(grep -oE 'cov: [0-9]+ ft: [0-9]+ corp: [0-9]+' "$log" | tail -n 1)"
 }
 
-say "fuzzing for $seconds s each: ${targets[*]}"
+say "fuzzing for $seconds s each, seed $seed: ${targets[*]}"
 rm -f "$work/failed"
 for name in "${targets[@]}"; do
     while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do

@@ -389,7 +389,7 @@ mod tests {
                     "i-3",
                     8,
                     Standing::Booting {
-                        until: at("12:04:00"),
+                        deadline: at("12:04:00"),
                     },
                     "counts as capacity",
                     Some("12:04:00"),

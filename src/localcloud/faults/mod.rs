@@ -233,7 +233,7 @@ pub(super) fn throttled(service: Service) -> ApiError {
             ApiError::new("RequestLimitExceeded", "Request limit exceeded.").with_status(status)
         }
         Service::AutoScaling | Service::Sts => ApiError::new("Throttling", "Rate exceeded"),
-        Service::Ssm => ApiError::new("ThrottlingException", "Rate exceeded"),
+        Service::Ssm | Service::Secrets => ApiError::new("ThrottlingException", "Rate exceeded"),
         Service::ImageBuilder => {
             ApiError::new("CallRateLimitExceededException", "Rate exceeded").with_status(status)
         }

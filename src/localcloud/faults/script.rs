@@ -242,6 +242,7 @@ impl Entry {
                 "ec2",
                 "autoscaling",
                 "ssm",
+                "secretsmanager",
                 "sts",
                 "imagebuilder",
                 "s3",
@@ -250,7 +251,7 @@ impl Entry {
             if !on.contains(':') || !known.contains(&service) {
                 return Err(format!(
                     "on: `{on}` is not SERVICE:OPERATION, such as ec2:RunInstances or ssm:*; the services are {}",
-                    known[..6].join(", ")
+                    known[..7].join(", ")
                 ));
             }
             if service == "s3" && matches!(self.fault, Kind::Stale) {

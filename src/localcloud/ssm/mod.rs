@@ -39,22 +39,7 @@ pub(super) fn handle(
     request: &Request<Bytes>,
     request_id: &str,
 ) -> Result<Response<Bytes>, ApiError> {
-    let target = request
-        .headers()
-        .get("x-amz-target")
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
-    let name = target.strip_prefix("AmazonSSM.").unwrap_or(target);
-    let operation = OPERATIONS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, run)| run)
-        .ok_or_else(|| {
-            ApiError::new(
-                "UnknownOperationException",
-                format!("The local cloud does not have the operation {name} of ssm."),
-            )
-        })?;
+    let operation = json::operation(request, "AmazonSSM.", "ssm", OPERATIONS)?;
     let answer = operation(call, request.body())?;
     Ok(json::response(
         StatusCode::OK,

@@ -82,7 +82,7 @@ impl ApiError {
                 let text = document("ErrorResponse", Some(namespace), &body);
                 super::xml::response(self.status, request_id, &text)
             }
-            Service::Ssm => {
+            Service::Ssm | Service::Secrets => {
                 let body = serde_json::json!({"__type": self.code, "message": self.message});
                 json::response(self.status, json::JSON_1_1, request_id, &body)
             }

@@ -1,7 +1,7 @@
 //! awsJson1.1 and restJson1: bodies are JSON, unknown members are refused by name.
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -20,6 +20,28 @@ pub fn input<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body)
         .map_err(|error| ApiError::new("ValidationException", error.to_string()))
+}
+
+/// The operation that the header `x-amz-target` of awsJson1.1 names.
+///
+/// # Errors
+/// `UnknownOperationException`.
+pub fn operation<T: Copy>(
+    request: &Request<Bytes>,
+    prefix: &str,
+    service: &str,
+    operations: &[(&str, T)],
+) -> Result<T, ApiError> {
+    let target = request.headers().get("x-amz-target");
+    let target = target.and_then(|value| value.to_str().ok()).unwrap_or("");
+    let name = target.strip_prefix(prefix).unwrap_or(target);
+    let found = operations.iter().find(|(known, _)| *known == name);
+    found.map(|(_, run)| *run).ok_or_else(|| {
+        ApiError::new(
+            "UnknownOperationException",
+            format!("The local cloud does not have the operation {name} of {service}."),
+        )
+    })
 }
 
 /// A response with a JSON body.

@@ -14,6 +14,8 @@ pub enum Service {
     Ec2,
     /// awsJson1.1.
     Ssm,
+    /// awsJson1.1; Secrets Manager.
+    Secrets,
     /// awsQuery, version 2011-06-15.
     Sts,
     /// awsQuery, version 2011-01-01.
@@ -31,6 +33,7 @@ impl Service {
         match self {
             Self::Ec2 => "ec2",
             Self::Ssm => "ssm",
+            Self::Secrets => "secretsmanager",
             Self::Sts => "sts",
             Self::AutoScaling => "autoscaling",
             Self::ImageBuilder => "imagebuilder",
@@ -44,6 +47,7 @@ impl Service {
         match name {
             "ec2" => Some(Self::Ec2),
             "ssm" => Some(Self::Ssm),
+            "secretsmanager" => Some(Self::Secrets),
             "sts" => Some(Self::Sts),
             "autoscaling" => Some(Self::AutoScaling),
             "imagebuilder" => Some(Self::ImageBuilder),
