@@ -46,6 +46,9 @@ pub struct LaunchSpec {
     /// It is a Spot Instance.
     #[serde(default)]
     pub spot: bool,
+    /// Its agent never comes online: a fault.
+    #[serde(default)]
+    pub silent: bool,
 }
 
 /// When a Spot Instance is taken back.

@@ -25,7 +25,7 @@ const LOCK: &str = "endpoint.lock";
 /// Tries to take the lock, 10 ms apart.
 const LOOKS: u32 = 50;
 /// How often the cloud is moved on.
-const TICK: Duration = Duration::from_secs(1);
+pub const TICK: Duration = Duration::from_secs(1);
 
 /// The endpoint ended for a reason that it did not choose.
 #[derive(Debug, thiserror::Error)]

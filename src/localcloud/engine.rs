@@ -1,5 +1,6 @@
 //! One request: signature, service, operation, records.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::driver::Driver;
 use super::faults::{self, Faults, Meddling};
+use super::nspawn::files::{is_file_locked, try_lock_file};
 use super::s3::{self, Buckets, Content, Payload};
 use super::state::{Locked, Process, State, StateError, Store};
 use super::wire::Service;
@@ -27,6 +29,9 @@ use crate::clock::SharedClock;
 
 /// Bytes of the largest request body that stays in memory; no operation takes as much.
 const BODY_LIMIT: usize = 4 * 1024 * 1024;
+/// The lock of a process with a script of faults: the others leave Auto Scaling's launches to it, or they would mend what
+/// it breaks.
+const SCALER: &str = "scaler.lock";
 
 /// A body that no operation takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub struct LocalCloud {
     process: Process,
     requests: AtomicU64,
     faults: Option<Arc<Faults>>,
+    /// Held as long as this one, with a script of faults, is to launch what Auto Scaling launches.
+    _scaler: Option<File>,
 }
 
 /// What a client gets.
@@ -102,8 +109,19 @@ impl LocalCloud {
             Some(faults) => Arc::new(Meddling::new(driver, faults.clone())),
             None => driver,
         };
+        let store = Store::open(directory)?;
+        // A second script at the same time is as good a scaler as the first one.
+        let scaler = match &faults {
+            Some(_) => try_lock_file(&directory.join(SCALER)).map_err(|source| StateError::Io {
+                action: "lock",
+                path: directory.join(SCALER),
+                source,
+            })?,
+            None => None,
+        };
         let cloud = Self {
-            store: Store::open(directory)?,
+            store,
+            _scaler: scaler,
             directory: directory.to_owned(),
             buckets: Buckets::of(directory),
             driver,
@@ -235,7 +253,9 @@ impl LocalCloud {
         let now = self.clock.now();
         let mut locked = self.store.lock(now, region)?;
         ec2::lifecycle::refresh(&mut locked.state, self.driver.as_ref(), now);
-        autoscaling::advance(&mut locked.state, self.driver.as_ref(), now, self.process);
+        if self.faults.is_some() || !is_file_locked(&self.directory.join(SCALER)) {
+            autoscaling::advance(&mut locked.state, self.driver.as_ref(), now, self.process);
+        }
         Ok(locked)
     }
 
@@ -319,6 +339,10 @@ impl LocalCloud {
     ) -> Result<Response<Bytes>, ApiError> {
         let broken = |error: StateError| ApiError::internal(error.to_string());
         let mut locked = self.locked(region).map_err(broken)?;
+        // The past of what the first request makes is without it.
+        if let Some(faults) = &self.faults {
+            faults.remember(&locked.state, self.clock.now());
+        }
         let mut then = past.cloned();
         let mut call = Call {
             state: then.as_mut().unwrap_or(&mut locked.state),

@@ -334,7 +334,10 @@ impl Scripted {
 impl Driver for Scripted {
     fn launch(&self, spec: &LaunchSpec) -> Result<(), DriverError> {
         let id = &spec.instance_id;
-        let life = self.booting();
+        let mut life = self.booting();
+        if let Life::Booting { agent, .. } = &mut life {
+            *agent = agent.filter(|_| !spec.silent);
+        }
         let mut stage = lock(&self.stage);
         stage.calls.push(Recorded::Launch(id.clone()));
         if let Life::Booting {

@@ -71,9 +71,14 @@ pub async fn serve(context: &Context, listen: SocketAddr, script: Option<&Path>)
         // An error means that the signal watcher is gone, and with it this process.
         let _ = stopped.wait_for(|stop| *stop).await;
     };
+    // The machines' own endpoint leaves Auto Scaling to a process with faults.
+    let ticking = script.is_some().then(|| tokio::spawn(tick(local.clone())));
     localcloud::serve::serve(local, listener, shutdown)
         .await
         .map_err(|error| CliError::failure("the server ended").because(&error))?;
+    if let Some(ticking) = ticking {
+        ticking.abort();
+    }
     Ok(exit::DONE)
 }
 
@@ -222,6 +227,15 @@ pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
         error = error.hint(format!("{} {}: {}", one.kind.as_str(), one.id, one.command));
     }
     Err(error)
+}
+
+/// Moves the cloud on every second. Where that fails, the next request says why.
+async fn tick(cloud: Arc<LocalCloud>) {
+    loop {
+        tokio::time::sleep(localcloud::endpoint::TICK).await;
+        let cloud = cloud.clone();
+        let _failed = tokio::task::spawn_blocking(move || cloud.tick(|| ())).await;
+    }
 }
 
 /// Reads a script of faults.

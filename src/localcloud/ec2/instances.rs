@@ -260,5 +260,6 @@ fn spec(instance: &Instance, image: &Image, wanted: &Settings) -> LaunchSpec {
         instance_profile: instance.instance_profile.clone(),
         terminate_on_shutdown: instance.terminate_on_shutdown,
         spot: instance.spot.is_some(),
+        silent: false,
     }
 }

@@ -1,8 +1,7 @@
 //! A driver whose machines have the troubles of a script.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -17,23 +16,13 @@ use crate::localcloud::quotas::Quota;
 pub struct Meddling {
     driver: Arc<dyn Driver>,
     faults: Arc<Faults>,
-    /// Machines whose agents never come online.
-    silent: Mutex<BTreeSet<String>>,
 }
 
 impl Meddling {
     /// A driver over another one.
     #[must_use]
     pub fn new(driver: Arc<dyn Driver>, faults: Arc<Faults>) -> Self {
-        Self {
-            driver,
-            faults,
-            silent: Mutex::default(),
-        }
-    }
-
-    fn silent(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { driver, faults }
     }
 }
 
@@ -76,8 +65,12 @@ impl Driver for Meddling {
         });
         match trouble {
             Some(Trouble::LaunchFails(message)) => return Err(DriverError { message }),
+            // In its records, for every process that looks after it.
             Some(Trouble::NoAgent) => {
-                self.silent().insert(spec.instance_id.clone());
+                return self.driver.launch(&LaunchSpec {
+                    silent: true,
+                    ..spec.clone()
+                });
             }
             Some(Trouble::NoCapacity | Trouble::Reclaimed(_)) | None => {}
         }
@@ -85,11 +78,7 @@ impl Driver for Meddling {
     }
 
     fn observe(&self, instance_id: &str) -> Observation {
-        let mut seen = self.driver.observe(instance_id);
-        if self.silent().contains(instance_id) {
-            seen.agent_online_since = None;
-        }
-        seen
+        self.driver.observe(instance_id)
     }
 
     fn start(&self, instance_id: &str) -> Result<(), DriverError> {
@@ -105,7 +94,6 @@ impl Driver for Meddling {
     }
 
     fn terminate(&self, instance_id: &str) -> Result<(), DriverError> {
-        self.silent().remove(instance_id);
         self.driver.terminate(instance_id)
     }
 

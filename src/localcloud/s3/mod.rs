@@ -111,7 +111,7 @@ impl Operation {
     fn of(asked: &Asked) -> Result<Self, ApiError> {
         let operation = Self::of_path(asked)?;
         if let Some(name) = asked.unknown(operation.parameters()) {
-            let what = format!("the parameter {name} of {operation:?}");
+            let what = format!("the operation {} with the parameter {name}", asked.method);
             return Err(error::not_implemented(&what));
         }
         // What copies is an operation of its own.
@@ -214,8 +214,7 @@ pub(super) fn handle(
 ) -> Result<Response<Content>, ApiError> {
     let caller = auth::authenticate(request, now)?;
     let asked = Asked::read(request)?;
-    let operation = Operation::of(&asked)
-        .map_err(|what| error::not_implemented(&format!("the operation {what}")))?;
+    let operation = Operation::of(&asked)?;
     let s3 = S3 {
         buckets,
         region: &caller.region,

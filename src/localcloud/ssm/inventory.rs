@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::engine::Call;
+use super::super::regions::private_domain;
 use super::super::state::{Instance, InstanceState};
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{epoch, input};
@@ -50,24 +51,22 @@ fn ping(instance: &Instance) -> &'static str {
     }
 }
 
-fn field(instance: &Instance, key: &str) -> Result<Vec<String>, ApiError> {
+/// What a filter looks at; its key is known.
+fn field(instance: &Instance, key: &str) -> Vec<String> {
     let value = match key {
         "InstanceIds" => &instance.id,
         "PingStatus" => ping(instance),
         "PlatformTypes" => "Linux",
         "ResourceType" => "EC2Instance",
-        "tag-key" => return Ok(instance.tags.keys().cloned().collect()),
-        _ => match key.strip_prefix("tag:") {
-            Some(tag) => return Ok(instance.tags.get(tag).cloned().into_iter().collect()),
-            None => {
-                return Err(ApiError::new(
-                    "InvalidFilterKey",
-                    format!("The filter key {key} is not valid."),
-                ));
-            }
-        },
+        "tag-key" => return instance.tags.keys().cloned().collect(),
+        _ => {
+            let tag = key
+                .strip_prefix("tag:")
+                .and_then(|tag| instance.tags.get(tag));
+            return tag.cloned().into_iter().collect();
+        }
     };
-    Ok(vec![value.to_owned()])
+    vec![value.to_owned()]
 }
 
 pub(super) fn describe(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
@@ -78,6 +77,21 @@ pub(super) fn describe(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiErr
         key: filter.key,
         values: filter.values,
     }));
+    for Filter { key, .. } in &filters {
+        let known = [
+            "InstanceIds",
+            "PingStatus",
+            "PlatformTypes",
+            "ResourceType",
+            "tag-key",
+        ];
+        if !known.contains(&key.as_str()) && !key.starts_with("tag:") {
+            return Err(ApiError::new(
+                "InvalidFilterKey",
+                format!("The filter key {key} is not valid."),
+            ));
+        }
+    }
     // A terminated instance is no longer a managed node.
     let registered = call
         .state
@@ -88,7 +102,7 @@ pub(super) fn describe(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiErr
     for instance in registered {
         let mut matches = true;
         for filter in &filters {
-            let values = field(instance, &filter.key)?;
+            let values = field(instance, &filter.key);
             matches &= values.iter().any(|value| filter.values.contains(value));
         }
         if matches {
@@ -113,7 +127,11 @@ fn item(call: &Call<'_>, instance: &Instance) -> Value {
         "PlatformVersion": "12",
         "ResourceType": "EC2Instance",
         "IPAddress": instance.private_ip,
-        "ComputerName": format!("ip-{}.ec2.internal", instance.private_ip.replace('.', "-")),
+        "ComputerName": format!(
+            "ip-{}.{}",
+            instance.private_ip.replace('.', "-"),
+            private_domain(call.region)
+        ),
     });
     let seen = if is_online(instance) {
         Some(epoch(call.now))

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::super::engine::Call;
 use super::super::quotas::{self, Quota};
@@ -43,16 +46,16 @@ struct Put {
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct Get {
     name: String,
-    #[serde(default, rename = "WithDecryption")]
-    _with_decryption: bool,
+    #[serde(default)]
+    with_decryption: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct GetSeveral {
     names: Vec<String>,
-    #[serde(default, rename = "WithDecryption")]
-    _with_decryption: bool,
+    #[serde(default)]
+    with_decryption: bool,
 }
 
 #[derive(Deserialize)]
@@ -61,8 +64,8 @@ struct ByPath {
     path: String,
     #[serde(default)]
     recursive: bool,
-    #[serde(default, rename = "WithDecryption")]
-    _with_decryption: bool,
+    #[serde(default)]
+    with_decryption: bool,
     #[serde(default)]
     max_results: Option<usize>,
     #[serde(default)]
@@ -148,6 +151,21 @@ fn tier(wanted: Option<&str>, value: &str) -> Result<&'static str, ApiError> {
     Err(validation(message))
 }
 
+/// Whether a value is one of its data type (`PutParameter`, `DataType`).
+fn check_value(call: &Call<'_>, data_type: &str, value: &str) -> Result<(), ApiError> {
+    match data_type {
+        "text" => Ok(()),
+        "aws:ec2:image" if call.state.images.contains_key(value) => Ok(()),
+        "aws:ec2:image" => Err(validation(format!("The image {value} does not exist."))),
+        "aws:ssm:integration" => Err(validation(
+            "The local cloud has no integrations: DataType aws:ssm:integration is not there.",
+        )),
+        other => Err(validation(format!(
+            "The data type {other} is not one of text, aws:ec2:image and aws:ssm:integration."
+        ))),
+    }
+}
+
 pub(super) fn put(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let put: Put = input(body)?;
     check_name(&put.name)?;
@@ -216,12 +234,7 @@ pub(super) fn put(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     }
     let tier = tier(wanted, &put.value)?;
     let data_type = put.data_type.unwrap_or_else(|| "text".to_owned());
-    if data_type == "aws:ec2:image" && !call.state.images.contains_key(&put.value) {
-        return Err(validation(format!(
-            "The image {} does not exist.",
-            put.value
-        )));
-    }
+    check_value(call, &data_type, &put.value)?;
     let version = before.map_or(1, |before| before.version + 1);
     let description = put
         .description
@@ -255,27 +268,35 @@ fn public(call: &Call<'_>) -> ParameterVersion {
     }
 }
 
-/// A parameter by name, `name:version`, or ARN.
-fn find(call: &Call<'_>, wanted: &str) -> Result<Value, ApiError> {
+/// A parameter by name, `name:version`, or ARN. A SecureString is shown as it is kept on AWS, where it is not
+/// decrypted: as something that tells nothing.
+fn find(call: &Call<'_>, wanted: &str, decrypted: bool) -> Result<Value, ApiError> {
     let missing = || {
         ApiError::new(
             "ParameterNotFound",
             format!("Parameter {wanted} not found."),
         )
     };
-    let plain = match wanted.strip_prefix("arn:aws:ssm:") {
-        None => wanted,
-        Some(arn) => arn
-            .split_once(":parameter")
-            .map(|(_, name)| name)
+    let rest = match wanted.strip_prefix(&format!("arn:aws:ssm:{}:", call.region)) {
+        // Public parameters have no owner.
+        Some(rest) => rest
+            .strip_prefix(ACCOUNT_ID)
+            .unwrap_or(rest)
+            .strip_prefix(":parameter/")
             .ok_or_else(missing)?,
+        None => wanted,
     };
-    let (name, selector) = match plain.split_once(':') {
+    let (name, selector) = match rest.split_once(':') {
         Some((name, selector)) => (name, Some(selector)),
-        None => (plain, None),
+        None => (rest, None),
     };
+    // In an ARN a path has no slash before it.
+    let path = format!("/{name}");
+    let is_path =
+        rest != wanted && (path == BASE_PARAMETER || call.state.parameters.contains_key(&path));
+    let name = if is_path { path.as_str() } else { name };
     if name == BASE_PARAMETER {
-        return Ok(describe(call, name, &public(call), selector));
+        return Ok(describe(call, name, &public(call), selector, decrypted));
     }
     let versions = call.state.parameters.get(name).ok_or_else(missing)?;
     let version = match selector {
@@ -290,7 +311,7 @@ fn find(call: &Call<'_>, wanted: &str) -> Result<Value, ApiError> {
             format!("Systems Manager could not find version {} of {name}. Verify the version and try again.", selector.unwrap_or("latest")),
         )
     })?;
-    Ok(describe(call, name, version, selector))
+    Ok(describe(call, name, version, selector, decrypted))
 }
 
 fn describe(
@@ -298,6 +319,7 @@ fn describe(
     name: &str,
     version: &ParameterVersion,
     selector: Option<&str>,
+    decrypted: bool,
 ) -> Value {
     let owner = if name == BASE_PARAMETER {
         ""
@@ -308,7 +330,11 @@ fn describe(
     let mut object = json!({
         "Name": name,
         "Type": version.kind,
-        "Value": version.value,
+        "Value": if decrypted || version.kind != "SecureString" {
+            version.value.clone()
+        } else {
+            encrypted(name, version)
+        },
         "Version": version.version,
         "LastModifiedDate": epoch(version.modified),
         "ARN": format!("arn:aws:ssm:{}:{owner}:parameter{slash}{name}", call.region),
@@ -322,9 +348,15 @@ fn describe(
     object
 }
 
+/// Something in the place of a value under a key: base64, another one for each version.
+fn encrypted(name: &str, version: &ParameterVersion) -> String {
+    let text = format!("{name}\0{}\0{}", version.version, version.value);
+    BASE64.encode([&b"local"[..], &Sha256::digest(text)].concat())
+}
+
 pub(super) fn get(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let get: Get = input(body)?;
-    Ok(json!({"Parameter": find(call, &get.name)?}))
+    Ok(json!({"Parameter": find(call, &get.name, get.with_decryption)?}))
 }
 
 pub(super) fn get_several(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
@@ -333,7 +365,7 @@ pub(super) fn get_several(call: &mut Call<'_>, body: &[u8]) -> Result<Value, Api
     let mut parameters = Vec::new();
     let mut invalid = Vec::new();
     for name in get.names {
-        match find(call, &name) {
+        match find(call, &name, get.with_decryption) {
             Ok(parameter) => parameters.push(parameter),
             Err(_) => invalid.push(name),
         }
@@ -374,7 +406,15 @@ pub(super) fn get_by_path(call: &mut Call<'_>, body: &[u8]) -> Result<Value, Api
             let rest = name.strip_prefix(&below);
             rest.is_some_and(|rest| get.recursive || !rest.contains('/'))
         })
-        .filter_map(|(name, versions)| Some(describe(call, name, versions.last()?, None)))
+        .filter_map(|(name, versions)| {
+            Some(describe(
+                call,
+                name,
+                versions.last()?,
+                None,
+                get.with_decryption,
+            ))
+        })
         .collect();
     let max = max_results(get.max_results, 1..=10)?;
     let (found, token) = page(found, max, get.next_token.as_deref())?;

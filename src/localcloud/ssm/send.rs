@@ -115,6 +115,13 @@ impl Send {
         if !(1..=50).contains(&self.instance_ids.len()) {
             return Err(out_of_range("instanceIds"));
         }
+        let mut seen = std::collections::BTreeSet::new();
+        if let Some(twice) = self.instance_ids.iter().find(|id| !seen.insert(*id)) {
+            return Err(ApiError::new(
+                "DuplicateInstanceId",
+                format!("The instance ID {twice} is given twice."),
+            ));
+        }
         let invalid = |message| ApiError::new("ValidationException", message);
         for (name, value, limits) in [
             ("outputS3BucketName", &self.output_s3_bucket_name, 3..=63),

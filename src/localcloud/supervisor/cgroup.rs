@@ -23,9 +23,26 @@ use crate::localcloud::ec2::types::InstanceType;
 use crate::localcloud::nspawn::files::subdirectories;
 
 const MOUNT: &str = "/sys/fs/cgroup";
-/// Hierarchies below [`MOUNT`]: systemd's, the unified one (there, or beside the others), the older controllers'.
-const HIERARCHIES: [&str; 7] = [
-    "systemd", "unified", ".", "memory", "cpu", "cpuacct", "devices",
+/// Hierarchies below [`MOUNT`]: systemd's, the unified one (there, or beside the others), the older controllers', and
+/// those that limit nothing here. A machine is in a group of its own in all of them: what root in it mounts begins there
+/// (cgroup_namespaces(7)). The root of a hierarchy has `release_agent`, which the host runs.
+const HIERARCHIES: [&str; 16] = [
+    "systemd",
+    "unified",
+    ".",
+    "memory",
+    "cpu",
+    "cpuacct",
+    "devices",
+    "cpuset",
+    "freezer",
+    "blkio",
+    "pids",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "hugetlb",
+    "misc",
 ];
 /// Those in which systemd-nspawn puts what is inside into a group of its own.
 const NAMED: usize = 3;
@@ -90,7 +107,13 @@ fn make(root: &Path, machine: &str, kind: &InstanceType) -> io::Result<PathBuf> 
     let group = root.join(GROUP).join(machine);
     let limited = group.join("machine");
     for part in [Part::Keeper, Part::Machine, Part::Commands] {
-        std::fs::create_dir_all(group.join(part.path()))?;
+        let mut above = root.to_path_buf();
+        for name in &Path::new(GROUP).join(machine).join(part.path()) {
+            let below = above.join(name);
+            std::fs::create_dir_all(&below)?;
+            inherit(&above, &below)?;
+            above = below;
+        }
     }
     for above in [root, &root.join(GROUP), &group, &limited] {
         delegate(above);
@@ -99,6 +122,17 @@ fn make(root: &Path, machine: &str, kind: &InstanceType) -> io::Result<PathBuf> 
     // Enforced by the one above; this one the machine sees.
     limit(&group.join(Part::Machine.path()), kind)?;
     Ok(group)
+}
+
+/// A new group of the older `cpuset` has no processors and no memory nodes, and then no process may enter it.
+fn inherit(above: &Path, group: &Path) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        // In the unified hierarchy, an empty one is the one above's.
+        if group.join("cpuset.cpu_exclusive").exists() {
+            std::fs::write(group.join(file), std::fs::read(above.join(file))?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Lets the machine see its limits, once systemd-nspawn has made its group: in the unified hierarchy that is its root.

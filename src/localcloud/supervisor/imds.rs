@@ -318,6 +318,7 @@ mod tests {
             instance_profile: None,
             terminate_on_shutdown: true,
             spot: false,
+            silent: false,
         }
     }
 

@@ -49,6 +49,8 @@ const GRACE: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(20);
 /// What tells the machine its DNS server; it is in memory, and seen in the supervisor's mount namespace alone.
 const RESOLVED: &str = "/run/systemd/nspawn/piaas-bake.resolved.conf";
+/// What the machine sees as its host's os-release(5): a copy in memory, for the same reason.
+const OS_RELEASE: &str = "/run/systemd/nspawn/piaas-bake.os-release";
 /// Commands at once (amazon-ssm-agent, `CommandWorkersLimit`).
 const WORKERS: usize = 5;
 
@@ -131,6 +133,19 @@ struct Supervisor {
     status: Status,
 }
 
+/// Lays a copy over this host's os-release(5), in this namespace alone: systemd-nspawn binds what is there into the
+/// machine (`/run/host/os-release`), where root can mount it anew for writing.
+fn hide_os_release() -> io::Result<()> {
+    for path in ["/etc/os-release", "/usr/lib/os-release"] {
+        let path = Path::new(path);
+        if path.exists() {
+            std::fs::copy(path, OS_RELEASE)?;
+            rustix::mount::mount_bind(OS_RELEASE, path)?;
+        }
+    }
+    Ok(())
+}
+
 impl Supervisor {
     fn start(dir: &Path) -> io::Result<Self> {
         overlay::private_namespace()?;
@@ -158,6 +173,7 @@ impl Supervisor {
             RESOLVED,
             format!("[Resolve]\nDNS={}\n", network::dns(&spec.private_ip)),
         )?;
+        hide_os_release()?;
         let network = Network::new()?;
         let slirp = network.connect(&spec.private_ip)?;
         imds::serve(network.metadata.try_clone()?, spec.clone(), dir)?;
@@ -368,6 +384,7 @@ impl Supervisor {
             } else if line == "READY=1"
                 && let Some(leader) = *leader
                 && !self.shared.is_online()
+                && !self.spec.silent
             {
                 self.shared.online(leader);
                 self.set(|status| status.agent_online_since = Some(Timestamp::now()))?;

@@ -25,7 +25,7 @@ struct World {
     clients: Clients,
     clock: Arc<JumpingClock>,
     driver: Arc<Scripted>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn script(rules: &str) -> Option<Arc<Faults>> {
@@ -50,7 +50,7 @@ impl World {
             clients,
             clock,
             driver,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -183,6 +183,33 @@ async fn machines_have_the_troubles_of_the_script() {
         .filter_map(|one| one.instance_id())
         .collect();
     assert_eq!(online, [well.as_str()], "{silent} has no agent");
+}
+
+/// Every process moves the whole cloud on, the machines' own endpoint once a second.
+#[tokio::test]
+async fn no_other_process_launches_what_the_script_lets_fail() {
+    let rule = format!("  - {{ fault: capacity, zone: {DEFAULT_REGION}a, times: always }}");
+    let world = World::new(&rule).await;
+    let template = aws::template(&world.clients, "workers", aws::launches(BASE_IMAGE)).await;
+    let group = aws::group(&world.clients, "workers", &template);
+    let group = group.min_size(0).max_size(1).desired_capacity(1);
+    group.send().await.unwrap();
+    let other = LocalCloud::open(world.dir.path(), world.driver.clone(), world.clock.clone());
+    let other = other.unwrap();
+    for _ in 0..30 {
+        world.clock.sleep(Duration::from_secs(10)).await;
+        other.tick(|| ()).unwrap();
+        let none = aws::in_service(&world.clients, "workers").await;
+        assert_eq!(none, [""; 0]);
+    }
+    // With the script goes its hold on the group.
+    drop(world.clients);
+    world.clock.sleep(Duration::from_secs(600)).await;
+    for _ in 0..3 {
+        other.tick(|| ()).unwrap();
+        world.clock.sleep(Duration::from_secs(10)).await;
+    }
+    assert_eq!(world.driver.live_machines().len(), 1);
 }
 
 /// The raw bytes of an answer on a socket, and how the connection ended.

@@ -137,6 +137,34 @@ async fn root_in_a_machine_gets_at_no_process_of_the_host() {
     cloud.assert_nothing_left();
 }
 
+/// Root in a machine mounts what it likes: what it finds there is not the host's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_machine_mounts_anew_is_its_own() {
+    let Some(cloud) = Cloud::open("mounts of a real machine").await else {
+        return;
+    };
+    let machine = cloud.launch().await;
+    let hierarchies = "mkdir /run/h\n\
+        while read -r name number rest; do\n\
+          [ \"$number\" = 0 ] || { mount -t cgroup -o $name none /run/h && { ls /run/h; umount /run/h; }; }\n\
+        done </proc/cgroups 2>/dev/null\n\
+        mount -t cgroup -o none,name=systemd none /run/h && { ls /run/h; umount /run/h; }; echo looked";
+    let out = cloud.attempt(&machine, hierarchies).await;
+    assert!(!out.contains("release_agent"), "{out}");
+    assert!(out.ends_with("looked\n"), "{out}");
+    // It has the words of the host's file, but not the file.
+    let there = "/run/host/os-release";
+    let words = cloud.attempt(&machine, &format!("cat {there}")).await;
+    let path = std::fs::canonicalize("/etc/os-release").unwrap();
+    assert_eq!(words, std::fs::read_to_string(&path).unwrap());
+    let seen = cloud.attempt(&machine, "stat -c %d:%i /run/host/os-release");
+    let own = std::fs::metadata(&path).unwrap();
+    use std::os::unix::fs::MetadataExt as _;
+    assert_ne!(seen.await.trim(), format!("{}:{}", own.dev(), own.ino()));
+    cloud.terminate(&machine).await;
+    cloud.assert_nothing_left();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_listens_on_the_loopback_of_the_host_or_of_a_neighbour_is_not_reached() {
     let Some(cloud) = Cloud::open("loopback services, from a real machine").await else {
