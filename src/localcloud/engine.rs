@@ -185,6 +185,7 @@ impl LocalCloud {
                 code,
                 message,
             }) => {
+                let code = code.unwrap_or_else(|| faults::failed(service, status).to_owned());
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
                 refused(ApiError::new(code, message).with_status(status))
             }

@@ -32,7 +32,8 @@ pub enum Fault {
     /// The service gives this error; nothing is done.
     Error {
         status: u16,
-        code: String,
+        /// The service's own, if none is given.
+        code: Option<String>,
         message: String,
     },
     /// The connection ends before anything is done.
@@ -223,6 +224,19 @@ fn is_read(operation: &str) -> bool {
     ["Describe", "Get", "List"]
         .iter()
         .any(|verb| operation.starts_with(verb))
+}
+
+/// The code of a service that has failed, by its status: from its model, or the common errors of its API reference.
+pub(super) const fn failed(service: Service, status: u16) -> &'static str {
+    match (service, status) {
+        (Service::ImageBuilder, 503) => "ServiceUnavailableException",
+        (_, 503) => "ServiceUnavailable",
+        (Service::Ec2 | Service::S3, _) => "InternalError",
+        (Service::Ssm, _) => "InternalServerError",
+        (Service::Secrets, _) => "InternalServiceError",
+        (Service::ImageBuilder, _) => "ServiceException",
+        (Service::AutoScaling | Service::Sts, _) => "InternalFailure",
+    }
 }
 
 /// The error of a service that is asked too often (EC2: "RequestLimitExceeded"; the others: common errors).

@@ -165,13 +165,10 @@ impl Entry {
                 if !(400..600).contains(&status) {
                     return Err(format!("status: {status} is not from 400 to 599"));
                 }
-                let code = match (&self.code, status) {
-                    (Some(code), _) => code.clone(),
-                    (None, 503) => "ServiceUnavailable".to_owned(),
-                    (None, 500..) => "InternalFailure".to_owned(),
-                    (None, _) => return Err("a status below 500 needs a `code`".to_owned()),
-                };
-                return Ok(self.error(status, code));
+                if self.code.is_none() && status < 500 {
+                    return Err("a status below 500 needs a `code`".to_owned());
+                }
+                return Ok(self.error(status));
             }
             Kind::Capacity => return Ok(self.machine(Trouble::NoCapacity)),
             Kind::NoAgent => return Ok(self.machine(Trouble::NoAgent)),
@@ -198,11 +195,11 @@ impl Entry {
         Ok(self.request(fault))
     }
 
-    fn error(&self, status: u16, code: String) -> Target {
+    fn error(&self, status: u16) -> Target {
         let message = self.message.clone();
         self.request(Fault::Error {
             status,
-            code,
+            code: self.code.clone(),
             message: message.unwrap_or_else(|| "A fault of the script.".to_owned()),
         })
     }

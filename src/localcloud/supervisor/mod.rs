@@ -14,6 +14,7 @@ mod shared;
 
 pub use agent::enter;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt as _;
@@ -136,12 +137,12 @@ struct Supervisor {
 /// Lays a copy over this host's os-release(5), in this namespace alone: systemd-nspawn binds what is there into the
 /// machine (`/run/host/os-release`), where root can mount it anew for writing.
 fn hide_os_release() -> io::Result<()> {
-    for path in ["/etc/os-release", "/usr/lib/os-release"] {
-        let path = Path::new(path);
-        if path.exists() {
-            std::fs::copy(path, OS_RELEASE)?;
-            rustix::mount::mount_bind(OS_RELEASE, path)?;
-        }
+    let paths = ["/etc/os-release", "/usr/lib/os-release"].map(std::fs::canonicalize);
+    let paths: BTreeSet<PathBuf> = paths.into_iter().flatten().collect();
+    for (number, path) in paths.iter().enumerate() {
+        let copy = format!("{OS_RELEASE}.{number}");
+        std::fs::copy(path, &copy)?;
+        rustix::mount::mount_bind(&copy, path)?;
     }
     Ok(())
 }

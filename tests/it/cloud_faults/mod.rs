@@ -142,6 +142,18 @@ async fn an_error_has_the_code_that_the_script_says_and_nothing_is_done() {
 }
 
 #[tokio::test]
+async fn a_service_that_fails_has_its_own_code() {
+    let world = World::new("  - { fault: error, status: 500, times: always }").await;
+    let ec2 = world.clients.ec2.describe_regions().send().await;
+    assert_eq!(ec2.unwrap_err().code(), Some("InternalError"));
+    let ssm = world.clients.ssm.list_commands().send().await;
+    assert_eq!(ssm.unwrap_err().code(), Some("InternalServerError"));
+    let groups = world.clients.autoscaling.describe_auto_scaling_groups();
+    let groups = groups.send().await;
+    assert_eq!(groups.unwrap_err().code(), Some("InternalFailure"));
+}
+
+#[tokio::test]
 async fn a_stale_read_shows_the_past_and_then_the_present() {
     let rule = "  - { fault: stale, on: 'ec2:Describe*', seconds: 60, after: 1, times: always }";
     let world = World::new(rule).await;
