@@ -177,8 +177,15 @@ pub trait Driver: Send + Sync {
     /// Begins an orderly shutdown, forced after the driver's grace time, or at once with `force`.
     fn stop(&self, instance_id: &str, force: bool) -> Result<(), DriverError>;
     fn reboot(&self, instance_id: &str) -> Result<(), DriverError>;
-    /// Ends a machine and removes its root. Repeating it is harmless.
+    /// Ends a machine at once and removes its root. Repeating it is harmless.
     fn terminate(&self, instance_id: &str) -> Result<(), DriverError>;
+    /// As [`Self::terminate`], after an orderly shutdown, which is forced after the driver's grace time.
+    ///
+    /// # Errors
+    /// As [`Self::terminate`].
+    fn shut_down(&self, instance_id: &str) -> Result<(), DriverError> {
+        self.terminate(instance_id)
+    }
     /// The console's last 64 KiB.
     fn console(&self, instance_id: &str) -> Vec<u8>;
     /// Hands a command to the machine's agent. Repeating it with the same id is harmless.

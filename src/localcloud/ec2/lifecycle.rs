@@ -131,7 +131,7 @@ pub fn end(
     if instance.state == InstanceState::Terminated {
         return Ok(());
     }
-    driver.terminate(&instance.id)?;
+    driver.shut_down(&instance.id)?;
     if instance.state != InstanceState::ShuttingDown {
         by_user(instance, InstanceState::ShuttingDown, now);
     }

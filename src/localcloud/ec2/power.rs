@@ -140,8 +140,9 @@ pub(super) fn stop(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiEr
 
 pub(super) fn terminate(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = take_ids(&mut params)?;
+    // It is forced after the grace time in any case, which is all that `Force` asks for.
     params.flag("Force")?;
-    params.flag("SkipOsShutdown")?;
+    let at_once = params.flag("SkipOsShutdown")?;
     call.accept(&params)?;
     let ending = Change {
         allowed: |instance| {
@@ -157,11 +158,14 @@ pub(super) fn terminate(call: &mut Call<'_>, mut params: Params) -> Result<Xml, 
             }
             Ok(instance.state != InstanceState::Terminated)
         },
-        act: |driver, id, _| driver.terminate(id),
+        act: |driver, id, at_once| match at_once {
+            true => driver.terminate(id),
+            false => driver.shut_down(id),
+        },
         to: InstanceState::ShuttingDown,
         by_user: true,
     };
-    change(call, &ids, false, &ending)
+    change(call, &ids, at_once, &ending)
 }
 
 pub(super) fn reboot(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {

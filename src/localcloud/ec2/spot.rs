@@ -96,7 +96,7 @@ pub fn interrupt(instance: &mut Instance, driver: &dyn Driver, now: Timestamp) {
         // One that could not be told is tried again at the next look.
         spot.noticed = driver.notice(&instance.id, ends_at).is_ok();
     }
-    if now >= ends_at && driver.terminate(&instance.id).is_ok() {
+    if now >= ends_at && driver.shut_down(&instance.id).is_ok() {
         let why = Reason {
             code: INTERRUPTED.to_owned(),
             message: format!("{INTERRUPTED}: Spot instance termination"),

@@ -97,6 +97,10 @@ impl Driver for Meddling {
         self.driver.terminate(instance_id)
     }
 
+    fn shut_down(&self, instance_id: &str) -> Result<(), DriverError> {
+        self.driver.shut_down(instance_id)
+    }
+
     fn console(&self, instance_id: &str) -> Vec<u8> {
         self.driver.console(instance_id)
     }

@@ -55,8 +55,18 @@ pub enum Want {
     Reboot(u64),
     Stop,
     ForceStop,
+    /// Stop as [`Self::Stop`] does, and remove everything.
+    ShutDown,
     /// Stop at once and remove everything.
     Terminate,
+}
+
+impl Want {
+    /// Whether nothing of the machine is to be left.
+    #[must_use]
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::ShutDown | Self::Terminate)
+    }
 }
 
 /// How far a disk is.

@@ -225,7 +225,7 @@ impl Driver for NspawnDriver {
         let Ok(status) = get_json::<Status>(&dir.join("status.json")) else {
             return gone(Power::Gone, None);
         };
-        let ending = get_json(&dir.join("want")).is_ok_and(|want: Want| want == Want::Terminate);
+        let ending = get_json(&dir.join("want")).is_ok_and(Want::is_end);
         if !alive && ending && self.terminate(instance_id).is_ok() {
             // Its supervisor died on the way out; the rest is done here.
             return gone(Power::Gone, None);
@@ -290,6 +290,21 @@ impl Driver for NspawnDriver {
             // Its supervisor was faster.
             Err(_) if !dir.exists() => Ok(()),
             ended => ended.map_err(io(&dir)),
+        }
+    }
+
+    fn shut_down(&self, instance_id: &str) -> Result<(), DriverError> {
+        let dir = self.instance(instance_id);
+        // One that is off has nothing to shut down, and one that is told to end at once is not told to take its time.
+        let at_once = get_json(&dir.join("want")).is_ok_and(|want: Want| want == Want::Terminate);
+        if at_once || !is_locked(&dir) {
+            return self.terminate(instance_id);
+        }
+        match put_json(&dir.join("want"), &Want::ShutDown) {
+            Err(_) if !dir.exists() => Ok(()),
+            // Its supervisor may have ended in between.
+            Ok(()) if !is_locked(&dir) => self.terminate(instance_id),
+            written => written.map_err(io(&dir)),
         }
     }
 

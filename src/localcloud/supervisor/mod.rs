@@ -131,6 +131,8 @@ struct Supervisor {
     busy: Arc<AtomicUsize>,
     /// Commands that have been taken.
     taken: Vec<PathBuf>,
+    /// The last request to boot again that was met.
+    rebooted_for: u64,
     status: Status,
 }
 
@@ -197,6 +199,7 @@ impl Supervisor {
             shared: Arc::new(Shared::default()),
             busy: Arc::new(AtomicUsize::new(0)),
             taken: Vec::new(),
+            rebooted_for: 0,
             status: Status::starting(),
         })
     }
@@ -296,7 +299,6 @@ impl Supervisor {
     /// Looks after one boot. `None`: boot again.
     fn watch(&mut self, payload: &mut Child) -> io::Result<Option<End>> {
         let mut leader: Option<u32> = None;
-        let mut rebooted_for = 0;
         let mut asked: Option<Want> = None;
         let mut deadline: Option<Instant> = None;
         loop {
@@ -305,45 +307,38 @@ impl Supervisor {
                 return self.ended(status, leader, asked);
             }
             let want = get_json::<Want>(&self.dir.join("want")).unwrap_or(Want::Run);
-            if want == Want::Terminate || want == Want::ForceStop {
+            // Before its init is there, nobody inside can be asked.
+            let unasked = want == Want::ShutDown && leader.is_none();
+            if matches!(want, Want::Terminate | Want::ForceStop) || unasked {
                 kill(payload.id(), libc_signal(9))?;
                 payload.wait()?;
-                return Ok(Some(if want == Want::Terminate {
+                return Ok(Some(if want.is_end() {
                     End::Terminated
                 } else {
                     End::Off { from_inside: false }
                 }));
             }
             let reboot = self.shared.take_reboot()
-                || matches!(want, Want::Reboot(number) if number != rebooted_for);
+                || matches!(want, Want::Reboot(number) if number != self.rebooted_for);
             if let Want::Reboot(number) = want {
-                rebooted_for = number;
+                self.rebooted_for = number;
             }
-            // Before its init is there, nobody inside can be asked.
+            let off = matches!(want, Want::Stop | Want::ShutDown);
             if let Some(leader) = leader
                 && asked.is_none()
-                && (want == Want::Stop || reboot)
+                && (off || reboot)
             {
-                asked = Some(if want == Want::Stop {
-                    Want::Stop
+                asked = Some(if off {
+                    want
                 } else {
-                    Want::Reboot(rebooted_for)
+                    Want::Reboot(self.rebooted_for)
                 });
                 if want == Want::Stop {
                     self.set(|status| status.power = Power::Stopping)?;
-                } else if matches!(want, Want::Reboot(_)) {
-                    put_json(&self.dir.join("want"), &Want::Run)?;
                 }
                 self.shared.offline(false);
                 self.set(|status| status.agent_online_since = None)?;
-                kill(
-                    leader,
-                    libc_signal(if want == Want::Stop {
-                        POWER_OFF
-                    } else {
-                        REBOOT
-                    }),
-                )?;
+                kill(leader, libc_signal(if off { POWER_OFF } else { REBOOT }))?;
                 deadline = Some(Instant::now() + GRACE);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -400,6 +395,10 @@ impl Supervisor {
         leader: Option<u32>,
         asked: Option<Want>,
     ) -> io::Result<Option<End>> {
+        // Whoever asked last, and whatever was on its way.
+        if get_json(&self.dir.join("want")).is_ok_and(Want::is_end) {
+            return Ok(Some(End::Terminated));
+        }
         if status.code() == Some(REBOOT_EXIT) || matches!(asked, Some(Want::Reboot(_))) {
             return Ok(None);
         }

@@ -201,13 +201,13 @@ impl Cloud {
     }
 
     async fn terminate(&self, instance: &str) {
-        self.clients
-            .ec2
-            .terminate_instances()
-            .instance_ids(instance)
-            .send()
-            .await
-            .unwrap();
+        self.end(instance, false).await;
+    }
+
+    async fn end(&self, instance: &str, at_once: bool) {
+        let call = self.clients.ec2.terminate_instances();
+        let call = call.instance_ids(instance).skip_os_shutdown(at_once);
+        call.send().await.unwrap();
         self.wait_for(instance, InstanceStateName::Terminated).await;
         assert_eq!(
             processes_of(instance),
@@ -307,6 +307,25 @@ async fn exit_194_reboots_and_runs_the_script_again() {
         .await;
     assert_ne!(before, after, "the machine has booted again");
     cloud.terminate(&machine).await;
+    cloud.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_on_a_machine_is_stopped_in_order_unless_that_is_not_wanted() {
+    let Some(cloud) = Cloud::open("an orderly end of a real machine").await else {
+        return;
+    };
+    for (takes, at_once) in [(3, false), (80, true)] {
+        let machine = cloud.launch().await;
+        let unit = format!(
+            "systemd-run --quiet --unit=slow -p ExecStop='/bin/sleep {takes}' -p TimeoutStopSec=90 sleep 1000"
+        );
+        cloud.run(&machine, &unit, 60).await;
+        let begun = Instant::now();
+        cloud.end(&machine, at_once).await;
+        let waited = begun.elapsed() >= Duration::from_secs(takes);
+        assert_eq!(waited, !at_once, "{:?}", begun.elapsed());
+    }
     cloud.assert_nothing_left();
 }
 
