@@ -55,7 +55,14 @@ impl Document {
     /// # Errors
     /// Text that is not YAML, and YAML that a recipe may not use: several documents, duplicate or non-text keys, anchors,
     /// aliases, tags.
+    ///
+    /// No line of a text that has a key `secret` is shown: what cannot be read may be the secret itself.
     pub fn parse(file: &Path, text: String) -> Result<Self, Diagnostics> {
+        let secret = has_key(&text, "secret");
+        Self::read(file, text).map_err(|found| if secret { found.without_lines() } else { found })
+    }
+
+    fn read(file: &Path, text: String) -> Result<Self, Diagnostics> {
         let extent = Extent::of(&text);
         let mut events = Events {
             file,
@@ -144,6 +151,14 @@ impl Document {
             column,
         }
     }
+}
+
+/// Whether `key` may be a key in a text that perhaps is not YAML.
+fn has_key(text: &str, key: &str) -> bool {
+    let quote_or_blank = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
+    text.split(key)
+        .skip(1)
+        .any(|rest| rest.trim_start_matches(quote_or_blank).starts_with(':'))
 }
 
 /// Builds the tree of places from parser events.
