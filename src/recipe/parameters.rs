@@ -95,6 +95,10 @@ impl Parameters {
     /// What the next recipe of the line says.
     pub fn inherit(&mut self, recipe: &[RawParameter], found: &mut Diagnostics) {
         for raw in recipe {
+            // The nearest of many names takes its time.
+            if found.is_full() {
+                return;
+            }
             match (&raw.is, self.0.get_mut(&raw.name)) {
                 (RawParameterKind::Declared(new), None) => {
                     let mut parameter = Parameter {
@@ -206,6 +210,9 @@ impl Parameters {
             Err(more) => return found.extend(more),
         };
         for entry in document.root().entries(found) {
+            if found.is_full() {
+                return;
+            }
             let Some(parameter) = self.0.get_mut(entry.key) else {
                 let help = suggest(entry.key, self.0.keys().map(String::as_str));
                 found.push(entry.diagnostic(

@@ -339,6 +339,17 @@ pub fn parameter_value(node: Node<'_>, found: &mut Diagnostics) -> Option<Value>
     match node.value() {
         Yaml::Bool(value) => Some(Value::Boolean(*value)),
         Yaml::Number(number) if number.is_i64() => number.as_i64().map(Value::Integer),
+        Yaml::Number(number) if number.is_u64() => {
+            found.push(node.diagnostic(
+                "a parameter cannot be an integer of more than 64 bits",
+                format!(
+                    "write one from {} to {}, or text in quotes",
+                    i64::MIN,
+                    i64::MAX
+                ),
+            ));
+            None
+        }
         Yaml::Sequence(_) => Some(Value::List(texts(node, found))),
         Yaml::String(_) => node.text(found).map(|text| Value::String(text.to_string())),
         _ => {
