@@ -54,11 +54,26 @@ impl InlineText {
         message: String,
         help: String,
     ) -> Diagnostic {
-        let on = self.text.lines().nth(line - 1).unwrap_or_default();
+        // After the last line there is none in the file that belongs to the text.
+        let (line, column, on) = match self.text.lines().nth(line - 1) {
+            Some(on) => (line, column, on),
+            None => {
+                let last = self.text.lines().last().unwrap_or_default();
+                (
+                    self.text.lines().count().max(1),
+                    last.chars().count() + 1,
+                    last,
+                )
+            }
+        };
         let (at, shown, message) = match self.written {
             Written::Line(shift) => {
                 let column = self.at.column + shift + column - 1;
                 ((self.at.line, column), self.line.clone(), message)
+            }
+            // An empty line need not be indented.
+            Written::Block { first, .. } if on.is_empty() => {
+                ((first + line - 1, 1), String::new(), message)
             }
             Written::Block { first, indent } => {
                 let shown = visible(&format!("{:indent$}{on}", ""));

@@ -300,7 +300,7 @@ impl<'t> Events<'t> {
         let faulty = |text: &str| {
             let mut parser = Parser::new_from_str(text);
             let error = std::iter::from_fn(|| parser.next_event()).find_map(Result::err)?;
-            Some((error.marker().index(), error.info().to_owned()))
+            Some((error.marker().line(), error.info().to_owned()))
         };
         let lines: Vec<&str> = self.text.split('\n').collect();
         let first = line.saturating_sub(2);

@@ -90,18 +90,20 @@ fn texts_within_the_limits_are_as_tera_makes_them() {
     for template in [
         "{% for a in l -%}\n  {{ a }}\n{%- endfor %}",
         "{%- for a in l %} {{ a }}{% if loop.last %}.{% else %}, {% endif %}{% endfor -%} x",
-        "{% for a in none %}x{% else %}empty{% endfor %}{% set b = 'c' %}{{ b }}",
+        "{% for a in nothing %}x{% else %}empty{% endfor %}{% set b = 'c' %}{{ b }}",
         "{% set b = l | join(sep='--') %}{{ b | indent(width=2, first=true) | replace(from='-', to='+') }}",
         "{% for a in range(start=7, end=-2, step_by=-3) %}{{ a }};{% endfor %}",
         "{% for a in range(end=7, step_by=3) %}{% for b in range(end=a) %}{{ b }}{% endfor %}{% endfor %}",
     ] {
         let expected = tera::Tera::one_off(
             template,
-            &tera::Context::from_serialize(&serde_json::json!({ "l": ["p", "q\nr"], "none": [] }))
-                .unwrap(),
+            &tera::Context::from_serialize(
+                &serde_json::json!({ "l": ["p", "q\nr"], "nothing": [] }),
+            )
+            .unwrap(),
             false,
         );
-        let parameters = [("l", list(&["p", "q\nr"])), ("none", list(&[]))];
+        let parameters = [("l", list(&["p", "q\nr"])), ("nothing", list(&[]))];
         let made = text(template, Dialect::Plain, &parameters);
         assert_eq!(made.unwrap(), expected.unwrap(), "{template}");
     }
