@@ -8,8 +8,9 @@ use std::path::Path;
 use super::shell::{Piece, Shell, read};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::model::Value;
+use crate::render::origin::Origin;
 use crate::render::tags::{Dialect, TagKind, scan};
-use crate::render::template::{Origin, Renderer};
+use crate::render::template::Renderer;
 
 /// No template writes it by chance.
 const HARMLESS: &str = "\u{e000}harmless\u{e001}";

@@ -138,6 +138,15 @@ impl Diagnostics {
         }
     }
 
+    /// Without the lines of the files, on which a secret may stand.
+    #[must_use]
+    pub fn without_lines(mut self) -> Self {
+        for one in &mut self.0 {
+            one.source_line = None;
+        }
+        self
+    }
+
     /// True when nothing is wrong.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -11,20 +11,15 @@ use super::node::Node;
 /// The largest recipe, script or template: 1 MiB.
 pub const LARGEST_TEXT: u64 = 1 << 20;
 
-/// The largest file or tree to install: 512 MiB. It is held in memory, and travels through S3; what has no bucket has a
+/// The largest file or tree to install, and all of a line together: 512 MiB. They are held in memory, and travel through S3; what has no bucket has a
 /// limit of its own (`bake`'s bundle).
 pub const LARGEST_PAYLOAD: u64 = 512 << 20;
 
 /// The absolute path of a file that a recipe names, after checking that it is a regular file inside the directory of the
-/// recipe (symbolic links followed) of at most `largest` bytes.
-pub fn beside(
-    node: Node<'_>,
-    dir: &Path,
-    largest: u64,
-    found: &mut Diagnostics,
-) -> Option<PathBuf> {
+/// recipe (symbolic links followed). How large it is shows when it is read.
+pub fn beside(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<PathBuf> {
     let text = node.text(found)?;
-    let checked = inside(dir, text).and_then(|path| regular(path, text, largest));
+    let checked = inside(dir, text).and_then(|path| regular(path, text));
     checked
         .map_err(|(message, help)| found.push(node.diagnostic(message, help)))
         .ok()
@@ -87,7 +82,7 @@ fn inside(dir: &Path, text: &str) -> Result<PathBuf, (String, String)> {
     Ok(real)
 }
 
-fn regular(real: PathBuf, text: &str, largest: u64) -> Result<PathBuf, (String, String)> {
+fn regular(real: PathBuf, text: &str) -> Result<PathBuf, (String, String)> {
     let about = real.metadata().map_err(|error| {
         (
             format!("cannot read `{text}`: {error}"),
@@ -98,13 +93,6 @@ fn regular(real: PathBuf, text: &str, largest: u64) -> Result<PathBuf, (String, 
         return Err((
             format!("`{text}` is not a regular file"),
             "name a file; a directory goes with `tree`".into(),
-        ));
-    }
-    if about.len() > largest {
-        let help = "fetch large files in a step, with their checksum, or package them";
-        return Err((
-            format!("`{text}` has {} bytes; the limit is {largest}", about.len()),
-            help.into(),
         ));
     }
     Ok(real)
@@ -152,15 +140,23 @@ fn unreadable(file: &Path, why: impl std::fmt::Display) -> Diagnostic {
 /// The file cannot be read or is larger.
 pub fn bytes(file: &Path, largest: u64) -> Result<Vec<u8>, Diagnostic> {
     let mut bytes = Vec::new();
-    File::open(file)
-        .and_then(|open| open.take(largest + 1).read_to_end(&mut bytes))
-        .map_err(|error| unreadable(file, error))?;
-    if bytes.len() as u64 > largest {
+    let read = File::open(file).and_then(|open| {
+        // A file that says that it is too large is not read.
+        if open.metadata()?.len() > largest {
+            return Ok(true);
+        }
+        open.take(largest + 1).read_to_end(&mut bytes)?;
+        Ok(bytes.len() as u64 > largest)
+    });
+    let too_large = read.map_err(|error| unreadable(file, error))?;
+    if too_large {
         return Err(Diagnostic {
             location: Some(top_of(file)),
             source_line: None,
             message: format!("{} is larger than {largest} bytes", file.display()),
-            help: Some("split it, or fetch the data in a step".into()),
+            help: Some(
+                "split it, or fetch the data in a step, with its checksum, or package it".into(),
+            ),
         });
     }
     Ok(bytes)

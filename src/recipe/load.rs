@@ -148,7 +148,15 @@ fn one(
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
         ),
     };
-    if !super::units::is_recipe_name(name) || !there {
+    if there && !super::units::is_recipe_name(name) {
+        found.push(place_or_plain(
+            asked,
+            format!("`{name}` is not a recipe name, and so the directory is no recipe"),
+            format!("rename the directory: {}", raw::NAME_HELP),
+        ));
+        return None;
+    }
+    if !there {
         let help = match names(dir) {
             Ok(known) => suggest(name, known.iter().map(String::as_str)),
             Err(error) => error

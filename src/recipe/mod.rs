@@ -10,6 +10,7 @@
 pub mod diagnostic;
 pub mod files;
 pub mod init;
+mod inline;
 mod load;
 mod manager;
 mod merge;

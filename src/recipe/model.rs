@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::inline::InlineText;
 use super::secret::Reference;
 use super::units;
 use crate::worker::config;
@@ -335,18 +336,11 @@ pub struct WorkerCommands {
     pub timeout: Duration,
 }
 
-/// A text in the recipe itself; rendered.
-#[derive(Debug, Clone)]
-pub struct InlineText {
-    pub text: String,
-    pub at: Location,
-}
-
 /// Where a text comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// Text in the recipe itself; rendered.
-    Inline(String),
+    Inline(InlineText),
     /// A file beside the recipe, byte for byte (absolute path here).
     Raw(PathBuf),
     /// A tera template beside the recipe (absolute path here).
@@ -359,7 +353,7 @@ pub struct StepSpec {
     pub name: String,
     pub source: Source,
     /// Environment; values are rendered as plain text, never as shell.
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, InlineText>,
     pub timeout: Duration,
     /// How often to try again after a failure.
     pub retries: u32,

@@ -3,15 +3,19 @@
 //! `serde_yaml` gives the values, `saphyr-parser` the places; the two trees have the same shape. Anchors, aliases and
 //! tags are not part of the format, so a small file stays a small tree.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use saphyr_parser::{Event, Marker, Parser, StrInput};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput};
 use serde_yaml::Value;
 
 use super::diagnostic::{Diagnostic, Diagnostics, suggest, top_of};
 use super::model::Location;
 
+/// How many lines are searched for the tab that an error is about, and how many tabs are tried.
+const TABS_NEAR: usize = 64;
+const TABS_TRIED: usize = 8;
 /// Deeper than any recipe; a bound for the walk.
 const DEEPEST: usize = 32;
 
@@ -55,13 +59,26 @@ impl Document {
     /// # Errors
     /// Text that is not YAML, and YAML that a recipe may not use: several documents, duplicate or non-text keys, anchors,
     /// aliases, tags.
+    ///
+    /// No line of a text that has a key `secret` is shown: what cannot be read may be the secret itself.
     pub fn parse(file: &Path, text: String) -> Result<Self, Diagnostics> {
+        let secret = has_key(&text, "secret");
+        // Some editors begin a file with a byte order mark (RFC 3629, section 6); it says nothing.
+        let text = match text.strip_prefix('\u{feff}') {
+            Some(rest) => rest.to_owned(),
+            None => text,
+        };
+        Self::read(file, text).map_err(|found| if secret { found.without_lines() } else { found })
+    }
+
+    fn read(file: &Path, text: String) -> Result<Self, Diagnostics> {
         let extent = Extent::of(&text);
         let mut events = Events {
             file,
             text: &text,
             extent: &extent,
             parser: Parser::new_from_str(&text),
+            too_large: Vec::new(),
             found: Diagnostics::default(),
         };
         let Some(places) = events.document()? else {
@@ -69,12 +86,13 @@ impl Document {
                 top_of(file),
                 &text,
                 "the file is empty",
-                "`piaas-bake init NAME` writes a recipe to start from",
+                "write `key: value` lines into it; `piaas-bake init NAME` writes those of a recipe",
             )
             .into());
         };
         let found = events.found;
-        let value: Value = match serde_yaml::from_str(&text) {
+        let within_range = within_range(&text, &events.too_large);
+        let value: Value = match serde_yaml::from_str(&within_range) {
             Ok(value) => value,
             // Duplicate keys are already reported, each with its place.
             Err(_) if !found.is_empty() => return Err(found),
@@ -146,12 +164,63 @@ impl Document {
     }
 }
 
+/// The text with the largest integer in the place of those that are too large: serde_yaml would read nothing of it. What
+/// reads them refuses both.
+fn within_range<'t>(text: &'t str, too_large: &[(usize, usize)]) -> Cow<'t, str> {
+    if too_large.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut integers = too_large.iter().peekable();
+    let mut skip = 0;
+    for (n, c) in text.chars().enumerate() {
+        if let Some((_, length)) = integers.next_if(|(at, _)| *at == n) {
+            out.push_str(&u64::MAX.to_string());
+            skip = *length;
+        }
+        if skip == 0 {
+            out.push(c);
+        }
+        skip = skip.saturating_sub(1);
+    }
+    Cow::Owned(out)
+}
+
+/// Whether YAML reads an integer that has no place in 64 bits.
+fn is_too_large(text: &str) -> bool {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let (digits, radix) = match digits.get(..2) {
+        Some("0x") => (&digits[2..], 16),
+        Some("0o") => (&digits[2..], 8),
+        Some("0b") => (&digits[2..], 2),
+        _ if digits.starts_with('0') => return false,
+        _ => (digits, 10),
+    };
+    let most = if text.starts_with('-') {
+        1 << 63
+    } else {
+        u128::from(u64::MAX)
+    };
+    digits.starts_with(|c: char| c.is_ascii_hexdigit())
+        && u128::from_str_radix(digits, radix).is_ok_and(|number| number > most)
+}
+
+/// Whether `key` may be a key in a text that perhaps is not YAML.
+fn has_key(text: &str, key: &str) -> bool {
+    let quote_or_blank = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
+    text.split(key)
+        .skip(1)
+        .any(|rest| rest.trim_start_matches(quote_or_blank).starts_with(':'))
+}
+
 /// Builds the tree of places from parser events.
 struct Events<'t> {
     file: &'t Path,
     text: &'t str,
     extent: &'t Extent,
     parser: Parser<'t, StrInput<'t>>,
+    /// Where integers that do not fit begin, and how long they are, in characters.
+    too_large: Vec<(usize, usize)>,
     found: Diagnostics,
 }
 
@@ -200,26 +269,64 @@ impl<'t> Events<'t> {
 
     fn next(&mut self) -> Result<(Event<'t>, (usize, usize)), Diagnostics> {
         match self.parser.next_event() {
-            Some(Ok((event, span))) => Ok((event, self.place(span.start))),
+            Some(Ok((event, span))) => {
+                if let Event::Scalar(text, ScalarStyle::Plain, ..) = &event
+                    && is_too_large(text)
+                {
+                    self.too_large
+                        .push((span.start.index(), text.chars().count()));
+                }
+                Ok((event, self.place(span.start)))
+            }
             Some(Err(error)) => {
                 let at = self.place(*error.marker());
-                let line = self
-                    .text
-                    .lines()
-                    .nth(at.0.saturating_sub(1))
-                    .unwrap_or_default();
-                let indent = &line[..line.len() - line.trim_start().len()];
-                let help = if indent.contains('\t') {
-                    "indent with spaces: YAML does not allow tabs there"
-                } else {
-                    "check the indentation, and quote text that holds `: `, ` #`, `{`, `[`, `*` or `&`"
-                };
+                if let Some(tab) = self.tab(at.0) {
+                    let help = "indent with spaces, and put a space after `:` and `-`";
+                    let message = "not YAML: a tab; YAML takes spaces only";
+                    return Err(self.diagnostic(tab, message, help).into());
+                }
+                let help = "check the indentation, and quote text that holds `: `, ` #`, `{`, `[`, `*` or `&`";
                 Err(self
                     .diagnostic(at, format!("not YAML: {}", error.info()), help)
                     .into())
             }
             None => Ok((Event::StreamEnd, (1, 1))),
         }
+    }
+
+    /// The tab that an error near `line` is about: with spaces in its place the text reads otherwise. The parser names
+    /// the line, one before it, or the begin of what the tab is in.
+    fn tab(&self, line: usize) -> Option<(usize, usize)> {
+        let faulty = |text: &str| {
+            let mut parser = Parser::new_from_str(text);
+            let error = std::iter::from_fn(|| parser.next_event()).find_map(Result::err)?;
+            Some((error.marker().line(), error.info().to_owned()))
+        };
+        let lines: Vec<&str> = self.text.split('\n').collect();
+        let first = line.saturating_sub(2);
+        let near = lines.iter().enumerate().skip(first).take(TABS_NEAR);
+        let mut tried = 0;
+        for (n, line) in near {
+            let indent = line.len() - line.trim_start_matches([' ', '\t', '-']).len();
+            let at = line[..indent]
+                .find('\t')
+                .or_else(|| line.find(":\t").map(|at| at + 1));
+            let Some(at) = at else { continue };
+            tried += 1;
+            if tried > TABS_TRIED {
+                return None;
+            }
+            let tabs = line.len() - at - line[at..].trim_start_matches('\t').len();
+            let spaces = "        ".repeat(tabs);
+            let spaced = format!("{}{spaces}{}", &line[..at], &line[at + tabs..]);
+            // Up to its end: what follows may have faults of its own, and tabs.
+            let before: String = lines[..n].iter().map(|line| format!("{line}\n")).collect();
+            let (with, without) = (format!("{before}{line}"), format!("{before}{spaced}"));
+            if faulty(&with) != faulty(&without) {
+                return Some((n + 1, line[..at].chars().count() + 1));
+            }
+        }
+        None
     }
 
     fn document(&mut self) -> Result<Option<Places>, Diagnostics> {
@@ -509,7 +616,15 @@ impl<'d> Node<'d> {
         found: &mut Diagnostics,
     ) -> Option<T> {
         let written = match self.value {
-            Value::Number(number) => number.to_string(),
+            // As it stands there: the value has lost what was not a digit, and what was too much.
+            Value::Number(_) => {
+                let (line, column) = self.places.at;
+                let line = self.document.line(line).unwrap_or_default();
+                let rest = line.chars().skip(column - 1);
+                rest.take_while(|c| c.is_ascii_alphanumeric() || "+-._".contains(*c))
+                    .take(40)
+                    .collect()
+            }
             _ => self.text(found)?.to_string(),
         };
         // A number without quotes has already lost its leading zeros, so it is never what was meant.

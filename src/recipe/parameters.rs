@@ -95,6 +95,10 @@ impl Parameters {
     /// What the next recipe of the line says.
     pub fn inherit(&mut self, recipe: &[RawParameter], found: &mut Diagnostics) {
         for raw in recipe {
+            // The nearest of many names takes its time.
+            if found.is_full() {
+                return;
+            }
             match (&raw.is, self.0.get_mut(&raw.name)) {
                 (RawParameterKind::Declared(new), None) => {
                     let mut parameter = Parameter {
@@ -161,20 +165,43 @@ impl Parameters {
                         found.push(known.complain(raw.at.diagnostic(message, help)));
                     }
                 }
-                (RawParameterKind::Set(_), None) => found.push(raw.at.diagnostic(
-                    format!("no parent declares the parameter `{}`", raw.name),
-                    format!(
-                        "{} Or declare it: `{}: {{ type: string, default: … }}`",
-                        suggest(&raw.name, self.0.keys().map(String::as_str)),
-                        raw.name
-                    ),
-                )),
+                (RawParameterKind::Set(_), None) => {
+                    let mut diagnostic = raw.at.diagnostic(
+                        format!("no parent declares the parameter `{}`", raw.name),
+                        format!(
+                            "{} Or declare it: `{}: {{ type: string, default: … }}`",
+                            suggest(&raw.name, self.0.keys().map(String::as_str)),
+                            raw.name
+                        ),
+                    );
+                    // The name of a secret with a slip in it, perhaps.
+                    if self.any_secret() {
+                        diagnostic.source_line = None;
+                    }
+                    found.push(diagnostic);
+                }
             }
         }
     }
 
+    fn any_secret(&self) -> bool {
+        self.0.values().any(|parameter| parameter.secret)
+    }
+
     /// `--values FILE`: a YAML map from parameters to values.
+    ///
+    /// If one of the parameters is a secret, no line of the file is shown: the secret itself may be there by mistake,
+    /// on any of them.
     pub fn read_values(&mut self, file: &Path, found: &mut Diagnostics) {
+        let mut more = Diagnostics::default();
+        self.take_values(file, &mut more);
+        if self.any_secret() {
+            more = more.without_lines();
+        }
+        found.extend(more);
+    }
+
+    fn take_values(&mut self, file: &Path, found: &mut Diagnostics) {
         let document = files::text(file)
             .map_err(Diagnostics::from)
             .and_then(|text| Document::parse(file, text));
@@ -183,6 +210,9 @@ impl Parameters {
             Err(more) => return found.extend(more),
         };
         for entry in document.root().entries(found) {
+            if found.is_full() {
+                return;
+            }
             let Some(parameter) = self.0.get_mut(entry.key) else {
                 let help = suggest(entry.key, self.0.keys().map(String::as_str));
                 found.push(entry.diagnostic(

@@ -260,6 +260,14 @@ fn lines() {
     );
     assert!(complaint.contains("b/recipe.yaml:5:29"), "{complaint}");
     assert!(kitchen.complaint("x").contains("there is no recipe `x`"));
+    let complaint = kitchen.recipe("Bad_Name", "").complaint("Bad_Name");
+    assert!(
+        complaint.contains("`Bad_Name` is not a recipe name")
+            && complaint.contains("rename the directory")
+            && !complaint.contains("did you mean"),
+        "{complaint}"
+    );
+    fs::remove_dir_all(kitchen.dir().join("Bad_Name")).unwrap();
     assert_eq!(names(kitchen.dir()).unwrap(), ["a", "b", "c"]);
     assert!(lint(kitchen.dir(), "../a").is_err());
 }

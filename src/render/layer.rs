@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::origin::{Origin, tell};
 use super::script::{InstalledFile, Layer, Script};
 use super::tags::Dialect;
-use super::template::{Origin, Renderer, diagnostic};
+use super::template::Renderer;
 use super::{trees, worker};
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::files;
-use crate::recipe::model::{FileSpec, InlineText, LineRecipe, Manager, Source, StepSpec};
+use crate::recipe::model::{FileSpec, InlineText, LineRecipe, Location, Manager, Source, StepSpec};
 
 const PACKAGES: &str = include_str!("../../templates/packages.apt.sh.tera");
 const PACKAGES_DNF: &str = include_str!("../../templates/packages.dnf.sh.tera");
@@ -181,12 +182,10 @@ fn payload(
         renderer.check(text, origin, dialect, found);
         None
     };
-    match &file.source {
+    let bytes = match &file.source {
         Source::Raw(_) if !wanted => None,
-        Source::Raw(path) => keep(files::bytes(path, files::LARGEST_PAYLOAD), found),
-        Source::Inline(inline) => {
-            text(inline, Origin::Inline(&file.at), Dialect::Plain, found).map(String::into_bytes)
-        }
+        Source::Raw(path) => return raw(path, &file.at, renderer, found),
+        Source::Inline(inline) => text(&inline.text, Origin::Inline(inline), Dialect::Plain, found),
         Source::Template(path) => {
             let template = keep(files::text(path), found)?;
             let script = path.to_string_lossy().ends_with(".sh.tera");
@@ -195,8 +194,42 @@ fn payload(
             } else {
                 Dialect::Plain
             };
-            text(&template, Origin::File(path), dialect, found).map(String::into_bytes)
+            text(&template, Origin::File(path), dialect, found)
         }
+    };
+    let bytes = bytes?.into_bytes();
+    if !renderer.has_room(bytes.len() as u64) {
+        found.push(no_room(&file.at));
+        return None;
+    }
+    Some(bytes)
+}
+
+/// The bytes of a file as it is, if the line has room for them.
+pub fn raw(
+    path: &Path,
+    at: &Location,
+    renderer: &mut Renderer,
+    found: &mut Diagnostics,
+) -> Option<Vec<u8>> {
+    // What cannot be asked about cannot be read either, and that is said below.
+    let bytes = path.metadata().map_or(0, |about| about.len());
+    if bytes <= files::LARGEST_PAYLOAD && !renderer.has_room(bytes) {
+        found.push(no_room(at));
+        return None;
+    }
+    keep(files::bytes(path, files::LARGEST_PAYLOAD), found)
+}
+
+fn no_room(at: &Location) -> Diagnostic {
+    Diagnostic {
+        location: Some(at.clone()),
+        source_line: None,
+        message: format!(
+            "with this, the files of the recipe and what it builds on have more than {} bytes",
+            files::LARGEST_PAYLOAD
+        ),
+        help: Some("fetch large files in a step, with their checksum, or package them".into()),
     }
 }
 
@@ -215,25 +248,20 @@ fn scripts(
         let mut env = BTreeMap::new();
         for (name, value) in &step.env {
             if !wanted {
-                renderer.check(value, Origin::Inline(&step.at), Dialect::Plain, found);
-            } else if let Some(value) =
-                renderer.render(value, Origin::Inline(&step.at), Dialect::Plain, found)
+                renderer.check(&value.text, Origin::Inline(value), Dialect::Plain, found);
+            } else if let Some(rendered) =
+                renderer.render(&value.text, Origin::Inline(value), Dialect::Plain, found)
             {
                 // With a `=` between them and a NUL at the end.
-                let bytes = name.len() + value.len() + 2;
+                let bytes = name.len() + rendered.len() + 2;
                 if bytes > LONGEST_VARIABLE {
                     let message = format!(
                         "the variable `{name}` takes {bytes} bytes, more than the {LONGEST_VARIABLE} that Linux gives to a program"
                     );
                     let help = "name the value in `run`, or install it as a file with `content:`";
-                    found.push(Diagnostic::at(
-                        step.at.clone(),
-                        &files::text(&step.at.file).unwrap_or_default(),
-                        message,
-                        help,
-                    ));
+                    tell(found, &value.text, 0, Origin::Inline(value), message, help);
                 }
-                env.insert(name.clone(), value);
+                env.insert(name.clone(), rendered);
             }
         }
         let Some(text) = text else { continue };
@@ -263,7 +291,7 @@ fn script_text(
     found: &mut Diagnostics,
 ) -> Option<String> {
     let (source, origin) = match &step.source {
-        Source::Inline(text) => (text.clone(), Origin::Inline(&step.at)),
+        Source::Inline(inline) => (inline.text.clone(), Origin::Inline(inline)),
         Source::Raw(path) | Source::Template(path) => {
             (keep(files::text(path), found)?, Origin::File(path))
         }
@@ -277,7 +305,7 @@ fn script_text(
         } else {
             ("the script holds a NUL character", "remove it")
         };
-        found.push(diagnostic(&source, at, origin, message, help));
+        tell(found, &source, at, origin, message, help);
         return None;
     }
     match &step.source {

@@ -4,7 +4,9 @@
 //! refused with its place. Files and environment values are rendered as plain text, except a file template whose name
 //! ends in `.sh.tera`: that is a script too. Packages and files of a recipe become one script each.
 
+mod engine;
 mod layer;
+pub(crate) mod origin;
 mod place;
 mod quote;
 pub mod script;

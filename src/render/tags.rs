@@ -98,6 +98,77 @@ fn find_close(rest: &str, close: &str, kind: TagKind) -> Option<usize> {
     None
 }
 
+/// The words of a tag's text that no text literal holds, each with the place where it begins.
+pub fn words(inside: &str) -> Vec<(usize, &str)> {
+    let mut words = Vec::new();
+    let mut literal = None;
+    let mut escaped = false;
+    let mut start = None;
+    // A blank at the end, which ends the last word.
+    for (at, c) in inside.char_indices().chain([(inside.len(), ' ')]) {
+        let of_word = literal.is_none() && (c.is_ascii_alphanumeric() || c == '_');
+        match start {
+            None if of_word => start = Some(at),
+            Some(begin) if !of_word => {
+                words.push((begin, &inside[begin..at]));
+                start = None;
+            }
+            _ => {}
+        }
+        match literal {
+            Some(_) if escaped => escaped = false,
+            Some(_) if c == '\\' => escaped = true,
+            Some(quote) if c == quote => literal = None,
+            None if matches!(c, '"' | '\'' | '`') => literal = Some(c),
+            _ => {}
+        }
+    }
+    words
+}
+
+/// Words of an expression that name no variable.
+const KEYWORDS: [&str; 19] = [
+    "and", "or", "not", "is", "in", "if", "elif", "else", "endif", "for", "endfor", "set", "raw",
+    "endraw", "break", "continue", "true", "false", "none",
+];
+
+/// The words of a tag's text that can name variables: no keyword, literal, attribute, filter, test, function or argument.
+pub fn variables(inside: &str) -> Vec<&str> {
+    let words = words(inside);
+    let named = |(n, (at, word)): (usize, &(usize, &'_ str))| {
+        let before = inside[..*at].trim_end();
+        let after = inside[at + word.len()..].trim_start();
+        let tested = matches!(n.checked_sub(1).map(|n| words[n].1), Some("is"))
+            || (n >= 2 && words[n - 1].1 == "not" && words[n - 2].1 == "is");
+        !(KEYWORDS.contains(&word.to_ascii_lowercase().as_str())
+            || word.starts_with(|c: char| c.is_ascii_digit())
+            || before.ends_with('.')
+            || before.ends_with('|')
+            || tested
+            || after.starts_with('(')
+            || (after.starts_with('=') && !after.starts_with("==")))
+    };
+    let found = words.iter().enumerate().filter(|one| named(*one));
+    found.map(|(_, (_, word))| *word).collect()
+}
+
+/// The names that the statements of a text give to values: by `set`, and as the items of loops.
+pub fn bound<'t>(text: &'t str, tags: &[Tag]) -> Vec<&'t str> {
+    let mut bound = vec!["loop", "__tera_context"];
+    for tag in tags.iter().filter(|tag| tag.kind == TagKind::Statement) {
+        let words = words(&text[tag.inner.clone()]);
+        match words.first() {
+            Some((_, "set")) => bound.extend(words.get(1).map(|(_, word)| *word)),
+            Some((_, "for")) => {
+                let names = words[1..].iter().map(|(_, word)| *word);
+                bound.extend(names.take_while(|word| *word != "in"));
+            }
+            _ => {}
+        }
+    }
+    bound
+}
+
 /// True if the tag's text holds `name` as a word of its own.
 pub fn mentions(inside: &str, name: &str) -> bool {
     inside
@@ -135,6 +206,19 @@ mod tests {
         );
         assert_eq!(inside("${#x} {{ b }} #}", Dialect::Script), ["b"]);
         assert_eq!(inside("{{ a", Dialect::Script), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn variables_are_what_has_a_value() {
+        assert_eq!(
+            variables("a.b | f(x=c, y='d e') ~ g(end=h) if not i is defined and j == 1 else true"),
+            ["a", "c", "h", "i", "j"]
+        );
+        let text = "{% for k, v in m %}{% set w = k %}{% endfor %}";
+        assert_eq!(
+            bound(text, &scan(text, Dialect::Plain))[2..],
+            ["k", "v", "w"]
+        );
     }
 
     #[test]

@@ -1,27 +1,32 @@
 //! One template to one text, with tera's errors brought to their place.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use tera::{Context, Delimiters, ErrorKind, Kwargs, State, Tera};
+use tera::{Context, ErrorKind, Tera};
 
+use super::engine::{self, BOOLEAN, BOUNDED, LONGEST, Left, REPEATED, Room, TICK, WORDS};
+use super::origin::{Origin, tell};
 use super::place;
-use super::quote;
 use super::tags::{self, Dialect, Tag, TagKind};
-use crate::recipe::diagnostic::{Diagnostic, Diagnostics, suggest};
-use crate::recipe::files;
-use crate::recipe::model::{InlineText, Location, Value};
+use crate::recipe::diagnostic::{Diagnostics, suggest};
+use crate::recipe::files::LARGEST_PAYLOAD;
+use crate::recipe::model::{InlineText, Value};
 
-/// Statements that cannot change how a value in them is quoted.
-const SCRIPT_STATEMENTS: [&str; 11] = [
+/// Statements that cannot change how a value in them is quoted, and hold no text back that could grow without limit.
+const STATEMENTS: [&str; 11] = [
     "if", "elif", "else", "endif", "for", "endfor", "set", "raw", "endraw", "break", "continue",
 ];
 
-/// The filter that quotes each item of a list; every value of a script goes through it.
-const WORDS: &str = "__words";
+/// The longest tag: what an expression can make of values grows with it.
+const LONGEST_TAG: usize = 2048;
 
-/// The filter that a condition goes through.
-const BOOLEAN: &str = "__boolean";
+/// A loop that could not be counted.
+const COMPREHENSION: (&str, &str) = (
+    "an expression cannot loop",
+    "write `{% for … %}` around text, or give a parameter with the list that you need",
+);
 
 /// The template that a condition becomes.
 const WHEN: &str = "when";
@@ -34,17 +39,12 @@ pub struct Renderer {
     context: Context,
     known: BTreeSet<String>,
     used: BTreeSet<String>,
-}
-
-/// Where the text of a template comes from.
-#[derive(Debug, Clone, Copy)]
-pub enum Origin<'a> {
-    /// A file of its own.
-    File(&'a Path),
-    /// Text in a recipe, somewhere after this place.
-    Inline(&'a Location),
-    /// A short text in a recipe, at this very place.
-    At(&'a Location),
+    /// What the loops may still repeat.
+    left: Left,
+    /// The longest text, in bytes.
+    longest: usize,
+    /// How many bytes the files of the line may still have, in all.
+    room: u64,
 }
 
 impl Renderer {
@@ -54,10 +54,14 @@ impl Renderer {
         for (name, value) in parameters {
             context.insert(name.clone(), value);
         }
-        Self::with(context, parameters.keys().cloned().collect())
+        Self {
+            left: Arc::new(AtomicU64::new(REPEATED)),
+            longest: LONGEST,
+            ..Self::with(context, parameters.keys().cloned().collect())
+        }
     }
 
-    /// A renderer that knows one value.
+    /// A renderer that knows one value, without limits: for templates of our own.
     pub fn of(name: &str, value: &impl serde::Serialize) -> Self {
         let mut context = Context::new();
         context.insert(name.to_string(), value);
@@ -71,6 +75,9 @@ impl Renderer {
             context,
             known,
             used: BTreeSet::new(),
+            left: Arc::new(AtomicU64::new(u64::MAX)),
+            longest: usize::MAX,
+            room: LARGEST_PAYLOAD,
         }
     }
 
@@ -79,12 +86,25 @@ impl Renderer {
         &self.used
     }
 
+    /// Whether the files of the line may have so many bytes more; then they have.
+    pub fn has_room(&mut self, bytes: u64) -> bool {
+        let left = self.room.checked_sub(bytes);
+        self.room = left.unwrap_or(self.room);
+        left.is_some()
+    }
+
     /// The engine of a dialect: one for all texts, for its filters cost more than most texts. After an error it is not
     /// given back: what is left in it is not known.
     fn take(&mut self, dialect: Dialect) -> Tera {
         match dialect {
-            Dialect::Script => self.script.take().unwrap_or_else(script_engine),
-            Dialect::Plain => self.plain.take().unwrap_or_else(plain_engine),
+            Dialect::Script => self
+                .script
+                .take()
+                .unwrap_or_else(|| engine::script(&self.left)),
+            Dialect::Plain => self
+                .plain
+                .take()
+                .unwrap_or_else(|| engine::plain(&self.left)),
         }
     }
 
@@ -104,19 +124,25 @@ impl Renderer {
         found: &mut Diagnostics,
     ) -> Option<String> {
         let (mut engine, tags) = self.prepare(text, origin, dialect, found)?;
-        let source = if dialect == Dialect::Script {
-            Source::with_words(text, &tags)
-        } else {
-            Source::plain(text)
-        };
+        let source = Source::held(text, &tags, dialect);
         let name = name(dialect);
+        let mut room = Room {
+            out: Vec::new(),
+            most: self.longest,
+        };
         match engine
             .add_raw_template(name, &source.text)
-            .and_then(|()| engine.render(name, &self.context))
+            .and_then(|()| engine.render_to(name, &self.context, &mut room))
         {
-            Ok(rendered) => {
+            Ok(()) => {
                 self.give_back(dialect, engine);
-                Some(rendered)
+                Some(String::from_utf8(room.out).expect("texts and values are UTF-8"))
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Io(_)) => {
+                let message = format!("this becomes longer than {LONGEST} bytes");
+                let help = "let the script write it on the machine, or fetch it in a step";
+                tell(found, text, 0, origin, message, help);
+                None
             }
             Err(error) => {
                 report(&error, &source, text, origin, found);
@@ -142,7 +168,11 @@ impl Renderer {
     /// Whether a condition holds: an expression of tera without braces, which must be a boolean.
     pub fn condition(&mut self, condition: &InlineText, found: &mut Diagnostics) -> Option<bool> {
         let text = condition.text.as_str();
-        let origin = Origin::At(&condition.at);
+        let origin = Origin::Inline(condition);
+        if tags::words(text).iter().any(|(_, word)| *word == "for") {
+            tell(found, text, 0, origin, COMPREHENSION.0, COMPREHENSION.1);
+            return None;
+        }
         let mut engine = self.take(Dialect::Plain);
         // First by itself: "a) or (b" would be sound inside the parentheses.
         for (open, close) in [
@@ -155,8 +185,8 @@ impl Renderer {
                 return None;
             }
             let before = found.0.len();
-            let place = |variable: &str| word_at(text, variable).unwrap_or(0);
-            self.names(&engine, WHEN, text, origin, place, found);
+            let places = |variable: &str| vec![word_at(text, variable).unwrap_or(0)];
+            self.names(&engine, WHEN, text, origin, places, found);
             if found.0.len() > before {
                 return None;
             }
@@ -175,7 +205,7 @@ impl Renderer {
                     other => lower(other.to_string().lines().next().unwrap_or_default()),
                 };
                 let help = "write an expression that is true or false, such as `port == 80`";
-                found.push(diagnostic(text, 0, origin, message, help));
+                tell(found, text, 0, origin, message, help);
                 None
             }
         }
@@ -191,35 +221,81 @@ impl Renderer {
     ) -> Option<(Tera, Vec<Tag>)> {
         let tags = tags::scan(text, dialect);
         let before = found.0.len();
+        // Blanks in their place: the rest of the text is judged all the same.
+        let mut judged = text.to_owned();
         for tag in tags.iter().filter(|tag| tag.kind == TagKind::Value) {
-            if is_of_systems_manager(&text[tag.inner.clone()]) {
-                let help = "Systems Manager never sees this text: declare a parameter with `secret: true` and the value \
-                            ssm:/path, or read it in the script on the machine";
-                let message = "these braces are a reference of Systems Manager";
-                found.push(diagnostic(text, tag.start, origin, message, help));
+            if let Some((message, help)) = reference(&text[tag.inner.clone()]) {
+                tell(found, text, tag.start, origin, message, help);
+                let blanks: String = text[tag.start..tag.end]
+                    .bytes()
+                    .map(|byte| if byte == b'\n' { '\n' } else { ' ' })
+                    .collect();
+                judged.replace_range(tag.start..tag.end, &blanks);
             }
-        }
-        if found.0.len() > before {
-            return None;
         }
         if dialect == Dialect::Script {
             check_script(text, &tags, origin, found);
         }
+        check_tags(text, &tags, origin, found);
         let mut engine = self.take(dialect);
         let name = name(dialect);
         // First as it was written, so that errors speak of what was written.
-        if let Err(error) = engine.add_raw_template(name, text) {
+        if let Err(error) = engine.add_raw_template(name, &judged) {
             report(&error, &Source::plain(text), text, origin, found);
+            self.undefined(&judged, dialect, origin, found);
             return None;
         }
-        let place = |variable: &str| {
-            let tag = tags
+        let bound = tags::bound(text, &tags);
+        let places = |variable: &str| {
+            let mut places = tags
                 .iter()
-                .find(|tag| tags::mentions(&text[tag.inner.clone()], variable));
-            tag.map_or(0, |tag| tag.start)
+                .filter(|tag| tags::variables(&text[tag.inner.clone()]).contains(&variable))
+                .map(|tag| tag.start);
+            // Another value may have the same name in a part of the text: then the first place alone is certain.
+            match places.next() {
+                Some(first) if bound.contains(&variable) => vec![first],
+                Some(first) => std::iter::once(first).chain(places).collect(),
+                None => vec![0],
+            }
         };
-        self.names(&engine, name, text, origin, place, found);
+        self.names(&engine, name, text, origin, places, found);
         (found.0.len() == before).then_some((engine, tags))
+    }
+
+    /// What is not defined in a text that tera cannot read.
+    fn undefined(&self, text: &str, dialect: Dialect, origin: Origin<'_>, found: &mut Diagnostics) {
+        let tags = tags::scan(text, dialect);
+        let bound = tags::bound(text, &tags);
+        for tag in tags.iter().filter(|tag| tag.kind != TagKind::Comment) {
+            let variables: BTreeSet<&str> = tags::variables(&text[tag.inner.clone()])
+                .into_iter()
+                .collect();
+            for variable in variables {
+                if !self.known.contains(variable) && !bound.contains(&variable) {
+                    self.unknown(variable, text, tag.start, origin, found);
+                }
+            }
+        }
+    }
+
+    fn unknown(
+        &self,
+        variable: &str,
+        text: &str,
+        at: usize,
+        origin: Origin<'_>,
+        found: &mut Diagnostics,
+    ) {
+        // The nearest of many names takes its time.
+        if found.is_full() {
+            return;
+        }
+        let help = format!(
+            "{} Or declare it under `parameters:`",
+            suggest(variable, self.known.iter().map(String::as_str))
+        );
+        let message = format!("`{variable}` is not defined");
+        tell(found, text, at, origin, message, help);
     }
 
     /// Notes which parameters a template names, and reports what is none.
@@ -229,7 +305,7 @@ impl Renderer {
         name: &str,
         text: &str,
         origin: Origin<'_>,
-        place: impl Fn(&str) -> usize,
+        places: impl Fn(&str) -> Vec<usize>,
         found: &mut Diagnostics,
     ) {
         let variables: BTreeSet<String> = engine
@@ -243,23 +319,36 @@ impl Renderer {
                 self.used.insert(variable);
                 continue;
             }
-            let help = format!(
-                "{} Or declare it under `parameters:`",
-                suggest(&variable, self.known.iter().map(String::as_str))
-            );
-            let at = place(&variable);
-            let message = format!("`{variable}` is not defined");
-            found.push(diagnostic(text, at, origin, message, help));
+            if found.is_full() {
+                return;
+            }
+            for at in places(&variable) {
+                self.unknown(&variable, text, at, origin, found);
+            }
         }
     }
 }
 
-/// `ssm:`, `ssm-secure:`, `resolve:` and `global:` begin references of command and automation documents and of
-/// CloudFormation; no expression of tera has a colon there.
-fn is_of_systems_manager(inside: &str) -> bool {
-    ["ssm:", "ssm-secure:", "resolve:", "global:", "automation:"]
-        .iter()
-        .any(|prefix| inside.starts_with(prefix))
+/// What is wrong with a reference in braces, and a way out. No expression of tera has a colon there.
+///
+/// `ssm:`, `ssm-secure:` and `resolve:` are of command documents and CloudFormation (Systems Manager User Guide,
+/// "Working with parameters"); `global:` and `automation:` are variables of automation documents and of Image Builder.
+fn reference(inside: &str) -> Option<(&'static str, &'static str)> {
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| inside.starts_with(prefix));
+    if begins(&["ssm:", "ssm-secure:", "resolve:"]) {
+        let help = "Systems Manager never sees this text: declare a parameter with `secret: true` and the value \
+                    ssm:/path, or read it in the script on the machine";
+        return Some(("these braces are a reference of Systems Manager", help));
+    }
+    if begins(&["global:", "automation:"]) {
+        let help = "nothing fills it in here: declare a parameter for a value that you give, or ask for the value in \
+                    the script on the machine, such as with `date`";
+        return Some((
+            "these braces are a variable of an automation document of Systems Manager",
+            help,
+        ));
+    }
+    None
 }
 
 /// The name of a template decides on escaping; `.sh` is what the script engine escapes.
@@ -278,95 +367,10 @@ fn word_at(text: &str, word: &str) -> Option<usize> {
         .find(|at| !text[..*at].ends_with(of_word) && !text[at + word.len()..].starts_with(of_word))
 }
 
-/// What a condition must be.
-fn boolean(value: &tera::Value, _: Kwargs, _: &State<'_>) -> tera::TeraResult<tera::Value> {
-    if value.is_bool() {
-        return Ok(value.clone());
-    }
-    Err(tera::Error::message(format!(
-        "a condition must be true or false, this is {value}",
-    )))
-}
-
-/// tera for texts and conditions.
-fn plain_engine() -> Tera {
-    let mut engine = Tera::default();
-    engine.register_filter(BOOLEAN, boolean);
-    engine
-}
-
-/// tera for scripts: every value is quoted, and what would take the quotes off is not there.
-fn script_engine() -> Tera {
-    let mut engine = Tera::default();
-    let delimiters = Delimiters {
-        comment_start: "{=".into(),
-        comment_end: "=}".into(),
-        ..Delimiters::default()
-    };
-    engine
-        .set_delimiters(delimiters)
-        .expect("the delimiters differ from each other and no template is loaded");
-    engine.autoescape_on([".sh"]);
-    engine.set_escape_fn(quote::quote);
-    engine.register_filter(WORDS, words);
-    engine.register_filter("join", join);
-    for name in [
-        "safe",
-        "escape",
-        "escape_html",
-        "escape_xml",
-        "newlines_to_br",
-    ] {
-        engine.register_filter(
-            name,
-            |_: &tera::Value, _: Kwargs, _: &State<'_>| -> tera::TeraResult<tera::Value> {
-                Err(tera::Error::message(
-                    "scripts have no filter that changes quoting: every value is quoted by itself",
-                ))
-            },
-        );
-    }
-    engine
-}
-
-/// A list becomes several words; anything else becomes text, which the escape function quotes (tera escapes no numbers).
-fn words(value: &tera::Value, _: Kwargs, _: &State<'_>) -> tera::TeraResult<tera::Value> {
-    if value.is_undefined() || value.is_none() {
-        return Err(tera::Error::message("this has no value"));
-    }
-    let Some(items) = value.as_array() else {
-        return Ok(if value.is_string() {
-            value.clone()
-        } else {
-            tera::Value::normal_string(&value.to_string())
-        });
-    };
-    let mut out = Vec::new();
-    for (n, item) in items.iter().enumerate() {
-        if n > 0 {
-            out.push(b' ');
-        }
-        quote::quote(&item.to_string(), &mut out)
-            .map_err(|error| tera::Error::message(error.to_string()))?;
-    }
-    let text = String::from_utf8(out).map_err(|error| tera::Error::message(error.to_string()))?;
-    Ok(tera::Value::safe_string(&text))
-}
-
-/// As tera's own, but its result is still a value to quote: one word.
-fn join(value: &tera::Value, kwargs: Kwargs, _: &State<'_>) -> tera::TeraResult<tera::Value> {
-    let separator = kwargs.get::<&str>("sep")?.unwrap_or_default();
-    let items = value
-        .as_array()
-        .ok_or_else(|| tera::Error::message("`join` needs a list"))?;
-    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
-    Ok(tera::Value::normal_string(&texts.join(separator)))
-}
-
 /// What tera cannot know about a shell script.
 fn check_script(text: &str, tags: &[Tag], origin: Origin<'_>, found: &mut Diagnostics) {
     for (at, misplaced) in place::misplaced(text, tags) {
-        found.push(diagnostic(text, at, origin, misplaced.why, misplaced.help));
+        tell(found, text, at, origin, misplaced.why, misplaced.help);
     }
     let interpreter = text
         .lines()
@@ -377,7 +381,8 @@ fn check_script(text: &str, tags: &[Tag], origin: Origin<'_>, found: &mut Diagno
         interpreter,
         tags.iter().find(|tag| tag.kind == TagKind::Value),
     ) {
-        found.push(diagnostic(
+        tell(
+            found,
             text,
             tag.start,
             origin,
@@ -386,7 +391,31 @@ fn check_script(text: &str, tags: &[Tag], origin: Origin<'_>, found: &mut Diagno
                 interpreter.trim()
             ),
             "pass the value by `env:` and read it from the environment",
-        ));
+        );
+    }
+}
+
+/// What would change the quoting of a script, or take time and memory without limit.
+fn check_tags(text: &str, tags: &[Tag], origin: Origin<'_>, found: &mut Diagnostics) {
+    for tag in tags.iter().filter(|tag| tag.kind != TagKind::Comment) {
+        let inside = &text[tag.inner.clone()];
+        if inside.len() > LONGEST_TAG {
+            let message = format!("what is in these braces is longer than {LONGEST_TAG} bytes");
+            let help = "make several of it, or give a list as a parameter";
+            tell(found, text, tag.start, origin, message, help);
+        } else if tags::words(inside)
+            .iter()
+            .any(|(at, word)| *word == "for" && *at > 0)
+        {
+            tell(
+                found,
+                text,
+                tag.start,
+                origin,
+                COMPREHENSION.0,
+                COMPREHENSION.1,
+            );
+        }
     }
     for tag in tags.iter().filter(|tag| tag.kind == TagKind::Statement) {
         let inside = &text[tag.inner.clone()];
@@ -394,14 +423,15 @@ fn check_script(text: &str, tags: &[Tag], origin: Origin<'_>, found: &mut Diagno
             .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
             .next()
             .unwrap_or_default();
-        if !SCRIPT_STATEMENTS.contains(&word) || (word == "set" && !inside.contains('=')) {
-            found.push(diagnostic(
+        if !STATEMENTS.contains(&word) || (word == "set" && !inside.contains('=')) {
+            tell(
+                found,
                 text,
                 tag.start,
                 origin,
-                format!("a script cannot use `{{% {inside} %}}`"),
-                "scripts have if, for, raw and `set name = value`; use the shell for the rest",
-            ));
+                format!("a template cannot use `{{% {inside} %}}`"),
+                "templates have if, for, raw and `set name = value`; use the shell for the rest",
+            );
         }
     }
 }
@@ -436,20 +466,47 @@ impl Source {
         }
     }
 
-    /// Sends every value through [`WORDS`].
-    fn with_words(text: &str, tags: &[Tag]) -> Self {
-        let filter = format!(") | {WORDS}");
-        let (mut out, mut inserted, mut copied) = (String::new(), Vec::new(), 0);
-        for tag in tags
-            .iter()
-            .filter(|tag| tag.kind == TagKind::Value && !tag.inner.is_empty())
-        {
-            for (place, addition) in [(tag.inner.start, "("), (tag.inner.end, filter.as_str())] {
-                out.push_str(&text[copied..place]);
-                inserted.push((out.len(), addition.len()));
-                out.push_str(addition);
-                copied = place;
+    /// A text whose loops are counted, and whose values are measured where they are set; in a script, each value goes
+    /// through [`WORDS`].
+    fn held(text: &str, tags: &[Tag], dialect: Dialect) -> Self {
+        let mut additions: Vec<(usize, String)> = Vec::new();
+        let mut loops = Vec::new();
+        // From the last to the first: a loop's end is met before its begin.
+        for tag in tags.iter().rev() {
+            let inside = &text[tag.inner.clone()];
+            let mut filter = |from: usize, filter: &str| {
+                additions.push((tag.inner.end, format!(") | {filter}")));
+                additions.push((from, "(".to_owned()));
+            };
+            match (tag.kind, tags::words(inside).first().map(|(_, word)| *word)) {
+                (TagKind::Value, _) if dialect == Dialect::Script && !inside.is_empty() => {
+                    filter(tag.inner.start, WORDS);
+                }
+                (TagKind::Statement, Some("set")) => {
+                    if let Some(at) = inside.find('=') {
+                        filter(tag.inner.start + at + 1, BOUNDED);
+                    }
+                }
+                (TagKind::Statement, Some("endfor")) => loops.push(tag.start),
+                (TagKind::Statement, Some("for")) => {
+                    let cost = loops.pop().unwrap_or(text.len()) - tag.end;
+                    // It takes blanks away as the tag before it does.
+                    let trims = if text[..tag.end].ends_with("-%}") {
+                        "-"
+                    } else {
+                        ""
+                    };
+                    additions.push((tag.end, format!("{{{{ {TICK}(cost={cost}) {trims}}}}}")));
+                }
+                _ => {}
             }
+        }
+        let (mut out, mut inserted, mut copied) = (String::new(), Vec::new(), 0);
+        for (place, addition) in additions.iter().rev() {
+            out.push_str(&text[copied..*place]);
+            inserted.push((out.len(), addition.len()));
+            out.push_str(addition);
+            copied = *place;
         }
         out.push_str(&text[copied..]);
         Self {
@@ -494,25 +551,30 @@ fn report(
     match error.kind() {
         ErrorKind::SyntaxError(report) | ErrorKind::RenderingError(report) => {
             let at = source.original(report.span().range.start);
-            found.push(diagnostic(text, at, origin, lower(report.message()), help));
+            match engine::way_out(report.message()) {
+                Some((message, help)) => tell(found, text, at, origin, message, help),
+                None => tell(found, text, at, origin, lower(report.message()), help),
+            }
         }
         // Unknown filters, tests and functions come as finished reports, a blank line between them.
         other => {
-            for part in other.to_string().split("\n\n") {
-                let message = part
-                    .lines()
-                    .next()
-                    .unwrap_or_default()
-                    .trim_start_matches("error: ");
+            let all = other.to_string();
+            let reports = all.split("\n\n").filter(|part| part.starts_with("error: "));
+            let reports: Vec<&str> = reports.collect();
+            for part in if reports.is_empty() {
+                vec![all.as_str()]
+            } else {
+                reports
+            } {
+                let message = part.lines().next().unwrap_or_default();
+                let message = message.trim_start_matches("error: ");
                 let at = part
                     .lines()
                     .find_map(place_in_report)
                     .map_or(0, |(line, column)| {
                         source.original(source.offset(line, column.saturating_sub(1)))
                     });
-                if !message.is_empty() && part.starts_with("error: ") || found.is_empty() {
-                    found.push(diagnostic(text, at, origin, lower(message), help));
-                }
+                tell(found, text, at, origin, lower(message), help);
             }
         }
     }
@@ -531,79 +593,4 @@ fn lower(message: &str) -> String {
     chars.next().map_or_else(String::new, |first| {
         first.to_lowercase().chain(chars).collect()
     })
-}
-
-/// A diagnostic at a byte offset of a template.
-pub fn diagnostic(
-    text: &str,
-    offset: usize,
-    origin: Origin<'_>,
-    message: impl Into<String>,
-    help: impl Into<String>,
-) -> Diagnostic {
-    let offset = text.floor_char_boundary(offset.min(text.len()));
-    let line = text[..offset].matches('\n').count() + 1;
-    let start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
-    let column = text[start..offset].chars().count() + 1;
-    match origin {
-        Origin::File(file) => Diagnostic::at(
-            Location {
-                file: file.to_path_buf(),
-                line,
-                column,
-            },
-            text,
-            message,
-            help,
-        ),
-        Origin::At(place) => {
-            let recipe = files::text(&place.file).unwrap_or_default();
-            let written = recipe.lines().nth(place.line - 1).unwrap_or_default();
-            let written: String = written.chars().skip(place.column - 1).collect();
-            let shift = match written.strip_prefix(['"', '\'']) {
-                _ if written.starts_with(text) => column - 1,
-                Some(quoted) if quoted.starts_with(text) => column,
-                // Folded over lines, or with escapes: its begin must do.
-                _ => 0,
-            };
-            let at = Location {
-                column: place.column + shift,
-                ..place.clone()
-            };
-            Diagnostic::at(at, &recipe, message, help)
-        }
-        Origin::Inline(step) => {
-            let recipe = files::text(&step.file).unwrap_or_default();
-            let at = inline_place(
-                &recipe,
-                step,
-                text.lines().nth(line - 1).unwrap_or_default(),
-                column,
-            );
-            Diagnostic::at(at, &recipe, message, help)
-        }
-    }
-}
-
-/// Where a line of an inline text stands in its recipe: the first line after the step that holds it. YAML takes
-/// indentation and quotes away, so the place cannot be counted.
-fn inline_place(recipe: &str, step: &Location, wanted: &str, column: usize) -> Location {
-    let wanted_text = wanted.trim();
-    let found = recipe
-        .lines()
-        .enumerate()
-        .skip(step.line - 1)
-        .find_map(|(n, line)| {
-            let at = line.find(wanted_text).filter(|_| !wanted_text.is_empty())?;
-            Some((n + 1, line[..at].chars().count()))
-        });
-    let Some((line, indent)) = found else {
-        return step.clone();
-    };
-    let skipped = wanted.chars().count() - wanted.trim_start().chars().count();
-    Location {
-        file: step.file.clone(),
-        line,
-        column: indent + column.saturating_sub(skipped),
-    }
 }

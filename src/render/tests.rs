@@ -1,4 +1,5 @@
 mod hostile;
+mod limits;
 mod secrets;
 mod trees;
 mod when;
@@ -11,8 +12,9 @@ use crate::recipe;
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::model::Value;
 use crate::recipe::tests::Kitchen;
+use origin::Origin;
 use tags::Dialect;
-use template::{Origin, Renderer};
+use template::Renderer;
 
 fn text(
     template: &str,
@@ -31,6 +33,12 @@ fn text(
         &mut found,
     );
     text.ok_or(found)
+}
+
+/// What is said about a template that is refused.
+#[track_caller]
+fn refusal(template: &str, dialect: Dialect, parameters: &[(&str, Value)]) -> String {
+    text(template, dialect, parameters).unwrap_err().to_string()
 }
 
 fn string(text: &str) -> Value {

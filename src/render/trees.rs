@@ -3,11 +3,10 @@
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::layer::{FILES_TIMEOUT, counted, keep, own, own_script, wanted};
+use super::layer::{FILES_TIMEOUT, counted, own, own_script, raw, wanted};
 use super::script::{InstalledDirectory, InstalledFile, InstalledLink, Layer};
 use super::template::Renderer;
 use crate::recipe::diagnostic::Diagnostics;
-use crate::recipe::files;
 use crate::recipe::model::{LineRecipe, TreeKind, TreeSpec};
 
 const SCRIPT: &str = include_str!("../../templates/trees.sh.tera");
@@ -29,7 +28,7 @@ pub fn install(
     let mut trees = Vec::new();
     for spec in &recipe.trees {
         if wanted(spec.when.as_ref(), renderer, found) {
-            trees.push(tree(spec, layer, found));
+            trees.push(tree(spec, layer, renderer, found));
         }
     }
     if trees.is_empty() {
@@ -47,7 +46,12 @@ pub fn install(
     }
 }
 
-fn tree(spec: &TreeSpec, layer: &mut Layer, found: &mut Diagnostics) -> Tree {
+fn tree(
+    spec: &TreeSpec,
+    layer: &mut Layer,
+    renderer: &mut Renderer,
+    found: &mut Diagnostics,
+) -> Tree {
     let directory = |path: String| InstalledDirectory {
         path,
         owner: spec.owner.clone(),
@@ -63,7 +67,7 @@ fn tree(spec: &TreeSpec, layer: &mut Layer, found: &mut Diagnostics) -> Tree {
         match &entry.kind {
             TreeKind::Directory => tree.directories.push(directory(path)),
             TreeKind::File { source, executable } => {
-                let Some(bytes) = keep(files::bytes(source, files::LARGEST_PAYLOAD), found) else {
+                let Some(bytes) = raw(source, &spec.at, renderer, found) else {
                     continue;
                 };
                 let sha256 = hex::encode(Sha256::digest(&bytes));

@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use super::origin::Origin;
 use super::script::{InstalledFile, InstalledWorker};
 use super::tags::Dialect;
-use super::template::{Origin, Renderer};
+use super::template::Renderer;
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::model::{InlineText, WorkerSpec};
 use crate::worker::config::{self, Config};
@@ -81,7 +82,7 @@ impl Parts {
 
 fn config(spec: &WorkerSpec, renderer: &mut Renderer, found: &mut Diagnostics) -> Option<Config> {
     let mut text = |text: &InlineText| {
-        renderer.render(&text.text, Origin::Inline(&text.at), Dialect::Script, found)
+        renderer.render(&text.text, Origin::Inline(text), Dialect::Script, found)
     };
     match spec {
         WorkerSpec::Buildbot(config) => Some(Config::Buildbot(config.clone())),

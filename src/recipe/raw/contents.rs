@@ -171,11 +171,9 @@ fn read_file(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<Inst
         match entry.key {
             "content" => node
                 .text(found)
-                .map(|text| Source::Inline(text.to_string())),
-            "template" => {
-                files::beside(node, dir, files::LARGEST_TEXT, found).map(Source::Template)
-            }
-            _ => files::beside(node, dir, files::LARGEST_PAYLOAD, found).map(Source::Raw),
+                .map(|text| Source::Inline(InlineText::of(&node, text.to_string()))),
+            "template" => files::beside(node, dir, found).map(Source::Template),
+            _ => files::beside(node, dir, found).map(Source::Raw),
         }
     });
     Some(Installed::File(FileSpec {

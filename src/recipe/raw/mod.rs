@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use semver::Version;
 
-use super::diagnostic::Diagnostics;
+use super::diagnostic::{Diagnostics, visible};
 use super::model::{
     DistributionSpec, FileSpec, InlineText, Location, RetentionSpec, RollSpec, StepSpec, TreeSpec,
     WorkerSpec,
@@ -85,11 +85,8 @@ pub struct Place {
 impl Place {
     pub fn of(node: &Node<'_>) -> Self {
         let at = node.location();
-        let line = node
-            .document()
-            .line(at.line)
-            .unwrap_or_default()
-            .to_string();
+        // No longer than it can be shown: a recipe may be one line, with a thousand places on it.
+        let line = visible(node.document().line(at.line).unwrap_or_default());
         Self { at, line }
     }
 
@@ -257,13 +254,10 @@ fn read_when(fields: &Fields<'_>, found: &mut Diagnostics) -> Option<InlineText>
         return None;
     }
     let text = node.checked("a condition", is_one_line, help, found)?;
-    Some(InlineText {
-        text,
-        at: node.location(),
-    })
+    Some(InlineText::of(&node, text))
 }
 
-const NAME_HELP: &str = "use lower-case letters, digits and hyphens, a letter first";
+pub const NAME_HELP: &str = "use lower-case letters, digits and hyphens, a letter first";
 const VERSION_HELP: &str = "write major.minor.patch, such as 1.0.0 (semver.org)";
 
 fn is_one_line(text: &str) -> bool {

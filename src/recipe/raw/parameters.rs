@@ -170,11 +170,16 @@ pub fn read_parameters(node: Node<'_>, found: &mut Diagnostics) -> Vec<RawParame
             ));
             continue;
         }
+        let mut more = Diagnostics::default();
         let is = if entry.node.is_map() {
-            read_declaration(entry, found)
+            read_declaration(entry, &mut more)
         } else {
-            parameter_value(entry.node, found).map(RawParameterKind::Set)
+            parameter_value(entry.node, &mut more).map(RawParameterKind::Set)
         };
+        if may_be_secret(entry.node) {
+            more = more.without_lines();
+        }
+        found.extend(more);
         if let Some(is) = is {
             parameters.push(RawParameter {
                 name: entry.key.to_string(),
@@ -184,6 +189,14 @@ pub fn read_parameters(node: Node<'_>, found: &mut Diagnostics) -> Vec<RawParame
         }
     }
     parameters
+}
+
+/// Whether a secret may stand in an entry by mistake: it is declared as one, or set, and what a parent says is not known
+/// here.
+fn may_be_secret(node: Node<'_>) -> bool {
+    use serde_yaml::Value as Yaml;
+    let get = |key: &str| node.value().get(key);
+    get("type").is_none() || !matches!(get("secret"), None | Some(Yaml::Bool(false)))
 }
 
 fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<RawParameterKind> {
@@ -326,6 +339,17 @@ pub fn parameter_value(node: Node<'_>, found: &mut Diagnostics) -> Option<Value>
     match node.value() {
         Yaml::Bool(value) => Some(Value::Boolean(*value)),
         Yaml::Number(number) if number.is_i64() => number.as_i64().map(Value::Integer),
+        Yaml::Number(number) if number.is_u64() => {
+            found.push(node.diagnostic(
+                "a parameter cannot be an integer of more than 64 bits",
+                format!(
+                    "write one from {} to {}, or text in quotes",
+                    i64::MIN,
+                    i64::MAX
+                ),
+            ));
+            None
+        }
         Yaml::Sequence(_) => Some(Value::List(texts(node, found))),
         Yaml::String(_) => node.text(found).map(|text| Value::String(text.to_string())),
         _ => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{is_one_line, keys, read_when};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::files;
-use crate::recipe::model::{Source, StepSpec};
+use crate::recipe::model::{InlineText, Source, StepSpec};
 use crate::recipe::node::Node;
 use crate::recipe::units;
 
@@ -36,10 +36,10 @@ pub fn read_step(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<
                     "write at least one command",
                     found,
                 )?;
-                Some(Source::Inline(text))
+                Some(Source::Inline(InlineText::of(&node, text)))
             }
-            "script" => files::beside(node, dir, files::LARGEST_TEXT, found).map(Source::Raw),
-            _ => files::beside(node, dir, files::LARGEST_TEXT, found).map(Source::Template),
+            "script" => files::beside(node, dir, found).map(Source::Raw),
+            _ => files::beside(node, dir, found).map(Source::Template),
         }
     });
     let env = fields
@@ -71,7 +71,7 @@ pub fn read_step(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<
     })
 }
 
-pub fn read_env(node: Node<'_>, found: &mut Diagnostics) -> BTreeMap<String, String> {
+pub fn read_env(node: Node<'_>, found: &mut Diagnostics) -> BTreeMap<String, InlineText> {
     let mut env = BTreeMap::new();
     for entry in node.entries(found) {
         if !units::is_env_name(entry.key) {
@@ -86,7 +86,8 @@ pub fn read_env(node: Node<'_>, found: &mut Diagnostics) -> BTreeMap<String, Str
                 "names that begin with PIAAS_ belong to piaas-bake",
             ));
         } else if let Some(text) = entry.node.text(found) {
-            env.insert(entry.key.to_string(), text.to_string());
+            let text = InlineText::of(&entry.node, text.to_string());
+            env.insert(entry.key.to_string(), text);
         }
     }
     env

@@ -87,10 +87,7 @@ fn command(fields: &Fields<'_>, found: &mut Diagnostics) -> Option<WorkerSpec> {
         let node = fields.require(key, help, found)?;
         let filled = |text: &str| !text.trim().is_empty();
         let text = node.checked("a command", filled, help, found)?;
-        Some(InlineText {
-            text,
-            at: node.location(),
-        })
+        Some(InlineText::of(&node, text))
     };
     let status = text(
         "status",

@@ -134,7 +134,8 @@ fn values_files() {
         .put("one.yaml", "# ours\nport: 443\nname: web\n")
         .put("two.yaml", "name: db\n")
         .put("bad.yaml", "prot: 1\nport: '443'\nname: 1.5\nusers: [z]\n")
-        .put("list.yaml", "- port\n");
+        .put("list.yaml", "- port\n")
+        .put("empty.yaml", "");
     let given = |files: &[&str], more: &[(&str, &str)]| Given {
         values: files.iter().map(|file| kitchen.dir().join(file)).collect(),
         ..sets(more)
@@ -167,6 +168,7 @@ fn values_files() {
     }
     for (file, text) in [
         ("list.yaml", "expected a map, found a list"),
+        ("empty.yaml", "write `key: value` lines into it"),
         ("none.yaml", "cannot read"),
     ] {
         let found = load(kitchen.dir(), "a", &given(&[file], &[])).unwrap_err();

@@ -193,7 +193,7 @@ fn a_variable_that_no_program_can_be_given_is_refused() {
     every_shell_prints(&run, b"yes");
     let said = with(most + 1).unwrap_err().to_string();
     assert!(
-        said.contains("`WHO` takes 131073 bytes") && said.contains("a/recipe.yaml:8:5"),
+        said.contains("`WHO` takes 131073 bytes") && said.contains("a/recipe.yaml:8:42"),
         "{said}"
     );
 }

@@ -175,6 +175,57 @@ fn what_could_be_a_secret_is_never_said() {
         assert!(found.contains("token"), "{found}");
         assert!(!found.contains("hunter2"), "{found}");
     }
+    for values in [
+        "token: 4.25hunter2: x\n",
+        "token: [hunter2]\n",
+        "token: { v: hunter2 }\n",
+        "tokne: hunter2\n",
+        "token: \"hunter2\n",
+        "token: !hunter2 x\n",
+        "token: &hunter2 x\n",
+        "token: x\ntoken: hunter2\n",
+        "\ttoken: hunter2\n",
+        "token: hunter2\0\n",
+        "- hunter2\n",
+    ] {
+        kitchen.put("values.yaml", values);
+        let given = recipe::Given {
+            values: vec![kitchen.dir().join("values.yaml")],
+            ..recipe::Given::default()
+        };
+        let found = recipe::load(kitchen.dir(), "a", &given).unwrap_err();
+        let found = found.to_string();
+        assert!(found.contains("values.yaml:"), "{found}");
+        assert!(!found.contains("hunter2"), "{values}: {found}");
+    }
+    for child in [
+        "token: { v: hunter2 }",
+        "token: [hunter2]",
+        "tokne: hunter2",
+        "token: ~ #hunter2",
+    ] {
+        kitchen.on("b", "{ recipe: a }", &format!("parameters:\n  {child}\n"));
+        let found = recipe::load(kitchen.dir(), "b", &recipe::Given::default()).unwrap_err();
+        let found = found.to_string();
+        assert!(found.contains("b/recipe.yaml:7:"), "{found}");
+        assert!(!found.contains("hunter2"), "{child}: {found}");
+    }
+    for default in [
+        "default: 4.25, description: hunter2",
+        "default: [hunter2]",
+        "default: [1, hunter2]",
+        "default: { hunter2: x }",
+        "defualt: hunter2",
+        "default: hunter2, default: x",
+        "default: !x hunter2",
+        "default: \"hunter2",
+        "default: hunter2: x",
+        "default: hunter2, enum: [x]",
+        "default: hunter2, pattern: '('",
+    ] {
+        let declared = format!("x: {{ type: string, secret: true, {default} }}");
+        refused(&format!("parameters:\n  {declared}\n"), &["a/recipe.yaml:"]);
+    }
     refused(
         "parameters: { x: { type: list, secret: true } }\n",
         &["a secret is a string without `enum` and `pattern`"],

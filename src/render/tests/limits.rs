@@ -1,0 +1,164 @@
+//! Whatever a recipe of 1 MiB says, it is rendered or refused in bounded time and memory.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::recipe::{Given, load, load_for_lint};
+
+#[track_caller]
+fn soon<T>(work: impl FnOnce() -> T) -> T {
+    let begin = Instant::now();
+    let done = work();
+    assert!(
+        begin.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begin.elapsed()
+    );
+    done
+}
+
+#[test]
+fn texts_that_grow_without_limit_are_refused_with_a_way_out() {
+    let doubled = "{% set a = a ~ a %}".repeat(40);
+    let many: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
+    let parameters = [
+        ("big", string(&"x\n".repeat(100_000))),
+        ("many", Value::List(many)),
+    ];
+    let big = "{{ big }}".repeat(100);
+    let wide = format!("{{{{ \"{}\" }}}}", "x".repeat(3000));
+    for (template, message, help) in [
+        (
+            "{% for a in range(end=10000) %}{% for b in range(end=10000) %}x{% endfor %}{% endfor %}",
+            "repeat more than 256 MiB",
+            "let the script loop",
+        ),
+        (
+            "{% for a in many %}{% for b in many %}{% for c in many %}{% endfor %}{% endfor %}{% endfor %}",
+            "repeat more than 256 MiB",
+            "fewer items",
+        ),
+        (
+            "{% for a in range(end=10001) %}x{% endfor %}",
+            "more than 10000 items",
+            "`seq`",
+        ),
+        (
+            &format!("{{% set a = 'x' %}}{doubled}"),
+            "longer than 65536 bytes",
+            "one after the other",
+        ),
+        (
+            "{{ big | replace(from='x', to='yyyyyyyyyy') }}",
+            "longer than 65536 bytes",
+            "without `set` and filters",
+        ),
+        (
+            "{{ big | indent(width=100000000000) }}",
+            "longer than 65536 bytes",
+            "filters",
+        ),
+        (
+            "{{ many | join(sep=big) }}",
+            "longer than 65536 bytes",
+            "filters",
+        ),
+        (
+            "{% for a in range(end=1000) %}BIG{% endfor %}",
+            "longer than 16777216 bytes",
+            "fetch it",
+        ),
+        (
+            "{{ [a for a in many] }}",
+            "an expression cannot loop",
+            "{% for",
+        ),
+        (&wide, "longer than 2048 bytes", "several of it"),
+    ] {
+        let template = template.replace("BIG", &big);
+        for dialect in [Dialect::Script, Dialect::Plain] {
+            let said = soon(|| refusal(&template, dialect, &parameters));
+            assert!(said.contains(message) && said.contains(help), "{said}");
+            assert!(said.contains("t:1:"), "{said}");
+        }
+    }
+}
+
+/// What is put into a template to count and to measure leaves no trace in what it becomes.
+#[test]
+fn texts_within_the_limits_are_as_tera_makes_them() {
+    for template in [
+        "{% for a in l -%}\n  {{ a }}\n{%- endfor %}",
+        "{%- for a in l %} {{ a }}{% if loop.last %}.{% else %}, {% endif %}{% endfor -%} x",
+        "{% for a in nothing %}x{% else %}empty{% endfor %}{% set b = 'c' %}{{ b }}",
+        "{% set b = l | join(sep='--') %}{{ b | indent(width=2, first=true) | replace(from='-', to='+') }}",
+        "{% for a in range(start=7, end=-2, step_by=-3) %}{{ a }};{% endfor %}",
+        "{% for a in range(end=7, step_by=3) %}{% for b in range(end=a) %}{{ b }}{% endfor %}{% endfor %}",
+    ] {
+        let expected = tera::Tera::one_off(
+            template,
+            &tera::Context::from_serialize(
+                &serde_json::json!({ "l": ["p", "q\nr"], "nothing": [] }),
+            )
+            .unwrap(),
+            false,
+        );
+        let parameters = [("l", list(&["p", "q\nr"])), ("nothing", list(&[]))];
+        let made = text(template, Dialect::Plain, &parameters);
+        assert_eq!(made.unwrap(), expected.unwrap(), "{template}");
+    }
+}
+
+/// 20,000 places that are wrong are looked at once, and so is a text with 4,000.
+#[test]
+fn a_recipe_that_is_wrong_in_every_place_is_refused_soon() {
+    let kitchen = Kitchen::new();
+    let steps: String = (0..20_000)
+        .map(|n| format!("  - {{ name: s{n}, run: \"echo {{{{ x{n} }}}}\" }}\n"))
+        .collect();
+    let quoted = format!(
+        "  - name: x\n    run: >-\n      {}\n",
+        "echo \"{{ a }}\" ".repeat(4000)
+    );
+    let line = format!(
+        "steps: [{}]\n",
+        "{ name: x, run: 'echo {{ y }}' }, ".repeat(20_000)
+    );
+    for rest in [
+        format!("steps:\n{steps}"),
+        format!("steps:\n{quoted}"),
+        line,
+    ] {
+        kitchen.recipe("a", &rest);
+        let said = soon(|| render(&load_for_lint(kitchen.dir(), "a").unwrap(), &[])).unwrap_err();
+        assert_eq!(said.0.len(), 101);
+    }
+}
+
+/// Each is within the limit of a file, and both together are not.
+#[test]
+fn the_files_of_a_line_have_one_limit() {
+    let kitchen = Kitchen::new();
+    kitchen
+        .put("a/large", "")
+        .put("b/t/large", "")
+        .recipe("a", "files: [{ path: /a, source: large }]\n")
+        .on(
+            "b",
+            "{ recipe: a, version: ^1 }",
+            "files: [{ path: /b, tree: t }]\nsteps: [{ name: x, run: \"echo '{{ y }}'\" }]\n",
+        );
+    for file in ["a/large", "b/t/large"] {
+        let file = std::fs::File::options()
+            .write(true)
+            .open(kitchen.dir().join(file));
+        file.unwrap().set_len(300 << 20).unwrap();
+    }
+    let resolved = load(kitchen.dir(), "b", &Given::default()).unwrap();
+    let said = render(&resolved, &[]).unwrap_err().to_string();
+    assert!(
+        said.contains("b/recipe.yaml:6:9") && said.contains("more than 536870912 bytes"),
+        "{said}"
+    );
+    assert!(said.contains("`y` is not defined"), "{said}");
+}
