@@ -137,6 +137,14 @@ pub struct Instance {
     pub terminate_on_shutdown: bool,
     pub disable_api_termination: bool,
     pub interface_id: String,
+    /// Of its network interface.
+    #[serde(default)]
+    pub interface_tags: Tags,
+    /// Detailed monitoring.
+    #[serde(default)]
+    pub monitored: bool,
+    #[serde(default)]
+    pub ebs_optimized: bool,
     pub volume: Volume,
     pub tags: Tags,
     /// Whether the agent has ever reported; since when it answers now.

@@ -102,6 +102,60 @@ class Instances(Case):
         found = self.ec2.describe_instances(Filters=filters(instance_state_name="pending"))
         self.assertEqual(found["Reservations"], [])
 
+    def test_what_is_asked_of_an_instance_is_shown_or_refused(self):
+        tags = [{"Key": "purpose", "Value": unique("interface")}]
+        subnet = self.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+        profile = "arn:aws:iam::000000000000:instance-profile/worker"
+        instance = self.run_one(
+            Monitoring={"Enabled": True},
+            EbsOptimized=True,
+            IamInstanceProfile={"Arn": profile},
+            NetworkInterfaces=[{"DeviceIndex": 0, "SubnetId": subnet, "DeleteOnTermination": True}],
+            TagSpecifications=[{"ResourceType": "network-interface", "Tags": tags}],
+        )
+        self.assertEqual(instance["Monitoring"]["State"], "pending")
+        self.wait("running", instance["InstanceId"])
+        asked = {"InstanceIds": [instance["InstanceId"]]}
+        [instance] = self.ec2.describe_instances(**asked)["Reservations"][0]["Instances"]
+        self.assertEqual((instance["Monitoring"]["State"], instance["EbsOptimized"]), ("enabled", True))
+        self.assertEqual((instance["SubnetId"], instance["IamInstanceProfile"]["Arn"]), (subnet, profile))
+        [interface] = instance["NetworkInterfaces"]
+        [found] = self.ec2.describe_tags(Filters=filters(value=tags[0]["Value"]))["Tags"]
+        expected = {"ResourceId": interface["NetworkInterfaceId"], "ResourceType": "network-interface", **tags[0]}
+        self.assertEqual(found, expected)
+        more = [{"Key": "more", "Value": ""}]
+        self.ec2.create_tags(Resources=[interface["NetworkInterfaceId"]], Tags=more)
+        self.assertEqual(len(self.ec2.describe_tags(Filters=filters(resource_type="network-interface"))["Tags"]), 2)
+
+        data = {"ImageId": self.base, "InstanceType": "t3.micro"}
+        one = {"DeviceIndex": 0}
+        [group] = self.ec2.describe_security_groups(Filters=filters(group_name="default"))["SecurityGroups"]
+        for name, code, wrong in [
+            ("DeviceIndex", "InvalidParameterValue", {"NetworkInterfaces": [{"DeviceIndex": 1}]}),
+            ("Public", "InvalidParameterValue", {"NetworkInterfaces": [{**one, "AssociatePublicIpAddress": True}]}),
+            ("DeleteOn", "InvalidParameterValue", {"NetworkInterfaces": [{**one, "DeleteOnTermination": False}]}),
+            ("SubnetId", "InvalidParameterCombination", {"NetworkInterfaces": [one], "SubnetId": subnet}),
+            (
+                "SecurityGroupId", "InvalidParameterCombination",
+                {"NetworkInterfaces": [one], "SecurityGroupIds": [group["GroupId"]]},
+            ),
+            (
+                "IamInstanceProfile", "InvalidParameterCombination",
+                {"IamInstanceProfile": {"Name": "worker", "Arn": profile}},
+            ),
+            ("IamInstanceProfile.Arn", "InvalidParameterValue", {"IamInstanceProfile": {"Arn": "nonsense"}}),
+        ]:
+            with self.subTest(name):
+                error = self.refused(code, self.ec2.run_instances, **data, **wrong, MinCount=1, MaxCount=1)
+                self.assertIn(name, error["Error"]["Message"])
+                if "SubnetId" in wrong:
+                    # Not a member of a template.
+                    continue
+                self.refused(
+                    code, self.ec2.create_launch_template,
+                    LaunchTemplateName=unique("refused"), LaunchTemplateData={**data, **wrong},
+                )
+
     def test_ids_that_stand_for_nothing(self):
         for call in [
             self.ec2.describe_instances,

@@ -186,7 +186,7 @@ fn item(state: &State, instance: &Instance) -> Xml {
         ),
         (
             "monitoring",
-            Xml::children([("state", Xml::text("disabled"))]),
+            Xml::children([("state", Xml::text(monitoring(instance)))]),
         ),
         ("architecture", Xml::text("x86_64")),
         ("rootDeviceType", Xml::text("ebs")),
@@ -197,7 +197,7 @@ fn item(state: &State, instance: &Instance) -> Xml {
             Xml::text(instance.client_token.as_deref().unwrap_or_default()),
         ),
         ("hypervisor", Xml::text("xen")),
-        ("ebsOptimized", Xml::text(false)),
+        ("ebsOptimized", Xml::text(instance.ebs_optimized)),
         ("enaSupport", Xml::text(true)),
         ("bootMode", Xml::text(images::BOOT_MODE)),
         ("currentInstanceBootMode", Xml::text("uefi")),
@@ -292,6 +292,15 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
         .with("groupSet", groups())
         .with("blockDeviceMapping", Xml::list([mapping]))
         .with("networkInterfaceSet", Xml::list([interface]))
+}
+
+/// `MonitoringState`: detailed monitoring begins with the machine.
+fn monitoring(instance: &Instance) -> &'static str {
+    match (instance.monitored, instance.state) {
+        (false, _) => "disabled",
+        (true, InstanceState::Pending) => "pending",
+        (true, _) => "enabled",
+    }
 }
 
 fn metadata(instance: &Instance) -> Xml {

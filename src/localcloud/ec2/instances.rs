@@ -200,6 +200,9 @@ fn launch_one(
         terminate_on_shutdown: wanted.terminate_on_shutdown,
         disable_api_termination: wanted.disable_api_termination,
         interface_id: call.state.new_id("eni"),
+        interface_tags: wanted.tags.of("network-interface"),
+        monitored: wanted.monitored,
+        ebs_optimized: wanted.ebs_optimized,
         volume: Volume {
             id: call.state.new_id("vol"),
             size: wanted.volume.size.unwrap_or(image.size),

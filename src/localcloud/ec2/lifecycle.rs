@@ -194,6 +194,9 @@ mod tests {
             terminate_on_shutdown: false,
             disable_api_termination: false,
             interface_id: "eni-00000000".into(),
+            interface_tags: Tags::new(),
+            monitored: false,
+            ebs_optimized: false,
             volume: Volume {
                 id: "vol-00000000".into(),
                 size: 8,
