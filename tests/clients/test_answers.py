@@ -129,6 +129,8 @@ class Instances(Case):
 
         data = {"ImageId": self.base, "InstanceType": "t3.micro"}
         one = {"DeviceIndex": 0}
+        root = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 9}}
+        kept = {"DeviceName": "/dev/xvda", "Ebs": {"DeleteOnTermination": False}}
         [group] = self.ec2.describe_security_groups(Filters=filters(group_name="default"))["SecurityGroups"]
         for name, code, wrong in [
             ("DeviceIndex", "InvalidParameterValue", {"NetworkInterfaces": [{"DeviceIndex": 1}]}),
@@ -143,6 +145,8 @@ class Instances(Case):
                 "IamInstanceProfile", "InvalidParameterCombination",
                 {"IamInstanceProfile": {"Name": "worker", "Arn": profile}},
             ),
+            ("DeleteOn", "InvalidParameterValue", {"BlockDeviceMappings": [kept]}),
+            ("/dev/xvda", "InvalidBlockDeviceMapping", {"BlockDeviceMappings": [root, root]}),
             ("IamInstanceProfile.Arn", "InvalidParameterValue", {"IamInstanceProfile": {"Arn": "nonsense"}}),
         ]:
             with self.subTest(name):
@@ -194,6 +198,9 @@ class Instances(Case):
             TagSpecifications=[{"ResourceType": kind, "Tags": tags} for kind in ("image", "snapshot")],
         )["ImageId"]
         self.refused("InvalidAMIName.Duplicate", self.ec2.create_image, InstanceId=instance, Name=name)
+        kept = [{"DeviceName": "/dev/xvda", "Ebs": {"DeleteOnTermination": False}}]
+        asked = {"InstanceId": instance, "Name": name + "-kept", "BlockDeviceMappings": kept}
+        self.refused("InvalidParameterValue", self.ec2.create_image, **asked)
         self.ec2.get_waiter("image_available").wait(ImageIds=[image], WaiterConfig=PATIENT)
         [found] = self.ec2.describe_images(Owners=["self"], Filters=filters(name=name[:-4] + "*"))["Images"]
         self.assertEqual((found["ImageId"], found["Tags"]), (image, tags))

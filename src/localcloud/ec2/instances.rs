@@ -211,7 +211,7 @@ fn launch_one(
                 .kind
                 .clone()
                 .unwrap_or_else(|| image.volume_kind.clone()),
-            delete_on_termination: wanted.volume.delete_on_termination.unwrap_or(true),
+            delete_on_termination: true,
             tags: wanted.tags.of("volume"),
         },
         tags,

@@ -52,7 +52,6 @@ pub struct Settings {
 pub struct VolumeWanted {
     pub size: Option<u64>,
     pub kind: Option<String>,
-    pub delete_on_termination: Option<bool>,
 }
 
 /// Takes `BlockDeviceMapping.n`; only the root device can be mapped.
@@ -75,11 +74,20 @@ pub fn take_root_volume(params: &mut Params) -> Result<VolumeWanted, ApiError> {
                 ),
             ));
         }
+        if index > 0 {
+            return Err(ApiError::new(
+                "InvalidBlockDeviceMapping",
+                format!("The device {device} is mapped more than once."),
+            ));
+        }
         wanted = VolumeWanted {
             size: ebs.parsed("VolumeSize")?,
             kind: ebs.take("VolumeType"),
-            delete_on_termination: ebs.parsed("DeleteOnTermination")?,
         };
+        if ebs.parsed("DeleteOnTermination")? == Some(false) {
+            let why = "No volume here outlives its instance.";
+            return Err(invalid_value("Ebs.DeleteOnTermination", "false", why));
+        }
         if let Some(kind) = wanted
             .kind
             .as_deref()
@@ -268,13 +276,11 @@ fn take_network(params: &mut Params) -> Result<(Option<String>, Vec<String>), Ap
                 "Machines here have one network interface.",
             ));
         }
-        if let Some(given) = [
+        let outside = [
             ("SubnetId", subnet.is_some()),
             ("SecurityGroupId", !groups.is_empty()),
-        ]
-        .into_iter()
-        .find_map(|(name, given)| given.then_some(name))
-        {
+        ];
+        if let Some((given, _)) = outside.iter().find(|(_, given)| *given) {
             return Err(ApiError::new(
                 "InvalidParameterCombination",
                 format!(
