@@ -79,6 +79,7 @@ class Instances(Case):
         token = unique("token")
         first = self.run_one(ClientToken=token)["InstanceId"]
         self.assertEqual(self.run_one(ClientToken=token)["InstanceId"], first)
+        self.refused("DryRunOperation", self.run_one, ClientToken=token, DryRun=True)
         self.refused(
             "IdempotentParameterMismatch",
             self.ec2.run_instances,

@@ -96,6 +96,18 @@ class LaunchTemplates(Case):
         latest = self.ec2.describe_launch_template_versions(Versions=["$Latest"])["LaunchTemplateVersions"]
         self.assertIn((self.name, 5), [(v["LaunchTemplateName"], v["VersionNumber"]) for v in latest])
 
+    def test_client_tokens(self):
+        token = {"ClientToken": uuid.uuid4().hex}
+        made = self.create(**token)
+        again = {"LaunchTemplateName": self.name, "LaunchTemplateData": self.data, **token}
+        self.assertEqual(self.ec2.create_launch_template(**again)["LaunchTemplate"], made)
+        self.refused("DryRunOperation", self.ec2.create_launch_template, DryRun=True, **again)
+        asked = {"LaunchTemplateName": self.name, "LaunchTemplateData": {"InstanceType": "t3.large"}, **token}
+        for _ in range(2):
+            version = self.ec2.create_launch_template_version(**asked)["LaunchTemplateVersion"]
+            self.assertEqual(version["VersionNumber"], 2)
+        self.refused("DryRunOperation", self.ec2.create_launch_template_version, DryRun=True, **asked)
+
     def test_refusals(self):
         made = self.create()
         again = {"LaunchTemplateName": self.name, "LaunchTemplateData": self.data}

@@ -35,6 +35,7 @@ pub struct Order {
 pub(super) fn run(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let request = hex::encode(Sha256::digest(format!("{params:?}")));
     if let Some(answer) = repeated(call, &params, &request)? {
+        call.unless_dry()?;
         return Ok(answer);
     }
     let order = take_order(call, &mut params)?;

@@ -284,6 +284,7 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
     let (key, request, made) = token(call, "CreateLaunchTemplate", &params)?;
     let made = made.and_then(|id| call.state.launch_templates.get(&id));
     if let Some(template) = made {
+        call.unless_dry()?;
         return Ok(Xml::children([("launchTemplate", show(template))]));
     }
     params.take("ClientToken");
@@ -335,6 +336,7 @@ pub(super) fn create_version(call: &mut Call<'_>, mut params: Params) -> Result<
     if let Some(number) = made
         && let Some(version) = template.versions.get(&number)
     {
+        call.unless_dry()?;
         let shown = show_version(&template, number, version);
         return Ok(Xml::children([("launchTemplateVersion", shown)]));
     }

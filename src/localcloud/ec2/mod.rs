@@ -81,6 +81,11 @@ impl Call<'_> {
     /// Ends the taking of parameters: refuses what is left, and goes no further in a dry run.
     fn accept(&self, params: &Params) -> Result<(), ApiError> {
         params.finish("")?;
+        self.unless_dry()
+    }
+
+    /// Goes no further in a dry run.
+    fn unless_dry(&self) -> Result<(), ApiError> {
         if self.dry_run {
             return Err(ApiError::new(
                 "DryRunOperation",
