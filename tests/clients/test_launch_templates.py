@@ -108,6 +108,13 @@ class LaunchTemplates(Case):
             self.assertEqual(version["VersionNumber"], 2)
         self.refused("DryRunOperation", self.ec2.create_launch_template_version, DryRun=True, **asked)
 
+        modify = self.ec2.modify_launch_template
+        second = {"LaunchTemplateName": self.name, "DefaultVersion": "2", **token}
+        modified = [modify(**second), modify(LaunchTemplateName=self.name, DefaultVersion="1"), modify(**second)]
+        self.assertEqual([one["LaunchTemplate"]["DefaultVersionNumber"] for one in modified], [2, 1, 1])
+        self.refused("DryRunOperation", modify, DryRun=True, **second)
+        self.refused("IdempotentParameterMismatch", modify, **{**second, "DefaultVersion": "1"})
+
     def test_refusals(self):
         made = self.create()
         again = {"LaunchTemplateName": self.name, "LaunchTemplateData": self.data}

@@ -382,13 +382,19 @@ fn changed<'a>(call: &'a mut Call<'_>, id: &str) -> Result<&'a mut LaunchTemplat
 }
 
 pub(super) fn modify(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
-    // Repeating it changes nothing, with or without a token.
+    let (key, request, made) = token(call, "ModifyLaunchTemplate", &params)?;
     params.take("ClientToken");
     let template = Name::require(&mut params)?.of(call.state)?.clone();
+    if made.is_some() {
+        // A late repetition does not undo what came after it.
+        call.unless_dry()?;
+        return Ok(Xml::children([("launchTemplate", show(&template))]));
+    }
     let version = params.require("SetDefaultVersion")?;
     let number = number(&template, &version)?;
     version_of(&template, number)?;
     call.accept(&params)?;
+    remember(call, key, request, template.id.clone());
     let template = changed(call, &template.id)?;
     template.default_version = number;
     Ok(Xml::children([("launchTemplate", show(template))]))
