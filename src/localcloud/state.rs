@@ -122,7 +122,11 @@ pub struct Instance {
     pub launch_index: u32,
     pub image_id: String,
     pub instance_type: String,
+    /// When it was last launched, or started after a stop.
     pub launch_time: Timestamp,
+    /// When it was first launched; `None`: it has not been started again.
+    #[serde(default)]
+    pub first_launch: Option<Timestamp>,
     pub state: InstanceState,
     pub state_reason: Option<Reason>,
     /// `StateTransitionReason`: empty, or who asked and when.
@@ -156,6 +160,14 @@ pub struct Instance {
     pub spot: Option<Spot>,
     /// Process that asked for it; `None`: a service looks after it.
     pub owner: Option<Process>,
+}
+
+impl Instance {
+    /// Since when it has its volume and its network interface, which a stop leaves it.
+    #[must_use]
+    pub fn attached(&self) -> Timestamp {
+        self.first_launch.unwrap_or(self.launch_time)
+    }
 }
 
 /// State of an image or a snapshot.

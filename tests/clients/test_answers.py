@@ -1,8 +1,10 @@
 """What EC2, SSM, STS and Image Builder document, asked by boto3: fields, errors, client tokens, pages."""
 
 import os
+import time
 import unittest
 import uuid
+from datetime import datetime, timedelta, timezone
 
 from wire import PATIENT, Case, client
 
@@ -71,6 +73,10 @@ class Instances(Case):
         self.launched.append(instance["InstanceId"])
         return instance
 
+    def look(self, instance):
+        [found] = self.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"]
+        return found
+
     def wait(self, state, instance):
         waiter = self.ec2.get_waiter("instance_" + state)
         waiter.wait(InstanceIds=[instance], WaiterConfig=PATIENT)
@@ -116,8 +122,7 @@ class Instances(Case):
         )
         self.assertEqual(instance["Monitoring"]["State"], "pending")
         self.wait("running", instance["InstanceId"])
-        asked = {"InstanceIds": [instance["InstanceId"]]}
-        [instance] = self.ec2.describe_instances(**asked)["Reservations"][0]["Instances"]
+        instance = self.look(instance["InstanceId"])
         self.assertEqual((instance["Monitoring"]["State"], instance["EbsOptimized"]), ("enabled", True))
         self.assertEqual((instance["SubnetId"], instance["IamInstanceProfile"]["Arn"]), (subnet, profile))
         [interface] = instance["NetworkInterfaces"]
@@ -217,8 +222,16 @@ class Instances(Case):
         self.ec2.deregister_image(ImageId=image)
         self.ec2.delete_snapshot(SnapshotId=snapshot)
         self.refused("InvalidSnapshot.NotFound", self.ec2.delete_snapshot, SnapshotId=snapshot)
+        first = self.look(instance)
+        # Times have whole seconds; the image took none of them.
+        while datetime.now(timezone.utc) < first["LaunchTime"] + timedelta(seconds=1):
+            time.sleep(0.02)
         self.ec2.start_instances(InstanceIds=[instance])
         self.wait("running", instance)
+        again = self.look(instance)
+        self.assertGreater(again["LaunchTime"], first["LaunchTime"])
+        attached = again["NetworkInterfaces"][0]["Attachment"]["AttachTime"]
+        self.assertEqual(attached, first["LaunchTime"])
         self.ec2.terminate_instances(InstanceIds=[instance])
         self.wait("terminated", instance)
         self.refused("IncorrectInstanceState", self.ec2.start_instances, InstanceIds=[instance])

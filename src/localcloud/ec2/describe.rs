@@ -255,7 +255,7 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
             Xml::children([
                 ("volumeId", Xml::text(&volume.id)),
                 ("status", Xml::text("attached")),
-                ("attachTime", time(instance.launch_time)),
+                ("attachTime", time(instance.attached())),
                 (
                     "deleteOnTermination",
                     Xml::text(volume.delete_on_termination),
@@ -278,7 +278,7 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
             Xml::children([
                 ("deviceIndex", Xml::text(0)),
                 ("status", Xml::text("attached")),
-                ("attachTime", time(instance.launch_time)),
+                ("attachTime", time(instance.attached())),
                 ("deleteOnTermination", Xml::text(true)),
             ]),
         ),

@@ -182,6 +182,7 @@ fn launch_one(
         image_id: image.id.clone(),
         instance_type: wanted.instance_type.clone(),
         launch_time: call.now,
+        first_launch: None,
         state: InstanceState::Pending,
         state_reason: Some(Reason {
             code: "pending".to_owned(),

@@ -177,6 +177,7 @@ mod tests {
             image_id: "ami-00000000".into(),
             instance_type: "t3.medium".into(),
             launch_time: Timestamp::UNIX_EPOCH,
+            first_launch: None,
             state,
             state_reason: None,
             transition_reason: String::new(),

@@ -183,7 +183,7 @@ pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Resul
             ("instanceId", Xml::text(&instance.id)),
             ("device", Xml::text(images::ROOT_DEVICE)),
             ("status", Xml::text("attached")),
-            ("attachTime", time(instance.launch_time)),
+            ("attachTime", time(instance.attached())),
             (
                 "deleteOnTermination",
                 Xml::text(volume.delete_on_termination),
@@ -194,7 +194,7 @@ pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Resul
             ("size", Xml::text(volume.size)),
             ("availabilityZone", Xml::text(&instance.availability_zone)),
             ("status", Xml::text("in-use")),
-            ("createTime", time(instance.launch_time)),
+            ("createTime", time(instance.attached())),
             ("volumeType", Xml::text(&volume.kind)),
             ("encrypted", Xml::text(false)),
             ("attachmentSet", Xml::list([attachment])),
