@@ -259,6 +259,14 @@ class Instances(Case):
             self.assertEqual(sorted(found), sorted(self.launched))
             more = self.run_one(TagSpecifications=[{"ResourceType": "instance", "Tags": purpose}])
             self.assertNotIn(more["InstanceId"], found)
+        token = self.ec2.describe_instances(MaxResults=5)["NextToken"]
+        self.refused("InvalidNextToken", self.ec2.describe_instance_status, NextToken=token)
+        ssm = client("ssm")
+        for call in [
+            self.ec2.describe_instances, self.ec2.describe_vpcs, self.ec2.describe_subnets, ssm.describe_parameters,
+            ssm.list_commands, client("autoscaling").describe_auto_scaling_groups,
+        ]:
+            self.refused("InvalidNextToken", call, NextToken="AAAA")
 
 
 class Parameters(Case):

@@ -131,7 +131,13 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     let name = params.take("AutoScalingGroupName");
     // Groups that are gone have taken their activities with them.
     params.flag("IncludeDeletedGroups")?;
-    let page = Page::within(&mut params, "MaxRecords", false, 1..=100)?;
+    let page = Page::within(
+        "DescribeScalingActivities",
+        &mut params,
+        "MaxRecords",
+        false,
+        1..=100,
+    )?;
     params.finish("")?;
     if let Some(name) = &name {
         super::group(call.state, name)?;

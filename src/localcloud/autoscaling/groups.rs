@@ -506,7 +506,13 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     let names = texts(&mut params, "AutoScalingGroupNames", 1..=255)?;
     let with_instances = params.parsed("IncludeInstances")?.unwrap_or(true);
     let filters = tags::take_filters(&mut params, &["tag-key", "tag-value"], true)?;
-    let page = Page::within(&mut params, "MaxRecords", false, 1..=100)?;
+    let page = Page::within(
+        "DescribeAutoScalingGroups",
+        &mut params,
+        "MaxRecords",
+        false,
+        1..=100,
+    )?;
     params.finish("")?;
     // Names that are not there are passed over, without an error.
     let groups = call.state.scaling.values().filter(|group| {

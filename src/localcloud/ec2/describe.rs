@@ -110,7 +110,7 @@ pub fn check_ids(state: &State, ids: &[String]) -> Result<(), ApiError> {
 pub(super) fn instances(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("InstanceId");
     let filters = Filters::take(&mut params, FILTERS)?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeInstances", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     check_ids(call.state, &ids)?;
     let wanted = call.state.instances.values().filter(|instance| {
@@ -334,7 +334,7 @@ pub(super) fn status(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         ],
     )?;
     let all = params.flag("IncludeAllInstances")?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeInstanceStatus", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     check_ids(call.state, &ids)?;
     let wanted = call.state.instances.values().filter(|instance| {

@@ -247,7 +247,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     let filters = Filters::take(&mut params, FILTERS)?;
     params.flag("IncludeDeprecated")?;
     params.flag("IncludeDisabled")?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeImages", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     if let Some(id) = ids.iter().find(|id| !call.state.images.contains_key(*id)) {
         return Err(not_found(id));

@@ -469,7 +469,13 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     let ids = params.texts("LaunchTemplateId");
     let names = params.texts("LaunchTemplateName");
     let filters = Filters::take(&mut params, &["create-time", "launch-template-name"])?;
-    let page = Page::within(&mut params, "MaxResults", false, PAGE)?;
+    let page = Page::within(
+        "DescribeLaunchTemplates",
+        &mut params,
+        "MaxResults",
+        false,
+        PAGE,
+    )?;
     call.accept(&params)?;
     let wanted = ids
         .iter()
@@ -553,7 +559,13 @@ pub(super) fn describe_versions(call: &mut Call<'_>, mut params: Params) -> Resu
         ],
     )?;
     params.flag("ResolveAlias")?;
-    let page = Page::within(&mut params, "MaxResults", !versions.is_empty(), PAGE)?;
+    let page = Page::within(
+        "DescribeLaunchTemplateVersions",
+        &mut params,
+        "MaxResults",
+        !versions.is_empty(),
+        PAGE,
+    )?;
     call.accept(&params)?;
     let state = &call.state;
     let mut rows = Vec::new();

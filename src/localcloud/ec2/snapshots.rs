@@ -44,7 +44,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
         "volume-size",
     ];
     let filters = Filters::take(&mut params, &known)?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeSnapshots", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     if let Some(id) = ids
         .iter()
@@ -139,7 +139,7 @@ pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Resul
         "volume-type",
     ];
     let filters = Filters::take(&mut params, &known)?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeVolumes", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     let mut live: Vec<_> = call
         .state

@@ -225,7 +225,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
         &mut params,
         &["key", "value", "resource-id", "resource-type"],
     )?;
-    let page = Page::take(&mut params, false)?;
+    let page = Page::take("DescribeTags", &mut params, false)?;
     call.accept(&params)?;
     let state = &call.state;
     let mut resources: Vec<(&str, &str, &Tags)> = Vec::new();
