@@ -6,6 +6,7 @@ use super::super::ACCOUNT_ID;
 use super::super::ec2::filters::{self, Page};
 use super::super::ec2::launch_templates::{self, Reference, Resolved};
 use super::super::ec2::network::{self, Place};
+use super::super::ec2::resolve_image;
 use super::super::ec2::settings::Settings;
 use super::super::engine::Call;
 use super::super::quotas::{self, Quota};
@@ -152,7 +153,9 @@ pub(super) fn check_template(
 fn check_launchable(state: &State, region: &str, found: &Resolved) -> Result<(), ApiError> {
     let mut params = Params::from(found.parameters.clone());
     let settings = Settings::take(region, &mut params)?;
-    let image = settings.image_id.filter(|id| state.images.contains_key(id));
+    let image = settings.image_id;
+    let image = image.and_then(|id| resolve_image(state, &id).ok());
+    let image = image.filter(|id| state.images.contains_key(id));
     match image {
         Some(_) => Ok(()),
         None => Err(invalid(

@@ -23,7 +23,7 @@ use super::wire::error::ApiError;
 use super::wire::query::Params;
 use super::wire::xml::{Xml, document, response};
 
-pub(super) use images::state_name as image_state;
+pub(super) use images::{resolve as resolve_image, state_name as image_state};
 pub(super) use snapshots::state_name as snapshot_state;
 
 const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";

@@ -192,7 +192,8 @@ impl Settings {
                 "The request must contain the parameter ImageId",
             )
         })?;
-        let image = images::usable(call.state, image_id)?;
+        let image_id = images::resolve(call.state, image_id)?;
+        let image = images::usable(call.state, &image_id)?;
         types::find(&self.instance_type)?;
         self.place(call.region)?;
         for id in &self.group_ids {
