@@ -326,6 +326,9 @@ pub struct State {
     /// Auto Scaling groups by name.
     #[serde(default)]
     pub scaling: BTreeMap<String, super::autoscaling::records::Group>,
+    /// Groups that are gone, the last deleted last, as far as they have activities to show.
+    #[serde(default)]
+    pub deleted_groups: Vec<super::autoscaling::records::Group>,
     /// Secrets by name.
     #[serde(default)]
     pub secrets: BTreeMap<String, super::secrets::Secret>,
@@ -348,6 +351,7 @@ impl State {
             tokens: BTreeMap::new(),
             launch_templates: BTreeMap::new(),
             scaling: BTreeMap::new(),
+            deleted_groups: Vec::new(),
             secrets: BTreeMap::new(),
         };
         state.furnish();
