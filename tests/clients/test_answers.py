@@ -306,6 +306,11 @@ class Commands(Case):
         ids = {"CommandId": str(uuid.uuid4()), "InstanceId": NOBODY}
         self.refused("InvocationDoesNotExist", ssm.get_command_invocation, **ids)
         self.refused("InvalidCommandId", ssm.cancel_command, CommandId=ids["CommandId"])
+        # The client writes down no member that its model has not.
+        event = "before-call.ssm.ListCommands"
+        ssm.meta.events.register(event, lambda params, **_: params.update(body=b'{"Details": true}'))
+        error = self.refused("ValidationException", ssm.list_commands)
+        self.assertIn("Details", error["Error"]["Message"])
 
 
 class Refusals(Case):
