@@ -155,7 +155,7 @@ fn items(state: &super::state::State) -> Vec<Item> {
         region: state.region.clone(),
         id: one.id.clone(),
         state: one.state.code_and_name().1.to_owned(),
-        created: one.launch_time,
+        created: one.attached(),
         tags: one.tags.clone(),
         owner: one.owner.map(Owner::from),
     });

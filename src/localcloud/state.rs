@@ -122,7 +122,11 @@ pub struct Instance {
     pub launch_index: u32,
     pub image_id: String,
     pub instance_type: String,
+    /// When it was last launched, or started after a stop.
     pub launch_time: Timestamp,
+    /// When it was first launched; `None`: it has not been started again.
+    #[serde(default)]
+    pub first_launch: Option<Timestamp>,
     pub state: InstanceState,
     pub state_reason: Option<Reason>,
     /// `StateTransitionReason`: empty, or who asked and when.
@@ -137,6 +141,14 @@ pub struct Instance {
     pub terminate_on_shutdown: bool,
     pub disable_api_termination: bool,
     pub interface_id: String,
+    /// Of its network interface.
+    #[serde(default)]
+    pub interface_tags: Tags,
+    /// Detailed monitoring.
+    #[serde(default)]
+    pub monitored: bool,
+    #[serde(default)]
+    pub ebs_optimized: bool,
     pub volume: Volume,
     pub tags: Tags,
     /// Whether the agent has ever reported; since when it answers now.
@@ -148,6 +160,14 @@ pub struct Instance {
     pub spot: Option<Spot>,
     /// Process that asked for it; `None`: a service looks after it.
     pub owner: Option<Process>,
+}
+
+impl Instance {
+    /// Since when it has its volume and its network interface, which a stop leaves it.
+    #[must_use]
+    pub fn attached(&self) -> Timestamp {
+        self.first_launch.unwrap_or(self.launch_time)
+    }
 }
 
 /// State of an image or a snapshot.
@@ -306,6 +326,9 @@ pub struct State {
     /// Auto Scaling groups by name.
     #[serde(default)]
     pub scaling: BTreeMap<String, super::autoscaling::records::Group>,
+    /// Groups that are gone, the last deleted last, as far as they have activities to show.
+    #[serde(default)]
+    pub deleted_groups: Vec<super::autoscaling::records::Group>,
     /// Secrets by name.
     #[serde(default)]
     pub secrets: BTreeMap<String, super::secrets::Secret>,
@@ -328,6 +351,7 @@ impl State {
             tokens: BTreeMap::new(),
             launch_templates: BTreeMap::new(),
             scaling: BTreeMap::new(),
+            deleted_groups: Vec::new(),
             secrets: BTreeMap::new(),
         };
         state.furnish();

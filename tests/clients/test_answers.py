@@ -1,8 +1,10 @@
 """What EC2, SSM, STS and Image Builder document, asked by boto3: fields, errors, client tokens, pages."""
 
 import os
+import time
 import unittest
 import uuid
+from datetime import datetime, timedelta, timezone
 
 from wire import PATIENT, Case, client
 
@@ -71,6 +73,10 @@ class Instances(Case):
         self.launched.append(instance["InstanceId"])
         return instance
 
+    def look(self, instance):
+        [found] = self.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"]
+        return found
+
     def wait(self, state, instance):
         waiter = self.ec2.get_waiter("instance_" + state)
         waiter.wait(InstanceIds=[instance], WaiterConfig=PATIENT)
@@ -79,6 +85,7 @@ class Instances(Case):
         token = unique("token")
         first = self.run_one(ClientToken=token)["InstanceId"]
         self.assertEqual(self.run_one(ClientToken=token)["InstanceId"], first)
+        self.refused("DryRunOperation", self.run_one, ClientToken=token, DryRun=True)
         self.refused(
             "IdempotentParameterMismatch",
             self.ec2.run_instances,
@@ -101,6 +108,63 @@ class Instances(Case):
         self.refused("InvalidGroup.NotFound", run, SecurityGroupIds=["sg-0123456789abcdef0"], **good)
         found = self.ec2.describe_instances(Filters=filters(instance_state_name="pending"))
         self.assertEqual(found["Reservations"], [])
+
+    def test_what_is_asked_of_an_instance_is_shown_or_refused(self):
+        tags = [{"Key": "purpose", "Value": unique("interface")}]
+        subnet = self.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+        profile = "arn:aws:iam::000000000000:instance-profile/worker"
+        instance = self.run_one(
+            Monitoring={"Enabled": True},
+            EbsOptimized=True,
+            IamInstanceProfile={"Arn": profile},
+            NetworkInterfaces=[{"DeviceIndex": 0, "SubnetId": subnet, "DeleteOnTermination": True}],
+            TagSpecifications=[{"ResourceType": "network-interface", "Tags": tags}],
+        )
+        self.assertEqual(instance["Monitoring"]["State"], "pending")
+        self.wait("running", instance["InstanceId"])
+        instance = self.look(instance["InstanceId"])
+        self.assertEqual((instance["Monitoring"]["State"], instance["EbsOptimized"]), ("enabled", True))
+        self.assertEqual((instance["SubnetId"], instance["IamInstanceProfile"]["Arn"]), (subnet, profile))
+        [interface] = instance["NetworkInterfaces"]
+        [found] = self.ec2.describe_tags(Filters=filters(value=tags[0]["Value"]))["Tags"]
+        expected = {"ResourceId": interface["NetworkInterfaceId"], "ResourceType": "network-interface", **tags[0]}
+        self.assertEqual(found, expected)
+        more = [{"Key": "more", "Value": ""}]
+        self.ec2.create_tags(Resources=[interface["NetworkInterfaceId"]], Tags=more)
+        self.assertEqual(len(self.ec2.describe_tags(Filters=filters(resource_type="network-interface"))["Tags"]), 2)
+
+        data = {"ImageId": self.base, "InstanceType": "t3.micro"}
+        one = {"DeviceIndex": 0}
+        root = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 9}}
+        kept = {"DeviceName": "/dev/xvda", "Ebs": {"DeleteOnTermination": False}}
+        [group] = self.ec2.describe_security_groups(Filters=filters(group_name="default"))["SecurityGroups"]
+        for name, code, wrong in [
+            ("DeviceIndex", "InvalidParameterValue", {"NetworkInterfaces": [{"DeviceIndex": 1}]}),
+            ("Public", "InvalidParameterValue", {"NetworkInterfaces": [{**one, "AssociatePublicIpAddress": True}]}),
+            ("DeleteOn", "InvalidParameterValue", {"NetworkInterfaces": [{**one, "DeleteOnTermination": False}]}),
+            ("SubnetId", "InvalidParameterCombination", {"NetworkInterfaces": [one], "SubnetId": subnet}),
+            (
+                "SecurityGroupId", "InvalidParameterCombination",
+                {"NetworkInterfaces": [one], "SecurityGroupIds": [group["GroupId"]]},
+            ),
+            (
+                "IamInstanceProfile", "InvalidParameterCombination",
+                {"IamInstanceProfile": {"Name": "worker", "Arn": profile}},
+            ),
+            ("DeleteOn", "InvalidParameterValue", {"BlockDeviceMappings": [kept]}),
+            ("/dev/xvda", "InvalidBlockDeviceMapping", {"BlockDeviceMappings": [root, root]}),
+            ("IamInstanceProfile.Arn", "InvalidParameterValue", {"IamInstanceProfile": {"Arn": "nonsense"}}),
+        ]:
+            with self.subTest(name):
+                error = self.refused(code, self.ec2.run_instances, **data, **wrong, MinCount=1, MaxCount=1)
+                self.assertIn(name, error["Error"]["Message"])
+                if "SubnetId" in wrong:
+                    # Not a member of a template.
+                    continue
+                self.refused(
+                    code, self.ec2.create_launch_template,
+                    LaunchTemplateName=unique("refused"), LaunchTemplateData={**data, **wrong},
+                )
 
     def test_ids_that_stand_for_nothing(self):
         for call in [
@@ -140,6 +204,9 @@ class Instances(Case):
             TagSpecifications=[{"ResourceType": kind, "Tags": tags} for kind in ("image", "snapshot")],
         )["ImageId"]
         self.refused("InvalidAMIName.Duplicate", self.ec2.create_image, InstanceId=instance, Name=name)
+        kept = [{"DeviceName": "/dev/xvda", "Ebs": {"DeleteOnTermination": False}}]
+        asked = {"InstanceId": instance, "Name": name + "-kept", "BlockDeviceMappings": kept}
+        self.refused("InvalidParameterValue", self.ec2.create_image, **asked)
         self.ec2.get_waiter("image_available").wait(ImageIds=[image], WaiterConfig=PATIENT)
         [found] = self.ec2.describe_images(Owners=["self"], Filters=filters(name=name[:-4] + "*"))["Images"]
         self.assertEqual((found["ImageId"], found["Tags"]), (image, tags))
@@ -155,8 +222,16 @@ class Instances(Case):
         self.ec2.deregister_image(ImageId=image)
         self.ec2.delete_snapshot(SnapshotId=snapshot)
         self.refused("InvalidSnapshot.NotFound", self.ec2.delete_snapshot, SnapshotId=snapshot)
+        first = self.look(instance)
+        # Times have whole seconds; the image took none of them.
+        while datetime.now(timezone.utc) < first["LaunchTime"] + timedelta(seconds=1):
+            time.sleep(0.02)
         self.ec2.start_instances(InstanceIds=[instance])
         self.wait("running", instance)
+        again = self.look(instance)
+        self.assertGreater(again["LaunchTime"], first["LaunchTime"])
+        attached = again["NetworkInterfaces"][0]["Attachment"]["AttachTime"]
+        self.assertEqual(attached, first["LaunchTime"])
         self.ec2.terminate_instances(InstanceIds=[instance])
         self.wait("terminated", instance)
         self.refused("IncorrectInstanceState", self.ec2.start_instances, InstanceIds=[instance])
@@ -184,6 +259,14 @@ class Instances(Case):
             self.assertEqual(sorted(found), sorted(self.launched))
             more = self.run_one(TagSpecifications=[{"ResourceType": "instance", "Tags": purpose}])
             self.assertNotIn(more["InstanceId"], found)
+        token = self.ec2.describe_instances(MaxResults=5)["NextToken"]
+        self.refused("InvalidNextToken", self.ec2.describe_instance_status, NextToken=token)
+        ssm = client("ssm")
+        for call in [
+            self.ec2.describe_instances, self.ec2.describe_vpcs, self.ec2.describe_subnets, ssm.describe_parameters,
+            ssm.list_commands, client("autoscaling").describe_auto_scaling_groups,
+        ]:
+            self.refused("InvalidNextToken", call, NextToken="AAAA")
 
 
 class Parameters(Case):
@@ -223,6 +306,11 @@ class Commands(Case):
         ids = {"CommandId": str(uuid.uuid4()), "InstanceId": NOBODY}
         self.refused("InvocationDoesNotExist", ssm.get_command_invocation, **ids)
         self.refused("InvalidCommandId", ssm.cancel_command, CommandId=ids["CommandId"])
+        # The client writes down no member that its model has not.
+        event = "before-call.ssm.ListCommands"
+        ssm.meta.events.register(event, lambda params, **_: params.update(body=b'{"Details": true}'))
+        error = self.refused("ValidationException", ssm.list_commands)
+        self.assertIn("Details", error["Error"]["Message"])
 
 
 class Refusals(Case):

@@ -96,6 +96,62 @@ class LaunchTemplates(Case):
         latest = self.ec2.describe_launch_template_versions(Versions=["$Latest"])["LaunchTemplateVersions"]
         self.assertIn((self.name, 5), [(v["LaunchTemplateName"], v["VersionNumber"]) for v in latest])
 
+    def test_client_tokens(self):
+        token = {"ClientToken": uuid.uuid4().hex}
+        made = self.create(**token)
+        again = {"LaunchTemplateName": self.name, "LaunchTemplateData": self.data, **token}
+        self.assertEqual(self.ec2.create_launch_template(**again)["LaunchTemplate"], made)
+        self.refused("DryRunOperation", self.ec2.create_launch_template, DryRun=True, **again)
+        asked = {"LaunchTemplateName": self.name, "LaunchTemplateData": {"InstanceType": "t3.large"}, **token}
+        for _ in range(2):
+            version = self.ec2.create_launch_template_version(**asked)["LaunchTemplateVersion"]
+            self.assertEqual(version["VersionNumber"], 2)
+        self.refused("DryRunOperation", self.ec2.create_launch_template_version, DryRun=True, **asked)
+
+        modify = self.ec2.modify_launch_template
+        second = {"LaunchTemplateName": self.name, "DefaultVersion": "2", **token}
+        modified = [modify(**second), modify(LaunchTemplateName=self.name, DefaultVersion="1"), modify(**second)]
+        self.assertEqual([one["LaunchTemplate"]["DefaultVersionNumber"] for one in modified], [2, 1, 1])
+        self.refused("DryRunOperation", modify, DryRun=True, **second)
+        self.refused("IdempotentParameterMismatch", modify, **{**second, "DefaultVersion": "1"})
+
+    def test_an_image_by_a_parameter_is_found_at_each_launch(self):
+        ssm = client("ssm")
+        parameter = f"/templates/{uuid.uuid4().hex}"
+        ssm.put_parameter(Name=parameter, Value="ami-0123456789abcdef0", Type="String")
+        image = f"resolve:ssm:{parameter}"
+        self.data["ImageId"] = image
+        self.create()
+        by_name = {"LaunchTemplateName": self.name}
+        launch = {"LaunchTemplate": by_name, "MinCount": 1, "MaxCount": 1}
+        self.refused("InvalidAMIID.NotFound", self.ec2.run_instances, **launch)
+        ssm.put_parameter(Name=parameter, Value=self.base, Type="String", Overwrite=True)
+        plain = {"InstanceType": "t3.micro", "MinCount": 1, "MaxCount": 1}
+        public = f"resolve:ssm:{BASE}"
+        for asked in [launch, *({"ImageId": one, **plain} for one in (image, image + ":2", public))]:
+            [instance] = self.ec2.run_instances(**asked)["Instances"]
+            self.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+            self.assertEqual(instance["ImageId"], self.base)
+        self.refused("InvalidAMIID.NotFound", self.ec2.run_instances, ImageId=image + ":1", **plain)
+        for wrong in [image + ":3", image + "/none", "resolve:ssm:arn:aws:ssm:eu-central-1:000000000000:parameter/x"]:
+            error = self.refused("InvalidParameterValue", self.ec2.run_instances, ImageId=wrong, **plain)
+            self.assertIn("ImageId", error["Error"]["Message"])
+
+        for resolve, expected in [(False, image), (True, self.base)]:
+            [version] = self.ec2.describe_launch_template_versions(**by_name, ResolveAlias=resolve)["LaunchTemplateVersions"]
+            self.assertEqual(version["LaunchTemplateData"]["ImageId"], expected)
+        version = self.ec2.create_launch_template_version(
+            **by_name, SourceVersion="1", ResolveAlias=True, LaunchTemplateData={"InstanceType": "t3.large"}
+        )["LaunchTemplateVersion"]
+        self.assertEqual(version["LaunchTemplateData"]["ImageId"], self.base)
+        scaling = client("autoscaling")
+        group = {"AutoScalingGroupName": self.name}
+        zone = self.ec2.describe_availability_zones()["AvailabilityZones"][0]["ZoneName"]
+        scaling.create_auto_scaling_group(
+            **group, LaunchTemplate=by_name, MinSize=0, MaxSize=0, AvailabilityZones=[zone]
+        )
+        scaling.delete_auto_scaling_group(**group)
+
     def test_refusals(self):
         made = self.create()
         again = {"LaunchTemplateName": self.name, "LaunchTemplateData": self.data}

@@ -99,6 +99,18 @@ pub(super) fn prune(group: &mut Group, now: Timestamp) {
     });
 }
 
+/// As [`prune`], for groups that are gone: as many activities in all as one group that is there has.
+pub(super) fn prune_deleted(groups: &mut Vec<Group>, now: Timestamp) {
+    let mut room = MOST;
+    for group in groups.iter_mut().rev() {
+        let activities = &mut group.activities;
+        activities.retain(|activity| now.duration_since(activity.started) < KEPT);
+        activities.drain(..activities.len().saturating_sub(room));
+        room -= activities.len();
+    }
+    groups.retain(|group| !group.activities.is_empty());
+}
+
 /// `Activity`.
 pub(super) fn show(group: &Group, activity: &Activity) -> Xml {
     let details = activity.zone.as_ref().map_or_else(
@@ -129,15 +141,22 @@ pub(super) fn show(group: &Group, activity: &Activity) -> Xml {
 pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("ActivityIds.member");
     let name = params.take("AutoScalingGroupName");
-    // Groups that are gone have taken their activities with them.
-    params.flag("IncludeDeletedGroups")?;
-    let page = Page::within(&mut params, "MaxRecords", false, 1..=100)?;
+    let deleted = params.flag("IncludeDeletedGroups")?;
+    let page = Page::within(
+        "DescribeScalingActivities",
+        &mut params,
+        "MaxRecords",
+        false,
+        1..=100,
+    )?;
     params.finish("")?;
-    if let Some(name) = &name {
-        super::group(call.state, name)?;
-    }
-    let groups = call.state.scaling.values();
+    let gone = call.state.deleted_groups.iter().filter(|_| deleted);
+    let groups = call.state.scaling.values().chain(gone);
     let groups = groups.filter(|group| name.as_ref().is_none_or(|name| group.name == *name));
+    let groups: Vec<_> = groups.collect();
+    if let (Some(name), []) = (&name, groups.as_slice()) {
+        return Err(super::not_found(name));
+    }
     let mut rows: Vec<(String, &Group, &Activity)> = Vec::new();
     for group in groups {
         for (index, activity) in group.activities.iter().enumerate() {
@@ -145,7 +164,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
                 // Those in progress first, then the newest first.
                 let newest = u64::MAX - index as u64;
                 let key = format!("{} {newest:020}", u8::from(activity.status.is_over()));
-                let key = format!("{key} {}", URL_SAFE_NO_PAD.encode(&group.name));
+                let key = format!("{key} {}", URL_SAFE_NO_PAD.encode(&group.arn));
                 rows.push((key, group, activity));
             }
         }

@@ -52,8 +52,11 @@ pub fn advance(state: &mut State, driver: &dyn Driver, now: Timestamp, process: 
         };
         if settle(&mut world, &mut group) {
             state.scaling.insert(name, group);
+        } else {
+            state.deleted_groups.push(group);
         }
     }
+    activities::prune_deleted(&mut state.deleted_groups, now);
 }
 
 /// Whether the group is still there afterwards.

@@ -6,6 +6,7 @@ use super::super::ACCOUNT_ID;
 use super::super::ec2::filters::{self, Page};
 use super::super::ec2::launch_templates::{self, Reference, Resolved};
 use super::super::ec2::network::{self, Place};
+use super::super::ec2::resolve_image;
 use super::super::ec2::settings::Settings;
 use super::super::engine::Call;
 use super::super::quotas::{self, Quota};
@@ -152,7 +153,9 @@ pub(super) fn check_template(
 fn check_launchable(state: &State, region: &str, found: &Resolved) -> Result<(), ApiError> {
     let mut params = Params::from(found.parameters.clone());
     let settings = Settings::take(region, &mut params)?;
-    let image = settings.image_id.filter(|id| state.images.contains_key(id));
+    let image = settings.image_id;
+    let image = image.and_then(|id| resolve_image(state, &id).ok());
+    let image = image.filter(|id| state.images.contains_key(id));
     match image {
         Some(_) => Ok(()),
         None => Err(invalid(
@@ -506,7 +509,13 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     let names = texts(&mut params, "AutoScalingGroupNames", 1..=255)?;
     let with_instances = params.parsed("IncludeInstances")?.unwrap_or(true);
     let filters = tags::take_filters(&mut params, &["tag-key", "tag-value"], true)?;
-    let page = Page::within(&mut params, "MaxRecords", false, 1..=100)?;
+    let page = Page::within(
+        "DescribeAutoScalingGroups",
+        &mut params,
+        "MaxRecords",
+        false,
+        1..=100,
+    )?;
     params.finish("")?;
     // Names that are not there are passed over, without an error.
     let groups = call.state.scaling.values().filter(|group| {

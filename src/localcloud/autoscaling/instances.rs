@@ -23,7 +23,13 @@ const MOVED: usize = 20;
 
 pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = texts(&mut params, "InstanceIds", 1..=19)?;
-    let page = Page::within(&mut params, "MaxRecords", false, 1..=MOST)?;
+    let page = Page::within(
+        "DescribeAutoScalingInstances",
+        &mut params,
+        "MaxRecords",
+        false,
+        1..=MOST,
+    )?;
     params.finish("")?;
     let groups = call.state.scaling.values();
     let mut rows: Vec<(&Group, &Member)> = groups

@@ -148,7 +148,7 @@ pub(super) fn delete(call: &mut Call<'_>, params: Params) -> Result<Xml, ApiErro
 pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let known = ["auto-scaling-group", "key", "value", "propagate-at-launch"];
     let filters = take_filters(&mut params, &known, false)?;
-    let page = Page::within(&mut params, "MaxRecords", false, 1..=100)?;
+    let page = Page::within("DescribeTags", &mut params, "MaxRecords", false, 1..=100)?;
     params.finish("")?;
     let mut rows: Vec<(String, &str, &str, &GroupTag)> = Vec::new();
     for group in call.state.scaling.values() {

@@ -396,6 +396,36 @@ fn a_group_that_is_deleted_by_force_leaves_nothing() {
     assert!(world.driver.live_machines().is_empty());
 }
 
+#[test]
+fn activities_of_a_deleted_group_are_there_for_six_weeks_for_who_asks_for_them() {
+    let mut world = World::new(2);
+    world.pass(10);
+    world
+        .ask("DeleteAutoScalingGroup&AutoScalingGroupName=g&ForceDelete=true")
+        .unwrap();
+    world.look();
+    let list = |world: &mut World, more: &str| {
+        let body = format!("Action=DescribeScalingActivities{more}");
+        let answer = handle(&mut world.call(), body.as_bytes(), "request");
+        let answer = answer.map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(answer.body()).into_owned();
+        Ok::<_, String>(text.matches("<ActivityId>").count())
+    };
+    let named = "&AutoScalingGroupName=g";
+    assert_eq!(list(&mut world, ""), Ok(0));
+    assert!(list(&mut world, named).unwrap_err().contains("not found"));
+    let with_deleted = format!("{named}&IncludeDeletedGroups=true");
+    // Two launches and two terminations.
+    assert_eq!(list(&mut world, &with_deleted), Ok(4));
+    assert_eq!(list(&mut world, "&IncludeDeletedGroups=true"), Ok(4));
+    let other = with_deleted.replace("=g", "=h");
+    assert!(list(&mut world, &other).unwrap_err().contains("not found"));
+    world.pass(6 * 7 * 24 * 3600 - 10);
+    assert_eq!(list(&mut world, &with_deleted), Ok(2));
+    world.pass(10);
+    assert_eq!(world.state.deleted_groups, []);
+}
+
 /// Something that happens to a group.
 #[derive(Debug, Clone)]
 enum Event {

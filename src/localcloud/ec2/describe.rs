@@ -110,7 +110,7 @@ pub fn check_ids(state: &State, ids: &[String]) -> Result<(), ApiError> {
 pub(super) fn instances(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("InstanceId");
     let filters = Filters::take(&mut params, FILTERS)?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeInstances", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     check_ids(call.state, &ids)?;
     let wanted = call.state.instances.values().filter(|instance| {
@@ -186,7 +186,7 @@ fn item(state: &State, instance: &Instance) -> Xml {
         ),
         (
             "monitoring",
-            Xml::children([("state", Xml::text("disabled"))]),
+            Xml::children([("state", Xml::text(monitoring(instance)))]),
         ),
         ("architecture", Xml::text("x86_64")),
         ("rootDeviceType", Xml::text("ebs")),
@@ -197,7 +197,7 @@ fn item(state: &State, instance: &Instance) -> Xml {
             Xml::text(instance.client_token.as_deref().unwrap_or_default()),
         ),
         ("hypervisor", Xml::text("xen")),
-        ("ebsOptimized", Xml::text(false)),
+        ("ebsOptimized", Xml::text(instance.ebs_optimized)),
         ("enaSupport", Xml::text(true)),
         ("bootMode", Xml::text(images::BOOT_MODE)),
         ("currentInstanceBootMode", Xml::text("uefi")),
@@ -255,7 +255,7 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
             Xml::children([
                 ("volumeId", Xml::text(&volume.id)),
                 ("status", Xml::text("attached")),
-                ("attachTime", time(instance.launch_time)),
+                ("attachTime", time(instance.attached())),
                 (
                     "deleteOnTermination",
                     Xml::text(volume.delete_on_termination),
@@ -278,7 +278,7 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
             Xml::children([
                 ("deviceIndex", Xml::text(0)),
                 ("status", Xml::text("attached")),
-                ("attachTime", time(instance.launch_time)),
+                ("attachTime", time(instance.attached())),
                 ("deleteOnTermination", Xml::text(true)),
             ]),
         ),
@@ -292,6 +292,15 @@ fn with_attachments(base: Xml, state: &State, instance: &Instance) -> Xml {
         .with("groupSet", groups())
         .with("blockDeviceMapping", Xml::list([mapping]))
         .with("networkInterfaceSet", Xml::list([interface]))
+}
+
+/// `MonitoringState`: detailed monitoring begins with the machine.
+fn monitoring(instance: &Instance) -> &'static str {
+    match (instance.monitored, instance.state) {
+        (false, _) => "disabled",
+        (true, InstanceState::Pending) => "pending",
+        (true, _) => "enabled",
+    }
 }
 
 fn metadata(instance: &Instance) -> Xml {
@@ -325,7 +334,7 @@ pub(super) fn status(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
         ],
     )?;
     let all = params.flag("IncludeAllInstances")?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeInstanceStatus", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     check_ids(call.state, &ids)?;
     let wanted = call.state.instances.values().filter(|instance| {

@@ -2,11 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use super::super::state::Tags;
 use super::super::wire::error::ApiError;
+use super::super::wire::page_token;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
 use super::invalid_value;
@@ -96,6 +94,7 @@ fn matches_from(mut pattern: &[char], mut text: &[char]) -> bool {
 /// What part of a list to give.
 #[derive(Debug)]
 pub struct Page {
+    operation: &'static str,
     max: usize,
     /// The last id of the page before.
     after: Option<String>,
@@ -103,12 +102,20 @@ pub struct Page {
 
 impl Page {
     /// Takes `MaxResults` and `NextToken`. `ids_given`: with ids there are no pages.
-    pub fn take(params: &mut Params, ids_given: bool) -> Result<Self, ApiError> {
-        Self::within(params, "MaxResults", ids_given, 5..=1000)
+    ///
+    /// # Errors
+    /// `InvalidNextToken` for a token that no answer to this operation has given.
+    pub fn take(
+        operation: &'static str,
+        params: &mut Params,
+        ids_given: bool,
+    ) -> Result<Self, ApiError> {
+        Self::within(operation, params, "MaxResults", ids_given, 5..=1000)
     }
 
     /// As [`Self::take`], with another name and other limits of the size; the upper one is the default.
     pub fn within(
+        operation: &'static str,
         params: &mut Params,
         name: &str,
         ids_given: bool,
@@ -132,15 +139,13 @@ impl Page {
         let after = params
             .take("NextToken")
             .map(|token| {
-                let bytes = URL_SAFE_NO_PAD.decode(&token).ok();
-                bytes
-                    .and_then(|bytes| String::from_utf8(bytes).ok())
-                    .ok_or_else(|| {
-                        ApiError::new("InvalidNextToken", "The specified NextToken is not valid.")
-                    })
+                page_token::open(operation, &token).ok_or_else(|| {
+                    ApiError::new("InvalidNextToken", "The specified NextToken is not valid.")
+                })
             })
             .transpose()?;
         Ok(Self {
+            operation,
             max: max.unwrap_or(*limits.end()),
             after,
         })
@@ -148,6 +153,7 @@ impl Page {
 
     /// As [`Self::within`], with a default below the upper limit.
     pub fn of(
+        operation: &'static str,
         params: &mut Params,
         name: &str,
         default: usize,
@@ -155,7 +161,7 @@ impl Page {
     ) -> Result<Self, ApiError> {
         let given: Option<usize> = params.parsed(name)?;
         params.put(name, given.unwrap_or(default));
-        Self::within(params, name, false, limits)
+        Self::within(operation, params, name, false, limits)
     }
 
     /// The part of `items`, which are sorted by `id`, and the token of the next part.
@@ -167,7 +173,7 @@ impl Page {
         let token = rest
             .last()
             .filter(|_| more)
-            .map(|last| Xml::text(URL_SAFE_NO_PAD.encode(id(last))));
+            .map(|last| Xml::text(page_token::seal(self.operation, id(last))));
         (rest, token)
     }
 }
@@ -198,7 +204,7 @@ mod tests {
     fn pages_follow_each_other() {
         let items: Vec<String> = (0..12).map(|number| format!("i-{number:02}")).collect();
         let mut params = Params::parse(b"MaxResults=5").unwrap();
-        let (first, token) = Page::take(&mut params, false)
+        let (first, token) = Page::take("DescribeInstances", &mut params, false)
             .unwrap()
             .cut(items.clone(), |item| item);
         assert_eq!(first, items[..5]);
@@ -206,7 +212,7 @@ mod tests {
             panic!("there is more")
         };
         let mut params = Params::parse(format!("NextToken={token}").as_bytes()).unwrap();
-        let (second, token) = Page::take(&mut params, false)
+        let (second, token) = Page::take("DescribeInstances", &mut params, false)
             .unwrap()
             .cut(items.clone(), |item| item);
         assert_eq!((second.as_slice(), token), (&items[5..], None));

@@ -7,7 +7,7 @@ use super::super::state::{Image, InstanceState, Progress, Snapshot, State};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
-use super::super::{ACCOUNT_ID, BASE_OWNER};
+use super::super::{ACCOUNT_ID, BASE_OWNER, BASE_PARAMETER, regions};
 use super::filters::{Filters, Page, matches};
 use super::settings::take_root_volume;
 use super::tags::{self, Specifications};
@@ -59,6 +59,40 @@ fn not_found(id: &str) -> ApiError {
             format!("Invalid id: \"{id}\" (expecting \"ami-...\")"),
         )
     }
+}
+
+/// The image that an `ImageId` stands for now: itself, or the value of a parameter, `resolve:ssm:NAME` or
+/// `resolve:ssm:NAME:VERSION` (EC2 API Reference, `RequestLaunchTemplateData`, `ImageId`).
+///
+/// # Errors
+/// `InvalidParameterValue` for a parameter or a version that is not there, a label, or an ARN.
+pub fn resolve(state: &State, id: &str) -> Result<String, ApiError> {
+    let Some(wanted) = id.strip_prefix("resolve:ssm:") else {
+        return Ok(id.to_owned());
+    };
+    let refused = |why: &str| invalid_value("ImageId", id, why);
+    if wanted.starts_with("arn:") {
+        return Err(refused(
+            "ARNs are for parameters of other accounts, which the local cloud has not; give the name.",
+        ));
+    }
+    let (name, version) = match wanted.split_once(':') {
+        Some((name, version)) => (name, Some(version)),
+        None => (wanted, None),
+    };
+    if name == BASE_PARAMETER && version.is_none_or(|version| version == "1") {
+        return Ok(regions::base_image(&state.region));
+    }
+    let versions = state.parameters.get(name);
+    let versions = versions.ok_or_else(|| refused("There is no such parameter."))?;
+    let found = match version {
+        None => versions.last(),
+        Some(number) => versions
+            .iter()
+            .find(|one| one.version.to_string() == number),
+    };
+    let found = found.ok_or_else(|| refused("The parameter has no such version."))?;
+    Ok(found.value.clone())
 }
 
 /// An image to launch from.
@@ -247,7 +281,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     let filters = Filters::take(&mut params, FILTERS)?;
     params.flag("IncludeDeprecated")?;
     params.flag("IncludeDisabled")?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeImages", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     if let Some(id) = ids.iter().find(|id| !call.state.images.contains_key(*id)) {
         return Err(not_found(id));

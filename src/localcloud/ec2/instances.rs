@@ -35,6 +35,7 @@ pub struct Order {
 pub(super) fn run(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let request = hex::encode(Sha256::digest(format!("{params:?}")));
     if let Some(answer) = repeated(call, &params, &request)? {
+        call.unless_dry()?;
         return Ok(answer);
     }
     let order = take_order(call, &mut params)?;
@@ -181,6 +182,7 @@ fn launch_one(
         image_id: image.id.clone(),
         instance_type: wanted.instance_type.clone(),
         launch_time: call.now,
+        first_launch: None,
         state: InstanceState::Pending,
         state_reason: Some(Reason {
             code: "pending".to_owned(),
@@ -200,6 +202,9 @@ fn launch_one(
         terminate_on_shutdown: wanted.terminate_on_shutdown,
         disable_api_termination: wanted.disable_api_termination,
         interface_id: call.state.new_id("eni"),
+        interface_tags: wanted.tags.of("network-interface"),
+        monitored: wanted.monitored,
+        ebs_optimized: wanted.ebs_optimized,
         volume: Volume {
             id: call.state.new_id("vol"),
             size: wanted.volume.size.unwrap_or(image.size),
@@ -208,7 +213,7 @@ fn launch_one(
                 .kind
                 .clone()
                 .unwrap_or_else(|| image.volume_kind.clone()),
-            delete_on_termination: wanted.volume.delete_on_termination.unwrap_or(true),
+            delete_on_termination: true,
             tags: wanted.tags.of("volume"),
         },
         tags,

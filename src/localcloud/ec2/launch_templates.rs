@@ -1,7 +1,8 @@
 //! Launch templates: named sets of parameters for `RunInstances`, in numbered versions that never change.
 //!
-//! Codes of refusals are those of the EC2 API Reference, "Error codes for the Amazon EC2 API". A parameter that
-//! machines here would not honour is refused when a version is made, not when something is launched from it.
+//! Codes of refusals are those of the EC2 API Reference, "Error codes for the Amazon EC2 API". A parameter that no
+//! machine here could have is refused when a version is made. Whether what a version names is there, such as its image,
+//! its instance type and its security groups, is seen when something is launched from it.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use super::super::wire::xml::Xml;
 use super::filters::{Filters, Page};
 use super::settings::Settings;
 use super::tags::{self, Specifications};
-use super::{invalid_value, is_id, template_data, time};
+use super::{images, invalid_value, is_id, template_data, time};
 
 /// Versions in one `DeleteLaunchTemplateVersions` (botocore, EC2 2016-11-15).
 const DELETIONS: usize = 200;
@@ -258,6 +259,19 @@ fn created_by() -> Xml {
     Xml::text(format!("arn:aws:iam::{ACCOUNT_ID}:user/local"))
 }
 
+/// A version as it is shown; with `ResolveAlias` its image is the one that its parameter stands for now.
+fn resolved(
+    state: &State,
+    version: &TemplateVersion,
+    resolve: bool,
+) -> Result<TemplateVersion, ApiError> {
+    let mut version = version.clone();
+    if let Some(image) = version.parameters.get_mut("ImageId").filter(|_| resolve) {
+        *image = images::resolve(state, image)?;
+    }
+    Ok(version)
+}
+
 fn show_version(template: &LaunchTemplate, number: u64, version: &TemplateVersion) -> Xml {
     Xml::children([
         ("launchTemplateId", Xml::text(&template.id)),
@@ -284,6 +298,7 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
     let (key, request, made) = token(call, "CreateLaunchTemplate", &params)?;
     let made = made.and_then(|id| call.state.launch_templates.get(&id));
     if let Some(template) = made {
+        call.unless_dry()?;
         return Ok(Xml::children([("launchTemplate", show(template))]));
     }
     params.take("ClientToken");
@@ -330,20 +345,19 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
 pub(super) fn create_version(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let (key, request, made) = token(call, "CreateLaunchTemplateVersion", &params)?;
     params.take("ClientToken");
+    let resolve = params.flag("ResolveAlias")?;
     let template = Name::require(&mut params)?.of(call.state)?.clone();
     let made = made.and_then(|number| number.parse().ok());
     if let Some(number) = made
         && let Some(version) = template.versions.get(&number)
     {
-        let shown = show_version(&template, number, version);
+        call.unless_dry()?;
+        let version = resolved(call.state, version, resolve)?;
+        let shown = show_version(&template, number, &version);
         return Ok(Xml::children([("launchTemplateVersion", shown)]));
     }
     let source = params.take("SourceVersion");
     let description = take_description(&mut params)?;
-    if params.flag("ResolveAlias")? {
-        let why = "The local cloud resolves no Systems Manager parameter in a template.";
-        return Err(invalid_value("ResolveAlias", "true", why));
-    }
     let mut data = Params::from(take_data(call.region, &mut params)?);
     if let Some(source) = source {
         let number = number(&template, &source)?;
@@ -362,11 +376,12 @@ pub(super) fn create_version(call: &mut Call<'_>, mut params: Params) -> Result<
         created: call.now,
         parameters,
     };
+    let displayed = resolved(call.state, &version, resolve)?;
     let number = template.next_version;
     remember(call, key, request, number.to_string());
     let template = changed(call, &template.id)?;
     template.next_version += 1;
-    let shown = show_version(template, number, &version);
+    let shown = show_version(template, number, &displayed);
     template.versions.insert(number, version);
     Ok(Xml::children([("launchTemplateVersion", shown)]))
 }
@@ -380,13 +395,19 @@ fn changed<'a>(call: &'a mut Call<'_>, id: &str) -> Result<&'a mut LaunchTemplat
 }
 
 pub(super) fn modify(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
-    // Repeating it changes nothing, with or without a token.
+    let (key, request, made) = token(call, "ModifyLaunchTemplate", &params)?;
     params.take("ClientToken");
     let template = Name::require(&mut params)?.of(call.state)?.clone();
+    if made.is_some() {
+        // A late repetition does not undo what came after it.
+        call.unless_dry()?;
+        return Ok(Xml::children([("launchTemplate", show(&template))]));
+    }
     let version = params.require("SetDefaultVersion")?;
     let number = number(&template, &version)?;
     version_of(&template, number)?;
     call.accept(&params)?;
+    remember(call, key, request, template.id.clone());
     let template = changed(call, &template.id)?;
     template.default_version = number;
     Ok(Xml::children([("launchTemplate", show(template))]))
@@ -461,7 +482,13 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     let ids = params.texts("LaunchTemplateId");
     let names = params.texts("LaunchTemplateName");
     let filters = Filters::take(&mut params, &["create-time", "launch-template-name"])?;
-    let page = Page::within(&mut params, "MaxResults", false, PAGE)?;
+    let page = Page::within(
+        "DescribeLaunchTemplates",
+        &mut params,
+        "MaxResults",
+        false,
+        PAGE,
+    )?;
     call.accept(&params)?;
     let wanted = ids
         .iter()
@@ -544,8 +571,14 @@ pub(super) fn describe_versions(call: &mut Call<'_>, mut params: Params) -> Resu
             "is-default-version",
         ],
     )?;
-    params.flag("ResolveAlias")?;
-    let page = Page::within(&mut params, "MaxResults", !versions.is_empty(), PAGE)?;
+    let resolve = params.flag("ResolveAlias")?;
+    let page = Page::within(
+        "DescribeLaunchTemplateVersions",
+        &mut params,
+        "MaxResults",
+        !versions.is_empty(),
+        PAGE,
+    )?;
     call.accept(&params)?;
     let state = &call.state;
     let mut rows = Vec::new();
@@ -580,8 +613,10 @@ pub(super) fn describe_versions(call: &mut Call<'_>, mut params: Params) -> Resu
     rows.sort_by(|a, b| a.key.cmp(&b.key));
     rows.dedup_by(|a, b| a.key == b.key);
     let (rows, token) = page.cut(rows, |row| &row.key);
-    let set = rows
-        .into_iter()
-        .map(|row| show_version(row.template, row.number, row.version));
+    let set = rows.into_iter().map(|row| {
+        let version = resolved(state, row.version, resolve)?;
+        Ok(show_version(row.template, row.number, &version))
+    });
+    let set = set.collect::<Result<Vec<_>, ApiError>>()?;
     Ok(Xml::children([("launchTemplateVersionSet", Xml::list(set))]).with_some("nextToken", token))
 }

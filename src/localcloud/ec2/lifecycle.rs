@@ -177,6 +177,7 @@ mod tests {
             image_id: "ami-00000000".into(),
             instance_type: "t3.medium".into(),
             launch_time: Timestamp::UNIX_EPOCH,
+            first_launch: None,
             state,
             state_reason: None,
             transition_reason: String::new(),
@@ -194,6 +195,9 @@ mod tests {
             terminate_on_shutdown: false,
             disable_api_termination: false,
             interface_id: "eni-00000000".into(),
+            interface_tags: Tags::new(),
+            monitored: false,
+            ebs_optimized: false,
             volume: Volume {
                 id: "vol-00000000".into(),
                 size: 8,

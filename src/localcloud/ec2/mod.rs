@@ -23,7 +23,7 @@ use super::wire::error::ApiError;
 use super::wire::query::Params;
 use super::wire::xml::{Xml, document, response};
 
-pub(super) use images::state_name as image_state;
+pub(super) use images::{resolve as resolve_image, state_name as image_state};
 pub(super) use snapshots::state_name as snapshot_state;
 
 const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
@@ -81,6 +81,11 @@ impl Call<'_> {
     /// Ends the taking of parameters: refuses what is left, and goes no further in a dry run.
     fn accept(&self, params: &Params) -> Result<(), ApiError> {
         params.finish("")?;
+        self.unless_dry()
+    }
+
+    /// Goes no further in a dry run.
+    fn unless_dry(&self) -> Result<(), ApiError> {
         if self.dry_run {
             return Err(ApiError::new(
                 "DryRunOperation",

@@ -222,7 +222,8 @@ pub(super) fn describe_vpcs(call: &mut Call<'_>, mut params: Params) -> Result<X
             "owner-id",
         ],
     )?;
-    Page::take(&mut params, !ids.is_empty())?;
+    // There is one: no token is ever given, so none is taken.
+    Page::take("DescribeVpcs", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     let own = vpc(call.region);
     only(&ids, &own, "InvalidVpcID.NotFound", "vpc ID")?;
@@ -262,7 +263,8 @@ pub(super) fn describe_subnets(call: &mut Call<'_>, mut params: Params) -> Resul
         "owner-id",
     ];
     let filters = Filters::take(&mut params, &known)?;
-    Page::take(&mut params, !ids.is_empty())?;
+    // They fit on the smallest page: no token is ever given, so none is taken.
+    Page::take("DescribeSubnets", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     for id in &ids {
         Place::of_subnet(call.region, id)?;
@@ -365,7 +367,7 @@ pub(super) fn describe_groups(call: &mut Call<'_>, mut params: Params) -> Result
             "owner-id",
         ],
     )?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeSecurityGroups", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     for id in &ids {
         check_group(call, id)?;

@@ -70,6 +70,8 @@ fn change(
             if change.by_user {
                 by_user(instance, change.to, call.now);
             } else {
+                instance.first_launch = Some(instance.attached());
+                instance.launch_time = call.now;
                 instance.transition_reason = String::new();
                 set_state(instance, change.to, None, call.now);
             }

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::super::ACCOUNT_ID;
 use super::super::engine::Call;
 use super::super::state::{Image, MetadataOptions};
 use super::super::wire::error::ApiError;
@@ -38,6 +39,9 @@ pub struct Settings {
     pub terminate_on_shutdown: bool,
     pub disable_api_termination: bool,
     pub volume: VolumeWanted,
+    /// Detailed monitoring.
+    pub monitored: bool,
+    pub ebs_optimized: bool,
     pub tags: Specifications,
     /// Spot Instances are asked for.
     pub spot: bool,
@@ -48,7 +52,6 @@ pub struct Settings {
 pub struct VolumeWanted {
     pub size: Option<u64>,
     pub kind: Option<String>,
-    pub delete_on_termination: Option<bool>,
 }
 
 /// Takes `BlockDeviceMapping.n`; only the root device can be mapped.
@@ -71,11 +74,20 @@ pub fn take_root_volume(params: &mut Params) -> Result<VolumeWanted, ApiError> {
                 ),
             ));
         }
+        if index > 0 {
+            return Err(ApiError::new(
+                "InvalidBlockDeviceMapping",
+                format!("The device {device} is mapped more than once."),
+            ));
+        }
         wanted = VolumeWanted {
             size: ebs.parsed("VolumeSize")?,
             kind: ebs.take("VolumeType"),
-            delete_on_termination: ebs.parsed("DeleteOnTermination")?,
         };
+        if ebs.parsed("DeleteOnTermination")? == Some(false) {
+            let why = "No volume here outlives its instance.";
+            return Err(invalid_value("Ebs.DeleteOnTermination", "false", why));
+        }
         if let Some(kind) = wanted
             .kind
             .as_deref()
@@ -98,18 +110,11 @@ impl Settings {
     /// # Errors
     /// A value that no machine here could have.
     pub fn take(region: &str, params: &mut Params) -> Result<Self, ApiError> {
-        let mut profile = params.structure("IamInstanceProfile");
-        let instance_profile = match (profile.take("Name"), profile.take("Arn")) {
-            (Some(name), _) => Some(name),
-            (None, Some(arn)) => arn.rsplit('/').next().map(str::to_owned),
-            (None, None) => None,
-        };
-        profile.finish("IamInstanceProfile")?;
+        let instance_profile = take_profile(params)?;
         let zone = take_placement(region, params)?;
         let mut monitoring = params.structure("Monitoring");
-        monitoring.flag("Enabled")?;
+        let monitored = monitoring.flag("Enabled")?;
         monitoring.finish("Monitoring")?;
-        params.flag("EbsOptimized")?;
         let (subnet, group_ids) = take_network(params)?;
         if let Some(name) = params.take("KeyName") {
             // There are none: commands reach machines through their agents.
@@ -143,6 +148,8 @@ impl Settings {
             },
             disable_api_termination: params.flag("DisableApiTermination")?,
             volume: take_root_volume(params)?,
+            monitored,
+            ebs_optimized: params.flag("EbsOptimized")?,
             tags: Specifications::take(params, &TAGGED)?,
             spot: spot::take(params)?,
         })
@@ -185,7 +192,8 @@ impl Settings {
                 "The request must contain the parameter ImageId",
             )
         })?;
-        let image = images::usable(call.state, image_id)?;
+        let image_id = images::resolve(call.state, image_id)?;
+        let image = images::usable(call.state, &image_id)?;
         types::find(&self.instance_type)?;
         self.place(call.region)?;
         for id in &self.group_ids {
@@ -203,6 +211,27 @@ impl Settings {
         }
         Ok(image)
     }
+}
+
+/// The name of an instance profile, which can be given by its ARN.
+fn take_profile(params: &mut Params) -> Result<Option<String>, ApiError> {
+    let mut profile = params.structure("IamInstanceProfile");
+    let (name, arn) = (profile.take("Name"), profile.take("Arn"));
+    profile.finish("IamInstanceProfile")?;
+    let Some(arn) = arn else { return Ok(name) };
+    if name.is_some() {
+        return Err(ApiError::new(
+            "InvalidParameterCombination",
+            "IamInstanceProfile.Name cannot be used together with IamInstanceProfile.Arn.",
+        ));
+    }
+    let prefix = format!("arn:aws:iam::{ACCOUNT_ID}:instance-profile/");
+    let name = arn.strip_prefix(&prefix);
+    // A path would be lost: machines know profiles by name.
+    let name = name.filter(|name| !name.is_empty() && !name.contains('/'));
+    let why = format!("Instance profiles here have ARNs of the form {prefix}NAME.");
+    name.map(|name| Some(name.to_owned()))
+        .ok_or_else(|| invalid_value("IamInstanceProfile.Arn", &arn, &why))
 }
 
 /// The zone that is asked for.
@@ -248,14 +277,49 @@ fn take_network(params: &mut Params) -> Result<(Option<String>, Vec<String>), Ap
                 "Machines here have one network interface.",
             ));
         }
-        interface.parsed::<u32>("DeviceIndex")?;
-        interface.flag("AssociatePublicIpAddress")?;
-        interface.flag("DeleteOnTermination")?;
-        subnet = interface.take("SubnetId").or(subnet);
-        groups.extend(interface.texts("SecurityGroupId"));
+        let outside = [
+            ("SubnetId", subnet.is_some()),
+            ("SecurityGroupId", !groups.is_empty()),
+        ];
+        if let Some((given, _)) = outside.iter().find(|(_, given)| *given) {
+            return Err(ApiError::new(
+                "InvalidParameterCombination",
+                format!(
+                    "{given} is that of the network interface where there is one; give NetworkInterface.1.{given}."
+                ),
+            ));
+        }
+        check_interface(&mut interface)?;
+        subnet = interface.take("SubnetId");
+        groups = interface.texts("SecurityGroupId");
         interface.finish("NetworkInterface.1")?;
     }
     Ok((subnet, groups))
+}
+
+/// Takes what machines have one value of each for, and refuses the others.
+fn check_interface(interface: &mut Params) -> Result<(), ApiError> {
+    let refused = |name: &str, value: &str, why: &str| {
+        Err(invalid_value(
+            &format!("NetworkInterface.1.{name}"),
+            value,
+            why,
+        ))
+    };
+    let index = interface.parsed::<u32>("DeviceIndex")?;
+    if let Some(index) = index.filter(|index| *index != 0) {
+        let why = "Machines here have one network interface, whose device index is 0.";
+        return refused("DeviceIndex", &index.to_string(), why);
+    }
+    if interface.flag("AssociatePublicIpAddress")? {
+        let why = "The local cloud has no public addresses.";
+        return refused("AssociatePublicIpAddress", "true", why);
+    }
+    if interface.parsed("DeleteOnTermination")? == Some(false) {
+        let why = "No network interface here outlives its instance.";
+        return refused("DeleteOnTermination", "false", why);
+    }
+    Ok(())
 }
 
 fn take_user_data(params: &mut Params) -> Result<Option<String>, ApiError> {

@@ -44,7 +44,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
         "volume-size",
     ];
     let filters = Filters::take(&mut params, &known)?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeSnapshots", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     if let Some(id) = ids
         .iter()
@@ -139,7 +139,7 @@ pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Resul
         "volume-type",
     ];
     let filters = Filters::take(&mut params, &known)?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeVolumes", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     let mut live: Vec<_> = call
         .state
@@ -183,7 +183,7 @@ pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Resul
             ("instanceId", Xml::text(&instance.id)),
             ("device", Xml::text(images::ROOT_DEVICE)),
             ("status", Xml::text("attached")),
-            ("attachTime", time(instance.launch_time)),
+            ("attachTime", time(instance.attached())),
             (
                 "deleteOnTermination",
                 Xml::text(volume.delete_on_termination),
@@ -194,7 +194,7 @@ pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Resul
             ("size", Xml::text(volume.size)),
             ("availabilityZone", Xml::text(&instance.availability_zone)),
             ("status", Xml::text("in-use")),
-            ("createTime", time(instance.launch_time)),
+            ("createTime", time(instance.attached())),
             ("volumeType", Xml::text(&volume.kind)),
             ("encrypted", Xml::text(false)),
             ("attachmentSet", Xml::list([attachment])),

@@ -152,7 +152,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
         "launch.instance-type",
     ];
     let filters = Filters::take(&mut params, &known)?;
-    let page = Page::take(&mut params, !ids.is_empty())?;
+    let page = Page::take("DescribeSpotInstanceRequests", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
     for id in &ids {
         if !is_id("sir", id) {

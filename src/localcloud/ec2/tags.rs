@@ -151,6 +151,14 @@ fn resource<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Tags, ApiError
             let found = found.map(|instance| &mut instance.volume.tags);
             found.ok_or_else(|| missing("InvalidVolume.NotFound", "volume"))
         }
+        "eni" => {
+            let mut instances = state.instances.values_mut();
+            let found = instances
+                .find(|instance| instance.interface_id == id && !instance.state.is_ending());
+            let found = found.map(|instance| &mut instance.interface_tags);
+            let code = "InvalidNetworkInterfaceID.NotFound";
+            found.ok_or_else(|| missing(code, "network interface"))
+        }
         _ => Err(unknown()),
     }
 }
@@ -217,7 +225,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
         &mut params,
         &["key", "value", "resource-id", "resource-type"],
     )?;
-    let page = Page::take(&mut params, false)?;
+    let page = Page::take("DescribeTags", &mut params, false)?;
     call.accept(&params)?;
     let state = &call.state;
     let mut resources: Vec<(&str, &str, &Tags)> = Vec::new();
@@ -239,6 +247,10 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
             .values()
             .map(|one| (one.volume.id.as_str(), "volume", &one.volume.tags)),
     );
+    resources.extend(state.instances.values().map(|one| {
+        let id = one.interface_id.as_str();
+        (id, "network-interface", &one.interface_tags)
+    }));
     resources.extend(
         spot::requests(state)
             .map(|(_, one)| (one.request_id.as_str(), "spot-instances-request", &one.tags)),

@@ -80,7 +80,13 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
             "vcpu-info.default-vcpus",
         ],
     )?;
-    let page = Page::within(&mut params, "MaxResults", !names.is_empty(), 5..=100)?;
+    let page = Page::within(
+        "DescribeInstanceTypes",
+        &mut params,
+        "MaxResults",
+        !names.is_empty(),
+        5..=100,
+    )?;
     call.accept(&params)?;
     if let Some(unknown) = names.iter().find(|name| find(name).is_err()) {
         return Err(ApiError::new(

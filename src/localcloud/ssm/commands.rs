@@ -50,7 +50,7 @@ struct List {
     #[serde(default)]
     next_token: Option<String>,
     #[serde(default)]
-    details: bool,
+    details: Option<bool>,
 }
 
 /// How an invocation stands: `Status`, `StatusDetails`, `ResponseCode`.
@@ -378,6 +378,10 @@ fn selected<'a>(call: &'a Call<'_>, list: &List) -> Result<Vec<&'a Command>, Api
 
 pub(super) fn list(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let list: List = input(body)?;
+    if list.details.is_some() {
+        let message = "unknown field `Details`: ListCommandInvocations has it";
+        return Err(ApiError::new("ValidationException", message));
+    }
     let found = selected(call, &list)?
         .into_iter()
         .map(|command| describe(call, command))
@@ -411,7 +415,7 @@ pub(super) fn list_invocations(call: &mut Call<'_>, body: &[u8]) -> Result<Value
                 "StandardErrorUrl": url(call, command, id, "stderr"),
                 "CommandPlugins": [],
             });
-            if list.details {
+            if list.details == Some(true) {
                 let mut plugin = plugin(verdict, record.as_ref());
                 if let Some(place) = &command.output {
                     plugin["OutputS3Region"] = json!(place.region);

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::engine::Call;
 use super::wire::error::ApiError;
-use super::wire::json;
+use super::wire::{json, page_token};
 
 /// Reads its input from the body, answers with a JSON object.
 type Operation = fn(&mut Call<'_>, &[u8]) -> Result<Value, ApiError>;
@@ -49,7 +49,7 @@ pub(super) fn handle(
     ))
 }
 
-/// The part of a list that begins at `token`, which is a position, and the next token.
+/// The part of a list that begins at `token`, which stands for a position, and the next token.
 fn page<T>(
     items: Vec<T>,
     max: usize,
@@ -57,12 +57,14 @@ fn page<T>(
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
     let start = match token {
         None => 0,
-        Some(token) => token
-            .parse::<usize>()
-            .map_err(|_| ApiError::new("InvalidNextToken", "The specified token is not valid."))?,
+        Some(token) => page_token::open("ssm", token)
+            .and_then(|position| position.parse::<usize>().ok())
+            .ok_or_else(|| {
+                ApiError::new("InvalidNextToken", "The specified token is not valid.")
+            })?,
     };
     let end = start.saturating_add(max);
-    let next = (end < items.len()).then(|| end.to_string());
+    let next = (end < items.len()).then(|| page_token::seal("ssm", &end.to_string()));
     Ok((items.into_iter().skip(start).take(max).collect(), next))
 }
 
@@ -100,11 +102,14 @@ mod tests {
     #[test]
     fn pages_follow_each_other() {
         let (first, token) = page(vec![1, 2, 3], 2, None).unwrap();
-        assert_eq!((first, token.as_deref()), (vec![1, 2], Some("2")));
+        assert_eq!(first, [1, 2]);
         assert_eq!(
             page(vec![1, 2, 3], 2, token.as_deref()).unwrap(),
             (vec![3], None)
         );
-        assert!(page(vec![1], 2, Some("x")).is_err());
+        for made_up in ["x", "0", "2", "999999"] {
+            let error = page(vec![1, 2, 3], 2, Some(made_up)).unwrap_err();
+            assert_eq!(error.code, "InvalidNextToken", "{made_up}");
+        }
     }
 }

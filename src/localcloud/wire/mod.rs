@@ -3,6 +3,7 @@
 pub mod constraint;
 pub mod error;
 pub mod json;
+pub mod page_token;
 pub mod query;
 pub mod sigv4;
 pub mod xml;

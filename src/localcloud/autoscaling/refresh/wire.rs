@@ -344,7 +344,13 @@ pub(in crate::localcloud::autoscaling) fn describe(
 ) -> Result<Xml, ApiError> {
     let name = params.require("AutoScalingGroupName")?;
     let ids = texts(&mut params, "InstanceRefreshIds", 1..=255)?;
-    let page = Page::of(&mut params, "MaxRecords", PAGE, 1..=MOST)?;
+    let page = Page::of(
+        "DescribeInstanceRefreshes",
+        &mut params,
+        "MaxRecords",
+        PAGE,
+        1..=MOST,
+    )?;
     params.finish("")?;
     let group = super::super::group(call.state, &name)?;
     // The newest first.
