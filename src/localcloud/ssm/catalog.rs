@@ -90,7 +90,12 @@ pub(super) fn describe(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiErr
         }
     }
     let max = max_results(describe.max_results, 1..=50)?;
-    let (found, token) = page(found, max, describe.next_token.as_deref())?;
+    let (found, token) = page(
+        "DescribeParameters",
+        found,
+        max,
+        describe.next_token.as_deref(),
+    )?;
     let mut answer = json!({"Parameters": found});
     put_some(&mut answer, "NextToken", token);
     Ok(answer)

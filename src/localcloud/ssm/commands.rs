@@ -387,7 +387,7 @@ pub(super) fn list(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
         .map(|command| describe(call, command))
         .collect();
     let max = max_results(list.max_results, 1..=50)?;
-    let (found, token) = page(found, max, list.next_token.as_deref())?;
+    let (found, token) = page("ListCommands", found, max, list.next_token.as_deref())?;
     let mut answer = json!({"Commands": found});
     put_some(&mut answer, "NextToken", token);
     Ok(answer)
@@ -430,7 +430,12 @@ pub(super) fn list_invocations(call: &mut Call<'_>, body: &[u8]) -> Result<Value
         }
     }
     let max = max_results(list.max_results, 1..=50)?;
-    let (found, token) = page(found, max, list.next_token.as_deref())?;
+    let (found, token) = page(
+        "ListCommandInvocations",
+        found,
+        max,
+        list.next_token.as_deref(),
+    )?;
     let mut answer = json!({"CommandInvocations": found});
     put_some(&mut answer, "NextToken", token);
     Ok(answer)

@@ -110,7 +110,12 @@ pub(super) fn describe(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiErr
         }
     }
     let max = max_results(describe.max_results, 5..=50)?;
-    let (found, token) = page(found, max, describe.next_token.as_deref())?;
+    let (found, token) = page(
+        "DescribeInstanceInformation",
+        found,
+        max,
+        describe.next_token.as_deref(),
+    )?;
     let mut answer = json!({"InstanceInformationList": found});
     put_some(&mut answer, "NextToken", token);
     Ok(answer)

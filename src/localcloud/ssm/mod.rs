@@ -49,22 +49,23 @@ pub(super) fn handle(
     ))
 }
 
-/// The part of a list that begins at `token`, which stands for a position, and the next token.
+/// The part of a list that begins at `token`, which stands for a position, and the next token of the operation.
 fn page<T>(
+    operation: &str,
     items: Vec<T>,
     max: usize,
     token: Option<&str>,
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
     let start = match token {
         None => 0,
-        Some(token) => page_token::open("ssm", token)
+        Some(token) => page_token::open(operation, token)
             .and_then(|position| position.parse::<usize>().ok())
             .ok_or_else(|| {
                 ApiError::new("InvalidNextToken", "The specified token is not valid.")
             })?,
     };
     let end = start.saturating_add(max);
-    let next = (end < items.len()).then(|| page_token::seal("ssm", &end.to_string()));
+    let next = (end < items.len()).then(|| page_token::seal(operation, &end.to_string()));
     Ok((items.into_iter().skip(start).take(max).collect(), next))
 }
 
@@ -101,14 +102,14 @@ mod tests {
 
     #[test]
     fn pages_follow_each_other() {
-        let (first, token) = page(vec![1, 2, 3], 2, None).unwrap();
+        let (first, token) = page("ListThings", vec![1, 2, 3], 2, None).unwrap();
         assert_eq!(first, [1, 2]);
         assert_eq!(
-            page(vec![1, 2, 3], 2, token.as_deref()).unwrap(),
+            page("ListThings", vec![1, 2, 3], 2, token.as_deref()).unwrap(),
             (vec![3], None)
         );
         for made_up in ["x", "0", "2", "999999"] {
-            let error = page(vec![1, 2, 3], 2, Some(made_up)).unwrap_err();
+            let error = page("ListThings", vec![1, 2, 3], 2, Some(made_up)).unwrap_err();
             assert_eq!(error.code, "InvalidNextToken", "{made_up}");
         }
     }

@@ -417,7 +417,7 @@ pub(super) fn get_by_path(call: &mut Call<'_>, body: &[u8]) -> Result<Value, Api
         })
         .collect();
     let max = max_results(get.max_results, 1..=10)?;
-    let (found, token) = page(found, max, get.next_token.as_deref())?;
+    let (found, token) = page("GetParametersByPath", found, max, get.next_token.as_deref())?;
     let mut answer = json!({"Parameters": found});
     put_some(&mut answer, "NextToken", token);
     Ok(answer)
