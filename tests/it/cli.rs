@@ -119,6 +119,8 @@ fn render_writes_the_scripts_and_refuses_a_directory_that_is_in_use() {
         scripts.iter().any(|text| text.contains("echo '8080'")),
         "{scripts:?}"
     );
+    let data = std::fs::read_to_string(sandbox.path().join("out/user-data.sh")).unwrap();
+    assert!(data.contains("https://s3.us-east-1."), "{data}");
     let _ = sandbox.run(&["render", "web", "-o", "out"]).expect_code(1);
 }
 
