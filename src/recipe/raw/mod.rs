@@ -6,6 +6,7 @@ mod contents;
 pub mod keys;
 mod labels;
 mod parameters;
+mod sample;
 mod settings;
 mod steps;
 mod worker;
@@ -33,7 +34,7 @@ use worker::read_worker;
 
 pub use base::From;
 pub use contents::RawPackages;
-pub use parameters::{Kind, Limits, RawParameter, RawParameterKind, parameter_value};
+pub use parameters::{Kind, Limits, Pattern, RawParameter, RawParameterKind, parameter_value};
 pub use settings::{RawBuild, RawImage};
 
 /// The schema this version reads.
