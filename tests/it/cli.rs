@@ -125,6 +125,50 @@ fn render_writes_the_scripts_and_refuses_a_directory_that_is_in_use() {
 }
 
 #[test]
+fn a_plan_for_aws_refuses_a_secret_of_the_environment_at_its_place() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "recipes/web/recipe.yaml",
+        "schema: piaas-bake/v1
+name: web
+version: 1.0.0
+description: d
+from: { ami: ami-0123456789abcdef0 }
+build: { instance_profile: p }
+parameters:
+  token: { type: string, secret: true, default: \"env:TOKEN\" }
+steps:
+  - { name: x, run: \"cat {{ token }}\" }
+",
+    );
+    let run = sandbox
+        .run(&["plan", "web", "--cloud", "aws", "--format", "json"])
+        .expect_code(3);
+    let error: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let finding = &error["findings"][0];
+    assert_eq!(
+        (&finding["line"], &finding["column"]),
+        (&8.into(), &49.into()),
+        "{error}"
+    );
+    assert!(
+        finding["file"]
+            .as_str()
+            .unwrap()
+            .ends_with("web/recipe.yaml"),
+        "{error}"
+    );
+    assert!(
+        finding["message"].as_str().unwrap().contains("env:TOKEN"),
+        "{error}"
+    );
+    assert!(
+        finding["help"].as_str().unwrap().contains("ssm:/path"),
+        "{error}"
+    );
+}
+
+#[test]
 fn init_makes_a_recipe_that_lints_clean_and_never_overwrites() {
     let sandbox = Sandbox::new();
     let _ = sandbox.run(&["init", "web"]).expect_code(0);
