@@ -23,7 +23,6 @@ use std::path::{Path, PathBuf};
 use script::{Layer, Script};
 
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
-use crate::recipe::files;
 use crate::recipe::model::{Location, Resolved};
 
 /// Renders a recipe line: one layer per recipe, root first. `agent` is the binary of the worker's agent, for recipes that
@@ -55,13 +54,10 @@ pub fn render(resolved: &Resolved, agent: &[u8]) -> Result<Vec<Layer>, Diagnosti
 }
 
 fn unused(name: &str, at: &Location) -> Diagnostic {
-    // The file was read a moment ago; without it the message only lacks the line.
-    let text = files::text(&at.file).unwrap_or_default();
-    Diagnostic::at(
-        at.clone(),
-        &text,
+    layer::at_entry(
+        at,
         format!("no template uses the parameter `{name}`"),
-        format!("name it in a template as `{{{{ {name} }}}}`, or remove it"),
+        &format!("name it in a template as `{{{{ {name} }}}}`, or remove it"),
     )
 }
 
