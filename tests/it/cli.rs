@@ -276,7 +276,8 @@ parameters:
   motto: { type: string, default: buy }
 image: { size: 9GiB }
 test:
-  - { name: Say, run: \"echo {{ motto }}\" }
+  - { name: Say, run: \"echo {{ motto }}\", timeout: 7m, env: { LOUD: yes } }
+worker: { adapter: buildbot, unit: b@ci.service }
 ",
     );
     let run = sandbox
@@ -292,6 +293,9 @@ test:
         "default",
         "Say the port",
         "recipes/web/recipe.yaml:11",
+        "recipes/shop/recipe.yaml:5",
+        "at most 420s, env LOUD",
+        "b@ci.service",
     ] {
         assert!(
             run.stdout.contains(line),
@@ -327,6 +331,12 @@ test:
         "default"
     );
     assert_eq!(shown["line"][0]["contents"][1]["title"], "Say the port");
+    let shop = &shown["line"][1];
+    assert_eq!(shop["from"]["line"], 5);
+    assert_eq!(shop["worker"]["unit"], "b@ci.service");
+    assert_eq!(shop["contents"][0]["timeout"], "420s");
+    assert_eq!(shop["contents"][0]["env"], serde_json::json!(["LOUD"]));
+    assert_eq!(shown["base_from"], shown["line"][0]["from"]);
 
     sandbox.write("values.yaml", "prot: 81\n");
     let run = sandbox
