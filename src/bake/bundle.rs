@@ -1,8 +1,6 @@
 //! Everything a machine runs, as one archive: the same bytes for the same scripts. Pure.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,10 +11,9 @@ use sha2::{Digest as _, Sha256};
 use super::archive;
 use super::event::List;
 use crate::aws::objects::PresignedUrl;
-use crate::recipe::secret;
-use crate::render::script::{SEAL, SEALED_PATHS, SEALED_SECRETS, Script};
+use crate::render::machine;
+use crate::render::script::Script;
 
-const RUNNER: &str = include_str!("../../templates/runner.sh");
 const FOLLOW: &str = include_str!("../../templates/follow.sh");
 const PACKAGES: &str = include_str!("../../templates/packages.sh");
 const FETCH: &str = include_str!("../../templates/fetch.sh");
@@ -56,64 +53,14 @@ impl Bundle {
     /// Packs these lists of scripts with the payloads that they name.
     #[must_use]
     pub fn new(lists: &[(List, &[Script])], payloads: &BTreeMap<String, Bytes>) -> Self {
-        let mut files: BTreeMap<String, (u32, Cow<'_, [u8]>)> = BTreeMap::new();
-        let mut sealed = SEALED_PATHS.to_owned();
-        if lists
+        let named: Vec<_> = lists
             .iter()
-            .flat_map(|(_, scripts)| scripts.iter())
-            .any(|script| script.text.contains(secret::DIR))
-        {
-            sealed.push_str(SEALED_SECRETS);
-        }
-        for (name, text) in [
-            ("runner.sh", RUNNER),
-            ("seal.sh", SEAL),
-            ("sealed-paths", sealed.as_str()),
-        ] {
-            files.insert(name.to_owned(), (0o644, text.as_bytes().to_vec().into()));
-        }
-        let mut number = 0;
-        for (list, scripts) in lists {
-            let mut lines = String::new();
-            for script in *scripts {
-                number += 1;
-                let file = format!("{number:03}-{}", script.id.replace('/', "-"));
-                let title: String = script
-                    .title
-                    .chars()
-                    .map(|c| if c.is_control() { ' ' } else { c })
-                    .collect();
-                let (limit, retries) = (script.timeout.as_secs().max(1), script.retries);
-                let reboot = u8::from(script.reboot);
-                let _infallible = writeln!(
-                    lines,
-                    "{number:03}\t{file}\t{limit}\t{retries}\t{reboot}\t{title}"
-                );
-                files.insert(
-                    format!("env/{number:03}"),
-                    (0o644, exports(&script.env).into_bytes().into()),
-                );
-                files.insert(
-                    format!("scripts/{file}"),
-                    (0o755, script.text.as_bytes().into()),
-                );
-            }
-            files.insert(list.as_str().to_owned(), (0o644, lines.into_bytes().into()));
-        }
-        let texts = || {
-            lists
-                .iter()
-                .flat_map(|(_, scripts)| scripts.iter())
-                .map(|script| &script.text)
-        };
-        for (sha256, bytes) in payloads {
-            if texts().any(|text| text.contains(sha256.as_str())) {
-                files.insert(format!("files/{sha256}"), (0o644, bytes.as_ref().into()));
-            }
-        }
-        let files = files
+            .map(|(list, scripts)| (list.as_str(), *scripts))
+            .collect();
+        let entries = machine::entries(&named, payloads);
+        let files = entries
             .iter()
-            .map(|(path, (mode, bytes))| (path.clone(), *mode, bytes.as_ref()));
+            .map(|(path, entry)| (path.clone(), entry.mode, entry.bytes.as_ref()));
         let archive = archive::write(Vec::new(), flate2::Compression::best(), files)
             .expect("writing to memory does not fail, and our paths are relative and short");
         Self {
@@ -283,22 +230,12 @@ pub fn user_data(region: &str, lifetime: Duration) -> String {
         .replace("@MINUTES@", &minutes.to_string())
 }
 
-fn exports(env: &BTreeMap<String, String>) -> String {
-    env.iter()
-        .map(|(name, value)| format!("export {name}={}\n", quote(value)))
-        .collect()
-}
-
-/// One word of sh, whatever is in it.
-fn quote(value: &str) -> String {
-    format!("'{}'", value.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::plan::tests::{bake, target};
     use super::super::plan::{Plan, Survey};
     use super::*;
+    use crate::recipe::secret;
 
     fn sample() -> Plan {
         let mut plan = bake(&target(), &Survey::default());
@@ -372,7 +309,7 @@ mod tests {
             let resolved = crate::recipe::load(&recipes, &name, &given).unwrap();
             let layers = crate::render::render(&resolved, b"\x7fELF agent").unwrap();
             let out = tempfile::tempdir().unwrap();
-            let written = crate::render::write_dir(&layers, out.path()).unwrap();
+            let written = crate::render::write_dir(&layers, "its user data", out.path()).unwrap();
 
             let mut target = target();
             target.layers = layers
@@ -396,23 +333,28 @@ mod tests {
                 Bundle::new(&lists[..2], &plan.payloads),
                 Bundle::new(&lists[2..], &plan.payloads),
             ];
-            let mut carried: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-            for (bundle, lists) in bundles.iter().zip([&lists[..2], &lists[2..]]) {
-                let files = unpack_bytes(bundle);
+            let mut carried: BTreeMap<String, Vec<u8>> =
+                BTreeMap::from([("user-data.sh".into(), b"its user data".to_vec())]);
+            for (machine, bundle, lists) in [
+                ("builder", &bundles[0], &lists[..2]),
+                ("tester", &bundles[1], &lists[2..]),
+            ] {
                 let scripts = lists.iter().flat_map(|(_, scripts)| scripts.iter());
-                for (n, script) in scripts.enumerate() {
-                    let number = format!("{:03}", n + 1);
-                    let file = format!("scripts/{number}-{}", script.id.replace('/', "-"));
-                    carried.insert(script.id.clone(), files[&file].clone());
-                    let env = &files[&format!("env/{number}")];
-                    if !env.is_empty() {
-                        carried.insert(format!("{}.env", script.id), env.clone());
-                    }
+                let ids: Vec<_> = scripts.map(|script| &script.id).collect();
+                for (path, bytes) in unpack_bytes(bundle) {
+                    let id = |number: &str| ids[number[..3].parse::<usize>().unwrap() - 1];
+                    let place = match path.split_once('/') {
+                        Some(("scripts", file)) => {
+                            assert_eq!(file[4..], id(file).replace('/', "-"));
+                            id(file).clone()
+                        }
+                        Some(("env", _)) if bytes.is_empty() => continue,
+                        Some(("env", number)) => format!("{}.env", id(number)),
+                        Some(_) => path,
+                        None => format!("{machine}.bundle/{path}"),
+                    };
+                    carried.insert(place, bytes);
                 }
-                let payloads = files
-                    .into_iter()
-                    .filter(|(path, _)| path.starts_with("files/"));
-                carried.extend(payloads);
             }
             let written: BTreeMap<String, Vec<u8>> = written
                 .iter()

@@ -27,7 +27,7 @@ mod undo;
 pub use crate::aws::ssm::{Invocation, Verdict};
 pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use base::{BaseError, resolve};
-pub use bundle::{HOME, TooLarge};
+pub use bundle::{HOME, TooLarge, user_data};
 pub use engine::{Baked, DeadRun, Settings, bake, undo_dead_runs, unfinished};
 pub use error::{BakeError, Failure, Kept, LeftOver};
 pub use event::{Event, Phase, Resource, Stamped};

@@ -169,12 +169,17 @@ impl Plan {
     /// When anyone may remove what a run of this plan that starts at `now` leaves: its time limit and an hour.
     #[must_use]
     pub fn expires(&self, now: Timestamp) -> Timestamp {
-        let limit = SignedDuration::try_from(self.build.timeout + Duration::from_secs(3600));
-        limit
+        SignedDuration::try_from(lifetime(&self.build))
             .ok()
             .and_then(|limit| now.checked_add(limit).ok())
             .unwrap_or(Timestamp::MAX)
     }
+}
+
+/// How long the machines of a run live at most: its time limit and an hour.
+#[must_use]
+pub fn lifetime(build: &BuildSpec) -> Duration {
+    build.timeout.saturating_add(Duration::from_secs(3600))
 }
 
 /// What to do.

@@ -1,7 +1,7 @@
 //! A plan in a file: everything that a bake runs and everything that it was planned on, to be looked at and carried out
 //! later, here or elsewhere, exactly as it is, or not at all.
 //!
-//! The file is a `.tar.gz`: `plan.json`, then `files/<sha256>` for what the scripts install. The recipes are not needed
+//! The file is a `.tar.gz`: `plan.json`, its sha256, then `files/<sha256>` for what the scripts install. The recipes are not needed
 //! again, and what has become of them since does not matter. What the cloud looks like does: [`Saved::moved`] says what
 //! is not as it was.
 
@@ -20,9 +20,13 @@ use crate::recipe::model::{BaseRef, BuildSpec, ImageSpec};
 use crate::render::script::Layer;
 
 /// Name and version of the format.
-pub const FORMAT: &str = "piaas-bake/plan/1";
+pub const FORMAT: &str = "piaas-bake/plan/2";
+/// The format of plans without [`SHA256`].
+const OLD_FORMAT: &str = "piaas-bake/plan/1";
 /// The first file of the archive.
 const JSON: &str = "plan.json";
+/// The sha256 of [`JSON`] in hex: digests of recipes do not cover all of it, such as the builder's instance type.
+const SHA256: &str = "plan.json.sha256";
 /// The most that a plan's JSON may have; the largest bundle of scripts is far below.
 const JSON_LIMIT: u64 = 256 * 1024 * 1024;
 
@@ -131,6 +135,10 @@ pub enum SavedError {
     NotAPlan(#[from] io::Error),
     #[error("this is not a plan file: {JSON}: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("an older version of piaas-bake made this plan, without a checksum; plan anew")]
+    Old,
+    #[error("the plan file has been changed: {JSON} is not what its checksum says; plan anew")]
+    Checksum,
     #[error("this plan has the format `{0}`, and this version reads `{FORMAT}`; plan anew")]
     Format(String),
     #[error(
@@ -247,8 +255,12 @@ impl Saved {
             .flat_map(|saved| &saved.layer.payloads)
             .map(|(sha256, bytes)| (format!("files/{sha256}"), bytes.as_ref()))
             .collect();
-        let json = (JSON.to_owned(), json.as_slice());
-        let files = std::iter::once(json).chain(payloads);
+        let sha256 = digest::Digest::of(&json).to_string();
+        let json = [
+            (JSON.to_owned(), json.as_slice()),
+            (SHA256.to_owned(), sha256.as_bytes()),
+        ];
+        let files = json.into_iter().chain(payloads);
         let files = files.map(|(path, bytes)| (path, 0o644, bytes));
         archive::write(to, flate2::Compression::default(), files)?.flush()
     }
@@ -264,7 +276,7 @@ impl Saved {
             program: String,
         }
         let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(from));
-        let mut json = String::new();
+        let (mut json, mut sha256) = (String::new(), String::new());
         let mut files: BTreeMap<String, Bytes> = BTreeMap::new();
         for entry in archive.entries()? {
             let mut entry = entry?;
@@ -272,12 +284,17 @@ impl Saved {
             if path == JSON {
                 (&mut entry).take(JSON_LIMIT).read_to_string(&mut json)?;
                 let Head { format, program } = serde_json::from_str(&json)?;
+                if format == OLD_FORMAT {
+                    return Err(SavedError::Old);
+                }
                 if format != FORMAT {
                     return Err(SavedError::Format(format));
                 }
                 if program != env!("CARGO_PKG_VERSION") {
                     return Err(SavedError::Program { made_by: program });
                 }
+            } else if path == SHA256 {
+                (&mut entry).take(64).read_to_string(&mut sha256)?;
             } else if let Some(name) = path.strip_prefix("files/") {
                 let mut bytes = Vec::new();
                 entry.read_to_end(&mut bytes)?;
@@ -309,6 +326,10 @@ impl Saved {
                     stated: layer.digest.chars().take(12).collect(),
                 });
             }
+        }
+        // Last: what is known better has been said by now.
+        if digest::Digest::of(json.as_bytes()).to_string() != sha256 {
+            return Err(SavedError::Checksum);
         }
         Ok(saved)
     }
@@ -438,6 +459,35 @@ mod tests {
             text.replace(&version, "\"program\": \"0.0.1\"")
         }));
         assert!(text.contains("piaas-bake 0.0.1 made this plan"), "{text}");
+        // What no recipe's digest covers.
+        for (then, now) in [
+            ("\"t3.medium\"", "\"p5.48xlarge\""),
+            (
+                "\"instance_profile\": null",
+                "\"instance_profile\": \"admin\"",
+            ),
+            ("\"timeout_seconds\": 60", "\"timeout_seconds\": 61"),
+            ("\"retries\": 0", "\"retries\": 1"),
+            ("\"force\": false", "\"force\": true"),
+        ] {
+            let text = message(edited(|text| {
+                let changed = text.replace(then, now);
+                assert!(
+                    changed != text || !text.starts_with('{'),
+                    "no {then} in {text}"
+                );
+                changed
+            }));
+            assert_eq!(
+                text,
+                "the plan file has been changed: plan.json is not what its checksum says; plan anew"
+            );
+        }
+        let text = message(edited(|text| text.replace(FORMAT, OLD_FORMAT)));
+        assert!(
+            text.starts_with("an older version of piaas-bake made this plan"),
+            "{text}"
+        );
         let text = message(edited(|text| text.replace("\"force\"", "\"farce\"")));
         assert!(text.contains("unknown field `farce`"), "{text}");
         let text = message(Saved::read(&b"schema: piaas-bake/v1\n"[..]));

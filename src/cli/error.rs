@@ -103,8 +103,21 @@ impl CliError {
             "causes": self.causes,
             "hints": self.hints,
             "detail": self.detail,
+            "findings": self.findings.iter().map(finding).collect::<Vec<_>>(),
         })
     }
+}
+
+/// What is wrong in a file; the place is null where it is in none.
+fn finding(found: &Diagnostic) -> serde_json::Value {
+    let at = found.location.as_ref();
+    json!({
+        "file": at.map(|at| at.file.display().to_string()),
+        "line": at.map(|at| at.line),
+        "column": at.map(|at| at.column),
+        "message": found.message,
+        "help": found.help,
+    })
 }
 
 /// What a verb returns: its exit code, or a failure.
@@ -113,6 +126,7 @@ pub type CliResult = Result<u8, CliError>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::model::Location;
 
     #[test]
     fn an_error_reads_as_message_causes_hints() {
@@ -125,5 +139,27 @@ mod tests {
             "error: cannot write the plan\n  caused by: disk full\n  hint: free some space\n"
         );
         assert_eq!(error.to_json()["exit_code"], 1);
+        assert_eq!(error.to_json()["findings"], json!([]));
+    }
+
+    #[test]
+    fn findings_are_a_list_for_machines() {
+        let at = Location {
+            file: "a/recipe.yaml".into(),
+            line: 3,
+            column: 7,
+        };
+        let found = [
+            Diagnostic::at(at, "x\n\nname: 1\n", "not a name", "write one"),
+            Diagnostic::new("--set x: no such", "leave it out"),
+        ];
+        let error = CliError::failure("invalid").with_findings(&found);
+        assert_eq!(
+            error.to_json()["findings"],
+            json!([
+                { "file": "a/recipe.yaml", "line": 3, "column": 7, "message": "not a name", "help": "write one" },
+                { "file": null, "line": null, "column": null, "message": "--set x: no such", "help": "leave it out" },
+            ])
+        );
     }
 }

@@ -4,14 +4,48 @@
 //! Store while the bake runs. It is on this host's disk for that time, in the state of the local cloud, which only its
 //! user can read.
 
+use std::collections::BTreeMap;
+
 use super::args::CloudName;
 use super::context::{Connected, Context, cloud};
 use super::error::CliError;
 use super::exit;
 use crate::aws::parameters;
 use crate::journal::{self, RunState};
+use crate::recipe::model::{About, Origin};
 use crate::recipe::secret::Reference;
+use crate::recipe::{Diagnostic, Diagnostics};
 use crate::worker::secret::LENT;
+
+/// The way out, on AWS.
+const IN_AWS: &str = "keep the secret in AWS, and give ssm:/path or secretsmanager:ARN";
+
+/// Where only the local cloud can help: parameters whose secret is a variable of this process, at the place of their
+/// value.
+#[must_use]
+pub fn only_local(about: &BTreeMap<String, About>) -> Diagnostics {
+    let mut found = Diagnostics::default();
+    for (name, about) in about {
+        let Some(Reference::Env(variable)) = &about.secret else {
+            continue;
+        };
+        let (at, option) = match &about.origin {
+            Origin::Default(at) | Origin::Recipe(at) | Origin::Values(at) => (Some(at), None),
+            Origin::CommandLine => (None, Some(format!("--set {name}: "))),
+            Origin::Sample => (Some(&about.declared), None),
+        };
+        found.push(Diagnostic {
+            location: at.cloned(),
+            source_line: None,
+            message: format!(
+                "{}the secret `{name}` is env:{variable}, which is for the local cloud alone",
+                option.unwrap_or_default()
+            ),
+            help: Some(IN_AWS.into()),
+        });
+    }
+    found
+}
 
 /// What is lent, by the names of its parameters.
 #[derive(Debug)]
@@ -39,7 +73,7 @@ pub async fn lend<'r>(
                 exit::RECIPE_INVALID,
                 format!("the secret env:{name} is for the local cloud alone; nothing was changed"),
             )
-            .hint("keep the secret in AWS, and give ssm:/path or secretsmanager:ARN"));
+            .hint(IN_AWS));
         }
         let Some(value) = std::env::var(&name).ok().filter(|value| !value.is_empty()) else {
             return Err(CliError::failure(format!(
@@ -115,5 +149,48 @@ impl Lent {
                     self.0.join(", ")
                 ))
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::{self, Given};
+
+    #[test]
+    fn a_variable_is_refused_at_the_place_of_its_value() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let text = "schema: piaas-bake/v1\nname: a\nversion: 1.0.0\ndescription: x\nfrom: { ami: ami-0123456789abcdef0 }\n\
+            build: { instance_profile: p }\nparameters:\n  token: { type: string, secret: true, default: \"env:TOKEN\" }\n  \
+            kept: { type: string, secret: true, default: \"ssm:/kept\" }\n";
+        std::fs::write(dir.path().join("a/recipe.yaml"), text).unwrap();
+        let said = |sets: &[(&str, &str)]| {
+            let sets = sets
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()));
+            let given = Given {
+                sets: sets.collect(),
+                ..Given::default()
+            };
+            only_local(&recipe::load(dir.path(), "a", &given).unwrap().about).0
+        };
+        let [found] = said(&[]).try_into().unwrap();
+        let at = found.location.unwrap();
+        assert_eq!((at.line, at.column), (8, 49));
+        assert!(
+            found.message.contains("`token` is env:TOKEN"),
+            "{}",
+            found.message
+        );
+        let [found] = said(&[("token", "ssm:/token"), ("kept", "env:KEPT")])
+            .try_into()
+            .unwrap();
+        assert!(
+            found.message.starts_with("--set kept: "),
+            "{}",
+            found.message
+        );
+        assert!(said(&[("token", "ssm:/token")]).is_empty());
     }
 }

@@ -66,7 +66,7 @@ pub enum Told {
 pub enum Word<R> {
     /// What `--format json` would have written: the last line of a verb that did its work.
     Result { result: R },
-    /// The last line of a verb that failed.
+    /// The last line of a verb that failed; each of its `findings` has file, line, column, message and help.
     Error { error: R },
     /// `rebake`: what was found out about a recipe.
     Judgement { judgement: R },

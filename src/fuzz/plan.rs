@@ -1,5 +1,5 @@
 //! Plan files. The input is a packed one; or it is the JSON of one and, each after a NUL, the files beside it, because
-//! nobody guesses the checksum of a gzip.
+//! nobody guesses the checksum of a gzip, or that of the JSON.
 
 use crate::bake::saved::Saved;
 use crate::digest::Digest;
@@ -25,12 +25,15 @@ pub fn run(input: &[u8]) {
 fn pack(input: &[u8]) -> std::io::Result<Vec<u8>> {
     let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
     let mut tar = tar::Builder::new(gzip);
-    for (n, bytes) in input.split(|byte| *byte == 0).take(8).enumerate() {
-        let path = if n == 0 {
-            "plan.json".to_owned()
-        } else {
-            format!("files/{}", Digest::of(bytes))
-        };
+    let mut parts = input.split(|byte| *byte == 0).take(8);
+    let json = parts.next().unwrap_or_default();
+    let sha256 = Digest::of(json).to_string();
+    let files = [
+        ("plan.json".to_owned(), json),
+        ("plan.json.sha256".to_owned(), sha256.as_bytes()),
+    ];
+    let beside = parts.map(|bytes| (format!("files/{}", Digest::of(bytes)), bytes));
+    for (path, bytes) in files.into_iter().chain(beside) {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         tar.append_data(&mut header, path, bytes)?;

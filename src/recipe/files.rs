@@ -125,7 +125,7 @@ fn neighbours(path: &Path) -> String {
 }
 
 /// Why a text could not be read.
-fn unreadable(file: &Path, why: impl std::fmt::Display) -> Diagnostic {
+pub(super) fn unreadable(file: &Path, why: impl std::fmt::Display) -> Diagnostic {
     Diagnostic {
         location: Some(top_of(file)),
         source_line: None,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::diagnostic::{Diagnostic, Diagnostics, suggest};
+use super::diagnostic::{Diagnostic, Diagnostics, suggest, top_of};
 use super::files;
 use super::merge;
 use super::model::{BaseRef, Resolved};
@@ -11,6 +11,8 @@ use super::raw::{self, From, Place, RawRecipe};
 
 /// The file that makes a directory a recipe.
 pub const FILE: &str = "recipe.yaml";
+/// What somebody wrote who meant [`FILE`].
+const MISNAMED: &str = "recipe.yml";
 
 /// A line as it was read: root first, with the base it stands on.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub struct Line {
     pub base: BaseRef,
 }
 
-/// The names of the recipes in a directory, sorted.
+/// The names of the recipes in a directory, sorted; also of those whose file cannot be read or has the other extension.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -30,7 +32,11 @@ pub fn names(dir: &Path) -> Result<Vec<String>, Diagnostics> {
     })?;
     let mut names: Vec<String> = entries
         .flatten()
-        .filter(|entry| entry.path().join(FILE).is_file())
+        .filter(|entry| {
+            [FILE, MISNAMED]
+                .iter()
+                .any(|file| is_there(&entry.path().join(file)))
+        })
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
     names.sort();
@@ -131,6 +137,20 @@ fn place_or_plain(place: Option<&Place>, message: String, help: impl Into<String
     }
 }
 
+/// Whether there is anything of this name. A loop of links, a pipe, a directory without permission: it is there, and
+/// reading it says what is wrong.
+fn is_there(file: &Path) -> bool {
+    file.symlink_metadata().map_or_else(
+        |error| {
+            !matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            )
+        },
+        |_| true,
+    )
+}
+
 /// Reads one recipe file; what is wrong goes to `found`.
 fn one(
     dir: &Path,
@@ -140,20 +160,22 @@ fn one(
 ) -> Option<RawRecipe> {
     let home = dir.join(name);
     let file = home.join(FILE);
-    // A loop of links, a directory without permission: it is there, and reading it says what is wrong.
-    let there = match file.metadata() {
-        Ok(about) => about.is_file(),
-        Err(error) => !matches!(
-            error.kind(),
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-        ),
-    };
+    let there = is_there(&file);
     if there && !super::units::is_recipe_name(name) {
         found.push(place_or_plain(
             asked,
             format!("`{name}` is not a recipe name, and so the directory is no recipe"),
             format!("rename the directory: {}", raw::NAME_HELP),
         ));
+        return None;
+    }
+    if !there && is_there(&home.join(MISNAMED)) {
+        found.push(Diagnostic {
+            location: Some(top_of(&home.join(MISNAMED))),
+            source_line: None,
+            message: format!("a recipe is in `{FILE}`, and `{MISNAMED}` is not read"),
+            help: Some(format!("rename it to `{FILE}`")),
+        });
         return None;
     }
     if !there {
@@ -172,9 +194,12 @@ fn one(
         ));
         return None;
     }
-    let text = files::text(&file)
-        .map_err(|diagnostic| found.push(diagnostic))
-        .ok()?;
+    // Opening a pipe would wait for a writer, and a device may have no end.
+    let text = match file.metadata() {
+        Ok(about) if !about.is_file() => Err(files::unreadable(&file, "it is not a regular file")),
+        _ => files::text(&file),
+    };
+    let text = text.map_err(|diagnostic| found.push(diagnostic)).ok()?;
     let document = Document::parse(&file, text)
         .map_err(|more| found.extend(more))
         .ok()?;

@@ -75,6 +75,7 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Di
             name: recipe.name,
             version: recipe.version,
             dir: recipe.dir,
+            from_at: recipe.from_at,
             image: image.clone(),
             labels: labels.clone(),
             manager,

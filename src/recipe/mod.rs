@@ -22,6 +22,7 @@ mod revision;
 pub mod schema;
 pub mod secret;
 mod trees;
+pub(crate) mod twice;
 pub(crate) mod units;
 
 pub use diagnostic::{Diagnostic, Diagnostics};

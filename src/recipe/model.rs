@@ -173,6 +173,8 @@ pub struct LineRecipe {
     pub version: semver::Version,
     /// Directory of the recipe; paths in it are relative to this.
     pub dir: PathBuf,
+    /// Where it says what it builds on.
+    pub from_at: Location,
     /// Disk and boot settings merged from the root up to here: what this recipe has when it is baked by itself.
     pub image: ImageSpec,
     /// Tags for the image, merged likewise.

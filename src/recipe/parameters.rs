@@ -8,7 +8,7 @@ use super::files;
 use super::merge::Missing;
 use super::model::{About, Origin, Value};
 use super::node::Document;
-use super::raw::{Kind, Limits, Place, RawParameter, RawParameterKind, parameter_value};
+use super::raw::{Kind, Limits, Pattern, Place, RawParameter, RawParameterKind, parameter_value};
 use super::secret::{self, Reference};
 
 /// All of them, on their way down the line.
@@ -75,19 +75,37 @@ impl Parameter {
 
     /// A stand-in that a lint can render with.
     fn sample(&self) -> Value {
-        let allowed = self.limits.iter().find_map(|one| one.allowed.as_ref());
-        let first = allowed.and_then(|allowed| allowed.first().cloned());
         if self.secret {
             return Value::String("ssm:/sample".into());
         }
-        match (self.kind, first) {
-            (Kind::List, Some(item)) => Value::List(vec![item.to_string()]),
-            (_, Some(value)) => value,
-            (Kind::String, None) => Value::String("sample".into()),
-            (Kind::Integer, None) => Value::Integer(1),
-            (Kind::Boolean, None) => Value::Boolean(true),
-            (Kind::List, None) => Value::List(vec!["sample".into()]),
-        }
+        let plain = match self.kind {
+            Kind::String | Kind::List => Value::String("sample".into()),
+            Kind::Integer => Value::Integer(1),
+            Kind::Boolean => Value::Boolean(true),
+        };
+        let whole = |value: Value| match self.kind {
+            Kind::List => Value::List(vec![value.to_string()]),
+            _ => value,
+        };
+        // The last recipe of the line allows the least.
+        let allowed = self
+            .limits
+            .iter()
+            .rev()
+            .filter_map(|one| one.allowed.as_ref());
+        let patterns = self
+            .limits
+            .iter()
+            .rev()
+            .filter_map(|one| one.pattern.as_ref());
+        allowed
+            .flatten()
+            .cloned()
+            .chain([plain.clone()])
+            .chain(patterns.flat_map(Pattern::samples).map(Value::String))
+            .map(whole)
+            .find(|value| self.check("", value).is_ok())
+            .unwrap_or_else(|| whole(plain))
     }
 }
 

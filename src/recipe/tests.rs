@@ -273,6 +273,47 @@ fn lines() {
 }
 
 #[test]
+fn a_recipe_that_cannot_be_read_is_one_all_the_same() {
+    let kitchen = Kitchen::new();
+    kitchen
+        .recipe("sound", "")
+        .put("g/recipe.yml", "")
+        .put("none/motd", "");
+    for (name, target) in [
+        ("loop", "recipe.yaml"),
+        ("gone", "nowhere"),
+        ("device", "/dev/zero"),
+    ] {
+        std::fs::create_dir(kitchen.dir().join(name)).unwrap();
+        std::os::unix::fs::symlink(target, kitchen.dir().join(name).join(FILE)).unwrap();
+    }
+    std::fs::create_dir_all(kitchen.dir().join("directory").join(FILE)).unwrap();
+    std::fs::create_dir(kitchen.dir().join("fifo")).unwrap();
+    let fifo = kitchen.dir().join("fifo").join(FILE);
+    let made = std::process::Command::new("mkfifo").arg(fifo).status();
+    assert!(made.unwrap().success());
+    assert_eq!(
+        names(kitchen.dir()).unwrap(),
+        ["device", "directory", "fifo", "g", "gone", "loop", "sound"]
+    );
+    for (name, why) in [
+        ("loop", "Too many levels of symbolic links"),
+        ("gone", "No such file"),
+        ("device", "it is not a regular file"),
+        ("directory", "it is not a regular file"),
+        ("fifo", "it is not a regular file"),
+        ("g", "rename it to `recipe.yaml`"),
+    ] {
+        let complaint = kitchen.complaint(name);
+        assert!(complaint.contains(why), "{name}: {complaint}");
+        assert!(
+            complaint.contains(&format!("{name}/recipe.y")),
+            "{complaint}"
+        );
+    }
+}
+
+#[test]
 fn the_line_is_merged_root_first_and_the_child_has_the_last_word() {
     let kitchen = Kitchen::new();
     kitchen.recipe(

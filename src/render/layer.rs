@@ -14,6 +14,7 @@ use super::{trees, worker};
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::files;
 use crate::recipe::model::{FileSpec, InlineText, LineRecipe, Location, Manager, Source, StepSpec};
+use crate::recipe::twice::{KEEP_ONE, REMOVE_ONE, Taken, listed_twice, twice};
 
 const PACKAGES: &str = include_str!("../../templates/packages.apt.sh.tera");
 const PACKAGES_DNF: &str = include_str!("../../templates/packages.dnf.sh.tera");
@@ -40,12 +41,25 @@ pub fn layer(
         ..Layer::new(&recipe.name, recipe.version.clone())
     };
     for package in &recipe.packages {
-        if wanted(package.when.as_ref(), renderer, found) {
+        if !wanted(package.when.as_ref(), renderer, found) {
+            continue;
+        }
+        if layer.packages.contains(&package.name) {
+            found.push(at_entry(
+                &package.at,
+                listed_twice(&package.name),
+                REMOVE_ONE,
+            ));
+        } else {
             layer.packages.push(package.name.clone());
         }
     }
+    let mut taken = Taken::default();
     for file in &recipe.files {
         let wanted = wanted(file.when.as_ref(), renderer, found);
+        if wanted && let Err(path) = taken.take(vec![(file.path.clone(), false)]) {
+            found.push(at_entry(&file.at, twice(&path), KEEP_ONE));
+        }
         let Some(bytes) = payload(file, wanted, renderer, found) else {
             continue;
         };
@@ -87,7 +101,7 @@ pub fn layer(
             FILES_TIMEOUT,
         ));
     }
-    trees::install(recipe, &mut layer, renderer, found);
+    trees::install(recipe, &mut layer, &mut taken, renderer, found);
     if let Some(spec) = &recipe.worker
         && let Some(parts) = worker::parts(spec, agent, renderer, found)
     {
@@ -188,13 +202,7 @@ fn payload(
         Source::Inline(inline) => text(&inline.text, Origin::Inline(inline), Dialect::Plain, found),
         Source::Template(path) => {
             let template = keep(files::text(path), found)?;
-            let script = path.to_string_lossy().ends_with(".sh.tera");
-            let dialect = if script {
-                Dialect::Script
-            } else {
-                Dialect::Plain
-            };
-            text(&template, Origin::File(path), dialect, found)
+            text(&template, Origin::File(path), dialect_of(path), found)
         }
     };
     let bytes = bytes?.into_bytes();
@@ -230,6 +238,22 @@ fn no_room(at: &Location) -> Diagnostic {
             files::LARGEST_PAYLOAD
         ),
         help: Some("fetch large files in a step, with their checksum, or package them".into()),
+    }
+}
+
+/// What is wrong with an entry of a recipe.
+pub fn at_entry(at: &Location, message: String, help: &str) -> Diagnostic {
+    // The file was read a moment ago; without it the message only lacks the line.
+    let text = files::text(&at.file).unwrap_or_default();
+    Diagnostic::at(at.clone(), &text, message, help)
+}
+
+/// How the template of a file to install is read.
+pub fn dialect_of(path: &Path) -> Dialect {
+    if path.to_string_lossy().ends_with(".sh.tera") {
+        Dialect::Script
+    } else {
+        Dialect::Plain
     }
 }
 

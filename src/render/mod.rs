@@ -6,6 +6,7 @@
 
 mod engine;
 mod layer;
+pub mod machine;
 pub(crate) mod origin;
 mod place;
 mod quote;
@@ -16,6 +17,7 @@ pub(crate) mod template;
 mod trees;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,6 @@ use std::path::{Path, PathBuf};
 use script::{Layer, Script};
 
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
-use crate::recipe::files;
 use crate::recipe::model::{Location, Resolved};
 
 /// Renders a recipe line: one layer per recipe, root first. `agent` is the binary of the worker's agent, for recipes that
@@ -55,67 +56,64 @@ pub fn render(resolved: &Resolved, agent: &[u8]) -> Result<Vec<Layer>, Diagnosti
 }
 
 fn unused(name: &str, at: &Location) -> Diagnostic {
-    // The file was read a moment ago; without it the message only lacks the line.
-    let text = files::text(&at.file).unwrap_or_default();
-    Diagnostic::at(
-        at.clone(),
-        &text,
+    layer::at_entry(
+        at,
         format!("no template uses the parameter `{name}`"),
-        format!("name it in a template as `{{{{ {name} }}}}`, or remove it"),
+        &format!("name it in a template as `{{{{ {name} }}}}`, or remove it"),
     )
 }
 
-/// Writes all scripts and payloads below `dir`, for people to read: `<recipe>/<phase>-<NNN>-<slug>`, the environment of a
-/// script beside it in `….env`, payloads in `files/<sha256>`. Returns the files written, in order.
+/// Writes what a bake from the base image on runs below `dir`, for people to read: `<recipe>/<phase>-<NNN>-<slug>`, the
+/// environment of a script beside it in `….env`, payloads in `files/<sha256>`, the runner, its lists and the seal of each
+/// machine in `builder.bundle` and `tester.bundle` (no recipe has a dot in its name), and `user-data.sh`. Returns the files
+/// written, in order of their paths.
 ///
 /// # Errors
 /// `AlreadyExists` if there is anything in `dir`; whatever the file system says.
-pub fn write_dir(layers: &[Layer], dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn write_dir(layers: &[Layer], user_data: &str, dir: &Path) -> io::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir)?;
     if fs::read_dir(dir)?.next().is_some() {
         let message = format!("{} is not empty", dir.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
+    let all = |of: fn(&Layer) -> &[Script]| -> Vec<Script> {
+        layers.iter().flat_map(of).cloned().collect()
+    };
+    let (steps, validate, test) = (
+        all(|layer| &layer.provision),
+        all(|layer| &layer.validate),
+        all(|layer| &layer.test),
+    );
+    let payloads = layers
+        .iter()
+        .flat_map(|layer| layer.payloads.clone())
+        .collect();
+    let builder = machine::entries(&[("steps", &steps), ("validate", &validate)], &payloads);
+    let tester = machine::entries(&[("test", &test)], &payloads);
+
+    let mut files = BTreeMap::from([("user-data.sh".to_owned(), user_data.as_bytes())]);
+    for (machine, entries) in [("builder", &builder), ("tester", &tester)] {
+        for (path, entry) in entries {
+            let place = match entry.is {
+                machine::Kind::Script(script) => script.id.clone(),
+                machine::Kind::Environment(script) if script.env.is_empty() => continue,
+                machine::Kind::Environment(script) => format!("{}.env", script.id),
+                machine::Kind::Payload => path.clone(),
+                machine::Kind::Frame => format!("{machine}.bundle/{path}"),
+            };
+            files.insert(place, entry.bytes.as_ref());
+        }
+    }
     let mut written = Vec::new();
-    let mut put = |path: PathBuf, bytes: &[u8]| -> io::Result<()> {
+    for (place, bytes) in files {
+        let path = dir.join(place);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
         fs::write(&path, bytes)?;
         written.push(path);
-        Ok(())
-    };
-    for layer in layers {
-        for script in layer
-            .provision
-            .iter()
-            .chain(&layer.validate)
-            .chain(&layer.test)
-        {
-            put(dir.join(&script.id), script.text.as_bytes())?;
-            if !script.env.is_empty() {
-                put(
-                    dir.join(format!("{}.env", script.id)),
-                    env_text(script).as_bytes(),
-                )?;
-            }
-        }
-        for (sha256, bytes) in &layer.payloads {
-            put(dir.join("files").join(sha256), bytes)?;
-        }
     }
     Ok(written)
-}
-
-fn env_text(script: &Script) -> String {
-    let mut out = Vec::new();
-    for (name, value) in &script.env {
-        out.extend_from_slice(format!("export {name}=").as_bytes());
-        quote::quote(value, &mut out)
-            .expect("rendering refuses NUL, and writing to memory cannot fail");
-        out.push(b'\n');
-    }
-    String::from_utf8(out).expect("texts in quotes are text")
 }
 
 #[cfg(test)]

@@ -12,5 +12,11 @@ pub fn quote(value: &str, out: &mut dyn Write) -> io::Result<()> {
             "a shell word cannot hold a NUL character",
         ));
     }
-    write!(out, "'{}'", value.replace('\'', r"'\''"))
+    out.write_all(word(value).as_bytes())
+}
+
+/// `value` as one word of a POSIX shell. It must be without NUL, which no word can hold.
+#[must_use]
+pub fn word(value: &str) -> String {
+    format!("'{}'", value.replace('\'', r"'\''"))
 }

@@ -3,17 +3,20 @@
 //! Fetched anew for each script: a reboot empties /run.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::layer::{counted_to, own};
+use super::layer::{counted_to, dialect_of, own};
+use super::origin::{Origin, tell};
 use super::script::{Layer, Script};
-use super::tags;
+use super::tags::{self, Dialect, TagKind};
 use super::template::Renderer;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
-use crate::recipe::model::{About, InlineText, LineRecipe};
+use crate::recipe::files;
+use crate::recipe::model::{About, InlineText, LineRecipe, Source, WorkerSpec};
 use crate::recipe::secret::{self, Reference};
 
 const SCRIPT: &str = include_str!("../../templates/secrets.sh.tera");
@@ -50,6 +53,11 @@ pub fn attach(
     for name in secrets.keys() {
         misused(recipe, layer, name, &about[*name], found);
     }
+    each_text(recipe, |text, origin, dialect| {
+        for name in secrets.keys() {
+            changed(name, text, origin, dialect, found);
+        }
+    });
     let agent_sha256 = hex::encode(Sha256::digest(agent));
     let mut fetched = BTreeMap::new();
     let mut with_fetches = |scripts: &[Script]| {
@@ -107,6 +115,64 @@ fn fetch(script: &Script, agent: &str, secrets: Vec<Wanted>) -> Script {
         timeout: TIMEOUT,
         retries: 2,
         reboot: false,
+    }
+}
+
+/// Every template of a recipe, but for its conditions.
+fn each_text(recipe: &LineRecipe, mut see: impl FnMut(&str, Origin<'_>, Dialect)) {
+    // Whoever renders a file has said by now if it cannot be read.
+    let read = |path: &Path| files::text(path).unwrap_or_default();
+    for step in [&recipe.steps, &recipe.validate, &recipe.test]
+        .into_iter()
+        .flatten()
+    {
+        match &step.source {
+            Source::Inline(inline) => see(&inline.text, Origin::Inline(inline), Dialect::Script),
+            Source::Template(path) => see(&read(path), Origin::File(path), Dialect::Script),
+            Source::Raw(_) => {}
+        }
+        for value in step.env.values() {
+            see(&value.text, Origin::Inline(value), Dialect::Plain);
+        }
+    }
+    for file in &recipe.files {
+        match &file.source {
+            Source::Inline(inline) => see(&inline.text, Origin::Inline(inline), Dialect::Plain),
+            Source::Template(path) => see(&read(path), Origin::File(path), dialect_of(path)),
+            Source::Raw(_) => {}
+        }
+    }
+    if let Some(WorkerSpec::Command(commands)) = &recipe.worker {
+        for text in [
+            &commands.status,
+            &commands.stop,
+            &commands.stopped,
+            &commands.start,
+        ] {
+            see(&text.text, Origin::Inline(text), Dialect::Script);
+        }
+    }
+}
+
+/// Tags that make something else of the path of a secret: what comes out names no file, and none is fetched for it.
+fn changed(name: &str, text: &str, origin: Origin<'_>, dialect: Dialect, found: &mut Diagnostics) {
+    for tag in tags::scan(text, dialect) {
+        let inside = &text[tag.inner.clone()];
+        if tag.kind == TagKind::Comment || inside == name || !tags::uses(inside, name) {
+            continue;
+        }
+        tell(
+            found,
+            text,
+            tag.start,
+            origin,
+            format!(
+                "the secret `{name}` stands for the path of a file, and no expression can read it"
+            ),
+            format!(
+                "write `{{{{ {name} }}}}` alone, and let the shell read the file: no filter, test or statement sees the secret"
+            ),
+        );
     }
 }
 

@@ -176,6 +176,41 @@ pub fn mentions(inside: &str, name: &str) -> bool {
         .any(|word| word == name)
 }
 
+/// True if the tag's text reads the variable `name`: outside of text literals, and not as the name of a filter, a test, a
+/// function, an argument or an attribute.
+pub fn uses(inside: &str, name: &str) -> bool {
+    let mut bare = String::new();
+    let mut literal = None;
+    let mut escaped = false;
+    for c in inside.chars() {
+        match literal {
+            Some(_) if escaped => escaped = false,
+            Some(_) if c == '\\' => escaped = true,
+            Some(quote) if c == quote => literal = None,
+            Some(_) => {}
+            None if matches!(c, '"' | '\'' | '`') => {
+                literal = Some(c);
+                bare.push('0');
+            }
+            None => bare.push(c),
+        }
+    }
+    let of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    bare.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&bare[..at], &bare[at + name.len()..]);
+        if before.ends_with(of_word) || after.starts_with(of_word) {
+            return false;
+        }
+        let (before, after) = (before.trim_end(), after.trim_start());
+        let word_before = before.rsplit(|c: char| !of_word(c)).next();
+        let is_test = word_before == Some("is")
+            || word_before == Some("not")
+                && before.trim_end_matches("not").trim_end().ends_with("is");
+        let is_argument = after.starts_with('=') && !after.starts_with("==");
+        !(before.ends_with(['|', '.']) || is_test || after.starts_with('(') || is_argument)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +220,34 @@ mod tests {
             .into_iter()
             .map(|tag| &text[tag.inner])
             .collect()
+    }
+
+    #[test]
+    fn a_variable_is_read_or_is_no_variable() {
+        for reads in [
+            "pin",
+            "pin | upper",
+            "a ~ pin",
+            "if pin == 'x'",
+            "x | f(a=pin)",
+            "if not pin",
+            "pin is string",
+        ] {
+            assert!(uses(reads, "pin"), "{reads}");
+        }
+        for not in [
+            "pins",
+            "a_pin",
+            "'pin'",
+            "x | pin",
+            "x is pin",
+            "x is not pin",
+            "x.pin",
+            "pin(a=1)",
+            "x | f(pin=1)",
+        ] {
+            assert!(!uses(not, "pin"), "{not}");
+        }
     }
 
     #[test]

@@ -235,7 +235,7 @@ fn a_recipe_becomes_scripts_and_payloads() {
 fn the_layer_can_be_written_out_and_its_own_scripts_please_shellcheck() {
     let (kitchen, layer) = layer();
     let out = kitchen.dir().join("out");
-    let written = write_dir(&[layer], &out).unwrap();
+    let written = write_dir(&[layer], "", &out).unwrap();
     assert!(written.contains(&out.join("a/step-003-first.env")));
     assert!(
         written
@@ -277,7 +277,7 @@ fn the_files_script_installs_and_repeats() {
     )
     .unwrap();
     let out = kitchen.dir().join("bundle");
-    write_dir(&layers, &out).unwrap();
+    write_dir(&layers, "", &out).unwrap();
     let user = String::from_utf8(run("id -un")).unwrap();
     let group = String::from_utf8(run("id -gn")).unwrap();
     // Files belong to root, which this test may not be.

@@ -3,11 +3,12 @@
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::layer::{FILES_TIMEOUT, counted, own, own_script, raw, wanted};
+use super::layer::{FILES_TIMEOUT, at_entry, counted, own, own_script, raw, wanted};
 use super::script::{InstalledDirectory, InstalledFile, InstalledLink, Layer};
 use super::template::Renderer;
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::model::{LineRecipe, TreeKind, TreeSpec};
+use crate::recipe::twice::{KEEP_ONE, Taken, twice};
 
 const SCRIPT: &str = include_str!("../../templates/trees.sh.tera");
 
@@ -18,18 +19,23 @@ struct Tree {
     links: Vec<InstalledLink>,
 }
 
-/// Adds the trees of a recipe to its layer.
+/// Adds the trees of a recipe to its layer. `taken` are the paths of its files.
 pub fn install(
     recipe: &LineRecipe,
     layer: &mut Layer,
+    taken: &mut Taken,
     renderer: &mut Renderer,
     found: &mut Diagnostics,
 ) {
     let mut trees = Vec::new();
     for spec in &recipe.trees {
-        if wanted(spec.when.as_ref(), renderer, found) {
-            trees.push(tree(spec, layer, renderer, found));
+        if !wanted(spec.when.as_ref(), renderer, found) {
+            continue;
         }
+        if let Err(path) = taken.take(spec.places()) {
+            found.push(at_entry(&spec.at, twice(&path), KEEP_ONE));
+        }
+        trees.push(tree(spec, layer, renderer, found));
     }
     if trees.is_empty() {
         return;

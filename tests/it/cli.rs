@@ -119,7 +119,53 @@ fn render_writes_the_scripts_and_refuses_a_directory_that_is_in_use() {
         scripts.iter().any(|text| text.contains("echo '8080'")),
         "{scripts:?}"
     );
+    let data = std::fs::read_to_string(sandbox.path().join("out/user-data.sh")).unwrap();
+    assert!(data.contains("https://s3.us-east-1."), "{data}");
     let _ = sandbox.run(&["render", "web", "-o", "out"]).expect_code(1);
+}
+
+#[test]
+fn a_plan_for_aws_refuses_a_secret_of_the_environment_at_its_place() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "recipes/web/recipe.yaml",
+        "schema: piaas-bake/v1
+name: web
+version: 1.0.0
+description: d
+from: { ami: ami-0123456789abcdef0 }
+build: { instance_profile: p }
+parameters:
+  token: { type: string, secret: true, default: \"env:TOKEN\" }
+steps:
+  - { name: x, run: \"cat {{ token }}\" }
+",
+    );
+    let run = sandbox
+        .run(&["plan", "web", "--cloud", "aws", "--format", "json"])
+        .expect_code(3);
+    let error: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let finding = &error["findings"][0];
+    assert_eq!(
+        (&finding["line"], &finding["column"]),
+        (&8.into(), &49.into()),
+        "{error}"
+    );
+    assert!(
+        finding["file"]
+            .as_str()
+            .unwrap()
+            .ends_with("web/recipe.yaml"),
+        "{error}"
+    );
+    assert!(
+        finding["message"].as_str().unwrap().contains("env:TOKEN"),
+        "{error}"
+    );
+    assert!(
+        finding["help"].as_str().unwrap().contains("ssm:/path"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -230,7 +276,8 @@ parameters:
   motto: { type: string, default: buy }
 image: { size: 9GiB }
 test:
-  - { name: Say, run: \"echo {{ motto }}\" }
+  - { name: Say, run: \"echo {{ motto }}\", timeout: 7m, env: { LOUD: yes } }
+worker: { adapter: buildbot, unit: b@ci.service }
 ",
     );
     let run = sandbox
@@ -246,6 +293,9 @@ test:
         "default",
         "Say the port",
         "recipes/web/recipe.yaml:11",
+        "recipes/shop/recipe.yaml:5",
+        "at most 420s, env LOUD",
+        "b@ci.service",
     ] {
         assert!(
             run.stdout.contains(line),
@@ -281,6 +331,12 @@ test:
         "default"
     );
     assert_eq!(shown["line"][0]["contents"][1]["title"], "Say the port");
+    let shop = &shown["line"][1];
+    assert_eq!(shop["from"]["line"], 5);
+    assert_eq!(shop["worker"]["unit"], "b@ci.service");
+    assert_eq!(shop["contents"][0]["timeout"], "420s");
+    assert_eq!(shop["contents"][0]["env"], serde_json::json!(["LOUD"]));
+    assert_eq!(shown["base_from"], shown["line"][0]["from"]);
 
     sandbox.write("values.yaml", "prot: 81\n");
     let run = sandbox

@@ -13,7 +13,7 @@ use crate::cli::args::{CloudName, Format, HowArgs, PlanArgs};
 use crate::cli::context::{Connected, Context, cloud, invalid, say_without_effect};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
-use crate::cli::{exit, output};
+use crate::cli::{exit, lent, output};
 use crate::digest;
 use crate::recipe::model::{BaseRef, BuildSpec, ImageSpec, Resolved};
 use crate::recipe::{self, Given};
@@ -96,9 +96,13 @@ impl Order {
 /// Loads, renders and hashes a recipe.
 ///
 /// # Errors
-/// An invalid recipe (exit code 3).
+/// An invalid recipe, or a secret that this cloud cannot have (exit code 3).
 pub fn prepare(context: &Context, recipe: &str, given: &Given) -> Result<Order, CliError> {
     let (resolved, layers) = rendered(context, recipe, given)?;
+    if context.settings.cloud == CloudName::Aws {
+        let found = lent::only_local(&resolved.about);
+        found.or(()).map_err(|found| invalid(&found))?;
+    }
     Ok(Order::new(&resolved, layers))
 }
 

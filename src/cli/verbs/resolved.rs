@@ -1,12 +1,15 @@
 //! `show --resolved`: a recipe merged along its line, and where each value comes from.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
 use crate::cli::context::Context;
 use crate::cli::output;
-use crate::recipe::model::{InlineText, LineRecipe, Location, Origin, Resolved};
+use crate::recipe::model::{
+    InlineText, LineRecipe, Location, Origin, Resolved, StepSpec, WorkerSpec,
+};
 
 use super::show;
 
@@ -47,6 +50,7 @@ pub fn json(resolved: &Resolved) -> Json {
         "version": resolved.version.to_string(),
         "description": resolved.description,
         "base": resolved.base,
+        "base_from": resolved.line.first().map(|root| location(&root.from_at)),
         "parameters": parameters,
         "settings": settings,
         "line": line,
@@ -56,45 +60,98 @@ pub fn json(resolved: &Resolved) -> Json {
 fn recipe(recipe: &LineRecipe) -> Json {
     let items: Vec<Json> = contents(recipe)
         .into_iter()
-        .map(|(kind, title, when, at)| {
-            let when = when.map(|when| when.text.as_str());
-            json!({ "kind": kind, "title": title, "when": when, "from": location(at) })
+        .map(|one| {
+            let when = one.when.map(|when| when.text.as_str());
+            let mut item = json!({ "kind": one.kind, "title": one.title, "when": when, "from": location(one.at) });
+            if let Some(step) = one.step {
+                item["timeout"] = json!(seconds(step.timeout));
+                item["retries"] = json!(step.retries);
+                item["reboot"] = json!(step.reboot);
+                item["env"] = json!(step.env.keys().collect::<Vec<_>>());
+            }
+            item
         })
         .collect();
     json!({
         "recipe": recipe.name,
         "version": recipe.version.to_string(),
+        "from": location(&recipe.from_at),
+        "worker": recipe.worker.as_ref().map(|worker| serde_json::Map::from_iter(
+            told(worker).into_iter().map(|(key, value)| (key.to_owned(), Json::String(value)))
+        )),
         "contents": items,
     })
 }
 
-/// Kind, title, condition and place of what a recipe adds, in the order in which a bake comes to it.
+/// What the agent on the worker is told, by the keys of the recipe.
+fn told(worker: &WorkerSpec) -> Vec<(&'static str, String)> {
+    match worker {
+        WorkerSpec::Buildbot(buildbot) => vec![
+            ("adapter", "buildbot".into()),
+            ("unit", buildbot.unit.clone()),
+            ("report", buildbot.report.display().to_string()),
+        ],
+        WorkerSpec::Command(commands) => vec![
+            ("adapter", "command".into()),
+            ("status", commands.status.text.clone()),
+            ("stop", commands.stop.text.clone()),
+            ("stopped", commands.stopped.text.clone()),
+            ("start", commands.start.text.clone()),
+            ("timeout", seconds(commands.timeout)),
+        ],
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_secs())
+}
+
+/// Something that a recipe adds.
+struct Content<'r> {
+    kind: &'static str,
+    title: &'r str,
+    when: Option<&'r InlineText>,
+    at: &'r Location,
+    /// A step, a validation or a test.
+    step: Option<&'r StepSpec>,
+}
+
+/// What a recipe adds, in the order in which a bake comes to it.
 fn contents(recipe: &LineRecipe) -> Vec<Content<'_>> {
-    let packages = recipe
-        .packages
-        .iter()
-        .map(|one| ("package", one.name.as_str(), one.when.as_ref(), &one.at));
-    let files = recipe
-        .files
-        .iter()
-        .map(|one| ("file", one.path.as_str(), one.when.as_ref(), &one.at));
-    let trees = recipe
-        .trees
-        .iter()
-        .map(|one| ("tree", one.path.as_str(), one.when.as_ref(), &one.at));
+    let installed = |kind, title, when, at| Content {
+        kind,
+        title,
+        when,
+        at,
+        step: None,
+    };
+    let packages = recipe.packages.iter();
+    let packages = packages.map(|one| ("package", &one.name, &one.when, &one.at));
+    let files = recipe.files.iter();
+    let files = files.map(|one| ("file", &one.path, &one.when, &one.at));
+    let trees = recipe.trees.iter();
+    let trees = trees.map(|one| ("tree", &one.path, &one.when, &one.at));
     let lists = [
         ("step", &recipe.steps),
         ("validate", &recipe.validate),
         ("test", &recipe.test),
     ];
     let steps = lists.into_iter().flat_map(|(kind, list)| {
-        list.iter()
-            .map(move |one| (kind, one.name.as_str(), one.when.as_ref(), &one.at))
+        list.iter().map(move |step| Content {
+            kind,
+            title: &step.name,
+            when: step.when.as_ref(),
+            at: &step.at,
+            step: Some(step),
+        })
     });
-    packages.chain(files).chain(trees).chain(steps).collect()
+    packages
+        .chain(files)
+        .chain(trees)
+        .map(|(kind, title, when, at)| installed(kind, title.as_str(), when.as_ref(), at))
+        .chain(steps)
+        .collect()
 }
-
-type Content<'r> = (&'static str, &'r str, Option<&'r InlineText>, &'r Location);
 
 fn location(at: &Location) -> Json {
     json!({ "file": at.file, "line": at.line, "column": at.column })
@@ -154,14 +211,37 @@ pub fn text(context: &Context, resolved: &Resolved) -> String {
     for recipe in &resolved.line {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "\n{} {}", style.bold(&recipe.name), recipe.version);
-        let rows: Vec<Vec<String>> = contents(recipe)
-            .into_iter()
-            .map(|(kind, title, when, at)| {
-                let when = when.map(|when| format!(", when {}", when.text));
-                let place = format!("{}{}", place(at), when.unwrap_or_default());
-                vec![format!("  {kind}"), title.to_owned(), place]
-            })
-            .collect();
+        let mut rows = vec![vec!["  from".into(), String::new(), place(&recipe.from_at)]];
+        for (key, value) in recipe.worker.iter().flat_map(told) {
+            let value = value.trim_end();
+            // A script of several lines stays in its row.
+            let shown = if value.contains(char::is_control) {
+                format!("{value:?}")
+            } else {
+                value.to_owned()
+            };
+            rows.push(vec!["  worker".into(), key.into(), shown]);
+        }
+        rows.extend(contents(recipe).into_iter().map(|one| {
+            let mut words = place(one.at);
+            if let Some(when) = one.when {
+                let _ = write!(words, ", when {}", when.text);
+            }
+            if let Some(step) = one.step {
+                let _ = write!(words, ", at most {}", seconds(step.timeout));
+                if step.retries > 0 {
+                    let _ = write!(words, ", retries {}", step.retries);
+                }
+                if step.reboot {
+                    words.push_str(", then a reboot");
+                }
+                if !step.env.is_empty() {
+                    let names: Vec<_> = step.env.keys().map(String::as_str).collect();
+                    let _ = write!(words, ", env {}", names.join(" "));
+                }
+            }
+            vec![format!("  {}", one.kind), one.title.to_owned(), words]
+        }));
         out.push_str(&output::table(&rows));
     }
     out

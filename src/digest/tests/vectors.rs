@@ -6,8 +6,10 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use regex::Regex;
+use sha2::Digest as _;
 
 use super::*;
+use crate::recipe::model::Source;
 use crate::recipe::tests::cases;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/digest/tests/vectors.txt");
@@ -73,6 +75,68 @@ fn known_recipes_have_known_digests() {
          that is meant, write the answers anew with UPDATE_EXPECTED=1 and tell it in CHANGELOG.md:\n{}",
         changed.join("\n")
     );
+}
+
+/// The shape of a manifest says nothing about which bytes a sha256 in it is of. It is of those that a machine gets, as
+/// `render` writes them.
+#[test]
+fn each_sha256_is_of_the_bytes_that_are_run_or_installed() {
+    let sha256 = |bytes: &[u8]| hex::encode(sha2::Sha256::digest(bytes));
+    let mut compared = 0;
+    for case in cases::read(&fs::read_to_string(FILE).unwrap()) {
+        let kitchen = Kitchen::new();
+        case.write(kitchen.dir());
+        let resolved = recipe::load(kitchen.dir(), "a", &recipe::Given::default()).unwrap();
+        let layers = render::render(&resolved, b"agent").unwrap();
+        let out = tempfile::tempdir().unwrap();
+        render::write_dir(&layers, "", out.path()).unwrap();
+        let of = |path: &str| sha256(&fs::read(out.path().join(path)).unwrap());
+        for ((manifest, _), recipe) in chain(&resolved, &layers).iter().zip(&resolved.line) {
+            let scripts = [&manifest.provision, &manifest.validate, &manifest.test];
+            for script in scripts.into_iter().flatten() {
+                assert_eq!(script.sha256.to_string(), of(&script.id), "{}", script.id);
+                compared += 1;
+            }
+            for file in &manifest.files {
+                assert_eq!(
+                    file.sha256,
+                    of(&format!("files/{}", file.sha256)),
+                    "{}",
+                    file.path
+                );
+                compared += 1;
+            }
+            for file in &recipe.files {
+                // What is installed is what the recipe names, where that is no template.
+                let Source::Raw(path) = &file.source else {
+                    continue;
+                };
+                let wanted = sha256(&fs::read(path).unwrap());
+                let of_path = manifest.files.iter().find(|one| one.path == file.path);
+                assert!(
+                    of_path.is_none_or(|one| one.sha256 == wanted),
+                    "{}",
+                    file.path
+                );
+            }
+            if let Some(worker) = &manifest.worker {
+                assert_eq!(worker.agent.to_string(), sha256(b"agent"));
+                let config = fs::read(out.path().join(format!("files/{}", worker.config))).unwrap();
+                assert_eq!(worker.config.to_string(), sha256(&config));
+                serde_json::from_slice::<serde_json::Value>(&config).unwrap();
+            }
+            let bundle = out.path().join("builder.bundle");
+            let seal = ["seal.sh", "sealed-paths"].map(|name| fs::read(bundle.join(name)).unwrap());
+            // A line's seal knows secrets if one of its layers has some.
+            if layers
+                .iter()
+                .all(|layer| layer.secrets.is_empty() == manifest.secrets.is_empty())
+            {
+                assert_eq!(manifest.seal.to_string(), sha256(&seal.concat()));
+            }
+        }
+    }
+    assert!(compared > 20, "{compared} compared");
 }
 
 /// `sha256(json.dumps(…))` by Python, of manifests as JSON, one a line; `None` if there is no Python.

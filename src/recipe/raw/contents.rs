@@ -1,15 +1,13 @@
 //! `packages` and `files`: what a recipe installs.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Place, keys, read_when};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::files;
-use crate::recipe::model::{
-    FileSpec, InlineText, Manager, PackageSpec, Source, TreeKind, TreeSpec,
-};
+use crate::recipe::model::{FileSpec, InlineText, Manager, PackageSpec, Source, TreeSpec};
 use crate::recipe::node::{Entry, Fields, Node};
+use crate::recipe::twice::{KEEP_ONE, REMOVE_ONE, Taken, listed_twice, twice};
 use crate::recipe::{trees, units};
 
 /// `packages`: a list for apt, or a map with a list for each package manager.
@@ -45,11 +43,11 @@ fn read_list(node: Node<'_>, manager: Manager, found: &mut Diagnostics) -> Vec<P
         let Some(package) = read_package(node, manager, found) else {
             continue;
         };
-        if packages.iter().any(|known| known.name == package.name) {
-            found.push(node.diagnostic(
-                format!("`{}` is listed twice", package.name),
-                "remove one of them",
-            ));
+        // What has a condition is judged when it is rendered: it may be ruled out.
+        if packages.iter().any(|known| {
+            known.name == package.name && known.when.is_none() && package.when.is_none()
+        }) {
+            found.push(node.diagnostic(listed_twice(&package.name), REMOVE_ONE));
         } else {
             packages.push(package);
         }
@@ -93,21 +91,18 @@ pub fn read_files(
 ) -> (Vec<FileSpec>, Vec<TreeSpec>) {
     let mut specs = Vec::new();
     let mut trees = Vec::new();
-    // Two trees may share a directory; nothing else has two owners.
-    let mut taken: BTreeMap<String, bool> = BTreeMap::new();
+    let mut taken = Taken::default();
     for node in nodes {
         let Some(spec) = read_file(node, dir, found) else {
             continue;
         };
-        let places = spec.places();
-        let twice = places
-            .iter()
-            .find(|(path, directory)| taken.get(path).is_some_and(|known| !(*known && *directory)));
-        if let Some((path, _)) = twice {
-            found.push(node.diagnostic(format!("`{path}` is installed twice"), "keep one of them"));
+        // What has a condition is judged when it is rendered: it may be ruled out.
+        if !spec.has_condition()
+            && let Err(path) = taken.take(spec.places())
+        {
+            found.push(node.diagnostic(twice(&path), KEEP_ONE));
             continue;
         }
-        taken.extend(places);
         match spec {
             Installed::File(spec) => specs.push(spec),
             Installed::Tree(tree) => trees.push(tree),
@@ -126,15 +121,14 @@ impl Installed {
     fn places(&self) -> Vec<(String, bool)> {
         match self {
             Self::File(file) => vec![(file.path.clone(), false)],
-            Self::Tree(tree) => {
-                let below = tree.entries.iter().map(|entry| {
-                    let path = format!("{}/{}", tree.path, entry.path);
-                    (path, entry.kind == TreeKind::Directory)
-                });
-                std::iter::once((tree.path.clone(), true))
-                    .chain(below)
-                    .collect()
-            }
+            Self::Tree(tree) => tree.places(),
+        }
+    }
+
+    fn has_condition(&self) -> bool {
+        match self {
+            Self::File(file) => file.when.is_some(),
+            Self::Tree(tree) => tree.when.is_some(),
         }
     }
 }

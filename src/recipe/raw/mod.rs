@@ -6,6 +6,7 @@ mod contents;
 pub mod keys;
 mod labels;
 mod parameters;
+mod sample;
 mod settings;
 mod steps;
 mod worker;
@@ -33,7 +34,7 @@ use worker::read_worker;
 
 pub use base::From;
 pub use contents::RawPackages;
-pub use parameters::{Kind, Limits, RawParameter, RawParameterKind, parameter_value};
+pub use parameters::{Kind, Limits, Pattern, RawParameter, RawParameterKind, parameter_value};
 pub use settings::{RawBuild, RawImage};
 
 /// The schema this version reads.
@@ -48,6 +49,7 @@ pub struct RawRecipe {
     pub dir: PathBuf,
     pub labels: BTreeMap<String, String>,
     pub from: From,
+    pub from_at: Location,
     pub parameters: Vec<RawParameter>,
     pub packages: RawPackages,
     pub files: Vec<FileSpec>,
@@ -164,7 +166,7 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
             "say what it builds on, such as `from: { recipe: debian-base, version: ^1 }`",
             found,
         )
-        .and_then(|node| read_from(node, found));
+        .and_then(|node| Some((read_from(node, found)?, node.location())));
     let list = |key: &str, found: &mut Diagnostics| {
         top.get(key)
             .map(|node| node.items(found))
@@ -202,13 +204,15 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
             origins.push((format!("{section}.{}", entry.key), entry.location()));
         }
     }
+    let (from, from_at) = from?;
     Some(RawRecipe {
         name: name?,
         version: version?,
         description: description?,
         dir: dir.to_path_buf(),
         labels,
-        from: from?,
+        from,
+        from_at,
         parameters,
         packages,
         files,

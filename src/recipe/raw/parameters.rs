@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::{Place, is_one_line, keys};
+use super::{Place, is_one_line, keys, sample};
 use crate::recipe::diagnostic::{Diagnostics, suggest};
 use crate::recipe::model::Value;
 use crate::recipe::node::{Entry, Node};
@@ -80,6 +80,11 @@ impl Pattern {
             text: text.to_owned(),
             whole: compile(&format!(r"\A(?:{text})\z"))?,
         })
+    }
+
+    /// Texts to try for a value that it allows.
+    pub fn samples(&self) -> Vec<String> {
+        sample::samples(&self.text)
     }
 }
 

@@ -247,3 +247,32 @@ fn labels_are_what_aws_takes_as_tags() {
     let many: String = (0..41).map(|n| format!("  k{n}: v\n")).collect();
     refused(&format!("labels:\n{many}"), &["41 labels; 40 fit"]);
 }
+
+#[test]
+fn a_lint_renders_with_values_that_are_allowed() {
+    let kitchen = Kitchen::new();
+    kitchen
+        .recipe(
+            "a",
+            "parameters:
+  number: { type: string, pattern: '^[0-9]+$' }
+  narrowed: { type: string, enum: [x, y, z] }
+  items: { type: list, pattern: 'v\\d' }
+  free: { type: string, pattern: '.+' }
+steps:
+  - { name: x, run: 'echo {{ number | int }} {{ narrowed }} {{ items }} {{ free }}' }
+",
+        )
+        .on(
+            "b",
+            "{ recipe: a }",
+            "parameters:\n  narrowed: { type: string, enum: [y, z] }\n",
+        );
+    let resolved = load_for_lint(kitchen.dir(), "b").unwrap();
+    crate::render::render(&resolved, &[]).unwrap();
+    let value = |name: &str| resolved.parameters[name].to_string();
+    assert_eq!(
+        ["number", "narrowed", "items", "free"].map(value),
+        ["1", "y", "v1", "sample"]
+    );
+}

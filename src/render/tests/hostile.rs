@@ -184,7 +184,7 @@ fn a_variable_that_no_program_can_be_given_is_refused() {
     };
     let layers = with(most).unwrap();
     let out = kitchen.dir().join("out");
-    write_dir(&layers, &out).unwrap();
+    write_dir(&layers, "", &out).unwrap();
     let step = out.join("a/step-001-x");
     let run = format!(
         ". '{0}.env'; env | wc -c | grep -qx '[0-9]\\{{6,\\}}' && printf yes",
@@ -224,7 +224,7 @@ proptest! {
         let resolved = recipe::load(kitchen.dir(), "a", &given).unwrap();
         let layers = render(&resolved, b"agent").unwrap();
         let out = kitchen.dir().join("out");
-        write_dir(&layers, &out).unwrap();
+        write_dir(&layers, "", &out).unwrap();
         let layer = &layers[0];
         prop_assert_eq!(&layer.payloads[&layer.files[1].sha256], &format!("<{who}>").into_bytes());
 

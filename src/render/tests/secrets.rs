@@ -137,6 +137,44 @@ fn a_secret_is_named_where_it_is_there() {
     );
 }
 
+/// What a filter makes of the path is the path of nothing.
+#[test]
+fn a_secret_is_named_alone() {
+    for (place, tag) in [
+        ("a/recipe.yaml:11:37", "{{ token | upper }}"),
+        ("a/recipe.yaml:11:37", "{{ token ~ other }}"),
+        (
+            "a/recipe.yaml:11:37",
+            "{% if token is string %}{{ token }}{% endif %}",
+        ),
+        ("a/recipe.yaml:11:37", "{% set x = token %}{{ x }}"),
+    ] {
+        let steps = format!(
+            "steps:\n  - {{ name: One, run: \"login now as {tag} {{{{ token }}}} {{{{ other }}}}\" }}\n"
+        );
+        refused(
+            &format!("{HEAD}{steps}"),
+            &[
+                place,
+                "the secret `token` stands for the path of a file, and no expression can read it",
+                "write `{{ token }}` alone",
+            ],
+        );
+    }
+    for (from, to) in [
+        ("A: \"{{ token }}\"", "A: \"{{ token | length }}\""),
+        (
+            "validate:",
+            "files: [{ path: /etc/x, content: \"{{ token | title }}\" }]\nvalidate:",
+        ),
+    ] {
+        refused(
+            &format!("{HEAD}{STEPS}").replace(from, to),
+            &["the secret `token` stands for the path of a file"],
+        );
+    }
+}
+
 #[test]
 fn what_could_be_a_secret_is_never_said() {
     refused(

@@ -33,7 +33,7 @@ fn a_tree_is_installed_and_installed_again() {
     assert_eq!(layer.directories.len(), 2);
     assert_eq!(layer.links[0].target, "../text");
     let out = kitchen.dir().join("bundle");
-    write_dir(&layers, &out).unwrap();
+    write_dir(&layers, "", &out).unwrap();
     let user = String::from_utf8(run("id -un")).unwrap();
     let group = String::from_utf8(run("id -gn")).unwrap();
     // Files belong to root, which this test may not be.

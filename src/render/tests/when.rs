@@ -110,3 +110,43 @@ fn what_is_left_out_is_checked_all_the_same() {
         assert!(found.contains(text), "{found}");
     }
 }
+
+#[test]
+fn alternatives_are_no_duplicates() {
+    const BOTH: &str = "parameters: { d: { type: boolean, default: true } }
+packages: [{ name: git, when: d }, { name: git, when: not d }]
+files:
+  - { path: /etc/x, content: one, when: d }
+  - { path: /etc/x, content: other, when: not d }
+  - { path: /etc/t, tree: files, when: d }
+  - { path: /etc/t/motd, content: own, when: not d }
+";
+    let kitchen = Kitchen::new();
+    kitchen.put("a/files/motd", "x").recipe("a", BOTH);
+    let rendered = |d: &str| {
+        let given = recipe::Given {
+            sets: vec![("d".into(), d.into())],
+            ..recipe::Given::default()
+        };
+        render(&recipe::load(kitchen.dir(), "a", &given)?, b"agent")
+    };
+    for (d, content) in [("true", "one"), ("false", "other")] {
+        let layer = rendered(d).unwrap().remove(0);
+        assert_eq!(layer.packages, ["git"]);
+        let paths: Vec<_> = layer.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["/etc/x", "/etc/t/motd"]);
+        assert_eq!(layer.payloads[&layer.files[0].sha256], content);
+    }
+    kitchen.recipe("a", &BOTH.replace("not d", "d or not d"));
+    assert!(rendered("false").is_ok());
+    let said = rendered("true").unwrap_err().to_string();
+    for complaint in [
+        "`git` is listed twice",
+        "`/etc/x` is installed twice",
+        "`/etc/t/motd` is installed twice",
+        "a/recipe.yaml:7:36",
+        "a/recipe.yaml:10:5",
+    ] {
+        assert!(said.contains(complaint), "{complaint} is not in: {said}");
+    }
+}
