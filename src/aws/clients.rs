@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use aws_config::meta::region::ProvideRegion as _;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -99,7 +101,9 @@ impl Clients {
             // An address has no names of buckets below it.
             s3 = s3.endpoint_url(endpoint).force_path_style(true);
         }
-        let region = config.region().ok_or(ConnectError::NoRegion)?.to_string();
+        // The SDK takes a variable that is empty for a region.
+        let region = config.region().filter(|region| !region.as_ref().is_empty());
+        let region = region.ok_or(ConnectError::NoRegion)?.to_string();
         Ok(Self {
             autoscaling: aws_sdk_autoscaling::Client::from_conf(
                 aws_sdk_autoscaling::config::Builder::from(&config)
@@ -171,6 +175,10 @@ async fn aws(
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .sleep_impl(ClockSleep(clock.clone()))
         .time_source(ClockTime(clock.clone()));
+    let region = match region {
+        Some(region) => Some(region),
+        None => region_of(profile.as_deref()).await,
+    };
     if let Some(region) = region {
         loader = loader.region(Region::new(region));
     }
@@ -178,6 +186,40 @@ async fn aws(
         loader = loader.profile_name(profile);
     }
     Ok(loader.load().await)
+}
+
+/// The region of a profile of the AWS configuration.
+async fn region_of(profile: Option<&str>) -> Option<String> {
+    let mut provider = ProfileFileRegionProvider::builder();
+    if let Some(profile) = profile {
+        provider = provider.profile_name(profile);
+    }
+    let region = provider.build().region().await?;
+    Some(region.to_string()).filter(|region| !region.is_empty())
+}
+
+/// What the AWS configuration says beside the settings of this program.
+#[derive(Debug)]
+pub struct Configured {
+    /// The profile's.
+    pub region: Option<String>,
+    /// Of all services: the environment's, else the profile's.
+    pub endpoint_url: Option<String>,
+}
+
+/// Reads the AWS configuration; nothing is sent.
+pub async fn configured(profile: Option<&str>) -> Configured {
+    let region = region_of(profile).await;
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).no_credentials();
+    if let Some(profile) = profile {
+        loader = loader.profile_name(profile);
+    }
+    // With any region the SDK does not ask the instance's metadata for one.
+    let config = loader.region(Region::from_static("us-east-1")).load().await;
+    Configured {
+        region,
+        endpoint_url: config.endpoint_url().map(str::to_owned),
+    }
 }
 
 /// Nothing of the caller's AWS environment is looked at: no profile, no endpoint, no credentials can leak in.

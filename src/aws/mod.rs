@@ -11,5 +11,5 @@ pub mod ssm;
 pub mod tags;
 pub mod wait;
 
-pub use clients::{Account, Clients, ConnectError, Connection};
+pub use clients::{Account, Clients, ConnectError, Connection, configured};
 pub use error::{Error, Kind};

@@ -107,64 +107,35 @@ pub enum Format {
 
 /// Options of every verb.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every verb")]
 pub struct GlobalArgs {
-    /// Which cloud to act on [default: the config file's, else local]
-    #[arg(
-        long,
-        value_enum,
-        global = true,
-        env = "PIAAS_CLOUD",
-        hide_env_values = true
-    )]
+    /// Which cloud to act on [default: the config file's, else local] [env: PIAAS_CLOUD]
+    #[arg(long, value_enum, global = true)]
     pub cloud: Option<CloudName>,
 
-    /// Directory with one folder a recipe [default: the config file's, else ./recipes]
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "PIAAS_RECIPES",
-        hide_env_values = true
-    )]
+    /// Directory with one folder a recipe [default: the config file's, else ./recipes] [env: PIAAS_RECIPES]
+    #[arg(long, global = true, value_name = "DIR")]
     pub recipes: Option<PathBuf>,
 
-    /// Directory of journals and of the local cloud [default: $XDG_STATE_HOME/piaas-bake]
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "PIAAS_STATE_DIR",
-        hide_env_values = true
-    )]
+    /// Directory of journals and of the local cloud [default: $XDG_STATE_HOME/piaas-bake] [env: PIAAS_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// AWS region; there is no default on AWS beyond your AWS configuration
+    /// AWS region; there is no default on AWS beyond your AWS configuration [env: AWS_REGION]
     #[arg(long, global = true, value_name = "REGION")]
     pub region: Option<String>,
 
-    /// Profile of the AWS configuration
+    /// Profile of the AWS configuration [env: AWS_PROFILE]
     #[arg(long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
 
     /// The only AWS account that may be acted on (can be repeated) [default: the config file's, else any]
-    #[arg(
-        long,
-        global = true,
-        value_name = "ID",
-        env = "PIAAS_ALLOW_ACCOUNTS",
-        hide_env_values = true,
-        value_delimiter = ','
-    )]
+    /// [env: PIAAS_ALLOW_ACCOUNTS]
+    #[arg(long, global = true, value_name = "ID", value_delimiter = ',')]
     pub allow_account: Vec<AccountId>,
 
-    /// The piaas-worker that goes into images [default: the one beside this program]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "PIAAS_WORKER",
-        hide_env_values = true
-    )]
+    /// The piaas-worker that goes into images [default: the one beside this program] [env: PIAAS_WORKER]
+    #[arg(long, global = true, value_name = "FILE")]
     pub worker_agent: Option<PathBuf>,
 
     /// Output for people, for machines, or for GitHub Actions
@@ -471,6 +442,7 @@ pub enum CloudVerb {
     /// Open a shell on a machine of the local cloud, as root, or run a command there
     Shell {
         /// An instance id
+        #[arg(add = completions::machines())]
         instance: String,
         /// The command and its arguments [default: a login shell]
         #[arg(last = true)]

@@ -1,7 +1,8 @@
-//! Completion in shells: verbs and options by clap, recipes and images by looking.
+//! Completion in shells: verbs and options by clap, recipes, images, groups and machines by looking.
 //!
 //! A shell that was given [`script`]'s output calls this program with `COMPLETE` set for each completion.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::builder::StyledStr;
@@ -10,10 +11,10 @@ use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Shells};
 
 use super::args::{Cli, Shell};
-use super::config::Written;
-use super::context::Context;
+use super::context::{Connected, Context};
 use super::error::{CliError, CliResult};
 use super::{exit, output};
+use crate::aws::groups;
 use crate::bake::images;
 use crate::bake::names::Channel;
 use crate::recipe;
@@ -34,8 +35,9 @@ pub fn answer() {
 /// Prints what a shell has to be told.
 ///
 /// # Errors
-/// Standard output cannot be written.
-pub fn script(shell: Shell) -> CliResult {
+/// Standard output cannot be written, or JSON is asked for.
+pub fn script(context: &Context, shell: Shell) -> CliResult {
+    context.no_json("a script for a shell")?;
     let name = match shell {
         Shell::Bash => "bash",
         Shell::Elvish => "elvish",
@@ -55,10 +57,69 @@ pub fn script(shell: Shell) -> CliResult {
     Ok(exit::DONE)
 }
 
-/// The settings that the environment and the config files give: a half-written command line has no say.
+/// The settings, by the half-written command line too, as far as it can be read.
 fn context() -> Option<Context> {
-    let cli = Cli::try_parse_from([NAME, "config", "show"]).ok()?;
-    Context::new(&cli.global, &Written::default()).ok()
+    let line = std::env::args_os().skip_while(|word| word != "--").skip(2);
+    let mut words = [NAME, "config", "show"].map(str::to_owned).to_vec();
+    words.extend(written(line));
+    let cli = Cli::try_parse_from(words).ok()?;
+    Context::new(&cli.global).ok()
+}
+
+/// What is asked for depends on these options; each as one word.
+fn written(line: impl IntoIterator<Item = OsString>) -> Vec<String> {
+    let options = [
+        "--cloud",
+        "--recipes",
+        "--state-dir",
+        "--region",
+        "--profile",
+    ];
+    let mut found = Vec::new();
+    let words = line.into_iter().map_while(|word| word.into_string().ok());
+    let mut words = words.take_while(|word| word != "--").peekable();
+    while let Some(word) = words.next() {
+        let (option, value) = match word.split_once('=') {
+            Some((option, value)) => (option, Some(value.to_owned())),
+            None => (word.as_str(), None),
+        };
+        if !options.contains(&option) {
+            continue;
+        }
+        let value = value.or_else(|| {
+            // bash parts words at an equals sign.
+            let _ = words.next_if(|word| word == "=");
+            words.next()
+        });
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            // Words come as they are typed: no shell has put the home directory in.
+            let home = std::env::var("HOME").unwrap_or_default();
+            let value = match value.strip_prefix("~/") {
+                Some(below) => format!("{home}/{below}"),
+                None => value,
+            };
+            found.push(format!("{option}={value}"));
+        }
+    }
+    found
+}
+
+/// What the cloud names. Nothing, if it does not answer at once.
+fn of_cloud(
+    list: impl AsyncFn(&Context, &Connected) -> Option<Vec<CompletionCandidate>>,
+) -> Vec<CompletionCandidate> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let (Some(context), Ok(runtime)) = (context(), runtime) else {
+        return Vec::new();
+    };
+    let list = async {
+        let connected = context.connect().await.ok()?;
+        list(&context, &connected).await
+    };
+    let list = runtime.block_on(async { tokio::time::timeout(PATIENCE, list).await });
+    list.ok().flatten().unwrap_or_default()
 }
 
 fn candidate(value: String, help: impl Into<StyledStr>) -> CompletionCandidate {
@@ -74,17 +135,10 @@ pub fn recipes() -> ArgValueCandidates {
     })
 }
 
-/// Images that can be named: ids, recipes and their candidates. Nothing, if the cloud does not answer at once.
+/// Images that can be named: ids, recipes and their candidates.
 pub fn images() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let (Some(context), Ok(runtime)) = (context(), runtime) else {
-            return Vec::new();
-        };
-        let list = async {
-            let connected = context.connect().await.ok()?;
+        of_cloud(async |context, connected| {
             let found = images::list(&connected.clients, None).await.ok()?;
             let mut out = Vec::new();
             for name in recipe::names(&context.settings.recipes).unwrap_or_default() {
@@ -103,8 +157,50 @@ pub fn images() -> ArgValueCandidates {
                     .map(|image| candidate(image.id, image.name)),
             );
             Some(out)
-        };
-        let list = runtime.block_on(async { tokio::time::timeout(PATIENCE, list).await });
-        list.ok().flatten().unwrap_or_default()
+        })
     })
+}
+
+/// Names of Auto Scaling groups: those of the first page, 50 at least (`DescribeAutoScalingGroups`).
+pub fn groups() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        of_cloud(async |_, connected| {
+            let call = connected.clients.autoscaling.describe_auto_scaling_groups();
+            let groups = call.send().await.ok()?.auto_scaling_groups?.into_iter();
+            let names = groups.filter_map(|group| group.auto_scaling_group_name);
+            Some(names.map(CompletionCandidate::new).collect())
+        })
+    })
+}
+
+/// Ids of the machines that run in the local cloud, with their images.
+pub fn machines() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        of_cloud(async |_, connected| {
+            let _ = connected.local.as_ref()?;
+            let running = groups::filter("instance-state-name", ["running".to_owned()]);
+            let found = groups::instances(&connected.clients, vec![running]).await;
+            let found = found.ok()?.into_iter();
+            let named = found.filter_map(|one| {
+                let id = one.instance_id?;
+                Some(candidate(id, one.image_id.unwrap_or_default()))
+            });
+            Some(named.collect())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_from_a_line_that_is_not_finished() {
+        let written = |line: &str| written(line.split(' ').map(OsString::from));
+        assert_eq!(
+            written("--recipes infra show --region = us-east-1 --set a=b --state-dir=/s --cloud"),
+            ["--recipes=infra", "--region=us-east-1", "--state-dir=/s"]
+        );
+        assert_eq!(written("cloud run -- --region x"), [""; 0]);
+    }
 }

@@ -1,12 +1,11 @@
-//! Settings: flag, then environment, then `piaas-bake.yaml` found upward from here, then the user's config file,
-//! then the default. Flags and environment come through clap.
+//! Settings: option, then environment, then `piaas-bake.yaml` found upward from here, then the user's config file,
+//! then the default. A variable that is empty is not set: that is how a workflow passes on what nobody has set.
 
-use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use clap::ArgMatches;
-use clap::parser::ValueSource;
+use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 
 use super::args::{AccountId, CloudName, GlobalArgs};
@@ -56,6 +55,8 @@ pub enum Origin {
     Environment { variable: &'static str },
     /// A key of a config file; lines count from 1.
     File { file: PathBuf, line: usize },
+    /// A profile of the AWS configuration.
+    AwsProfile { profile: String },
     /// Nobody said anything.
     Default,
 }
@@ -66,6 +67,7 @@ impl fmt::Display for Origin {
             Self::Flag { flag } => f.write_str(flag),
             Self::Environment { variable } => f.write_str(variable),
             Self::File { file, line } => write!(f, "{}:{line}", file.display()),
+            Self::AwsProfile { profile } => write!(f, "profile {profile} of the AWS configuration"),
             Self::Default => f.write_str("default"),
         }
     }
@@ -78,28 +80,6 @@ pub struct Shown {
     pub name: &'static str,
     pub value: Option<String>,
     pub origin: Origin,
-}
-
-/// Tells options that were written from those that the environment gave: clap merges the two.
-#[derive(Debug, Default)]
-pub struct Written(BTreeSet<String>);
-
-impl Written {
-    /// Reads which options were on the command line; those of every verb may stand before it or after it.
-    #[must_use]
-    pub fn from_matches(matches: &ArgMatches) -> Self {
-        let mut written = BTreeSet::new();
-        let mut level = Some(matches);
-        while let Some(matches) = level {
-            let ids = matches.ids().map(clap::Id::as_str);
-            written.extend(
-                ids.filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine))
-                    .map(str::to_owned),
-            );
-            level = matches.subcommand().map(|(_, below)| below);
-        }
-        Self(written)
-    }
 }
 
 /// The settings of this call.
@@ -128,7 +108,6 @@ pub struct Settings {
 
 /// Finds values: an option, then the environment, then the config files, then the default.
 struct Resolver<'a> {
-    written: &'a Written,
     files: &'a [Loaded],
     shown: Vec<Shown>,
 }
@@ -137,27 +116,33 @@ struct Resolver<'a> {
 struct Names {
     key: &'static str,
     flag: &'static str,
-    variable: &'static str,
+    /// The one that wins first.
+    variables: &'static [&'static str],
 }
 
 impl Resolver<'_> {
-    /// `given` is what the command line or the environment says.
+    /// `option` is what the command line says; `read` reads what a variable says.
     fn find<T>(
         &self,
         names: &Names,
-        given: Option<T>,
+        option: Option<T>,
+        read: impl Fn(&OsStr) -> Result<T, String>,
         in_file: impl Fn(&ConfigFile) -> Option<T>,
-    ) -> (Option<T>, Origin) {
-        if given.is_some() {
-            let id = names.flag.trim_start_matches('-').replace('-', "_");
-            let origin = if self.written.0.contains(&id) {
-                Origin::Flag { flag: names.flag }
-            } else {
-                Origin::Environment {
-                    variable: names.variable,
-                }
-            };
-            return (given, origin);
+    ) -> Result<(Option<T>, Origin), CliError> {
+        if option.is_some() {
+            return Ok((option, Origin::Flag { flag: names.flag }));
+        }
+        for name in names.variables {
+            if let Some(value) = variable(name) {
+                let value = read(&value).map_err(|why| {
+                    let value = value.display();
+                    CliError::new(
+                        exit::USAGE,
+                        format!("{name} is `{value}`, which cannot be used: {why}"),
+                    )
+                })?;
+                return Ok((Some(value), Origin::Environment { variable: name }));
+            }
         }
         for loaded in self.files {
             if let Some(value) = in_file(&loaded.file) {
@@ -168,10 +153,10 @@ impl Resolver<'_> {
                     // A quoted key is found by nobody's eye on a line of its own: the file is what counts.
                     line: line.map_or(1, |line| line + 1),
                 };
-                return (Some(value), origin);
+                return Ok((Some(value), origin));
             }
         }
-        (None, Origin::Default)
+        Ok((None, Origin::Default))
     }
 
     fn show(&mut self, name: &'static str, value: Option<String>, origin: Origin) {
@@ -183,12 +168,37 @@ impl Resolver<'_> {
     }
 }
 
-const fn names(key: &'static str, flag: &'static str, variable: &'static str) -> Names {
+const fn names(key: &'static str, flag: &'static str, variables: &'static [&'static str]) -> Names {
     Names {
         key,
         flag,
-        variable,
+        variables,
     }
+}
+
+/// A variable of the environment; one that is empty is not set.
+pub fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "others refuse some values")]
+fn path(value: &OsStr) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(value))
+}
+
+fn text(value: &OsStr) -> Result<String, String> {
+    value
+        .to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| "it is not UTF-8".to_owned())
+}
+
+fn cloud_name(value: &OsStr) -> Result<CloudName, String> {
+    CloudName::from_str(&text(value)?, false).map_err(|_| "it is local or aws".to_owned())
+}
+
+fn accounts(value: &OsStr) -> Result<Vec<AccountId>, String> {
+    text(value)?.split(',').map(str::parse).collect()
 }
 
 fn path_text(path: &Path) -> String {
@@ -200,7 +210,7 @@ impl Settings {
     ///
     /// # Errors
     /// A config file that cannot be read or parsed (exit code 2), with its path and place.
-    pub fn resolve(args: &GlobalArgs, written: &Written) -> Result<Self, CliError> {
+    pub fn resolve(args: &GlobalArgs) -> Result<Self, CliError> {
         let here = std::env::current_dir().map_err(|error| {
             CliError::failure("cannot tell the current directory").because(&error)
         })?;
@@ -214,23 +224,26 @@ impl Settings {
         let files = [project, user].into_iter().flatten();
         let files: Vec<Loaded> = files.map(load).collect::<Result<_, _>>()?;
         let mut find = Resolver {
-            written,
             files: &files,
             shown: Vec::new(),
         };
 
-        let key = names("cloud", "--cloud", "PIAAS_CLOUD");
-        let (cloud, origin) = find.find(&key, args.cloud, |file| file.cloud);
+        let key = names("cloud", "--cloud", &["PIAAS_CLOUD"]);
+        let (cloud, origin) = find.find(&key, args.cloud, cloud_name, |file| file.cloud)?;
         let cloud = cloud.unwrap_or(CloudName::Local);
         find.show(key.key, Some(cloud.to_string()), origin);
 
-        let key = names("recipes", "--recipes", "PIAAS_RECIPES");
-        let (recipes, origin) = find.find(&key, args.recipes.clone(), |file| file.recipes.clone());
+        let key = names("recipes", "--recipes", &["PIAAS_RECIPES"]);
+        let (recipes, origin) = find.find(&key, args.recipes.clone(), path, |file| {
+            file.recipes.clone()
+        })?;
         let recipes = recipes.unwrap_or_else(|| PathBuf::from("recipes"));
         find.show(key.key, Some(path_text(&recipes)), origin);
 
-        let key = names("state_dir", "--state-dir", "PIAAS_STATE_DIR");
-        let (dir, origin) = find.find(&key, args.state_dir.clone(), |file| file.state_dir.clone());
+        let key = names("state_dir", "--state-dir", &["PIAAS_STATE_DIR"]);
+        let (dir, origin) = find.find(&key, args.state_dir.clone(), path, |file| {
+            file.state_dir.clone()
+        })?;
         let dir = match dir {
             Some(dir) => dir,
             None => xdg_dir("XDG_STATE_HOME", ".local/state").ok_or_else(|| {
@@ -244,7 +257,6 @@ impl Settings {
         let state_dir = std::path::absolute(&dir).unwrap_or(dir);
         find.show(key.key, Some(path_text(&state_dir)), origin);
 
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let (dir, origin) = match variable("PIAAS_CACHE_DIR") {
             Some(dir) => (
                 PathBuf::from(dir),
@@ -260,32 +272,42 @@ impl Settings {
         let cache_dir = std::path::absolute(&dir).unwrap_or(dir);
         find.show("cache_dir", Some(path_text(&cache_dir)), origin);
 
-        // Without one of ours, the AWS configuration has the word; `config variables` names its variables.
-        let key = names("region", "--region", "AWS_REGION");
-        let (region, origin) = find.find(&key, args.region.clone(), |file| file.region.clone());
-        find.show(key.key, region.clone(), origin);
+        // Without one of these, the profile of the AWS configuration has the word, on AWS.
+        let key = names("region", "--region", &["AWS_REGION", "AWS_DEFAULT_REGION"]);
+        let (region, origin) =
+            find.find(&key, args.region.clone(), text, |file| file.region.clone())?;
+        let local = cloud == CloudName::Local;
+        let default = local.then(|| crate::localcloud::DEFAULT_REGION.to_owned());
+        find.show(key.key, region.clone().or(default), origin);
 
-        let key = names("profile", "--profile", "AWS_PROFILE");
-        let (profile, origin) = find.find(&key, args.profile.clone(), |file| file.profile.clone());
+        let key = names("profile", "--profile", &["AWS_PROFILE"]);
+        let (profile, origin) = find.find(&key, args.profile.clone(), text, |file| {
+            file.profile.clone()
+        })?;
+        // The SDK takes an empty AWS_PROFILE for a name.
+        let profile = profile.or_else(|| (!local).then(|| "default".to_owned()));
         find.show(key.key, profile.clone(), origin);
 
-        let key = names("allow_accounts", "--allow-account", "PIAAS_ALLOW_ACCOUNTS");
+        let key = names(
+            "allow_accounts",
+            "--allow-account",
+            &["PIAAS_ALLOW_ACCOUNTS"],
+        );
         let given = Some(args.allow_account.clone()).filter(|given| !given.is_empty());
-        let (accounts, origin) = find.find(&key, given, |file| file.allow_accounts.clone());
+        let (accounts, origin) =
+            find.find(&key, given, accounts, |file| file.allow_accounts.clone())?;
         let allow_accounts = accounts.unwrap_or_default();
         let list: Vec<&str> = allow_accounts.iter().map(|one| one.0.as_str()).collect();
         let list = Some(list.join(", ")).filter(|list| !list.is_empty());
         find.show(key.key, list, origin);
 
-        let key = names("worker_agent", "--worker-agent", "PIAAS_WORKER");
-        let (worker_agent, origin) = find.find(&key, args.worker_agent.clone(), |_| None);
+        let key = names("worker_agent", "--worker-agent", &["PIAAS_WORKER"]);
+        let (worker_agent, origin) = find.find(&key, args.worker_agent.clone(), path, |_| None)?;
         let agent = worker_agent.as_deref().map(path_text);
         find.show(key.key, agent, origin);
 
-        let key = names("mirror", "", "PIAAS_MIRROR");
-        let given = std::env::var("PIAAS_MIRROR").ok();
-        let given = given.filter(|value| !value.is_empty());
-        let (mirror, origin) = find.find(&key, given, |file| file.mirror.clone());
+        let key = names("mirror", "", &["PIAAS_MIRROR"]);
+        let (mirror, origin) = find.find(&key, None, text, |file| file.mirror.clone())?;
         let mirror = mirror.unwrap_or_else(|| DEFAULT_MIRROR.to_owned());
         find.show(key.key, Some(mirror.clone()), origin);
 
@@ -325,15 +347,14 @@ impl Settings {
 
 /// The bucket for bundles, with what their keys begin with.
 fn bundle_store(find: &mut Resolver<'_>) -> Result<Option<BundleStore>, CliError> {
-    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let refused = |what: &str, value: &str, origin: &Origin| {
         CliError::new(
             exit::USAGE,
             format!("{what} `{value}` ({origin}) cannot be used"),
         )
     };
-    let key = names("bundle_bucket", "", "PIAAS_BUNDLE_BUCKET");
-    let (bucket, from) = find.find(&key, given(key.variable), |file| file.bundle_bucket.clone());
+    let key = names("bundle_bucket", "", &["PIAAS_BUNDLE_BUCKET"]);
+    let (bucket, from) = find.find(&key, None, text, |file| file.bundle_bucket.clone())?;
     if let Some(bucket) = &bucket
         && !crate::localcloud::s3::is_bucket_name(bucket)
     {
@@ -342,8 +363,8 @@ fn bundle_store(find: &mut Resolver<'_>) -> Result<Option<BundleStore>, CliError
         ));
     }
     find.show(key.key, bucket.clone(), from);
-    let key = names("bundle_prefix", "", "PIAAS_BUNDLE_PREFIX");
-    let (prefix, from) = find.find(&key, given(key.variable), |file| file.bundle_prefix.clone());
+    let key = names("bundle_prefix", "", &["PIAAS_BUNDLE_PREFIX"]);
+    let (prefix, from) = find.find(&key, None, text, |file| file.bundle_prefix.clone())?;
     let prefix = prefix.map(|prefix| prefix.trim_matches('/').to_owned());
     if let Some(prefix) = &prefix {
         // No quoting anywhere, neither in commands that people are shown nor in policies.
@@ -364,14 +385,10 @@ fn bundle_store(find: &mut Resolver<'_>) -> Result<Option<BundleStore>, CliError
     }))
 }
 
-fn xdg_dir(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+fn xdg_dir(name: &str, below_home: &str) -> Option<PathBuf> {
+    let set = |name: &str| variable(name).map(PathBuf::from);
     // The XDG specification: a relative path in these variables is invalid and ignored.
-    set(variable)
+    set(name)
         .filter(|path| path.is_absolute())
         .or_else(|| set("HOME").map(|home| home.join(below_home)))
         .map(|dir| dir.join("piaas-bake"))

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{CloudName, Format, GlobalArgs, OutputFormat};
-use super::config::{Settings, Written};
+use super::config::{self, Settings};
 use super::error::{CliError, CliResult};
 use super::style::Style;
 use super::view::progress::Progress;
@@ -50,16 +50,15 @@ impl Context {
     ///
     /// # Errors
     /// A config file that cannot be used.
-    pub fn new(args: &GlobalArgs, written: &Written) -> Result<Self, CliError> {
+    pub fn new(args: &GlobalArgs) -> Result<Self, CliError> {
         Ok(Self {
-            settings: Settings::resolve(args, written)?,
+            settings: Settings::resolve(args)?,
             format: args.format.reader(),
             github: args.format == OutputFormat::Github,
             matrix: args.format == OutputFormat::GithubMatrix,
             summary: args.summary.clone().or_else(|| {
-                let file = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|file| !file.is_empty());
-                file.map(PathBuf::from)
-                    .filter(|_| args.format == OutputFormat::Github)
+                let file = config::variable("GITHUB_STEP_SUMMARY").map(PathBuf::from);
+                file.filter(|_| args.format == OutputFormat::Github)
             }),
             out: Style::for_stdout(args.color),
             err: Style::for_stderr(args.color),
@@ -98,6 +97,20 @@ impl Context {
             .open(path)
             .and_then(|mut file| file.write_all(markdown.as_bytes()))
             .map_err(|error| io("write", path, &error))
+    }
+
+    /// Refuses machine formats for a text that is neither JSON nor a part of one.
+    ///
+    /// # Errors
+    /// JSON is asked for (exit code 2).
+    pub fn no_json(&self, what: &str) -> Result<(), CliError> {
+        match self.format {
+            Format::Human => Ok(()),
+            Format::Json => {
+                Err(CliError::new(exit::USAGE, format!("{what} is no JSON"))
+                    .hint("leave --format out"))
+            }
+        }
     }
 
     /// The end of a verb whose document says for itself what failed: machines get no second one.

@@ -14,16 +14,16 @@ mod lent;
 mod lines;
 mod output;
 mod style;
+mod usage;
 mod verbs;
 mod view;
 mod worker_agent;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::Parser as _;
 
 use args::{Cli, CloudVerb, ConfigVerb, ImagesVerb, OutputFormat, Verb};
-use config::Written;
 use context::Context;
 use error::CliResult;
 use lines::{Line, Word};
@@ -33,10 +33,10 @@ use style::Style;
 #[must_use]
 pub fn main() -> ExitCode {
     completions::answer();
-    let matches = Cli::command().get_matches();
-    let written = Written::from_matches(&matches);
-    // What clap has accepted it can read.
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::refuse(&error),
+    };
     // The helpers of the local cloud run without settings and without a runtime: they change their namespaces, which
     // a process with threads cannot do.
     match &cli.verb {
@@ -46,14 +46,9 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     let (format, color) = (cli.global.format, cli.global.color);
-    if format == OutputFormat::Github || format == OutputFormat::GithubMatrix {
-        output::into_github_log();
-    }
-    if format == OutputFormat::Ndjson {
-        output::into_lines();
-    }
+    output::into(format);
     let changed = matches!(&cli.verb, Verb::Plan(args) if args.changed_since.is_some());
-    let result = match Context::new(&cli.global, &written) {
+    let result = match Context::new(&cli.global) {
         _ if format == OutputFormat::GithubMatrix && !changed => Err(no_matrix()),
         Ok(context) => run(&context, cli.verb),
         Err(error) => Err(error),
@@ -61,25 +56,29 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            match format {
-                // The error itself is the last word; there is nobody left to tell about a closed stdout.
-                OutputFormat::Json => {
-                    let _ = output::json(&error.to_json());
-                }
-                OutputFormat::Ndjson => {
-                    let error = error.to_json();
-                    let _ = output::line(&Line::now(Word::Error { error }));
-                }
-                OutputFormat::Github | OutputFormat::GithubMatrix => {
-                    for line in github::annotations(&error) {
-                        output::command(&line);
-                    }
-                }
-                OutputFormat::Human => {}
-            }
+            tell(&error, format);
             output::note(error.render(Style::for_stderr(color)).trim_end());
             ExitCode::from(error.code)
         }
+    }
+}
+
+/// Tells a failure to machines. It is the last word; there is nobody left to tell about a closed stdout.
+fn tell(error: &error::CliError, format: OutputFormat) {
+    match format {
+        OutputFormat::Json => {
+            let _ = output::json(&error.to_json());
+        }
+        OutputFormat::Ndjson => {
+            let error = error.to_json();
+            let _ = output::line(&Line::now(Word::Error { error }));
+        }
+        OutputFormat::Github | OutputFormat::GithubMatrix => {
+            for line in github::annotations(error) {
+                output::command(&line);
+            }
+        }
+        OutputFormat::Human => {}
     }
 }
 
@@ -96,10 +95,10 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Show(args) => verbs::show::run(context, &args),
         Verb::Render(args) => verbs::render::run(context, &args),
         Verb::Doctor(args) => verbs::doctor::run(context, &args),
-        Verb::Config(ConfigVerb::Show) => verbs::config::show(context),
+        Verb::Config(ConfigVerb::Show) => block_on(verbs::config::show(context)),
         Verb::Config(ConfigVerb::Variables) => verbs::config::variables(context),
-        Verb::Completions { shell } => completions::script(shell),
-        Verb::Man { output } => verbs::man::run(output.as_deref()),
+        Verb::Completions { shell } => completions::script(context, shell),
+        Verb::Man { output } => verbs::man::run(context, output.as_deref()),
         Verb::Plan(args) => block_on(verbs::plan::run(context, &args)),
         Verb::Bake(args) => block_on(verbs::bake::run(context, &args)),
         Verb::Rebake(args) => block_on(verbs::rebake::run(context, &args)),
@@ -151,7 +150,12 @@ fn block_on(verb: impl Future<Output = CliResult>) -> CliResult {
 /// All files of Rust below `src`, for tests of what is written in them.
 #[cfg(test)]
 fn sources() -> Vec<std::path::PathBuf> {
-    let mut dirs = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    sources_below(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+}
+
+#[cfg(test)]
+fn sources_below(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut dirs = vec![dir.to_owned()];
     let mut files = Vec::new();
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {

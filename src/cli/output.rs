@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
+use super::args::OutputFormat;
 use super::error::CliError;
 use super::github;
 use super::lines::{Line, Word};
@@ -16,9 +17,16 @@ static IN_GITHUB_LOG: AtomicBool = AtomicBool::new(false);
 /// Whether JSON documents are lines of ndjson.
 static LINES: AtomicBool = AtomicBool::new(false);
 
-/// From now on no line that is printed is a workflow command, but for those of [`command`].
-pub fn into_github_log() {
-    IN_GITHUB_LOG.store(true, Ordering::Relaxed);
+/// From now on what is printed suits this format. For GitHub no line is a workflow command, but for those of
+/// [`command`]; for ndjson every JSON document is a line of [`Line`].
+pub fn into(format: OutputFormat) {
+    match format {
+        OutputFormat::Github | OutputFormat::GithubMatrix => {
+            IN_GITHUB_LOG.store(true, Ordering::Relaxed);
+        }
+        OutputFormat::Ndjson => LINES.store(true, Ordering::Relaxed),
+        OutputFormat::Human | OutputFormat::Json => {}
+    }
 }
 
 fn shown(text: &str) -> Cow<'_, str> {
@@ -44,11 +52,6 @@ pub fn data(text: &str) -> Result<(), CliError> {
         }
         _ => Ok(()),
     }
-}
-
-/// From now on every JSON document is a line of [`Line`].
-pub fn into_lines() {
-    LINES.store(true, Ordering::Relaxed);
 }
 
 /// Whether stdout has one JSON object a line.

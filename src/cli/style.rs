@@ -4,6 +4,8 @@ use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
 
+use super::config::variable;
+
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
 pub enum ColorChoice {
@@ -55,8 +57,8 @@ impl Style {
     }
 
     fn for_stream(choice: ColorChoice, terminal: bool) -> Self {
-        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let set = |name: &str| variable(name).is_some();
+        let dumb = variable("TERM").is_some_and(|term| term == "dumb");
         let color = match choice {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
@@ -124,9 +126,9 @@ impl Style {
 fn utf8_locale() -> bool {
     ["LC_ALL", "LC_CTYPE", "LANG"]
         .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        .find_map(|name| variable(name))
         .is_some_and(|value| {
-            let value = value.to_ascii_lowercase();
+            let value = value.to_string_lossy().to_ascii_lowercase();
             value.contains("utf-8") || value.contains("utf8")
         })
 }

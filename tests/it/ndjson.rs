@@ -36,3 +36,54 @@ fn what_never_ends_has_no_one_document() {
         assert!(run.stderr.contains("--format ndjson"), "{}", run.stderr);
     }
 }
+
+#[test]
+fn a_command_line_that_cannot_be_used_is_an_error_like_all_others() {
+    let sandbox = Sandbox::new();
+    let run = sandbox.run(&["--format", "ndjson", "bake", "--nonsense"]);
+    let run = run.expect_code(2);
+    assert_events_fit_their_schema(&run.stdout);
+    let line: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(line["error"]["exit_code"], 2, "{line}");
+    let message = line["error"]["message"].as_str().unwrap();
+    assert!(message.contains("'--nonsense'"), "{line}");
+    assert!(run.stderr.contains("Usage: "), "{}", run.stderr);
+    let run = sandbox.run(&["bake", "--format=json"]).expect_code(2);
+    let error: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    // What the environment says is no part of the usage.
+    assert_eq!(
+        error["hints"][0],
+        "Usage: piaas-bake bake --format <FORMAT> <RECIPE|FILE>..."
+    );
+    let run = sandbox.run(&["--format", "github", "bake", "--nonsense"]);
+    let run = run.expect_code(2);
+    assert!(run.stderr.starts_with("::error "), "{}", run.stderr);
+    let run = sandbox.run(&["bake"]).expect_code(2);
+    assert!(
+        run.stdout.is_empty() && run.stderr.starts_with("error: "),
+        "{}",
+        run.stderr
+    );
+    let help = sandbox.run(&["--format", "ndjson", "bake", "--help"]);
+    assert!(help.expect_code(0).stdout.contains("Usage: "));
+}
+
+#[test]
+fn what_is_no_json_is_refused_and_a_schema_is_a_result() {
+    let sandbox = Sandbox::new();
+    let mut lines = String::new();
+    for of in ["recipe", "events"] {
+        let run = sandbox.run(&["schema", of, "--format", "ndjson"]);
+        lines += &run.expect_code(0).stdout;
+    }
+    for verb in [&["man"][..], &["completions", "bash"]] {
+        let run = sandbox.run(&[verb, &["--format", "ndjson"]].concat());
+        lines += &run.expect_code(2).stdout;
+        let run = sandbox.run(&[verb, &["--format", "json"]].concat());
+        let _: serde_json::Value = serde_json::from_str(&run.expect_code(2).stdout).unwrap();
+    }
+    let pages = sandbox.run(&["man", "--output", "man1", "--format", "ndjson"]);
+    lines += &pages.expect_code(0).stdout;
+    assert_eq!(lines.lines().count(), 5, "{lines}");
+    assert_events_fit_their_schema(&lines);
+}

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use piaas_bake::clock::SystemClock;
 use piaas_bake::localcloud::scripted::Scripted;
 use piaas_bake::localcloud::serve::serve;
-use piaas_bake::localcloud::{ACCESS_KEY, ACCOUNT_ID, LocalCloud, SECRET_KEY};
+use piaas_bake::localcloud::{
+    ACCESS_KEY, ACCOUNT_ID, BASE_IMAGE, LocalCloud, SECRET_KEY, connector,
+};
 use serde_json::{Value, json};
 
+use crate::aws;
 use crate::support::{BIN, Run, Sandbox, assert_is_kept, shipped_recipes};
 
 /// The settings that `config show` prints, with more environment and options.
@@ -68,6 +71,113 @@ fn each_setting_says_where_it_comes_from() {
     assert!(before.stdout.contains("--cloud"), "{}", before.stdout);
     let table = sandbox.run(&["config", "show"]).expect_code(0).stdout;
     assert!(table.contains("piaas-bake.yaml:2"), "{table}");
+}
+
+#[test]
+fn region_and_profile_of_the_environment_win_over_the_file_on_either_cloud() {
+    let sandbox = Sandbox::new();
+    sandbox.write("piaas-bake.yaml", "region: us-east-1\nprofile: p1\n");
+    let of = |name: &str| json!({ "kind": "environment", "variable": name });
+    let env = [
+        ("AWS_REGION", "eu-west-1"),
+        ("AWS_DEFAULT_REGION", "us-west-2"),
+        ("AWS_PROFILE", "other"),
+    ];
+    for cloud in ["aws", "local"] {
+        let found = shown(&sandbox, &env, &["--cloud", cloud]);
+        let region = setting(&found, "region");
+        assert_eq!(region, (json!("eu-west-1"), of("AWS_REGION")), "{cloud}");
+        let profile = setting(&found, "profile");
+        assert_eq!(profile, (json!("other"), of("AWS_PROFILE")), "{cloud}");
+        let found = shown(&sandbox, &env[1..2], &["--cloud", cloud]);
+        let region = setting(&found, "region");
+        let expected = (json!("us-west-2"), of("AWS_DEFAULT_REGION"));
+        assert_eq!(region, expected, "{cloud}");
+        let options = ["--cloud", cloud, "--region", "eu-north-1"];
+        assert_eq!(
+            setting(&shown(&sandbox, &env, &options), "region").0,
+            "eu-north-1"
+        );
+    }
+    // It is where the local cloud acts, too.
+    let mut command = sandbox.command(&["images", "list"]);
+    command.env("AWS_REGION", "mars-1");
+    let run = Run::from(command.output().unwrap());
+    assert!(
+        run.code != Some(0) && run.stderr.contains("mars-1"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn what_the_aws_configuration_says_is_shown_where_it_counts() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        ".aws/config",
+        "[profile p1]\nregion = eu-north-1\nendpoint_url = http://127.0.0.1:9\n[default]\nregion = eu-west-3\n",
+    );
+    let profile = |name: &str| json!({ "kind": "aws-profile", "profile": name });
+    let env = [
+        ("AWS_PROFILE", "p1"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:8"),
+    ];
+    let aws = ["--cloud", "aws"];
+    let found = shown(&sandbox, &env[..1], &aws);
+    let expected = (json!("eu-north-1"), profile("p1"));
+    assert_eq!(setting(&found, "region"), expected);
+    let expected = (json!("http://127.0.0.1:9"), profile("p1"));
+    assert_eq!(setting(&found, "endpoint_url"), expected);
+    let found = shown(&sandbox, &env, &aws);
+    let origin = json!({ "kind": "environment", "variable": "AWS_ENDPOINT_URL" });
+    let expected = (json!("http://127.0.0.1:8"), origin);
+    assert_eq!(setting(&found, "endpoint_url"), expected);
+    // The SDK would take an empty name for one.
+    let found = shown(&sandbox, &[("AWS_PROFILE", "")], &aws);
+    let expected = (json!("eu-west-3"), profile("default"));
+    assert_eq!(setting(&found, "region"), expected);
+
+    let nothing = json!({ "kind": "default" });
+    let found = shown(&sandbox, &env, &[]);
+    let expected = (json!("us-east-1"), nothing.clone());
+    assert_eq!(setting(&found, "region"), expected);
+    assert_eq!(setting(&found, "endpoint_url"), (Value::Null, nothing));
+}
+
+#[test]
+fn a_variable_that_is_empty_is_not_set() {
+    let sandbox = Sandbox::new();
+    let env = [
+        "PIAAS_CLOUD",
+        "PIAAS_RECIPES",
+        "PIAAS_STATE_DIR",
+        "PIAAS_ALLOW_ACCOUNTS",
+        "PIAAS_WORKER",
+        "PIAAS_MIRROR",
+        "AWS_REGION",
+        "AWS_PROFILE",
+    ]
+    .map(|name| (name, ""));
+    let found = shown(&sandbox, &env, &[]);
+    for one in found["settings"].as_array().unwrap() {
+        assert_eq!(one["origin"], json!({ "kind": "default" }), "{one}");
+    }
+    let mut command = sandbox.command(&["config", "show"]);
+    command.env("PIAAS_CLOUD", "moon");
+    let run = Run::from(command.output().unwrap()).expect_code(2);
+    assert!(
+        run.stderr.contains("PIAAS_CLOUD is `moon`"),
+        "{}",
+        run.stderr
+    );
+    let mut command = sandbox.command(&["images", "list", "--cloud", "aws"]);
+    command.env("AWS_REGION", "");
+    let run = Run::from(command.output().unwrap()).expect_code(2);
+    assert!(
+        run.stderr.contains("no AWS region is set"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]
@@ -186,6 +296,12 @@ fn a_shell_completes_verbs_options_and_recipes() {
     assert_eq!(completed(&sandbox, &["bake", "--cand"]), ["--candidate"]);
     let recipes = completed(&sandbox, &["bake", "ci-"]);
     assert_eq!(recipes, ["ci-base", "ci-worker"]);
+    // The options on the line count.
+    sandbox.write("mine/web/recipe.yaml", "");
+    let words = ["--recipes", "mine", "show", ""];
+    let offered = completed(&sandbox, &words);
+    assert!(offered.contains(&"web".to_owned()), "{offered:?}");
+    assert!(!offered.contains(&"ci-base".to_owned()), "{offered:?}");
     // No image was baked: nothing is offered, and nothing goes wrong.
     let images = completed(&sandbox, &["images", "show", "ami-"]);
     assert_eq!(images, [""; 0]);
@@ -193,6 +309,34 @@ fn a_shell_completes_verbs_options_and_recipes() {
         let script = sandbox.run(&["completions", shell]).expect_code(0).stdout;
         assert!(script.contains("piaas-bake"), "{shell}: {script}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_completes_groups_of_the_local_cloud() {
+    let sandbox = Sandbox::new();
+    let clock = SystemClock::shared();
+    let driver = Arc::new(Scripted::new(clock.clone()));
+    let cloud = LocalCloud::open(&sandbox.state().join("cloud"), driver, clock.clone()).unwrap();
+    let clients = aws::connect(connector(cloud), clock).await;
+    let template = aws::template(&clients, "workers", aws::launches(BASE_IMAGE)).await;
+    let group = aws::group(&clients, "ci-workers", &template);
+    group.min_size(0).max_size(0).send().await.unwrap();
+    for words in [
+        &["roll", "status", "ci"][..],
+        &["roll", "start", "ci"],
+        &["fleet", "status", "--group", "ci"],
+    ] {
+        assert_eq!(completed(&sandbox, words), ["ci-workers"], "{words:?}");
+    }
+    let state = sandbox.path().join("elsewhere");
+    let words = [
+        "--state-dir",
+        state.to_str().unwrap(),
+        "roll",
+        "watch",
+        "ci",
+    ];
+    assert_eq!(completed(&sandbox, &words), [""; 0]);
 }
 
 /// In a real bash, as a user has it.
@@ -277,44 +421,28 @@ fn the_reference_of_the_command_line_is_what_the_program_says() {
         args.push("--help");
         let help = sandbox.run(&args).expect_code(0).stdout;
         // The options of every verb stand once, with the first.
-        let help = if words.is_empty() {
-            help
-        } else {
-            without_global(&help)
+        let help = match help.split_once(GLOBAL) {
+            Some((own, _)) if !words.is_empty() => own.to_owned(),
+            _ => help,
         };
         text += &format!("\n## {title}\n\n```text\n{}\n```\n", help.trim_end());
     }
     assert_is_kept("src/cli/reference.md", &text, "reference");
 }
 
-/// A verb's help without the paragraphs of the options that every verb has.
-fn without_global(help: &str) -> String {
-    let global = [
-        "cloud",
-        "recipes",
-        "state-dir",
-        "region",
-        "profile",
-        "allow-account",
-        "worker-agent",
-        "format",
-        "summary",
-        "color",
-    ];
-    let mut out = Vec::new();
-    let mut skipping = false;
-    for line in help.lines() {
-        let option = line.trim_start().trim_start_matches("-h, ");
-        if line.starts_with("  ") && option.starts_with('-') {
-            let name = option.trim_start_matches('-');
-            let name = name.split([' ', ',']).next().unwrap_or_default();
-            skipping = global.contains(&name);
-        } else if !line.starts_with(' ') && !line.is_empty() {
-            skipping = false;
-        }
-        if !skipping {
-            out.push(line.trim_end());
-        }
+/// The heading of the options that every verb has; they stand last.
+const GLOBAL: &str = "\nOptions of every verb:\n";
+
+#[test]
+fn the_options_of_a_verb_stand_before_those_of_every_verb() {
+    let sandbox = Sandbox::new();
+    for help in ["--help", "-h"] {
+        let help = sandbox.run(&["bake", help]).expect_code(0).stdout;
+        let (own, global) = help.split_once(GLOBAL).unwrap();
+        assert!(own.contains("--jobs") && !own.contains("--cloud"), "{help}");
+        assert!(
+            global.contains("--cloud") && !global.contains("--jobs"),
+            "{help}"
+        );
     }
-    out.join("\n")
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::cli::completions;
+
 /// What to do with a fleet.
 #[derive(Debug, Subcommand)]
 pub enum FleetVerb {
@@ -21,7 +23,7 @@ pub struct FleetArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Name of the Auto Scaling group [default: the file's]
-    #[arg(long, value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP", add = completions::groups())]
     pub group: Option<String>,
 }
 

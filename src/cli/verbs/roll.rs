@@ -14,6 +14,7 @@ use crate::bake::images::Image;
 use crate::bake::names::RunId;
 use crate::bake::{Cancel, cancel_pair};
 use crate::cli::args::Format;
+use crate::cli::config::variable;
 use crate::cli::context::{Connected, Context, cloud};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::lines::Told;
@@ -178,12 +179,13 @@ async fn take(connected: &Connected, group: &str) -> Result<Lease, CliError> {
 /// Who we are, for others to read.
 pub(super) fn holder() -> Holder {
     let host = rustix::system::uname();
-    let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
+    let user = variable("USER").unwrap_or_else(|| "somebody".into());
     // Machines of Lambda come from snapshots (Firecracker): two may have the same boot and the same numbers.
-    let lambda = std::env::var_os("AWS_LAMBDA_FUNCTION_NAME").is_some();
+    let lambda = variable("AWS_LAMBDA_FUNCTION_NAME").is_some();
     Holder {
         name: format!(
-            "{user}@{} (process {})",
+            "{}@{} (process {})",
+            user.to_string_lossy(),
             host.nodename().to_string_lossy(),
             std::process::id()
         ),

@@ -22,12 +22,14 @@ pub enum RollVerb {
 #[derive(Debug, Args)]
 pub struct GroupArgs {
     /// Name of the Auto Scaling group
+    #[arg(add = completions::groups())]
     pub group: String,
 }
 
 #[derive(Debug, Args)]
 pub struct StartArgs {
     /// Name of the Auto Scaling group
+    #[arg(add = completions::groups())]
     pub group: String,
     /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
     #[arg(long, value_name = "IMAGE", add = completions::images())]

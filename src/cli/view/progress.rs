@@ -8,6 +8,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use jiff::Timestamp;
 
+use crate::cli::config::variable;
 use crate::cli::style::{Style, elapsed};
 use crate::cli::{github, output};
 use crate::clock::SharedClock;
@@ -275,9 +276,9 @@ fn in_lane(lane: Option<&str>, text: &str) -> String {
 }
 
 /// Whether stderr is a terminal that can move its cursor.
-fn is_live() -> bool {
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    std::io::stderr().is_terminal() && !dumb && std::env::var_os("PIAAS_NO_PROGRESS").is_none()
+pub(super) fn is_live() -> bool {
+    let dumb = variable("TERM").is_none_or(|term| term == "dumb");
+    std::io::stderr().is_terminal() && !dumb && variable("PIAAS_NO_PROGRESS").is_none()
 }
 
 impl Drop for Progress {

@@ -1,12 +1,13 @@
 //! The events of a roll on a screen, as plain lines, or as JSON lines.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::progress::is_live;
 use super::text::{self, by_heads, clock_time, first_that_fits, folded, short};
 use crate::cli::output;
 use crate::cli::style::Style;
@@ -25,10 +26,7 @@ const REDRAW: Duration = Duration::from_secs(1);
 
 /// Shows events until the stream ends: a live view on a terminal, a line for each change elsewhere.
 pub async fn show(mut events: UnboundedReceiver<Stamped>, style: Style, clock: SharedClock) {
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    let live =
-        std::io::stderr().is_terminal() && !dumb && std::env::var_os("PIAAS_NO_PROGRESS").is_none();
-    if !live {
+    if !is_live() {
         let mut before = None;
         while let Some(Stamped { at, event }) = events.recv().await {
             for line in plain(&event, &mut before, style) {
