@@ -164,8 +164,8 @@ async fn take(connected: &Connected, chosen: &Chosen) -> Result<Lease, CliError>
                 format!("another process runs the fleet {group}: {who}"),
             )
             .hint(format!(
-                "look at it with: piaas-bake {}",
-                chosen.command("status")
+                "look at it with: {}",
+                connected.clients.commands.own(&chosen.command("status"))
             )),
         })
 }

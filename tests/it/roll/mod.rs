@@ -372,7 +372,7 @@ async fn a_group_is_rolled_by_one_process_at_a_time() {
     // It is given back while somebody waits for it: that one has it.
     world.wire.fail(Fault::None);
     let given_back = async {
-        let looks = || world.wire.operations().len();
+        let looks = || world.wire.count("GetParametersByPath");
         while looks() < 2 {
             tokio::task::yield_now().await;
         }
