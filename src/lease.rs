@@ -174,7 +174,10 @@ async fn newest(
 }
 
 fn by_another(term: &Term) -> Held {
-    Held::ByAnother(format!("{} holds it until {}", term.holder, term.expires))
+    Held::ByAnother(format!(
+        "{} holds it until {:.0}",
+        term.holder, term.expires
+    ))
 }
 
 /// Who holds a lease now, if anybody does.
@@ -204,13 +207,16 @@ pub async fn take(clients: &Clients, name: &str, holder: impl Into<Holder>) -> R
         let now = clients.clock.now();
         let (found, older) = newest(clients, &path).await?;
         if let Some((epoch, term)) = &found {
-            if seen
-                .as_ref()
-                .is_some_and(|seen| *seen != (*epoch, term.clone()))
+            let holds = now < term.expires + SKEW && !term.is_orphaned();
+            // One that was given back meanwhile has changed too.
+            if holds
+                && seen
+                    .as_ref()
+                    .is_some_and(|seen| *seen != (*epoch, term.clone()))
             {
                 return Err(by_another(term));
             }
-            if now < term.expires + SKEW && !term.is_orphaned() {
+            if holds {
                 seen = Some((*epoch, term.clone()));
                 clients.clock.sleep(LOOK).await;
                 continue;

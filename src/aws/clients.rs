@@ -16,11 +16,15 @@ use aws_smithy_async::rt::sleep::{AsyncSleep, Sleep};
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_http_client::tls;
 
-use super::error::{Context, Error};
+use super::commands::Commands;
+use super::error::{Context, Error, Kind};
 use crate::clock::SharedClock;
 
 /// Attempts per call, with the SDK's back-off of up to 20 s between two: throttling must last for minutes to fail one.
 const ATTEMPTS: u32 = 16;
+
+/// Attempts of the first call, which asks who calls: an address where nobody listens is known within 10 s.
+const FIRST_ATTEMPTS: u32 = 4;
 
 /// What to connect to.
 #[derive(Debug, Clone)]
@@ -71,6 +75,10 @@ pub struct Clients {
     /// `aws` or `local`.
     pub cloud: &'static str,
     pub region: String,
+    /// Address of all services, where it is not AWS's own.
+    pub endpoint: Option<String>,
+    /// Completes the commands that messages name.
+    pub commands: Commands,
     pub clock: SharedClock,
 }
 
@@ -104,6 +112,10 @@ impl Clients {
         // The SDK takes a variable that is empty for a region.
         let region = config.region().filter(|region| !region.as_ref().is_empty());
         let region = region.ok_or(ConnectError::NoRegion)?.to_string();
+        let commands = match cloud {
+            "local" => Commands::local(&[], &region),
+            _ => Commands::aws(&[], Some(&region), None),
+        };
         Ok(Self {
             autoscaling: aws_sdk_autoscaling::Client::from_conf(
                 aws_sdk_autoscaling::config::Builder::from(&config)
@@ -121,12 +133,32 @@ impl Clients {
                     .retry_partition(retries())
                     .build(),
             ),
-            sts: aws_sdk_sts::Client::new(&config),
+            sts: aws_sdk_sts::Client::from_conf(
+                aws_sdk_sts::config::Builder::from(&config)
+                    .retry_config(RetryConfig::standard().with_max_attempts(match cloud {
+                        "local" => ATTEMPTS,
+                        _ => FIRST_ATTEMPTS,
+                    }))
+                    .build(),
+            ),
             imagebuilder: aws_sdk_imagebuilder::Client::new(&config),
             cloud,
             region,
+            endpoint: config.endpoint_url().map(str::to_owned),
+            commands,
             clock,
         })
+    }
+
+    /// Says which address does not answer.
+    fn out_of_reach(&self, mut error: Error) -> Error {
+        if error.kind == Kind::Transport {
+            error.message = match &self.endpoint {
+                Some(url) => format!("{url} is not reachable"),
+                None => format!("AWS is not reachable in {}", self.region),
+            };
+        }
+        error
     }
 
     /// Who calls: the account that everything would be created in.
@@ -139,7 +171,8 @@ impl Clients {
             .get_caller_identity()
             .send()
             .await
-            .call("sts", "GetCallerIdentity")?;
+            .call("sts", "GetCallerIdentity")
+            .map_err(|error| self.out_of_reach(error))?;
         Ok(Account {
             id: identity
                 .account

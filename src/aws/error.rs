@@ -1,6 +1,6 @@
 //! One error for every call: what was asked, what the cloud said, and what that means.
 
-use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::RequestId;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
@@ -29,7 +29,7 @@ pub enum Kind {
 
 /// A call to the cloud failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", self.describe())]
+#[error("{}{}", self.sentence(), self.because())]
 pub struct Error {
     /// `ec2`, `ssm`, …: the prefix of IAM actions.
     pub service: &'static str,
@@ -39,7 +39,9 @@ pub struct Error {
     /// The error code as the service gave it.
     pub code: Option<String>,
     pub message: String,
-    pub request_id: Option<String>,
+    /// What is behind it where no service has answered, outermost first.
+    pub causes: Box<[String]>,
+    pub request_id: Option<Box<str>>,
 }
 
 impl Error {
@@ -56,27 +58,35 @@ impl Error {
         let status = error
             .raw_response()
             .map(|response| response.status().as_u16());
-        let message = error
-            .message()
-            .map_or_else(|| DisplayErrorContext(error).to_string(), str::to_owned);
-        let no_credentials = message.contains("CredentialsNotLoaded");
-        let kind = match (&code, error) {
-            (Some(code), _) => classify(code, status),
-            (None, _) if no_credentials => Kind::Unauthorized,
-            (None, SdkError::TimeoutError(_) | SdkError::DispatchFailure(_)) => Kind::Transport,
-            (None, _) => Kind::Other,
+        let said = error.message().map(str::to_owned);
+        let causes = match said {
+            Some(_) => Box::default(),
+            None => causes(error),
         };
+        let (kind, what) = match (&code, error) {
+            (Some(code), _) => (classify(code, status), "the service says no more"),
+            (None, SdkError::DispatchFailure(_)) if without_credentials(&causes) => (
+                Kind::Unauthorized,
+                "there are no credentials that can be used",
+            ),
+            (None, SdkError::TimeoutError(_) | SdkError::DispatchFailure(_)) => {
+                (Kind::Transport, "no answer arrived")
+            }
+            (None, _) => (Kind::Other, "the answer cannot be understood"),
+        };
+        let message = said.unwrap_or_else(|| what.to_owned());
         let request_id = error
             .meta()
             .request_id()
             .or_else(|| error.request_id())
-            .map(str::to_owned);
+            .map(Box::from);
         Self {
             service,
             operation,
             kind,
             code,
             message,
+            causes,
             request_id,
         }
     }
@@ -90,14 +100,19 @@ impl Error {
             kind: Kind::Other,
             code: None,
             message: format!("the answer holds no {missing}"),
+            causes: Box::default(),
             request_id: None,
         }
     }
 
-    /// Whether the cloud refused for who asks or for how much (exit code 5), not for what was asked.
+    /// Whether the cloud refused for who asks or for how much, or is not reachable (exit code 5): nothing is wrong with
+    /// what was asked.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(self.kind, Kind::Unauthorized | Kind::Quota)
+        matches!(
+            self.kind,
+            Kind::Unauthorized | Kind::Quota | Kind::Transport
+        )
     }
 
     /// Whether the same call may succeed a little later.
@@ -112,7 +127,23 @@ impl Error {
         self.code.as_deref() == Some(code)
     }
 
-    fn describe(&self) -> String {
+    /// What is the same as long as a call fails for the same reason: its text names another request each time.
+    #[must_use]
+    pub fn mark(&self) -> String {
+        let kind = || format!("{:?}", self.kind);
+        self.code.clone().unwrap_or_else(kind)
+    }
+
+    fn because(&self) -> String {
+        if self.causes.is_empty() {
+            return String::new();
+        }
+        format!(" ({})", self.causes.join(": "))
+    }
+
+    /// What failed, without what is behind it.
+    #[must_use]
+    pub fn sentence(&self) -> String {
         let Self {
             service,
             operation,
@@ -142,6 +173,32 @@ impl Error {
         };
         format!("{service} {operation} failed{code}: {message}{way_out}{request}")
     }
+}
+
+/// The errors behind one, each on one line and as it is written for people; what the one before it says as well is
+/// left out.
+fn causes(error: &dyn std::error::Error) -> Box<[String]> {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let text = lines.join("; ").replace(":; ", ": ");
+        if causes.last().is_none_or(|last| !last.contains(&text)) {
+            causes.push(text);
+        }
+        next = cause.source();
+    }
+    causes.into()
+}
+
+/// Whether a request was not sent for want of credentials. The SDK gives such an error as one of its connection; what
+/// tells it is how the errors of providers are written (`CredentialsError` and `TokenError` of aws-credential-types).
+fn without_credentials(causes: &[String]) -> bool {
+    let words = ["credential", "access token"];
+    causes
+        .iter()
+        .any(|cause| words.iter().any(|word| cause.contains(word)))
 }
 
 /// What an error code means. Codes: EC2 API Reference "Error codes", SSM API Reference "Common errors", S3 API
@@ -268,6 +325,7 @@ mod tests {
             kind: Kind::Unauthorized,
             code: Some("UnauthorizedOperation".into()),
             message: "You are not authorized".into(),
+            causes: Box::default(),
             request_id: Some("r-1".into()),
         };
         assert_eq!(

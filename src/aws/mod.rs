@@ -3,6 +3,7 @@
 //! What answers is AWS or the local cloud. The difference is in the [`Connection`] and nowhere above it.
 
 pub mod clients;
+pub mod commands;
 pub mod error;
 pub mod groups;
 pub mod objects;
@@ -12,4 +13,5 @@ pub mod tags;
 pub mod wait;
 
 pub use clients::{Account, Clients, ConnectError, Connection, configured};
+pub use commands::Commands;
 pub use error::{Error, Kind};

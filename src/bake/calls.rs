@@ -74,6 +74,9 @@ pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<
                 if !plan.stale.is_empty() {
                     add(when, "ec2", &UNMAKE_IMAGE);
                 }
+                if bundles.is_some() {
+                    add(when, "s3", &["PutObject"]);
+                }
                 if plan.build.security_groups.is_empty() {
                     if plan.build.subnet.is_some() {
                         add(when, "ec2", &["DescribeSubnets"]);
@@ -87,10 +90,10 @@ pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<
                 add(when, "ssm", &["DescribeInstanceInformation"]);
             }
             Phase::Send => {
-                if bundles.is_some() {
-                    add(when, "s3", &THROUGH_A_BUCKET);
-                }
                 add(when, "ssm", &["SendCommand", "GetCommandInvocation"]);
+                if bundles.is_some() {
+                    add(when, "s3", &["DeleteObject"]);
+                }
             }
             Phase::Provision | Phase::Validate | Phase::Seal => {
                 add(when, "ssm", &["SendCommand", "GetCommandInvocation"]);
@@ -104,7 +107,7 @@ pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<
             Phase::Test => {
                 add(when, "ec2", &["RunInstances", "DescribeInstances"]);
                 if bundles.is_some() {
-                    add(when, "s3", &THROUGH_A_BUCKET);
+                    add(when, "s3", &["PutObject", "DeleteObject"]);
                 }
                 add(
                     when,
@@ -135,9 +138,6 @@ pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<
     add(When::Undo, "ssm", &["DeleteParameter"]);
     all
 }
-
-/// What it takes to lend a machine an object; the machine reads it by a URL, which makes no call of ours.
-const THROUGH_A_BUCKET: [&str; 2] = ["PutObject", "DeleteObject"];
 
 /// What removing an image takes.
 const UNMAKE_IMAGE: [&str; 4] = [

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::bundle::Bundle;
+use super::bundle::{Bundle, TooLarge};
 use super::error::{BakeError, Failure, Kept, LeftOver};
 use super::event::{Event, List, Phase, Resource};
 use super::images::{self, Image};
@@ -14,8 +14,8 @@ use super::phases::{commands, deliver, image, launch, publish};
 use super::plan::Plan;
 use super::run::{Log, Run, milliseconds};
 use super::undo::Undo;
-use crate::aws::Clients;
 use crate::aws::tags;
+use crate::aws::{Clients, Commands};
 use crate::cancel::Cancel;
 use crate::events::Sink;
 use crate::journal::{self, Entry, Journal, RunHeader, RunState};
@@ -101,11 +101,12 @@ pub async fn bake(
         }
         Err(failure) => (failure, run.phase()),
     };
+    let kept = kept(&run, &failure, phase).filter(|_| keep);
     run.emit(Event::Undoing {
         reason: failure.to_string(),
+        kept: kept.as_ref().map(|kept| kept.instance.clone()),
     });
     let last_lines = run.tail.to_vec();
-    let kept = kept(&run, &failure, phase).filter(|_| keep);
     let spared: &[Resource] = match &kept {
         Some(kept) => &[kept.kind, Resource::SecurityGroup],
         None => &[],
@@ -148,6 +149,7 @@ fn kept(run: &Run<'_>, failure: &Failure, phase: Option<Phase>) -> Option<Kept> 
         .into_iter()
         .find(|entry| entry.kind == kind.as_str())?;
     Some(Kept {
+        run: run.id.to_string(),
         kind,
         instance: entry.ids.into_iter().next()?,
         until: run.expires,
@@ -198,15 +200,31 @@ fn open<'a>(
     Ok(run)
 }
 
-/// Everything up to the image that can be used; gives its id.
-async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
-    let plan = run.plan;
+/// What the builder gets, and what the tester gets.
+fn bundles(plan: &Plan) -> [Bundle; 2] {
     let lists = [
         (List::Steps, plan.steps.as_slice()),
         (List::Validate, plan.validate.as_slice()),
     ];
-    let bundle = Bundle::new(&lists, &plan.payloads);
-    let tests = Bundle::new(&[(List::Test, plan.test.as_slice())], &plan.payloads);
+    let tests = [(List::Test, plan.test.as_slice())];
+    [
+        Bundle::new(&lists, &plan.payloads),
+        Bundle::new(&tests, &plan.payloads),
+    ]
+}
+
+/// Whether what a plan sends to machines can go there without a bucket.
+///
+/// # Errors
+/// [`TooLarge`].
+pub fn fits_commands(plan: &Plan) -> Result<(), TooLarge> {
+    bundles(plan).iter().try_for_each(Bundle::fits_commands)
+}
+
+/// Everything up to the image that can be used; gives its id.
+async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
+    let plan = run.plan;
+    let [bundle, tests] = bundles(plan);
     if run.bundles.is_none() {
         bundle.fits_commands()?;
         tests.fits_commands()?;
@@ -214,13 +232,15 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
 
     run.enter(Phase::Launch)?;
     remove_stale(run).await?;
+    // Before the builder: a bucket that cannot be used costs no machine.
+    let deposit = deliver::deposit(run, &bundle).await?;
     let (groups, _) = launch::security_groups(run).await?;
     let (_, builder) = launch::instance(run, Resource::Builder, &plan.start.image, &groups).await?;
 
     run.enter(Phase::Boot)?;
     launch::online(run, &builder).await?;
     run.enter(Phase::Send)?;
-    deliver::send(run, &builder, &bundle).await?;
+    deliver::send(run, &builder, &bundle, deposit).await?;
     commands::note_packages(run, &builder, &bundle).await?;
     run.enter(Phase::Provision)?;
     commands::execute(run, &builder, &bundle, List::Steps).await?;
@@ -277,7 +297,8 @@ async fn test(
     let (_, tester) = launch::instance(run, Resource::Tester, made, groups).await?;
     launch::online(run, &tester).await?;
     if !run.plan.test.is_empty() {
-        deliver::send(run, &tester, bundle).await?;
+        let deposit = deliver::deposit(run, bundle).await?;
+        deliver::send(run, &tester, bundle, deposit).await?;
         commands::execute(run, &tester, bundle, List::Test).await?;
     }
     Ok(())
@@ -329,57 +350,69 @@ pub async fn undo_dead_runs(
     sink: &dyn Sink<Event>,
 ) -> Result<Vec<DeadRun>, journal::Error> {
     let mut all = Vec::new();
-    for file in journal::runs(runs)?
-        .into_iter()
-        .filter(|file| file.state == RunState::Dead)
-    {
-        let mut journal = match Journal::adopt(&file.path) {
-            Err(journal::Error::Alive { .. }) => continue,
-            other => other?,
-        };
-        let Some(header) = journal.ledger().header().cloned() else {
-            // It died before it wrote a word.
-            let _already_gone = std::fs::remove_file(&file.path);
-            continue;
-        };
-        let mut dead = DeadRun {
-            run: header.run,
-            recipe: header.recipe,
-            elsewhere: None,
-            left_over: Vec::new(),
-        };
-        let here = (clients.cloud, account, clients.region.as_str());
-        if (
-            header.cloud.as_str(),
-            header.account.as_str(),
-            header.region.as_str(),
-        ) == here
-        {
-            let undo = Undo {
-                clients,
-                sink,
-                seed: 0,
-            };
-            let entries = journal.ledger().to_undo();
-            dead.left_over = undo.walk(&mut journal, &entries).await;
-            if dead.left_over.is_empty() {
-                journal.end("undone", clients.clock.now())?;
-            }
-        } else {
-            dead.elsewhere = Some(format!(
-                "{} {} {}",
-                header.cloud, header.account, header.region
-            ));
+    for file in journal::runs(runs)? {
+        if file.state == RunState::Dead {
+            all.extend(undo_dead_run(clients, account, &file.path, sink).await?);
         }
-        all.push(dead);
     }
     Ok(all)
 }
 
+/// The same for the run of this journal. `None` if it lives, or died before it wrote a word.
+///
+/// # Errors
+/// [`journal::Error`] if the journal cannot be read.
+pub async fn undo_dead_run(
+    clients: &Clients,
+    account: &str,
+    path: &Path,
+    sink: &dyn Sink<Event>,
+) -> Result<Option<DeadRun>, journal::Error> {
+    let mut journal = match Journal::adopt(path) {
+        Err(journal::Error::Alive { .. }) => return Ok(None),
+        other => other?,
+    };
+    let Some(header) = journal.ledger().header().cloned() else {
+        // It died before it wrote a word.
+        let _already_gone = std::fs::remove_file(path);
+        return Ok(None);
+    };
+    let mut dead = DeadRun {
+        run: header.run,
+        recipe: header.recipe,
+        elsewhere: None,
+        left_over: Vec::new(),
+    };
+    let here = (clients.cloud, account, clients.region.as_str());
+    if (
+        header.cloud.as_str(),
+        header.account.as_str(),
+        header.region.as_str(),
+    ) == here
+    {
+        let undo = Undo {
+            clients,
+            sink,
+            seed: 0,
+        };
+        let entries = journal.ledger().to_undo();
+        dead.left_over = undo.walk(&mut journal, &entries).await;
+        if dead.left_over.is_empty() {
+            journal.end("undone", clients.clock.now())?;
+        }
+    } else {
+        dead.elsewhere = Some(format!(
+            "{} {} {}",
+            header.cloud, header.account, header.region
+        ));
+    }
+    Ok(Some(dead))
+}
+
 /// What a live or dead run has created and not removed yet, for a process that must stop at once.
 #[must_use]
-pub fn unfinished(ledger: &journal::Ledger, region: &str) -> Vec<LeftOver> {
-    super::undo::describe(&ledger.to_undo(), region)
+pub fn unfinished(ledger: &journal::Ledger, commands: &Commands) -> Vec<LeftOver> {
+    super::undo::describe(&ledger.to_undo(), commands)
 }
 
 #[cfg(test)]

@@ -112,6 +112,8 @@ pub struct LeftOver {
 /// A machine that was left for somebody to look at ([`super::Settings::keep_on_failure`]).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Kept {
+    /// The run whose clean-up removes it.
+    pub run: String,
     /// Builder or tester.
     pub kind: Resource,
     pub instance: String,

@@ -224,6 +224,9 @@ pub enum Event {
     /// A failure or an interruption: what was created is being removed.
     Undoing {
         reason: String,
+        /// Instance that is left for somebody to look at.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// It could not be removed; `command` removes it by hand.
     LeftOver {

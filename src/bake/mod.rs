@@ -28,7 +28,9 @@ pub use crate::aws::ssm::{Invocation, Verdict};
 pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use base::{BaseError, resolve};
 pub use bundle::{HOME, TooLarge, user_data};
-pub use engine::{Baked, DeadRun, Settings, bake, undo_dead_runs, unfinished};
+pub use engine::{
+    Baked, DeadRun, Settings, bake, fits_commands, undo_dead_run, undo_dead_runs, unfinished,
+};
 pub use error::{BakeError, Failure, Kept, LeftOver};
 pub use event::{Event, Phase, Resource, Stamped};
 pub use once::{Answer, Order, once};

@@ -14,7 +14,7 @@ use super::run::facts;
 use crate::aws::error::Context as _;
 use crate::aws::objects::{self, Place};
 use crate::aws::wait::{Pace, Patience};
-use crate::aws::{self, Clients, Kind, tags};
+use crate::aws::{self, Clients, Commands, Kind, tags};
 use crate::events::Sink;
 use crate::journal::{Entry, Journal, State};
 
@@ -59,7 +59,7 @@ impl Undo<'_> {
                 Err(error) => {
                     let error = error.to_string();
                     let _later = journal.undo_failed(entry.id, &error, self.clients.clock.now());
-                    let left = left_over(entry, error, &self.clients.region);
+                    let left = left_over(entry, error, &self.clients.commands);
                     self.emit(Event::LeftOver {
                         kind: left.kind,
                         id: left.id.clone(),
@@ -81,10 +81,23 @@ impl Undo<'_> {
 
     async fn remove(&self, entry: &Entry) -> Result<(), Failure> {
         let mut pace = Pace::new(REMOVAL, self.seed);
+        let mut said = String::new();
         loop {
             match self.remove_once(entry).await {
                 Err(Failure::Cloud(error)) if error.is_transient() || error.kind == Kind::InUse => {
-                    let pause = pace.after(self.clients.clock.now(), &error.to_string())?;
+                    let mark = error.mark();
+                    let pause = pace.after(self.clients.clock.now(), &mark)?;
+                    if mark != said {
+                        self.emit(Event::Note {
+                            text: format!(
+                                "{} {} cannot be removed yet, it is tried again for {}s: {error}",
+                                entry.kind,
+                                entry.ids.first().unwrap_or(&entry.token),
+                                REMOVAL.stall.as_secs()
+                            ),
+                        });
+                        said = mark;
+                    }
                     self.clients.clock.sleep(pause).await;
                 }
                 other => return other,
@@ -329,19 +342,19 @@ fn gone_is_fine(answer: Result<(), aws::Error>) -> Result<(), aws::Error> {
 }
 
 /// What these entries stand for, with the commands that remove it.
-pub(super) fn describe(entries: &[Entry], region: &str) -> Vec<LeftOver> {
+pub(super) fn describe(entries: &[Entry], commands: &Commands) -> Vec<LeftOver> {
     entries
         .iter()
-        .map(|entry| left_over(entry, "not removed yet".to_owned(), region))
+        .map(|entry| left_over(entry, "not removed yet".to_owned(), commands))
         .collect()
 }
 
-fn left_over(entry: &Entry, error: String, region: &str) -> LeftOver {
+fn left_over(entry: &Entry, error: String, commands: &Commands) -> LeftOver {
     let kind = Resource::parse(&entry.kind).unwrap_or(Resource::Builder);
     let id = entry.ids.first().unwrap_or(&entry.token).clone();
     LeftOver {
         kind,
-        command: by_hand(kind, entry, region),
+        command: by_hand(kind, entry, commands),
         id,
         error,
     }
@@ -356,47 +369,41 @@ fn place(entry: &Entry) -> Place {
     }
 }
 
-/// The AWS CLI command that removes what an entry stands for.
-fn by_hand(kind: Resource, entry: &Entry, region: &str) -> String {
+/// The command that removes what an entry stands for: of the AWS CLI, and on the local cloud ours.
+fn by_hand(kind: Resource, entry: &Entry, commands: &Commands) -> String {
     let id = entry.ids.first();
     let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
-    match (kind, id) {
+    if commands.is_local() && !run.is_empty() {
+        return commands.own(&format!("cloud gc --run {run}"));
+    }
+    let command = match (kind, id) {
         (Resource::Builder | Resource::Tester, Some(id)) => {
-            format!("aws ec2 terminate-instances --region {region} --instance-ids {id}")
+            format!("aws ec2 terminate-instances --instance-ids {id}")
         }
         (Resource::SecurityGroup, Some(id)) => {
-            format!("aws ec2 delete-security-group --region {region} --group-id {id}")
+            format!("aws ec2 delete-security-group --group-id {id}")
         }
         (Resource::Image, Some(id)) => {
-            format!(
-                "aws ec2 deregister-image --region {region} --delete-associated-snapshots --image-id {id}"
-            )
+            format!("aws ec2 deregister-image --delete-associated-snapshots --image-id {id}")
         }
         (Resource::Bundle, _) => {
             let Place { bucket, key } = place(entry);
-            format!("aws s3api delete-object --region {region} --bucket {bucket} --key {key}")
+            format!("aws s3api delete-object --bucket {bucket} --key {key}")
         }
-        (Resource::Manifest, _) => {
-            format!(
-                "aws ssm delete-parameter --region {region} --name {}",
-                entry.token
-            )
-        }
+        (Resource::Manifest, _) => format!("aws ssm delete-parameter --name {}", entry.token),
         (Resource::Latest, _) => match entry.facts.get(facts::PREVIOUS) {
             Some(value) => format!(
-                "aws ssm put-parameter --region {region} --overwrite --name {} --value {value}",
+                "aws ssm put-parameter --overwrite --name {} --value {value}",
                 entry.token
             ),
-            None => format!(
-                "aws ssm delete-parameter --region {region} --name {}",
-                entry.token
-            ),
+            None => format!("aws ssm delete-parameter --name {}", entry.token),
         },
         (_, None) => format!(
-            "aws resourcegroupstaggingapi get-resources --region {region} --tag-filters Key={},Values={run}",
+            "aws resourcegroupstaggingapi get-resources --tag-filters Key={},Values={run}",
             tags::RUN
         ),
-    }
+    };
+    commands.complete(&command)
 }
 
 #[cfg(test)]
@@ -417,7 +424,8 @@ mod tests {
 
     #[test]
     fn the_command_that_removes_it_names_it() {
-        let command = |kind, ids: &[&str]| by_hand(kind, &entry(kind, ids), "eu-west-1");
+        let aws = Commands::aws(&[], Some("eu-west-1"), None);
+        let command = |kind, ids: &[&str]| by_hand(kind, &entry(kind, ids), &aws);
         assert_eq!(
             command(Resource::Builder, &["i-1"]),
             "aws ec2 terminate-instances --region eu-west-1 --instance-ids i-1"
@@ -428,6 +436,12 @@ mod tests {
         );
         assert!(
             command(Resource::Tester, &[]).ends_with("--tag-filters Key=piaas-bake:run,Values=r1")
+        );
+        let local = Commands::local(&[("--state-dir", "/x")], "us-east-1");
+        let builder = Resource::Builder;
+        assert_eq!(
+            by_hand(builder, &entry(builder, &["i-1"]), &local),
+            "piaas-bake --state-dir /x cloud gc --run r1"
         );
     }
 }

@@ -418,6 +418,9 @@ pub enum CloudVerb {
     Status,
     /// Remove what dead runs and crashes left; images and live machines stay
     Gc {
+        /// Only what this dead run left, by its id
+        #[arg(long, value_name = "RUN")]
+        run: Option<String>,
         /// Only say what would be removed
         #[arg(long)]
         dry_run: bool,

@@ -1,15 +1,15 @@
 //! What every verb is given: settings, styles, and a connection once it asks for one.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::args::{CloudName, Format, GlobalArgs, OutputFormat};
-use super::config::{self, Settings};
+use super::config::{self, Origin, Settings};
 use super::error::{CliError, CliResult};
 use super::style::Style;
 use super::view::progress::Progress;
 use super::{exit, output, worker_agent};
-use crate::aws::{Account, Clients, ConnectError, Connection};
+use crate::aws::{self, Account, Clients, Commands, ConnectError, Connection, Kind};
 use crate::clock::{SharedClock, SystemClock};
 use crate::localcloud::faults::Faults;
 use crate::localcloud::nspawn::NspawnDriver;
@@ -18,6 +18,9 @@ use crate::recipe::Diagnostics;
 use crate::recipe::model::Resolved;
 use crate::render;
 use crate::render::script::Layer;
+
+/// Settings that say where to act: commands that messages name carry their options.
+const OF_CONNECTION: [&str; 5] = ["cloud", "recipes", "state_dir", "region", "profile"];
 
 /// What a verb works with.
 pub struct Context {
@@ -35,6 +38,8 @@ pub struct Context {
     /// For stderr.
     pub err: Style,
     pub clock: SharedClock,
+    /// The region that was connected to.
+    region: OnceLock<String>,
 }
 
 /// A cloud to act on, and who acts.
@@ -63,7 +68,34 @@ impl Context {
             out: Style::for_stdout(args.color),
             err: Style::for_stderr(args.color),
             clock: SystemClock::shared(),
+            region: OnceLock::new(),
         })
+    }
+
+    /// Completes the commands that messages name, with the options that this call was given.
+    #[must_use]
+    pub fn commands(&self) -> Commands {
+        let settings = &self.settings;
+        let mut own = Vec::new();
+        for shown in &settings.shown {
+            if let Origin::Flag { flag } = shown.origin
+                && OF_CONNECTION.contains(&shown.name)
+                && let Some(value) = &shown.value
+            {
+                own.push((flag, value.as_str()));
+            }
+        }
+        let region = self.region.get().or(settings.region.as_ref());
+        match settings.cloud {
+            CloudName::Local => Commands::local(
+                &own,
+                region.map_or(localcloud::DEFAULT_REGION, String::as_str),
+            ),
+            CloudName::Aws => {
+                let region = region.map(String::as_str);
+                Commands::aws(&own, region, settings.profile.as_deref())
+            }
+        }
     }
 
     /// Where journals and logs of runs are.
@@ -118,6 +150,7 @@ impl Context {
     /// # Errors
     /// The error itself, where people read.
     pub fn failed_after_its_document(&self, error: CliError) -> CliResult {
+        let error = error.complete(&self.commands());
         if self.format == Format::Human {
             return Err(error);
         }
@@ -148,7 +181,7 @@ impl Context {
                 machine_endpoint: localcloud::MACHINE_ENDPOINT,
             },
         };
-        let clients = Clients::connect(connection, self.clock.clone())
+        let mut clients = Clients::connect(connection, self.clock.clone())
             .await
             .map_err(|error| match error {
                 ConnectError::NoRegion => CliError::new(exit::USAGE, "no AWS region is set").hint(
@@ -156,7 +189,13 @@ impl Context {
                 ),
                 error => CliError::failure("cannot connect to AWS").because(&error),
             })?;
-        let account = clients.account().await.map_err(|error| cloud(&error))?;
+        // Another call of this process has connected to the same one.
+        let _same = self.region.set(clients.region.clone());
+        clients.commands = self.commands();
+        let account = clients
+            .account()
+            .await
+            .map_err(|error| self.not_known(&clients, &error))?;
         if local.is_none() {
             self.check_account(&account)?;
         }
@@ -178,6 +217,12 @@ impl Context {
             self.make_base().await?;
         }
         let connected = self.connect().await?;
+        self.say_where(&connected);
+        Ok(connected)
+    }
+
+    /// Says where the next change will be.
+    pub fn say_where(&self, connected: &Connected) {
         let account = &connected.account;
         let place = match self.settings.cloud {
             CloudName::Local => format!(
@@ -185,13 +230,34 @@ impl Context {
                 self.settings.cloud_dir().display(),
                 connected.clients.region
             ),
-            CloudName::Aws => format!(
-                "AWS account {} in {} as {}",
-                account.id, connected.clients.region, account.arn
-            ),
+            CloudName::Aws => {
+                let clients = &connected.clients;
+                let endpoint = clients.endpoint.as_ref();
+                let endpoint = endpoint.map_or_else(String::new, |url| format!(" at {url}"));
+                let Account { id, arn } = account;
+                format!("AWS account {id} in {}{endpoint} as {arn}", clients.region)
+            }
         };
         output::note(&format!("acting on: {place}"));
-        Ok(connected)
+    }
+
+    /// Nobody can tell who calls: what to look at.
+    fn not_known(&self, clients: &Clients, error: &aws::Error) -> CliError {
+        let edge = cloud(error);
+        match (error.kind, &self.settings.profile) {
+            (Kind::Transport, _) if clients.endpoint.is_some() => edge.hint(
+                "is it up? the address is of AWS_ENDPOINT_URL, or of endpoint_url in the AWS profile",
+            ),
+            (Kind::Unauthorized, Some(profile)) if clients.cloud == "aws" => edge
+                .hint(format!(
+                    "look at the profile {profile} in ~/.aws/config: its keys, its role, and who may assume that"
+                ))
+                .hint("the AWS CLI should say who it is: aws sts get-caller-identity"),
+            (Kind::Unauthorized, None) if clients.cloud == "aws" => edge
+                .hint("choose a profile with --profile NAME or AWS_PROFILE, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+                .hint("the AWS CLI should say who it is: aws sts get-caller-identity"),
+            _ => edge,
+        }
     }
 
     /// Credentials of another account than those that are meant get no further.
@@ -339,7 +405,9 @@ pub fn cloud(error: &crate::aws::Error) -> CliError {
     } else {
         exit::FAILURE
     };
-    CliError::new(code, error.to_string())
+    let mut edge = CliError::new(code, error.sentence());
+    edge.causes = error.causes.to_vec();
+    edge
 }
 
 /// Says which sections of a recipe no verb acts on yet.

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::exit;
 use super::style::Style;
+use crate::aws::Commands;
 use crate::recipe::diagnostic::Diagnostic;
 
 /// A failed command.
@@ -57,6 +58,16 @@ impl CliError {
         while let Some(cause) = next {
             self.causes.push(cause.to_string());
             next = cause.source();
+        }
+        self
+    }
+
+    /// Completes the commands that it names.
+    #[must_use]
+    pub fn complete(mut self, commands: &Commands) -> Self {
+        let texts = std::iter::once(&mut self.message).chain(&mut self.causes);
+        for text in texts.chain(&mut self.hints) {
+            *text = commands.complete(text);
         }
         self
     }

@@ -24,5 +24,5 @@ pub const TIMED_OUT: u8 = 9;
 pub const LEASE_HELD: u8 = 10;
 /// A bug in piaas-bake.
 pub const BUG: u8 = 70;
-/// Interrupted (Ctrl-C or SIGTERM); everything created was removed unless printed otherwise.
+/// Interrupted (Ctrl-C or SIGTERM) before its end; what goes on until it is interrupted ends with 0 then. Everything created was removed unless printed otherwise.
 pub const INTERRUPTED: u8 = 130;

@@ -20,11 +20,17 @@ pub fn group(title: &str) -> String {
 /// A failure as annotations: each finding at its place in a file, or else the failure itself.
 #[must_use]
 pub fn annotations(error: &CliError) -> Vec<String> {
+    annotations_of("piaas-bake", error)
+}
+
+/// The same, of one thing among several: its name is the title.
+#[must_use]
+pub fn annotations_of(title: &str, error: &CliError) -> Vec<String> {
     let mut lines: Vec<String> = error
         .findings
         .iter()
         .map(|finding| {
-            let mut properties = vec![("title", "piaas-bake".to_owned())];
+            let mut properties = vec![("title", title.to_owned())];
             if let Some(at) = &finding.location {
                 properties.push(("file", at.file.display().to_string()));
                 properties.push(("line", at.line.to_string()));
@@ -46,11 +52,7 @@ pub fn annotations(error: &CliError) -> Vec<String> {
         for hint in &error.hints {
             let _ = write!(message, "\nhint: {hint}");
         }
-        lines.push(command(
-            "error",
-            &[("title", "piaas-bake".to_owned())],
-            &message,
-        ));
+        lines.push(command("error", &[("title", title.to_owned())], &message));
     }
     lines
 }
@@ -162,6 +164,15 @@ mod tests {
         assert_eq!(
             annotations(&error),
             ["::error title=piaas-bake::no%0D%0Aluck%0Ahint: try again"]
+        );
+    }
+
+    #[test]
+    fn one_of_several_is_named_in_its_title() {
+        let error = CliError::failure("the bake failed at \"provision\": `Install` ended");
+        assert_eq!(
+            annotations_of("web: x", &error),
+            ["::error title=web%3A x::the bake failed at \"provision\": `Install` ended"]
         );
     }
 

@@ -2,8 +2,9 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::context::Context;
 use super::error::CliError;
-use super::{exit, output};
+use super::output;
 
 /// Calls `stop` at the first Ctrl-C or SIGTERM, for work that needs no undoing.
 ///
@@ -21,11 +22,16 @@ pub fn on_signal(stop: impl FnOnce() + Send + 'static) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Calls `stop` at the first Ctrl-C or SIGTERM. A second one ends the process with `last_words` on stderr.
+/// Calls `stop` at the first Ctrl-C or SIGTERM. A second one ends the process at once, and `last_words` say what is left.
 ///
 /// # Errors
 /// The signals cannot be listened to.
-pub fn watch_signals(stop: impl Fn() + Send + 'static, last_words: String) -> Result<(), CliError> {
+pub fn watch_signals(
+    context: &Context,
+    stop: impl Fn() + Send + 'static,
+    last_words: impl Fn() -> CliError + Send + 'static,
+) -> Result<(), CliError> {
+    let (reader, style, commands) = (context.format, context.err, context.commands());
     let (mut interrupt, mut terminate) = listen()?;
     tokio::spawn(async move {
         let mut asked = false;
@@ -35,8 +41,9 @@ pub fn watch_signals(stop: impl Fn() + Send + 'static, last_words: String) -> Re
                 _ = terminate.recv() => {}
             }
             if asked {
-                output::note(&last_words);
-                std::process::exit(i32::from(exit::INTERRUPTED));
+                let error = last_words().complete(&commands);
+                output::failure(&error, reader, style);
+                std::process::exit(i32::from(error.code));
             }
             asked = true;
             output::note(

@@ -26,7 +26,6 @@ use clap::Parser as _;
 use args::{Cli, CloudVerb, ConfigVerb, ImagesVerb, OutputFormat, Verb};
 use context::Context;
 use error::CliResult;
-use lines::{Line, Word};
 use style::Style;
 
 /// Parses the command line, runs the verb and gives its exit code.
@@ -50,35 +49,15 @@ pub fn main() -> ExitCode {
     let changed = matches!(&cli.verb, Verb::Plan(args) if args.changed_since.is_some());
     let result = match Context::new(&cli.global) {
         _ if format == OutputFormat::GithubMatrix && !changed => Err(no_matrix()),
-        Ok(context) => run(&context, cli.verb),
+        Ok(context) => run(&context, cli.verb).map_err(|error| error.complete(&context.commands())),
         Err(error) => Err(error),
     };
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            tell(&error, format);
-            output::note(error.render(Style::for_stderr(color)).trim_end());
+            output::failure(&error, format.reader(), Style::for_stderr(color));
             ExitCode::from(error.code)
         }
-    }
-}
-
-/// Tells a failure to machines. It is the last word; there is nobody left to tell about a closed stdout.
-fn tell(error: &error::CliError, format: OutputFormat) {
-    match format {
-        OutputFormat::Json => {
-            let _ = output::json(&error.to_json());
-        }
-        OutputFormat::Ndjson => {
-            let error = error.to_json();
-            let _ = output::line(&Line::now(Word::Error { error }));
-        }
-        OutputFormat::Github | OutputFormat::GithubMatrix => {
-            for line in github::annotations(error) {
-                output::command(&line);
-            }
-        }
-        OutputFormat::Human => {}
     }
 }
 
@@ -119,7 +98,9 @@ fn run(context: &Context, verb: Verb) -> CliResult {
             block_on(verbs::cloud::serve(context, listen, faults.as_deref()))
         }
         Verb::Cloud(CloudVerb::Status) => block_on(verbs::cloud::status(context)),
-        Verb::Cloud(CloudVerb::Gc { dry_run }) => block_on(verbs::cloud::gc(context, dry_run)),
+        Verb::Cloud(CloudVerb::Gc { run, dry_run }) => {
+            block_on(verbs::cloud::gc(context, run.as_deref(), dry_run))
+        }
         Verb::Cloud(CloudVerb::Reset { yes, base }) => verbs::cloud::reset(context, yes, base),
         Verb::Cloud(CloudVerb::Expose { port, remove }) => {
             verbs::cloud_expose::run(context, port, remove)

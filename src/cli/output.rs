@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-use super::args::OutputFormat;
+use super::args::{Format, OutputFormat};
 use super::error::CliError;
 use super::github;
 use super::lines::{Line, Word};
+use super::style::Style;
 
 /// Whether what is printed lands in a log of GitHub Actions.
 static IN_GITHUB_LOG: AtomicBool = AtomicBool::new(false);
@@ -81,6 +82,27 @@ pub fn line(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string(value)
         .map_err(|error| CliError::failure("cannot write an event as JSON").because(&error))?;
     data(&format!("{text}\n"))
+}
+
+/// Writes the failure that ends the program, for whoever reads.
+pub fn failure(error: &CliError, reader: Format, style: Style) {
+    tell(error, reader);
+    note(error.render(style).trim_end());
+}
+
+/// Tells a failure to machines.
+pub fn tell(error: &CliError, reader: Format) {
+    // The error itself is the last word; there is nobody left to tell about a closed stdout.
+    if has_lines() {
+        let error = error.to_json();
+        let _ = line(&Line::now(Word::Error { error }));
+    } else if reader == Format::Json {
+        let _ = json(&error.to_json());
+    } else if IN_GITHUB_LOG.load(Ordering::Relaxed) {
+        for line in github::annotations(error) {
+            command(&line);
+        }
+    }
 }
 
 /// Writes a line to stderr. A stderr that is gone is nobody's to tell.

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 
 use super::args::OutputFormat;
 use super::error::CliError;
-use super::{exit, output, tell};
+use super::{exit, output};
 
 /// Says what is wrong and gives the exit code; help and the version, which were asked for, are no failures.
 pub fn refuse(error: &clap::Error) -> ExitCode {
@@ -19,7 +19,7 @@ pub fn refuse(error: &clap::Error) -> ExitCode {
     }
     let format = asked(std::env::args_os());
     output::into(format);
-    tell(&of(error), format);
+    output::tell(&of(error), format.reader());
     if format == OutputFormat::Human {
         let _ = error.print();
     } else {

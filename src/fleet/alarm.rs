@@ -8,6 +8,7 @@ use super::memory::Memory;
 use super::policy::Policy;
 use super::standing::Standing;
 use super::world::{Demand, Member, Word, World};
+use crate::aws::commands::quote;
 
 /// How long an instance may take to end.
 const END: i64 = 600;
@@ -28,12 +29,6 @@ fn alarm(about: impl Into<String>, text: String, way_out: Option<String>) -> Ala
         text,
         way_out,
     }
-}
-
-/// A word for a shell; group names may hold blanks.
-#[must_use]
-pub fn quote(word: &str) -> String {
-    shlex::try_quote(word).map_or_else(|_| word.to_owned(), std::borrow::Cow::into_owned)
 }
 
 fn remove(id: &str) -> String {

@@ -15,7 +15,7 @@ use super::preflight::{self, Refusal};
 use super::world::World;
 use super::{act, look};
 use crate::aws::parameters::{segment, set, values};
-use crate::aws::{Clients, Error};
+use crate::aws::{Clients, Commands, Error};
 use crate::cancel::Cancel;
 use crate::events::Sink;
 use crate::lease::{Held, Hold};
@@ -140,7 +140,15 @@ pub async fn peek(shell: &Shell<'_>) -> Result<View, FleetError> {
     if let Err(refusal) = preflight::judge(&world, &shell.policy) {
         plan.alarms.insert(0, refused(&refusal));
     }
+    complete(&mut plan, &clients.commands);
     Ok(view(&world, &plan, &log, now))
+}
+
+/// Completes the commands of alarms: who decides knows of no connection.
+fn complete(plan: &mut Plan, commands: &Commands) {
+    for alarm in &mut plan.alarms {
+        alarm.way_out = alarm.way_out.take().map(|text| commands.complete(&text));
+    }
 }
 
 /// What an alarm is about that says that there is no demand.
@@ -202,7 +210,8 @@ impl<'a> Controller<'a> {
             number: self.number,
         };
         let Shell { policy, brain, .. } = &self.shell;
-        let plan = brain.decide(&world, policy, &self.memory, turn, now);
+        let mut plan = brain.decide(&world, policy, &self.memory, turn, now);
+        complete(&mut plan, &clients.commands);
         self.observe(&world, &plan, now);
         // Looking has taken its time: whoever has lost the lease meanwhile does nothing.
         hold.keep().await?;

@@ -1,8 +1,8 @@
 //! Whether a fleet can be run at all, before anything is changed. Pure.
 
-use super::alarm::quote;
 use super::policy::Policy;
 use super::world::{Demand, World};
+use crate::aws::commands::quote;
 
 /// The group is not run; nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -26,7 +26,7 @@ pub fn question() -> String {
 /// Tells it to take no more jobs. Repeating it is harmless.
 #[must_use]
 pub fn cordon(generation: u64, reason: &str) -> String {
-    let reason = super::alarm::quote(reason);
+    let reason = crate::aws::commands::quote(reason);
     guarded(&format!(
         "piaas-worker cordon --generation {generation} --reason {reason}"
     ))

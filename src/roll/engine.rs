@@ -212,6 +212,13 @@ impl Drive<'_> {
         }
     }
 
+    /// What is left, with commands for this connection: the record is for all.
+    fn left(&self) -> Vec<String> {
+        let commands = &self.clients.commands;
+        let left = self.record.left.iter();
+        left.map(|what| commands.complete(what)).collect()
+    }
+
     fn ended(&self, world: &World, outcome: Outcome) {
         let view = view(&self.record, world);
         self.emit(Event::Ended {
@@ -223,7 +230,7 @@ impl Drive<'_> {
                 .or_else(|| self.record.reason.clone()),
             instances: view.instances,
             group_version: world.group.as_ref().and_then(|group| group.version),
-            left: self.record.left.clone(),
+            left: self.left(),
         });
     }
 }

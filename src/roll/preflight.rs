@@ -3,6 +3,7 @@
 use super::record::Side;
 use super::refresh::settled;
 use super::world::{Group, Refresh};
+use crate::aws::commands::quote;
 
 /// The launch template that a group names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,11 +147,6 @@ impl Refusal {
             ),
         }
     }
-}
-
-/// A word for a shell; group names may hold blanks.
-fn quote(word: &str) -> String {
-    shlex::try_quote(word).map_or_else(|_| word.to_owned(), std::borrow::Cow::into_owned)
 }
 
 fn mend(group: &str, template: &str, version: &str) -> String {

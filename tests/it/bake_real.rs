@@ -409,7 +409,7 @@ steps:
     assert!(
         baked
             .stderr
-            .contains("1 of 4 recipes could not be baked: bad"),
+            .contains("1 of 3 recipes could not be baked: bad"),
         "{}",
         baked.stderr
     );

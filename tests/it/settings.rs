@@ -274,6 +274,104 @@ async fn credentials_of_another_account_get_no_further() {
     );
 }
 
+/// Answers every request with this status and body.
+fn answering(status: &'static str, body: &'static str) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 65536]);
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn credentials_that_are_refused_say_what_to_look_at() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "aws-config",
+        "[profile src]\naws_access_key_id = AKIAX\naws_secret_access_key = x\n\
+         [profile deploy]\nrole_arn = arn:aws:iam::123456789012:role/deploy\nsource_profile = src\n",
+    );
+    let sts = answering(
+        "403 Forbidden",
+        "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>src may not assume deploy</Message>\
+         </Error><RequestId>r-1</RequestId></ErrorResponse>",
+    );
+    let list = |words: &[&str]| {
+        let mut args = vec!["images", "list", "--cloud", "aws", "--region", "us-east-1"];
+        args.extend(words);
+        let mut command = sandbox.command(&args);
+        command
+            .env("AWS_CONFIG_FILE", sandbox.path().join("aws-config"))
+            .env("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_ENDPOINT_URL", &sts)
+            .env_remove("AWS_ACCESS_KEY_ID");
+        Run::from(command.output().unwrap()).expect_code(5).stderr
+    };
+    let cases: [(&[&str], [&str; 3]); 3] = [
+        (
+            &["--profile", "deploy"],
+            [
+                "AccessDenied",
+                "hint: look at the profile deploy",
+                "sts get-caller-identity --region us-east-1 --profile deploy",
+            ],
+        ),
+        (
+            &["--profile", "nowhere"],
+            [
+                "`nowhere`",
+                "hint: look at the profile nowhere",
+                "caused by:",
+            ],
+        ),
+        (
+            &[],
+            ["no credentials", "hint: choose a profile", "caused by:"],
+        ),
+    ];
+    for (words, said) in cases {
+        let told = list(words);
+        for one in said {
+            assert!(told.contains(one), "{words:?}: no {one} in {told}");
+        }
+        for dump in ["DispatchFailure", "{", "Some("] {
+            assert!(!told.contains(dump), "{words:?}: {told}");
+        }
+    }
+}
+
+#[test]
+fn an_address_where_nobody_listens_is_named_soon() {
+    let sandbox = Sandbox::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let mut command =
+        sandbox.command(&["images", "list", "--cloud", "aws", "--region", "us-east-1"]);
+    command
+        .env("AWS_ENDPOINT_URL", &address)
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+    let begun = std::time::Instant::now();
+    let told = Run::from(command.output().unwrap()).expect_code(5).stderr;
+    assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
+    assert!(
+        told.contains(&format!("{address} is not reachable")),
+        "{told}"
+    );
+}
+
 /// What a shell is offered for the last of these words.
 fn completed(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
     let mut command = sandbox.command(&["--", "piaas-bake"]);

@@ -6,11 +6,10 @@ use std::time::Duration;
 use super::super::bundle::Bundle;
 use super::super::error::Failure;
 use super::super::event::{Event, Resource};
-use super::super::names::BundleStore;
 use super::super::run::{Run, facts};
 use super::commands::{SHORT, begin, command, end, success, within};
 use crate::aws::objects::{self, Place};
-use crate::journal::Facts;
+use crate::journal::{Facts, IntentId};
 
 /// What failures say of it.
 const WHAT: &str = "send the bundle";
@@ -22,10 +21,21 @@ const LENT: Duration = Duration::from_secs(900);
 /// Bytes that a machine fetches in a second at the least.
 const SLOWEST: u64 = 1 << 20;
 
+/// A bundle that lies in a bucket.
+pub struct Deposit {
+    place: Place,
+    intent: IntentId,
+}
+
 /// Brings the bundle to the machine, checked and unpacked.
-pub async fn send(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<(), Failure> {
-    match run.bundles.clone() {
-        Some(store) => through_bucket(run, instance, bundle, &store).await,
+pub async fn send(
+    run: &mut Run<'_>,
+    instance: &str,
+    bundle: &Bundle,
+    deposit: Option<Deposit>,
+) -> Result<(), Failure> {
+    match deposit {
+        Some(deposit) => through_bucket(run, instance, bundle, &deposit).await,
         None => in_pieces(run, instance, bundle).await,
     }
 }
@@ -60,23 +70,19 @@ async fn in_pieces(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result
     Ok(())
 }
 
-/// The object is there from before the machine is told of it until it has fetched it. Its key is this run's own, so nobody
-/// else's object goes with it.
-async fn through_bucket(
-    run: &mut Run<'_>,
-    instance: &str,
-    bundle: &Bundle,
-    store: &BundleStore,
-) -> Result<(), Failure> {
+/// Puts the bundle into the bucket, if there is one. Its key is this run's own, so nobody else's object goes with it.
+pub async fn deposit(run: &mut Run<'_>, bundle: &Bundle) -> Result<Option<Deposit>, Failure> {
+    let Some(store) = run.bundles.clone() else {
+        return Ok(None);
+    };
     let (clients, archive) = (run.clients, bundle.archive());
-    let size = archive.len() as u64;
     let place = Place {
-        bucket: store.bucket.clone(),
         key: store.key(&run.id, bundle.sha256()),
+        bucket: store.bucket,
     };
     run.emit(Event::Waiting {
         what: "bundle".to_owned(),
-        state: format!("{size} bytes go through s3://{}", place.bucket),
+        state: format!("{} bytes go through s3://{}", archive.len(), place.bucket),
     });
     let token = place.to_string();
     let known = Facts::from([
@@ -88,12 +94,24 @@ async fn through_bucket(
         Ok(vec![token.clone()])
     };
     let (intent, _) = run.create(Resource::Bundle, &token, known, put).await?;
-    let url = objects::lend(clients, &place, LENT).await?;
+    Ok(Some(Deposit { place, intent }))
+}
+
+/// The object goes as soon as the machine has fetched it.
+async fn through_bucket(
+    run: &mut Run<'_>,
+    instance: &str,
+    bundle: &Bundle,
+    Deposit { place, intent }: &Deposit,
+) -> Result<(), Failure> {
+    let clients = run.clients;
+    let size = bundle.archive().len() as u64;
+    let url = objects::lend(clients, place, LENT).await?;
     let timeout = SHORT + Duration::from_secs(size / SLOWEST);
     let ended = within(run, instance, &bundle.fetch(&url), timeout, WHAT).await?;
     success(instance, WHAT, ended)?;
     // What cannot be removed now is tried again with all the rest.
-    if let Some(entry) = run.journal.ledger().entry(intent).cloned() {
+    if let Some(entry) = run.journal.ledger().entry(*intent).cloned() {
         let undo = run.undo();
         let _tried_again_later = undo.walk(&mut run.journal, &[entry]).await;
     }

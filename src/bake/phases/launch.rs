@@ -181,7 +181,7 @@ pub async fn instance(
             let answer = request.clone().send().await.call("ec2", "RunInstances");
             let Err(error) = &answer else { break answer };
             // The token makes this safe to repeat. A group or image that really does not exist ends the wait.
-            match pace.after(clients.clock.now(), &error.to_string()) {
+            match pace.after(clients.clock.now(), &error.mark()) {
                 Ok(pause) if error.kind == Kind::NotFound => clients.clock.sleep(pause).await,
                 _ => break answer,
             }

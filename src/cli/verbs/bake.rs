@@ -1,17 +1,20 @@
 //! `bake`: a recipe becomes a tested image.
 
 use std::io::Read as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::plan::{Wishes, decide, prepare};
 use super::{bakes, saved};
+use crate::aws::Commands;
 use crate::bake::images::Image;
 use crate::bake::names::{Channel, RunId};
 use crate::bake::plan::{Decision, Plan};
 use crate::bake::{
-    self, BakeError, Baked, Cancel, Failure, HOME, Kept, LeftOver, Settings, cancel_pair,
+    self, BakeError, Baked, Cancel, Failure, HOME, Kept, LeftOver, Settings, TooLarge, cancel_pair,
 };
 use crate::cli::args::{BakeArgs, CloudName, Format};
 use crate::cli::context::{Connected, Context, cloud};
@@ -20,6 +23,7 @@ use crate::cli::lines::Told;
 use crate::cli::style::elapsed;
 use crate::cli::view::progress::Progress;
 use crate::cli::{exit, github, interrupt, lent, output, view};
+use crate::journal;
 
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
     let [argument] = args.recipe.as_slice() else {
@@ -62,8 +66,10 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
             Ok(exit::DONE)
         }
         Decision::Bake(plan) => {
+            let (cancel, under_way) = cancel_on_signal(context)?;
             let way = Way {
-                cancel: cancel_on_signal(context)?,
+                cancel,
+                under_way,
                 keep_on_failure: args.keep_on_failure,
                 progress: context.progress(),
             };
@@ -145,6 +151,7 @@ pub fn after_its_parent(recipe: &str, parent: &str) -> String {
 /// How a plan is carried out.
 pub struct Way {
     pub cancel: Cancel,
+    pub under_way: UnderWay,
     /// Leave the machine on which it fails.
     pub keep_on_failure: bool,
     pub progress: Progress,
@@ -162,18 +169,58 @@ fn table(image: &Image) -> String {
     )
 }
 
-/// What the first Ctrl-C or SIGTERM sets; the second one ends the process.
+/// What the first Ctrl-C or SIGTERM sets; the second one ends the process, and says what the runs under way have left.
 ///
 /// # Errors
 /// The signals cannot be listened to.
-pub fn cancel_on_signal(context: &Context) -> Result<Cancel, CliError> {
+pub fn cancel_on_signal(context: &Context) -> Result<(Cancel, UnderWay), CliError> {
     let (canceller, cancel) = cancel_pair();
-    let clean = clean_up_command(context.settings.cloud);
+    let under_way = UnderWay::default();
+    let (begun, runs, commands) = (under_way.clone(), context.runs(), context.commands());
     interrupt::watch_signals(
+        context,
         move || canceller.cancel(),
-        format!("stopped at once; what the bake created is removed by: {clean}"),
+        move || begun.last_words(&runs, &commands),
     )?;
-    Ok(cancel)
+    Ok((cancel, under_way))
+}
+
+/// The runs that this process has begun and not ended.
+#[derive(Debug, Clone, Default)]
+pub struct UnderWay(Arc<Mutex<Vec<RunId>>>);
+
+impl UnderWay {
+    fn with<T>(&self, what: impl FnOnce(&mut Vec<RunId>) -> T) -> T {
+        what(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is there still, by the journals: for a process that stops at once.
+    #[must_use]
+    pub fn last_words(&self, runs: &Path, commands: &Commands) -> CliError {
+        let mut error = CliError::new(exit::INTERRUPTED, "stopped at once");
+        for run in self.with(|runs| runs.clone()) {
+            // A journal of which nothing can be read has nothing to tell.
+            let left = journal::read(&journal::path_of(runs, run.as_str()))
+                .map_or_else(|_| Vec::new(), |ledger| bake::unfinished(&ledger, commands));
+            if left.is_empty() {
+                continue;
+            }
+            for one in &left {
+                let (kind, id) = (one.kind.as_str(), &one.id);
+                error.causes.push(format!("not removed: {kind} {id}"));
+            }
+            let log = runs.join(format!("{run}.log"));
+            error = error
+                .hint(format!("remove it with: {}", clean_up(run.as_str())))
+                .hint(format!("the whole output is in {}", log.display()));
+        }
+        error
+    }
+}
+
+/// Removes what one run has left.
+fn clean_up(run: &str) -> String {
+    format!("piaas-bake cloud gc --run {run}")
 }
 
 /// Carries out a plan and shows it.
@@ -186,6 +233,11 @@ pub async fn carry_out(
     plan: &Plan,
     way: Way,
 ) -> Result<Baked, CliError> {
+    if context.settings.bundles.is_none() {
+        bake::fits_commands(plan).map_err(|error| {
+            CliError::failure(format!("{error}; nothing was changed")).hint(TooLarge::WAY_OUT)
+        })?;
+    }
     let run = RunId::new(context.clock.now(), chance()?);
     let runs = context.runs();
     std::fs::create_dir_all(&runs)
@@ -204,12 +256,14 @@ pub async fn carry_out(
     let settings = Settings {
         runs: &runs,
         account: connected.account.id.clone(),
-        run,
+        run: run.clone(),
         cancel: way.cancel,
         keep_on_failure: way.keep_on_failure,
         bundles: context.settings.bundles.clone(),
     };
+    way.under_way.with(|runs| runs.push(run.clone()));
     let result = bake::bake(&connected.clients, plan, settings, &sink).await;
+    way.under_way.with(|runs| runs.retain(|one| *one != run));
     let returned = lent::settle(context, connected, &lent).await;
     drop(sink);
     view.await.map_err(|error| {
@@ -222,8 +276,8 @@ pub async fn carry_out(
             Ok(baked)
         }
         Err(error) => {
-            context.summarize(&failure_summary(plan, &error))?;
-            Err(failed(context, connected, &error))
+            context.summarize(&failure_summary(context, plan, &error))?;
+            Err(failed(context, &error).complete(&context.commands()))
         }
     }
 }
@@ -254,7 +308,7 @@ fn summary(plan: &Plan, baked: &Baked) -> String {
     )
 }
 
-fn failure_summary(plan: &Plan, error: &BakeError) -> String {
+fn failure_summary(context: &Context, plan: &Plan, error: &BakeError) -> String {
     let mut out = format!(
         "### {} is not baked\n\n{}\n\n",
         github::plain(&plan.recipe),
@@ -267,12 +321,9 @@ fn failure_summary(plan: &Plan, error: &BakeError) -> String {
     for left in &error.left_over {
         out.push_str(&format!("\n- {}\n", github::plain(&describe(left))));
     }
-    if let Some(kept) = &error.kept {
-        out.push_str(&format!(
-            "\n- kept: {} {}\n",
-            kept.kind.as_str(),
-            kept.instance
-        ));
+    for hint in error.kept.iter().flat_map(|kept| kept_hints(context, kept)) {
+        let hint = context.commands().complete(&hint);
+        out.push_str(&format!("\n- {}\n", github::plain(&hint)));
     }
     out.push('\n');
     out
@@ -299,12 +350,12 @@ fn done(context: &Context, plan: &Plan, baked: &Baked) -> CliResult {
             for left in &baked.left_over {
                 output::note(&format!("  {}", describe(left)));
             }
-            output::note(&format!("next: piaas-bake images show {}", plan.recipe));
+            let commands = context.commands();
+            let show = commands.own(&format!("images show {}", plan.recipe));
+            output::note(&format!("next: {show}"));
             if context.settings.cloud == CloudName::Local {
-                output::note(&format!(
-                    "      piaas-bake cloud run {} -- systemctl status --no-pager",
-                    plan.recipe
-                ));
+                let run = format!("cloud run {} -- systemctl status --no-pager", plan.recipe);
+                output::note(&format!("      {}", commands.own(&run)));
             }
             output::data(&format!("{}\n", baked.image))?;
         }
@@ -323,7 +374,7 @@ pub fn describe(left: &LeftOver) -> String {
     )
 }
 
-fn failed(context: &Context, connected: &Connected, error: &BakeError) -> CliError {
+fn failed(context: &Context, error: &BakeError) -> CliError {
     let place = error
         .phase
         .map(|phase| format!(" at \"{}\"", phase.title()))
@@ -341,6 +392,14 @@ fn failed(context: &Context, connected: &Connected, error: &BakeError) -> CliErr
             .collect();
         edge = edge.with_detail(format!("the machine's last lines:\n{lines}"));
     }
+    if let (Failure::Cloud(cloud), Some(store)) = (&error.failure, &context.settings.bundles)
+        && cloud.has_code("NoSuchBucket")
+    {
+        edge = edge.hint(format!(
+            "bundle_bucket is {}; `piaas-bake config show` says where that comes from",
+            store.bucket
+        ));
+    }
     if error.log.exists() {
         edge = edge.hint(format!("the whole output is in {}", error.log.display()));
     }
@@ -349,7 +408,7 @@ fn failed(context: &Context, connected: &Connected, error: &BakeError) -> CliErr
     }
     match &error.kept {
         Some(kept) => {
-            for hint in kept_hints(context, connected, kept) {
+            for hint in kept_hints(context, kept) {
                 edge = edge.hint(hint);
             }
             edge
@@ -362,11 +421,11 @@ fn failed(context: &Context, connected: &Connected, error: &BakeError) -> CliErr
 }
 
 /// How to get into a machine that was kept, what is there to see, and how to remove it.
-fn kept_hints(context: &Context, connected: &Connected, kept: &Kept) -> [String; 4] {
-    let (instance, region) = (&kept.instance, &connected.clients.region);
+fn kept_hints(context: &Context, kept: &Kept) -> [String; 4] {
+    let instance = &kept.instance;
     let get_in = match context.settings.cloud {
         CloudName::Local => format!("piaas-bake cloud shell {instance}"),
-        CloudName::Aws => format!("aws ssm start-session --target {instance} --region {region}"),
+        CloudName::Aws => format!("aws ssm start-session --target {instance}"),
     };
     [
         format!(
@@ -374,19 +433,9 @@ fn kept_hints(context: &Context, connected: &Connected, kept: &Kept) -> [String;
             kept.kind.as_str()
         ),
         format!("its scripts and their logs are in {HOME}"),
-        format!(
-            "remove it with: {}",
-            clean_up_command(context.settings.cloud)
-        ),
+        format!("remove it with: {}", clean_up(&kept.run)),
         format!("it ends itself at {:.0}", kept.until),
     ]
-}
-
-fn clean_up_command(cloud: CloudName) -> &'static str {
-    match cloud {
-        CloudName::Local => "piaas-bake cloud gc",
-        CloudName::Aws => "piaas-bake --cloud aws cloud gc",
-    }
 }
 
 /// Chance from the kernel, for a run's id.
@@ -399,4 +448,51 @@ pub fn chance() -> Result<u32, CliError> {
         .and_then(|mut random| random.read_exact(&mut bytes))
         .map_err(|error| CliError::failure("cannot read /dev/urandom").because(&error))?;
     Ok(u32::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Facts, Journal, RunHeader};
+
+    #[test]
+    fn whoever_stops_at_once_is_told_what_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let run = RunId::new(now, 1);
+        let header = RunHeader {
+            run: run.to_string(),
+            recipe: "web".into(),
+            version: "1.0.0".into(),
+            digest: "d".into(),
+            cloud: "local".into(),
+            account: "1".into(),
+            region: "us-east-1".into(),
+            started: now,
+        };
+        let mut journal = Journal::create(dir.path(), header).unwrap();
+        for (kind, id) in [("security-group", "sg-1"), ("builder", "i-1")] {
+            let facts = Facts::from([("run".to_owned(), run.to_string())]);
+            let intent = journal.intent(kind, "token", facts, now).unwrap();
+            journal.outcome(intent, vec![id.to_owned()], now).unwrap();
+            if kind == "security-group" {
+                journal.undo(intent, now).unwrap();
+                journal.undone(intent, now).unwrap();
+            }
+        }
+        let under_way = UnderWay::default();
+        under_way.with(|runs| runs.push(run.clone()));
+        let commands = Commands::local(&[("--state-dir", "/x")], "us-east-1");
+        let error = under_way.last_words(dir.path(), &commands);
+        let error = error.complete(&commands);
+        assert_eq!(error.code, exit::INTERRUPTED);
+        assert_eq!(error.causes, ["not removed: builder i-1"]);
+        assert_eq!(
+            error.hints,
+            [
+                format!("remove it with: piaas-bake --state-dir /x cloud gc --run {run}"),
+                format!("the whole output is in {}/{run}.log", dir.path().display()),
+            ]
+        );
+    }
 }

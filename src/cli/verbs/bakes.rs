@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
 use super::bake::{
-    Way, after_its_parent, already_baked, already_document, baked_document, cancel_on_signal,
-    carry_out, describe, not_baked,
+    UnderWay, Way, after_its_parent, already_baked, already_document, baked_document,
+    cancel_on_signal, carry_out, describe, not_baked,
 };
 use super::plan::{Order, Wishes, decide, prepare};
 use super::saved;
@@ -21,7 +21,7 @@ use crate::cli::context::{Connected, Context};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
 use crate::cli::view::progress::Lanes;
-use crate::cli::{exit, output};
+use crate::cli::{exit, github, output};
 use crate::recipe::Given;
 
 /// Bakes that go on at the same time, if nobody says how many.
@@ -54,7 +54,7 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
     refuse_options(args)?;
     let nodes = nodes(context, args)?;
     let connected = context.connect_to_act().await?;
-    let cancel = cancel_on_signal(context)?;
+    let (cancel, under_way) = cancel_on_signal(context)?;
     for node in nodes.iter().filter(|node| !node.asked) {
         let recipe = &node.order.recipe;
         output::note(&format!(
@@ -65,19 +65,20 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
         context.err,
         context.clock.clone(),
         nodes.iter().map(|node| node.order.recipe.as_str()),
-    );
+    )
+    .grouped(context.github);
     // Which are there; `None` as long as it is not known.
     let (done, _) = watch::channel(vec![None; nodes.len()]);
     let turns = Semaphore::new(usize::from(args.jobs.unwrap_or(JOBS)));
     let work = nodes.iter().enumerate().map(|(number, node)| {
         let (connected, lanes, turns, done) = (&connected, &lanes, &turns, &done);
-        let (nodes, cancel) = (&nodes, cancel.clone());
+        let (nodes, stop) = (&nodes, (cancel.clone(), under_way.clone()));
         async move {
             let ending = match failed_parent(node, done.subscribe()).await {
                 Some(parent) => Ending::ParentFailed(nodes[parent].order.recipe.clone()),
                 None => {
                     let _turn = turns.acquire().await;
-                    one(context, connected, node, args, lanes, cancel)
+                    one(context, connected, node, args, lanes, stop)
                         .await
                         .unwrap_or_else(Ending::Failed)
                 }
@@ -211,7 +212,7 @@ async fn one(
     node: &Node,
     args: &BakeArgs,
     lanes: &Lanes,
-    cancel: Cancel,
+    (cancel, under_way): (Cancel, UnderWay),
 ) -> Result<Ending, CliError> {
     let recipe = &node.order.recipe;
     if cancel.is_cancelled() {
@@ -236,6 +237,7 @@ async fn one(
         Decision::Bake(plan) => {
             let way = Way {
                 cancel,
+                under_way,
                 keep_on_failure: args.keep_on_failure,
                 progress: lanes.lane(recipe),
             };
@@ -271,12 +273,20 @@ fn end(context: &Context, nodes: &[Node], endings: &[Ending]) -> CliResult {
             Ending::AlreadyBaked(image) => print_image(context, node, &image.id)?,
             Ending::Failed(error) => {
                 output::note(error.render(context.err).trim_end());
+                if context.github {
+                    for line in github::annotations_of(recipe, error) {
+                        output::command(&line);
+                    }
+                }
                 code.get_or_insert(error.code);
-                failed.push(recipe.clone());
+                if node.asked {
+                    failed.push(recipe.clone());
+                }
             }
-            Ending::ParentFailed(parent) => {
+            Ending::ParentFailed(parent) if node.asked => {
                 failed.push(after_its_parent(recipe, parent));
             }
+            Ending::ParentFailed(_) => {}
         }
     }
     if context.format == Format::Json {
@@ -289,7 +299,9 @@ fn end(context: &Context, nodes: &[Node], endings: &[Ending]) -> CliResult {
             exit::DONE
         });
     };
-    context.failed_after_its_document(not_baked(code, &failed, nodes.len()))
+    // Whoever asked for two recipes did not count what they are built on.
+    let asked = nodes.iter().filter(|node| node.asked).count();
+    context.failed_after_its_document(not_baked(code, &failed, asked))
 }
 
 fn print_image(context: &Context, node: &Node, image: &str) -> Result<(), CliError> {

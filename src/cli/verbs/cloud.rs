@@ -11,6 +11,8 @@ use crate::cli::args::{CloudName, Format};
 use crate::cli::context::{Connected, Context, io};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, interrupt, lent, output};
+use crate::events::Sink;
+use crate::journal::{self, RunFile, RunState};
 use crate::localcloud::faults::Faults;
 use crate::localcloud::inventory::{Item, Kind, Reaped};
 use crate::localcloud::{self, LocalCloud, gc};
@@ -144,7 +146,8 @@ pub async fn status(context: &Context) -> CliResult {
                 .filter(|item| item.owner.is_some_and(|owner| !owner.alive))
                 .count();
             if orphans + left.len() > 0 {
-                text.push_str("\n`piaas-bake cloud gc` removes what dead runs left\n");
+                let gc = context.commands().own("cloud gc");
+                text.push_str(&format!("\n`{gc}` removes what dead runs left\n"));
             }
             output::data(&text)?;
         }
@@ -152,22 +155,23 @@ pub async fn status(context: &Context) -> CliResult {
     Ok(exit::DONE)
 }
 
-pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
+pub async fn gc(context: &Context, run: Option<&str>, dry_run: bool) -> CliResult {
     let connected = context.connect().await?;
+    let runs = dead_runs(context, run)?;
     if dry_run {
-        return would_remove(context, &connected);
+        return would_remove(context, &connected, &runs, run.is_none());
     }
-    let dead = bake::undo_dead_runs(
-        &connected.clients,
-        &connected.account.id,
-        &context.runs(),
-        &(),
-    )
-    .await
-    .map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
+    context.say_where(&connected);
+    let (clients, account) = (&connected.clients, &connected.account.id);
+    let mut dead = Vec::new();
+    for file in &runs {
+        let undone = bake::undo_dead_run(clients, account, &file.path, &Notes).await;
+        dead.extend(undone.map_err(|error| unreadable(&error))?);
+    }
     let (reaped, left) = match &connected.local {
-        None => (Reaped::default(), Vec::new()),
-        Some(local) => sweep(context, local)?,
+        // What belongs to no run stays where one run is asked for.
+        Some(local) if run.is_none() => sweep(context, local)?,
+        _ => (Reaped::default(), Vec::new()),
     };
     let lent = lent::forgotten(context, &connected)?;
     let secrets = lent.names().to_vec();
@@ -229,6 +233,45 @@ pub async fn gc(context: &Context, dry_run: bool) -> CliResult {
     Err(error)
 }
 
+/// The runs that died: all, or the one that is asked for.
+fn dead_runs(context: &Context, run: Option<&str>) -> Result<Vec<RunFile>, CliError> {
+    let mut found = journal::runs(&context.runs()).map_err(|error| unreadable(&error))?;
+    if let Some(run) = run {
+        let path = journal::path_of(&context.runs(), run);
+        found.retain(|file| file.path == path);
+        match found.first().map(|file| &file.state) {
+            None => {
+                return Err(CliError::failure(format!("there is no run {run}"))
+                    .hint("`piaas-bake cloud gc --dry-run` shows what dead runs left"));
+            }
+            Some(RunState::Alive) => {
+                return Err(CliError::new(
+                    exit::LEASE_HELD,
+                    format!("the run {run} is not over: its process lives"),
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    found.retain(|file| file.state == RunState::Dead);
+    Ok(found)
+}
+
+fn unreadable(error: &journal::Error) -> CliError {
+    CliError::failure("cannot read the runs").because(error)
+}
+
+/// Says what a clean-up waits for.
+struct Notes;
+
+impl Sink<bake::Event> for Notes {
+    fn emit(&self, event: bake::Stamped) {
+        if let bake::Event::Note { text } = event.event {
+            output::note(&text);
+        }
+    }
+}
+
 /// Moves the cloud on every second. Where that fails, the next request says why.
 async fn tick(cloud: Arc<LocalCloud>) {
     loop {
@@ -255,16 +298,21 @@ fn faults(file: &Path) -> Result<Arc<Faults>, CliError> {
     Ok(Arc::new(script))
 }
 
-fn would_remove(context: &Context, connected: &Connected) -> CliResult {
-    let runs = crate::journal::runs(&context.runs())
-        .map_err(|error| CliError::failure("cannot read the runs").because(&error))?;
-    let mut lines: Vec<String> = runs
-        .iter()
-        .filter(|run| run.state == crate::journal::RunState::Dead)
-        .flat_map(|run| bake::unfinished(&run.ledger, &connected.clients.region))
-        .map(|left| format!("{} {} of a dead run", left.kind.as_str(), left.id))
-        .collect();
-    if let Some(local) = &connected.local {
+fn would_remove(
+    context: &Context,
+    connected: &Connected,
+    runs: &[RunFile],
+    all: bool,
+) -> CliResult {
+    let mut lines = Vec::new();
+    for file in runs {
+        let name = file.path.file_stem().unwrap_or_default().to_string_lossy();
+        for left in bake::unfinished(&file.ledger, &connected.clients.commands) {
+            let (kind, id) = (left.kind.as_str(), left.id);
+            lines.push(format!("{kind} {id} of the dead run {name}"));
+        }
+    }
+    if let Some(local) = connected.local.as_ref().filter(|_| all) {
         let items = inventory(local)?;
         let orphans = items
             .iter()

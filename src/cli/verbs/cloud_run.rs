@@ -27,8 +27,12 @@ pub async fn run(context: &Context, word: &str, command: &[String]) -> CliResult
     std::fs::create_dir_all(&runs).map_err(|error| io("make", &runs, &error))?;
     let run = RunId::new(context.clock.now(), chance()?);
     let (canceller, cancel) = cancel_pair();
-    let last_words = "stopped at once; `piaas-bake cloud gc` removes the machine".to_owned();
-    interrupt::watch_signals(move || canceller.cancel(), last_words)?;
+    let gc = format!("piaas-bake cloud gc --run {run}");
+    let last_words = move || {
+        CliError::new(exit::INTERRUPTED, "stopped at once")
+            .hint(format!("remove the machine with: {gc}"))
+    };
+    interrupt::watch_signals(context, move || canceller.cancel(), last_words)?;
     let order = Order {
         image: &image,
         instance_type: INSTANCE_TYPE,

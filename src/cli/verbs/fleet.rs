@@ -7,7 +7,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::fleet_args::{FleetArgs, FleetVerb, StatusArgs};
-use super::roll::holder;
+use super::roll::{holder, say_held};
+use crate::aws::commands::quote;
 use crate::cancel::{self, Cancel};
 use crate::cli::args::Format;
 use crate::cli::context::{Connected, Context, cloud, io};
@@ -40,6 +41,16 @@ struct Chosen {
     config: Config,
     source: Box<dyn Source>,
     file: Option<PathBuf>,
+}
+
+impl Chosen {
+    /// A verb about this fleet: what was named on the command line, or found beside it.
+    fn command(&self, verb: &str) -> String {
+        let file = self.file.as_ref().map_or_else(String::new, |file| {
+            format!(" --config {}", quote(&file.display().to_string()))
+        });
+        format!("fleet {verb}{file} --group {}", quote(&self.group))
+    }
 }
 
 fn choose(args: &FleetArgs) -> Result<Chosen, CliError> {
@@ -143,6 +154,7 @@ async fn work_on(
 
 async fn take(connected: &Connected, chosen: &Chosen) -> Result<Lease, CliError> {
     let group = &chosen.group;
+    say_held(connected, &lease_name(group)).await?;
     lease::take(&connected.clients, &lease_name(group), holder())
         .await
         .map_err(|held| match held {
@@ -151,19 +163,11 @@ async fn take(connected: &Connected, chosen: &Chosen) -> Result<Lease, CliError>
                 exit::LEASE_HELD,
                 format!("another process runs the fleet {group}: {who}"),
             )
-            .hint(format!("look at it with: {}", status_command(chosen))),
+            .hint(format!(
+                "look at it with: {}",
+                connected.clients.commands.own(&chosen.command("status"))
+            )),
         })
-}
-
-fn status_command(chosen: &Chosen) -> String {
-    let file = chosen.file.as_ref().map_or_else(String::new, |file| {
-        format!(
-            " --config {}",
-            fleet::alarm::quote(&file.display().to_string())
-        )
-    });
-    let group = fleet::alarm::quote(&chosen.group);
-    format!("piaas-bake fleet status{file} --group {group}")
 }
 
 fn show(
@@ -284,7 +288,10 @@ fn picture(context: &Context, seen: &View, who: Option<&Term>, chosen: &Chosen) 
     }
     lines.push(style.dim(&match who {
         Some(term) => format!("run by {}", term.holder),
-        None => "nobody runs it; begin with: piaas-bake fleet run".to_owned(),
+        None => {
+            let begin = context.commands().own(&chosen.command("run"));
+            format!("nobody runs it; begin with: {begin}")
+        }
     }));
     lines
 }

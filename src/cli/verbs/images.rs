@@ -48,9 +48,10 @@ pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
                 .collect();
             output::json(&json!({ "images": list }))?;
         }
-        Format::Human if images.is_empty() => {
-            output::note("no images; make one with `piaas-bake bake RECIPE`")
-        }
+        Format::Human if images.is_empty() => output::note(&format!(
+            "no images; make one with `{}`",
+            context.commands().own("bake RECIPE")
+        )),
         Format::Human => {
             let mut rows = vec![
                 ["image", "name", "status", "named", "created"]

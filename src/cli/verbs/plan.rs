@@ -353,7 +353,8 @@ fn bake_text(context: &Context, order: &Order, argument: &str, plan: &Plan, plac
     out.push_str(&calls_text(context, order, plan));
     let _ = writeln!(
         out,
-        "\nNothing was changed. To do it: piaas-bake bake {argument}"
+        "\nNothing was changed. To do it: {}",
+        context.commands().own(&format!("bake {argument}"))
     );
     out
 }

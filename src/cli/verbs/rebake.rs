@@ -222,7 +222,7 @@ async fn bake_all(
     judge: &mut Judge<'_>,
     cases: &mut [Case],
 ) -> Result<(), CliError> {
-    let cancel = cancel_on_signal(context)?;
+    let (cancel, under_way) = cancel_on_signal(context)?;
     let mut failed: BTreeSet<String> = BTreeSet::new();
     for case in cases.iter_mut().filter(|case| case.judgement.is_stale()) {
         let recipe = case.resolved.name.clone();
@@ -244,6 +244,7 @@ async fn bake_all(
             Ok(Decision::Bake(plan)) => {
                 let way = Way {
                     cancel: cancel.clone(),
+                    under_way: under_way.clone(),
                     keep_on_failure: false,
                     progress: context.progress(),
                 };

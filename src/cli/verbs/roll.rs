@@ -10,6 +10,7 @@ use super::bake::chance;
 use super::images::find;
 use super::roll_args::{RollVerb, StartArgs};
 use super::roll_options::{ascending, options, wishes};
+use crate::aws::commands::quote;
 use crate::bake::images::Image;
 use crate::bake::names::RunId;
 use crate::bake::{Cancel, cancel_pair};
@@ -163,7 +164,20 @@ impl Holding {
     }
 }
 
+/// Says whom a lease is waited for, and until when.
+pub(super) async fn say_held(connected: &Connected, lease: &str) -> Result<(), CliError> {
+    let held = lease::holder(&connected.clients, lease).await;
+    if let Some(term) = held.map_err(|error| cloud(&error))? {
+        output::note(&format!(
+            "{} holds the lease {lease} until {:.0}: waiting until it is renewed, or free",
+            term.holder, term.expires
+        ));
+    }
+    Ok(())
+}
+
 async fn take(connected: &Connected, group: &str) -> Result<Lease, CliError> {
+    say_held(connected, &lease_name(group)).await?;
     lease::take(&connected.clients, &lease_name(group), holder())
         .await
         .map_err(|held| match held {
@@ -239,10 +253,19 @@ async fn carry_on(
 ) -> CliResult {
     let group = record.group.clone();
     let (canceller, cancel) = cancel_pair();
-    let go_on = format!("stopped; go on with: piaas-bake roll watch {group}");
+    let commands = context.commands();
+    let go_on = commands.own(&format!("roll watch {}", quote(&group)));
+    let last_words = {
+        let go_on = go_on.clone();
+        move || {
+            CliError::new(exit::INTERRUPTED, "stopped at once").hint(format!("go on with: {go_on}"))
+        }
+    };
     let (leaver, mut leave) = cancel_pair();
     match on_interrupt {
-        Interrupt::TurnBack => interrupt::watch_signals(move || canceller.cancel(), go_on.clone())?,
+        Interrupt::TurnBack => {
+            interrupt::watch_signals(context, move || canceller.cancel(), last_words)?;
+        }
         Interrupt::Leave => interrupt::on_signal(move || leaver.cancel())?,
     }
     let (sink, events) = mpsc::unbounded_channel();
@@ -270,7 +293,7 @@ async fn carry_on(
         Some(Ok(record)) => ended(context, &record, &was_interrupted),
         Some(Err(error)) => Err(failed(&group, &error)),
         None => {
-            output::note(&go_on);
+            output::note(&format!("stopped; go on with: {go_on}"));
             Ok(exit::INTERRUPTED)
         }
     }
@@ -352,10 +375,14 @@ async fn status(context: &Context, group: &str) -> CliResult {
                 (Some(outcome), _) => format!("{}\n", view::roll::outcome(outcome, &record)),
                 (None, Some(term)) => format!("carried out by {}\n", term.holder),
                 (None, None) => {
-                    format!("nobody carries it out; go on with: piaas-bake roll watch {group}\n")
+                    let go_on = context
+                        .commands()
+                        .own(&format!("roll watch {}", quote(group)));
+                    format!("nobody carries it out; go on with: {go_on}\n")
                 }
             });
             for left in &record.left {
+                let left = context.commands().complete(left);
                 text.push_str(&format!("left: {left}\n"));
             }
             output::data(&text)?;

@@ -71,10 +71,13 @@ pub(super) fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
         } => progress.note(&format!("  {title}: exit code {exit_code}")),
         Event::Output { line } => progress.output(&line),
         Event::Snapshot { id, percent } => progress.at(&format!("snapshot {id}: {percent} %")),
-        Event::Undoing { reason } => {
+        Event::Undoing { reason, kept } => {
             *failing = true;
             progress.failed(&reason);
-            progress.begin("removing what was created");
+            progress.begin(&match kept {
+                Some(kept) => format!("removing what was created, but for {kept}"),
+                None => "removing what was created".to_owned(),
+            });
         }
         Event::LeftOver { kind, id, command } => {
             progress.note(&format!(

@@ -163,7 +163,7 @@ fn failure() -> Vec<(u64, Event)> {
     };
     vec![
         (1000, ended(2, "Fetch the tool", 28, 5)),
-        (0, Event::Undoing { reason: "`Fetch the tool` (ci-worker/step-002-fetch-the-tool) ended with exit code 28 after 2 attempts".into() }),
+        (0, Event::Undoing { reason: "`Fetch the tool` (ci-worker/step-002-fetch-the-tool) ended with exit code 28 after 2 attempts".into(), kept: None }),
         (30_000, gone(Resource::Builder, "i-0123456789abcdef0")),
         (2000, Event::LeftOver {
             kind: Resource::SecurityGroup,

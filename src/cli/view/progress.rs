@@ -27,6 +27,9 @@ pub struct Progress {
     grouped: bool,
     /// The name of this work, where others go on beside it.
     lane: Option<String>,
+    /// The small print of a work beside others in the log of GitHub Actions: a group that is written at its end, for
+    /// groups cannot go on at the same time.
+    gathered: Option<Vec<String>>,
 }
 
 /// The views of several pieces of work that go on at the same time: one line each, and what is to stay above them.
@@ -38,6 +41,7 @@ pub struct Lanes {
     bars: Option<MultiProgress>,
     /// Characters in the longest name.
     width: usize,
+    grouped: bool,
 }
 
 impl Lanes {
@@ -51,7 +55,16 @@ impl Lanes {
             paper: Paper::Stderr,
             bars: is_live().then(MultiProgress::new),
             width: names.map(|name| name.chars().count()).max().unwrap_or(0),
+            grouped: false,
         }
+    }
+
+    /// Views for the log of GitHub Actions: the small print of each work is a group that a reader can open.
+    #[must_use]
+    pub fn grouped(mut self, grouped: bool) -> Self {
+        self.grouped = grouped;
+        self.bars = self.bars.filter(|_| !grouped);
+        self
     }
 
     /// The view of one of them.
@@ -68,6 +81,7 @@ impl Lanes {
                 .map(|bars| Screen::new(bars.clone(), self.style, self.clock.clone())),
             grouped: false,
             lane: Some(format!("{name:<width$}", width = self.width)),
+            gathered: self.grouped.then(Vec::new),
         }
     }
 }
@@ -118,6 +132,13 @@ impl Paper {
         }
     }
 
+    /// A group with all its lines: nobody else's come between.
+    fn group(&self, title: &str, lines: &str) {
+        let lines = github::inert(lines);
+        let group = github::group(title);
+        self.command(&format!("{group}\n{lines}\n{}", github::END_GROUP));
+    }
+
     /// A workflow command.
     fn command(&self, text: &str) {
         match self {
@@ -161,6 +182,7 @@ impl Progress {
             screen: None,
             grouped: false,
             lane: None,
+            gathered: None,
         }
     }
 
@@ -185,7 +207,7 @@ impl Progress {
     pub fn at(&mut self, note: &str) {
         match &mut self.screen {
             Some(screen) => screen.at(note),
-            None => self.plain(&format!("  {note}")),
+            None => self.small(&format!("  {note}")),
         }
     }
 
@@ -196,7 +218,7 @@ impl Progress {
             // Its one line has room for the last of them.
             Some(screen) if self.lane.is_some() => screen.at(&line),
             Some(screen) => screen.output(&line),
-            None => self.plain(&format!("  | {line}")),
+            None => self.small(&format!("  | {line}")),
         }
     }
 
@@ -210,7 +232,7 @@ impl Progress {
                 screen.forget_output();
                 screen.keep(&line);
             }
-            None => self.plain(&line),
+            None => self.small(&line),
         }
     }
 
@@ -264,9 +286,22 @@ impl Progress {
     }
 
     fn plain(&self, text: &str) {
+        self.paper.note(&self.timed(text));
+    }
+
+    fn timed(&self, text: &str) -> String {
         let text = in_lane(self.lane.as_deref(), text);
         let seconds = self.clock.now().duration_since(self.start).as_secs().max(0);
-        self.paper.note(&format!("[{seconds:>4} s] {text}"));
+        format!("[{seconds:>4} s] {text}")
+    }
+
+    /// Small print: at once, or in the group at the end.
+    fn small(&mut self, text: &str) {
+        let line = self.timed(text);
+        match &mut self.gathered {
+            Some(lines) => lines.push(line),
+            None => self.paper.note(&line),
+        }
     }
 }
 
@@ -285,6 +320,10 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(screen) = &mut self.screen {
             screen.clear();
+        }
+        if let Some(lines) = self.gathered.take().filter(|lines| !lines.is_empty()) {
+            let name = self.lane.as_deref().unwrap_or_default().trim_end();
+            self.paper.group(name, &lines.join("\n"));
         }
     }
 }
@@ -404,5 +443,30 @@ mod tests {
     fn output_cannot_move_the_cursor() {
         assert_eq!(printable("\x1b[31mred\x1b[0m\ta\rb\x07"), "red ab");
         assert_eq!(printable("plain é"), "plain é");
+    }
+
+    #[test]
+    fn works_at_the_same_time_have_a_group_each_in_the_log_of_github_actions() {
+        let clock = crate::clock::JumpingClock::starting_at(Timestamp::UNIX_EPOCH);
+        let names = ["web", "tools"];
+        let mut lanes = Lanes::new(Style::plain(), clock, names.into_iter()).grouped(true);
+        let kept = Kept::default();
+        lanes.paper = Paper::Kept(kept.clone());
+        let [mut web, mut tools] = names.map(|name| lanes.lane(name));
+        web.begin("provision");
+        tools.begin("provision");
+        web.output("one");
+        tools.output("of tools");
+        web.output("::error::two");
+        drop(web);
+        assert_eq!(
+            *kept.lock().unwrap(),
+            "[   0 s] web    provision\n\
+             [   0 s] tools  provision\n\
+             ::group::web\n\
+             [   0 s] web      | one\n\
+             [   0 s] web      | ::error::two\n\
+             ::endgroup::\n"
+        );
     }
 }

@@ -151,7 +151,9 @@ async fn without_a_bucket_a_large_bundle_is_refused_before_anything_is_made() {
     with_payload(&mut plan, noise(20_000_000));
     world.wire.fail(Fault::None);
     let error = world.bake(&plan, Cancel::never(), &()).await.unwrap_err();
-    assert!(error.to_string().contains("bundle_bucket"), "{error}");
+    assert!(error.to_string().contains("20"), "{error}");
+    let refused = bake::fits_commands(&plan).unwrap_err();
+    assert_eq!(error.to_string(), refused.to_string());
     assert_eq!(world.wire.operations(), [] as [String; 0]);
 }
 
@@ -165,6 +167,8 @@ async fn a_bucket_that_is_not_there_is_named() {
     let plan = world.plan(&world.target().await).await;
     let error = world.bake(&plan, Cancel::never(), &()).await.unwrap_err();
     assert!(error.to_string().contains("NoSuchBucket"), "{error}");
+    let asked = world.wire.operations();
+    assert!(!asked.contains(&"RunInstances".to_owned()), "{asked:?}");
     assert_eq!(error.left_over, []);
     assert_eq!(world.things().await, [] as [String; 0]);
 }

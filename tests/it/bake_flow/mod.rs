@@ -476,6 +476,34 @@ async fn a_builder_that_is_taken_away_ends_the_bake_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_stays_in_use_is_given_up_and_named() {
+    // Each refusal has another request id, which is no progress.
+    let rule = "schema: piaas-bake/faults/v1\nfaults:\n  \
+                - { fault: error, on: 'ec2:DeleteSecurityGroup', status: 400, code: DependencyViolation, times: always }\n";
+    let world = World::with(Arc::new(Faults::parse(rule).unwrap())).await;
+    let mut plan = world.plan(&world.target().await).await;
+    plan.steps[0].text = "exit 3\n".into();
+    let heard = Heard::default();
+    let error = world
+        .bake(&plan, Cancel::never(), &heard)
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit_code(), 7);
+    let [left] = error.left_over.as_slice() else {
+        panic!("{:?}", error.left_over)
+    };
+    assert_eq!(left.kind, piaas_bake::bake::Resource::SecurityGroup);
+    assert!(left.error.contains("DependencyViolation"), "{}", left.error);
+    assert!(left.command.contains("cloud gc") && left.command.contains("--run"));
+    // It says once what it waits for, and why.
+    let events = heard.0.into_inner().unwrap();
+    let notes = events.iter().filter(
+        |event| matches!(event, Event::Note { text } if text.contains("DependencyViolation")),
+    );
+    assert_eq!(notes.count(), 1);
+}
+
+#[tokio::test]
 async fn a_bake_survives_reads_that_are_late() {
     // What has been made is not found for ten seconds, nor its tags.
     let rule = "schema: piaas-bake/faults/v1\nfaults:\n  \

@@ -369,6 +369,18 @@ async fn a_group_is_rolled_by_one_process_at_a_time() {
         .unwrap();
     assert_eq!(third.epoch(), 3);
     assert_eq!(world.stage.clock.now(), before);
+    // It is given back while somebody waits for it: that one has it.
+    world.wire.fail(Fault::None);
+    let given_back = async {
+        let looks = || world.wire.count("GetParametersByPath");
+        while looks() < 2 {
+            tokio::task::yield_now().await;
+        }
+        third.release().await.unwrap();
+    };
+    let taken = lease::take(&world.clients, &name, "the fourth");
+    let (fourth, ()) = tokio::join!(taken, given_back);
+    assert_eq!(fourth.unwrap().epoch(), 4);
 }
 
 #[tokio::test]
