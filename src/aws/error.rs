@@ -3,6 +3,7 @@
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::RequestId;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::error::ErrorMetadata;
 
 /// What an error means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +182,14 @@ fn causes(error: &dyn std::error::Error) -> Box<[String]> {
     let mut causes: Vec<String> = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
-        let text = cause.to_string();
+        let text = match cause.downcast_ref::<ErrorMetadata>() {
+            // It writes itself as a structure of Rust.
+            Some(answer) => {
+                let parts = [answer.code(), answer.message()];
+                parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
+            }
+            None => cause.to_string(),
+        };
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let text = lines.join("; ").replace(":; ", ": ");
         if causes.last().is_none_or(|last| !last.contains(&text)) {

@@ -206,6 +206,12 @@ fn path_text(path: &Path) -> String {
 }
 
 impl Settings {
+    /// The profile, if somebody chose it: `default` is what everybody has.
+    #[must_use]
+    pub fn chosen_profile(&self) -> Option<&str> {
+        self.profile.as_deref().filter(|name| *name != "default")
+    }
+
     /// Resolves the settings.
     ///
     /// # Errors

@@ -93,7 +93,7 @@ impl Context {
             ),
             CloudName::Aws => {
                 let region = region.map(String::as_str);
-                Commands::aws(&own, region, settings.profile.as_deref())
+                Commands::aws(&own, region, settings.chosen_profile())
             }
         }
     }
@@ -244,7 +244,7 @@ impl Context {
     /// Nobody can tell who calls: what to look at.
     fn not_known(&self, clients: &Clients, error: &aws::Error) -> CliError {
         let edge = cloud(error);
-        match (error.kind, &self.settings.profile) {
+        match (error.kind, self.settings.chosen_profile()) {
             (Kind::Transport, _) if clients.endpoint.is_some() => edge.hint(
                 "is it up? the address is of AWS_ENDPOINT_URL, or of endpoint_url in the AWS profile",
             ),
