@@ -242,11 +242,11 @@ fn indent(value: &str, kwargs: Kwargs, _: &State<'_>) -> TeraResult<Value> {
             if n > 0 {
                 out.push('\n');
             }
-            if if n == 0 {
-                first
-            } else {
-                blank || !line.is_empty()
-            } {
+            let moves = match n {
+                0 => first,
+                _ => blank || !line.is_empty(),
+            };
+            if moves {
                 out.push_str(&margin);
             }
             out.push_str(line);
