@@ -135,6 +135,8 @@ class Group:
         self.cloud, self.name = cloud, name
         import base64
 
+        # What a run that was killed has left of a group of this name.
+        self.remove()
         made = cloud.ec2.create_launch_template(
             LaunchTemplateName=name,
             VersionDescription="made by hand",
@@ -176,7 +178,13 @@ class Group:
         if self.describe():
             self.cloud.scaling.delete_auto_scaling_group(AutoScalingGroupName=self.name, ForceDelete=True)
             until("the group to be gone", lambda: not self.describe())
-        self.cloud.ec2.delete_launch_template(LaunchTemplateId=self.template)
+        templates = self.cloud.ec2.describe_launch_templates(
+            Filters=[{"Name": "launch-template-name", "Values": [self.name]}]
+        )["LaunchTemplates"]
+        for one in templates:
+            self.cloud.ec2.delete_launch_template(LaunchTemplateId=one["LaunchTemplateId"])
+        # What is written down of its rolls and of its fleet is about nothing any more.
+        self.cloud.ssm.delete_parameters(Names=[f"/piaas-bake/{what}/{self.name}" for what in ("rolls", "fleets")])
 
 
 class Ledger:
