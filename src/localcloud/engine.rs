@@ -20,6 +20,7 @@ use super::s3::{self, Buckets, Content, Payload};
 use super::state::{Locked, Process, State, StateError, Store};
 use super::wire::Service;
 use super::wire::error::ApiError;
+use super::wire::json;
 use super::wire::sigv4::{Authorization, Fault};
 use super::{
     ACCESS_KEY, DEFAULT_REGION, SECRET_KEY, autoscaling, ec2, imagebuilder, regions, secrets, ssm,
@@ -80,6 +81,23 @@ pub(super) struct Call<'a> {
     pub region: &'a str,
     pub process: Process,
     pub dry_run: bool,
+}
+
+/// Reads its input from the body, answers with a JSON object.
+pub(super) type JsonOperation = fn(&mut Call<'_>, &[u8]) -> Result<serde_json::Value, ApiError>;
+
+/// Answers a request of awsJson1.1 by the operation that its `x-amz-target` names, after `prefix`.
+pub(super) fn answer_json(
+    call: &mut Call<'_>,
+    request: &Request<Bytes>,
+    request_id: &str,
+    (service, prefix): (&str, &str),
+    operations: &[(&str, JsonOperation)],
+) -> Result<Response<Bytes>, ApiError> {
+    let operation = json::operation(request, prefix, service, operations)?;
+    let answer = operation(call, request.body())?;
+    let (ok, kind) = (StatusCode::OK, json::JSON_1_1);
+    Ok(json::response(ok, kind, request_id, &answer))
 }
 
 impl LocalCloud {

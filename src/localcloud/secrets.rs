@@ -7,17 +7,17 @@ mod versions;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::ACCOUNT_ID;
-use super::engine::Call;
+use super::engine::{Call, JsonOperation, answer_json};
 use super::state::Tags;
 use super::wire::constraint;
 use super::wire::error::ApiError;
-use super::wire::json::{self as wire, epoch, input};
+use super::wire::json::{epoch, input};
 use versions::{CURRENT, Content, Version};
 
 /// The key that secrets have when none is named (`CreateSecret`, `KmsKeyId`).
@@ -120,10 +120,8 @@ fn request(message: impl Into<String>) -> ApiError {
     ApiError::new("InvalidRequestException", message)
 }
 
-type Operation = fn(&mut Call<'_>, &[u8]) -> Result<Value, ApiError>;
-
 /// Every operation there is, by name.
-const OPERATIONS: &[(&str, Operation)] = &[
+const OPERATIONS: &[(&str, JsonOperation)] = &[
     ("CreateSecret", create),
     ("DeleteSecret", delete),
     ("DescribeSecret", describe),
@@ -137,18 +135,12 @@ pub(super) fn handle(
     request: &Request<Bytes>,
     request_id: &str,
 ) -> Result<Response<Bytes>, ApiError> {
-    let operation = wire::operation(request, "secretsmanager.", "secretsmanager", OPERATIONS)?;
     let now = call.now;
     call.state
         .secrets
         .retain(|_, secret| secret.gone.is_none_or(|gone| now < gone));
-    let answer = operation(call, request.body())?;
-    Ok(wire::response(
-        StatusCode::OK,
-        wire::JSON_1_1,
-        request_id,
-        &answer,
-    ))
+    let service = ("secretsmanager", "secretsmanager.");
+    answer_json(call, request, request_id, service, OPERATIONS)
 }
 
 /// By name, by ARN, or by an ARN without its last seven characters (`GetSecretValue`, `SecretId`).

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::layer::{counted_to, dialect_of, own};
 use super::origin::{Origin, tell};
 use super::script::{Layer, Script};
-use super::tags::{self, Dialect, TagKind};
+use super::tags::{self, Dialect, Tag, TagKind};
 use super::template::Renderer;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::files;
@@ -54,8 +54,10 @@ pub fn attach(
         misused(recipe, layer, name, &about[*name], found);
     }
     each_text(recipe, |text, origin, dialect| {
-        for name in secrets.keys() {
-            changed(name, text, origin, dialect, found);
+        for tag in tags::scan(text, dialect) {
+            for name in secrets.keys() {
+                changed(name, text, &tag, origin, found);
+            }
         }
     });
     let agent_sha256 = hex::encode(Sha256::digest(agent));
@@ -154,13 +156,10 @@ fn each_text(recipe: &LineRecipe, mut see: impl FnMut(&str, Origin<'_>, Dialect)
     }
 }
 
-/// Tags that make something else of the path of a secret: what comes out names no file, and none is fetched for it.
-fn changed(name: &str, text: &str, origin: Origin<'_>, dialect: Dialect, found: &mut Diagnostics) {
-    for tag in tags::scan(text, dialect) {
-        let inside = &text[tag.inner.clone()];
-        if tag.kind == TagKind::Comment || inside == name || !tags::uses(inside, name) {
-            continue;
-        }
+/// Whether a tag makes something else of the path of a secret: what comes out names no file, and none is fetched for it.
+fn changed(name: &str, text: &str, tag: &Tag, origin: Origin<'_>, found: &mut Diagnostics) {
+    let inside = &text[tag.inner.clone()];
+    if tag.kind != TagKind::Comment && inside != name && tags::uses(inside, name) {
         tell(
             found,
             text,

@@ -132,16 +132,19 @@ const KEYWORDS: [&str; 19] = [
     "endraw", "break", "continue", "true", "false", "none",
 ];
 
-/// The words of a tag's text that can name variables: no keyword, literal, attribute, filter, test, function or argument.
-pub fn variables(inside: &str) -> Vec<&str> {
+/// The words of a tag's text that stand where a variable can: no literal, attribute, filter, test, function or argument.
+fn read(inside: &str) -> Vec<&str> {
     let words = words(inside);
     let named = |(n, (at, word)): (usize, &(usize, &'_ str))| {
         let before = inside[..*at].trim_end();
         let after = inside[at + word.len()..].trim_start();
-        let tested = matches!(n.checked_sub(1).map(|n| words[n].1), Some("is"))
-            || (n >= 2 && words[n - 1].1 == "not" && words[n - 2].1 == "is");
-        !(KEYWORDS.contains(&word.to_ascii_lowercase().as_str())
-            || word.starts_with(|c: char| c.is_ascii_digit())
+        let is =
+            |back: usize, wanted: &str| n.checked_sub(back).is_some_and(|n| words[n].1 == wanted);
+        // Nothing but blanks between them.
+        let refused = before.strip_suffix("not").map(str::trim_end);
+        let tested = (is(1, "is") && before.ends_with("is"))
+            || (is(1, "not") && is(2, "is") && refused.is_some_and(|left| left.ends_with("is")));
+        !(word.starts_with(|c: char| c.is_ascii_digit())
             || before.ends_with('.')
             || before.ends_with('|')
             || tested
@@ -150,6 +153,13 @@ pub fn variables(inside: &str) -> Vec<&str> {
     };
     let found = words.iter().enumerate().filter(|one| named(*one));
     found.map(|(_, (_, word))| *word).collect()
+}
+
+/// The words of a tag's text that can name variables: those of [`read`] that are no keyword.
+pub fn variables(inside: &str) -> Vec<&str> {
+    let mut found = read(inside);
+    found.retain(|word| !KEYWORDS.contains(&word.to_ascii_lowercase().as_str()));
+    found
 }
 
 /// The names that the statements of a text give to values: by `set`, and as the items of loops.
@@ -176,39 +186,9 @@ pub fn mentions(inside: &str, name: &str) -> bool {
         .any(|word| word == name)
 }
 
-/// True if the tag's text reads the variable `name`: outside of text literals, and not as the name of a filter, a test, a
-/// function, an argument or an attribute.
+/// True if the tag's text reads the variable `name`, which may be called as a keyword is.
 pub fn uses(inside: &str, name: &str) -> bool {
-    let mut bare = String::new();
-    let mut literal = None;
-    let mut escaped = false;
-    for c in inside.chars() {
-        match literal {
-            Some(_) if escaped => escaped = false,
-            Some(_) if c == '\\' => escaped = true,
-            Some(quote) if c == quote => literal = None,
-            Some(_) => {}
-            None if matches!(c, '"' | '\'' | '`') => {
-                literal = Some(c);
-                bare.push('0');
-            }
-            None => bare.push(c),
-        }
-    }
-    let of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    bare.match_indices(name).any(|(at, _)| {
-        let (before, after) = (&bare[..at], &bare[at + name.len()..]);
-        if before.ends_with(of_word) || after.starts_with(of_word) {
-            return false;
-        }
-        let (before, after) = (before.trim_end(), after.trim_start());
-        let word_before = before.rsplit(|c: char| !of_word(c)).next();
-        let is_test = word_before == Some("is")
-            || word_before == Some("not")
-                && before.trim_end_matches("not").trim_end().ends_with("is");
-        let is_argument = after.starts_with('=') && !after.starts_with("==");
-        !(before.ends_with(['|', '.']) || is_test || after.starts_with('(') || is_argument)
-    })
+    read(inside).contains(&name)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::plan::{Order, Wishes, decide};
+use crate::aws::commands::quote;
 use crate::bake::plan::Decision;
 use crate::bake::saved::{FORMAT, Outcome, Place, Saved, SavedLayer};
 use crate::cli::args::{HowArgs, SetArgs};
@@ -25,7 +26,7 @@ pub fn as_argument(path: &Path) -> String {
     } else {
         format!("./{text}")
     };
-    shlex::try_quote(&text).map_or_else(|_| text.clone(), std::borrow::Cow::into_owned)
+    quote(&text)
 }
 
 /// The plan that an argument names, if it names a file.

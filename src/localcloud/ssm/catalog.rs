@@ -8,7 +8,7 @@ use super::super::engine::Call;
 use super::super::state::ParameterVersion;
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{epoch, input};
-use super::{max_results, page, put_some};
+use super::listed;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
@@ -89,16 +89,8 @@ pub(super) fn describe(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiErr
             found.push(item(call.region, name, latest));
         }
     }
-    let max = max_results(describe.max_results, 1..=50)?;
-    let (found, token) = page(
-        "DescribeParameters",
-        found,
-        max,
-        describe.next_token.as_deref(),
-    )?;
-    let mut answer = json!({"Parameters": found});
-    put_some(&mut answer, "NextToken", token);
-    Ok(answer)
+    let asked = (describe.max_results, describe.next_token.as_deref());
+    listed("DescribeParameters", "Parameters", found, asked, 1..=50)
 }
 
 fn item(region: &str, name: &str, latest: &ParameterVersion) -> Value {

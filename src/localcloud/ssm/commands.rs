@@ -10,7 +10,7 @@ use super::super::s3::OutputTarget;
 use super::super::state::{Command, InstanceState};
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{epoch, input};
-use super::{max_results, page, put_some};
+use super::{listed, put_some};
 
 /// The one document there is.
 pub const DOCUMENT: &str = "AWS-RunShellScript";
@@ -386,11 +386,8 @@ pub(super) fn list(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
         .into_iter()
         .map(|command| describe(call, command))
         .collect();
-    let max = max_results(list.max_results, 1..=50)?;
-    let (found, token) = page("ListCommands", found, max, list.next_token.as_deref())?;
-    let mut answer = json!({"Commands": found});
-    put_some(&mut answer, "NextToken", token);
-    Ok(answer)
+    let asked = (list.max_results, list.next_token.as_deref());
+    listed("ListCommands", "Commands", found, asked, 1..=50)
 }
 
 pub(super) fn list_invocations(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
@@ -429,16 +426,14 @@ pub(super) fn list_invocations(call: &mut Call<'_>, body: &[u8]) -> Result<Value
             found.push(item);
         }
     }
-    let max = max_results(list.max_results, 1..=50)?;
-    let (found, token) = page(
+    let asked = (list.max_results, list.next_token.as_deref());
+    listed(
         "ListCommandInvocations",
+        "CommandInvocations",
         found,
-        max,
-        list.next_token.as_deref(),
-    )?;
-    let mut answer = json!({"CommandInvocations": found});
-    put_some(&mut answer, "NextToken", token);
-    Ok(answer)
+        asked,
+        1..=50,
+    )
 }
 
 fn plugin(verdict: Verdict, record: Option<&CommandRecord>) -> Value {

@@ -8,7 +8,7 @@ use super::super::regions::private_domain;
 use super::super::state::{Instance, InstanceState};
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{epoch, input};
-use super::{max_results, page, put_some};
+use super::{listed, put_some};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
@@ -109,16 +109,14 @@ pub(super) fn describe(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiErr
             found.push(item(call, instance));
         }
     }
-    let max = max_results(describe.max_results, 5..=50)?;
-    let (found, token) = page(
+    let asked = (describe.max_results, describe.next_token.as_deref());
+    listed(
         "DescribeInstanceInformation",
+        "InstanceInformationList",
         found,
-        max,
-        describe.next_token.as_deref(),
-    )?;
-    let mut answer = json!({"InstanceInformationList": found});
-    put_some(&mut answer, "NextToken", token);
-    Ok(answer)
+        asked,
+        5..=50,
+    )
 }
 
 fn item(call: &Call<'_>, instance: &Instance) -> Value {

@@ -7,18 +7,15 @@ mod parameters;
 mod send;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use serde_json::Value;
 
-use super::engine::Call;
+use super::engine::{Call, JsonOperation, answer_json};
 use super::wire::error::ApiError;
-use super::wire::{json, page_token};
-
-/// Reads its input from the body, answers with a JSON object.
-type Operation = fn(&mut Call<'_>, &[u8]) -> Result<Value, ApiError>;
+use super::wire::page_token;
 
 /// Every operation there is, by name.
-const OPERATIONS: &[(&str, Operation)] = &[
+const OPERATIONS: &[(&str, JsonOperation)] = &[
     ("CancelCommand", commands::cancel),
     ("DeleteParameter", parameters::delete),
     ("DeleteParameters", parameters::delete_several),
@@ -39,14 +36,8 @@ pub(super) fn handle(
     request: &Request<Bytes>,
     request_id: &str,
 ) -> Result<Response<Bytes>, ApiError> {
-    let operation = json::operation(request, "AmazonSSM.", "ssm", OPERATIONS)?;
-    let answer = operation(call, request.body())?;
-    Ok(json::response(
-        StatusCode::OK,
-        json::JSON_1_1,
-        request_id,
-        &answer,
-    ))
+    let service = ("ssm", "AmazonSSM.");
+    answer_json(call, request, request_id, service, OPERATIONS)
 }
 
 /// The part of a list that begins at `token`, which stands for a position, and the next token of the operation.
@@ -67,6 +58,24 @@ fn page<T>(
     let end = start.saturating_add(max);
     let next = (end < items.len()).then(|| page_token::seal(operation, &end.to_string()));
     Ok((items.into_iter().skip(start).take(max).collect(), next))
+}
+
+/// The answer of a list: the part of it that is asked for, as `member`, and the next token.
+fn listed(
+    operation: &str,
+    member: &str,
+    items: Vec<Value>,
+    (max, token): (Option<usize>, Option<&str>),
+    limits: std::ops::RangeInclusive<usize>,
+) -> Result<Value, ApiError> {
+    let max = max_results(max, limits)?;
+    let (items, token) = page(operation, items, max, token)?;
+    let mut answer = Value::Object(serde_json::Map::from_iter([(
+        member.to_owned(),
+        items.into(),
+    )]));
+    put_some(&mut answer, "NextToken", token);
+    Ok(answer)
 }
 
 /// `MaxResults`, checked against what the operation allows.

@@ -15,7 +15,7 @@ use super::super::wire::constraint;
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{epoch, input};
 use super::super::{ACCOUNT_ID, BASE_PARAMETER, regions};
-use super::{max_results, page, put_some};
+use super::{listed, put_some};
 
 /// Versions of one parameter that are kept (SSM quotas, "Maximum number of past values per parameter").
 const HISTORY: usize = 100;
@@ -416,11 +416,8 @@ pub(super) fn get_by_path(call: &mut Call<'_>, body: &[u8]) -> Result<Value, Api
             ))
         })
         .collect();
-    let max = max_results(get.max_results, 1..=10)?;
-    let (found, token) = page("GetParametersByPath", found, max, get.next_token.as_deref())?;
-    let mut answer = json!({"Parameters": found});
-    put_some(&mut answer, "NextToken", token);
-    Ok(answer)
+    let asked = (get.max_results, get.next_token.as_deref());
+    listed("GetParametersByPath", "Parameters", found, asked, 1..=10)
 }
 
 pub(super) fn delete(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
