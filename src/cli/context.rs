@@ -206,18 +206,20 @@ impl Context {
         })
     }
 
-    /// Connects to act: checks this host, makes the base image of the local cloud if it is not there yet, and says
-    /// where it is about to act.
+    /// Connects to act: checks this host, says where it is about to act, and makes the base image of the local cloud if
+    /// it is not there yet.
     ///
     /// # Errors
     /// As [`Self::connect`], and a host that cannot run machines.
     pub async fn connect_to_act(&self) -> Result<Connected, CliError> {
         if self.settings.cloud == CloudName::Local {
             self.check_host()?;
-            self.make_base().await?;
         }
         let connected = self.connect().await?;
         self.say_where(&connected);
+        if connected.local.is_some() {
+            self.make_base().await?;
+        }
         Ok(connected)
     }
 

@@ -336,10 +336,11 @@ fn mirror(url: &str) -> Result<String, (String, String)> {
         let mut stream = TcpStream::connect_timeout(&target, limit)?;
         stream.set_read_timeout(Some(limit))?;
         let path = path.trim_end_matches('/');
-        write!(
-            stream,
+        // In one piece: a server may answer, and close, at the first one.
+        let request = format!(
             "HEAD /{path}/dists/bookworm/InRelease HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-        )?;
+        );
+        stream.write_all(request.as_bytes())?;
         let mut answer = [0; 64];
         let length = stream.read(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..length])

@@ -1,5 +1,6 @@
 //! A host that cannot run machines: one clear message before anything starts, and nothing is made.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -129,4 +130,39 @@ fn a_full_disk_is_noticed_before_anything_is_written() {
         Run::from(run.unwrap()),
         &["0 GiB free", "are needed", "free some space"],
     );
+}
+
+/// A mirror that answers every question with nothing.
+fn empty_mirror() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/debian", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            // Whoever asks may be gone already.
+            let _read = stream.read(&mut [0; 1024]);
+            let _answered = stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    url
+}
+
+#[test]
+fn where_it_acts_is_said_before_the_base_image_is_made() {
+    if !machines_wanted("a base image from a mirror that has nothing") {
+        return;
+    }
+    let sandbox = sandbox();
+    let run = sandbox
+        .command(&["bake", "web"])
+        .env("PIAAS_MIRROR", empty_mirror())
+        .output();
+    let run = Run::from(run.unwrap()).expect_code(1);
+    let at = |part: &str| {
+        let found = run.stderr.find(part);
+        found.unwrap_or_else(|| panic!("{part:?} is not in\n{}", run.stderr))
+    };
+    assert!(at("acting on: local cloud") < at("Debian base image from"));
+    assert!(at("cannot make the base image") > 0);
 }
