@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Only this room prints.
 
 mod args;
+mod bug;
 mod completions;
 mod config;
 mod context;
@@ -49,7 +50,8 @@ pub fn main() -> ExitCode {
     let changed = matches!(&cli.verb, Verb::Plan(args) if args.changed_since.is_some());
     let result = match Context::new(&cli.global) {
         _ if format == OutputFormat::GithubMatrix && !changed => Err(no_matrix()),
-        Ok(context) => run(&context, cli.verb).map_err(|error| error.complete(&context.commands())),
+        Ok(context) => bug::caught(|| run(&context, cli.verb))
+            .map_err(|error| error.complete(&context.commands())),
         Err(error) => Err(error),
     };
     match result {

@@ -558,3 +558,20 @@ async fn begin_rollback(connected: &Connected, group: &str) -> Result<RollRecord
         .map_err(|error| stored(&error))?;
     Ok(record)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_can_tell_why_a_roll_stopped() {
+        let lost = RollError::Lost("held by another".into());
+        let late = RollError::Impatient("a refresh is in progress".into());
+        let stuck = RollError::Stuck("no such group".into());
+        let codes = [lost, late, stuck].map(|error| failed("workers", &error).code);
+        assert_eq!(
+            codes,
+            [exit::LEASE_HELD, exit::TIMED_OUT, exit::ROLL_HALTED]
+        );
+    }
+}
