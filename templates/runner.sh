@@ -19,7 +19,9 @@ cd "$dir" || exit 2
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 HOME=/root LC_ALL=C.UTF-8 TZ=UTC DEBIAN_FRONTEND=noninteractive PIAAS_BUNDLE=$dir
-export PATH HOME LC_ALL TZ DEBIAN_FRONTEND PIAAS_BUNDLE
+# Tools that write a date write this one (https://reproducible-builds.org/specs/source-date-epoch/).
+SOURCE_DATE_EPOCH=$(cat source-date) || exit 2
+export PATH HOME LC_ALL TZ DEBIAN_FRONTEND PIAAS_BUNDLE SOURCE_DATE_EPOCH
 
 tab=$(printf '\t')
 frame=$(printf '\036')

@@ -5,7 +5,8 @@
 #   seal.sh assert   fails and names what is still there
 #   seal.sh late     the last cleaning, run by systemd when everything else has stopped
 #
-# The list is sealed-paths, beside this file. PIAAS_ROOT is the root to work on; empty but in tests.
+# The list is sealed-paths, beside this file, and so is source-date: the time, in seconds since the epoch, of what
+# must have one. PIAAS_ROOT is the root to work on; empty but in tests.
 set -u
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 2
@@ -33,6 +34,54 @@ old_logs() {
         -o -path "$root/var/log/journal/*" \) ! -type d "$2"
 }
 
+# A keystore of Java (JKS) has the time at which each entry came into it, and ends with a SHA-1 over everything and the
+# password, which is "changeit" in one that belongs to the system. "clean" sets the times and "remains" prints the file
+# if one is another; of a file of another form or password nothing is known, and nothing is done.
+keystore() { # clean|remains, file
+    perl -e '
+        use strict;
+        use warnings;
+        my ($mode, $date, $file) = @ARGV;
+        sub signature {
+            my ($text) = @_;
+            my $key = join("", map { "\0$_" } split(//, "changeit")) . "Mighty Aphrodite";
+            open(my $out, ">", "$file.new") && print({$out} $key . $text) && close($out) or die("$file.new: $!\n");
+            my ($hex) = `sha1sum <"$file.new"` =~ /^([0-9a-f]{40})/ or die("sha1sum failed\n");
+            unlink("$file.new");
+            return pack("H*", $hex);
+        }
+        open(my $in, "<:raw", $file) or die("$file: $!\n");
+        my $store = do { local $/; <$in> };
+        exit(0) unless length($store) >= 32 && substr($store, 0, 8) eq pack("NN", 0xfeedfeed, 2);
+        my $text = substr($store, 0, -20);
+        exit(0) unless substr($store, -20) eq signature($text);
+        my $time = pack("Q>", $date * 1000);
+        my ($at, $other) = (12, 0);
+        my $skip = sub { my ($form, $size) = @_; $at += $size + unpack($form, substr($text, $at, $size)) };
+        for (1 .. unpack("N", substr($text, 8, 4))) {
+            my $kind = unpack("N", substr($text, $at, 4));
+            $at += 4;
+            $skip->("n", 2);
+            $other++ if substr($text, $at, 8) ne $time;
+            substr($text, $at, 8) = $time;
+            $at += 8;
+            my $certificates = 1;
+            if ($kind == 1) {
+                $skip->("N", 4);
+                $certificates = unpack("N", substr($text, $at, 4));
+                $at += 4;
+            }
+            for (1 .. $certificates) { $skip->("n", 2); $skip->("N", 4) }
+        }
+        die("$file: not a whole keystore\n") if $at != length($text);
+        exit(0) unless $other;
+        if ($mode eq "remains") { print("$file\n"); exit(0) }
+        my $signed = $text . signature($text);
+        # In place: owner and mode stay.
+        open(my $out, "+<:raw", $file) && print({$out} $signed) && close($out) or die("$file: $!\n");
+    ' "$1" "$(cat "$here/source-date")" "$2"
+}
+
 clean() {
     case $1 in
         gone) rm -rf -- "$2" ;;
@@ -44,6 +93,7 @@ clean() {
             fi
             ;;
         tree) find "$2" -xdev ! -type d -delete ;;
+        keystore) keystore clean "$2" ;;
         logs)
             old_logs "$2" -delete
             if [ -d "$root/var/log/journal" ]; then find "$root/var/log/journal" -mindepth 1 -delete; fi
@@ -64,6 +114,7 @@ remains() {
             fi
             ;;
         tree) find "$2" -xdev ! -type d ;;
+        keystore) keystore remains "$2" || echo "$2" ;;
         logs)
             old_logs "$2" -print
             find "$2" ! -path "$root$agent_log/*" -type f -size +0 -print
@@ -110,7 +161,7 @@ case ${1-} in
             mkdir -p "$armed"
             # The bundle is on the list: go on from a copy in memory.
             if [ "$here" != "$armed" ]; then
-                cp "$here/seal.sh" "$here/sealed-paths" "$armed/" && exec /bin/sh "$armed/seal.sh" seal
+                cp "$here/seal.sh" "$here/sealed-paths" "$here/source-date" "$armed/" && exec /bin/sh "$armed/seal.sh" seal
                 exit 2
             fi
             quiet

@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
+use crate::image::SOURCE_DATE;
+
 const SUITE: &str = "bookworm";
 const PACKAGES: [&str; 19] = [
     "ca-certificates",
@@ -67,7 +69,8 @@ pub enum BaseError {
 /// Name of the base's directory in a cache; another way of making it has another name.
 #[must_use]
 pub fn directory_name() -> String {
-    let inputs = [&PACKAGES.join(","), NETWORK, FINISH].join("\n");
+    let date = SOURCE_DATE.to_string();
+    let inputs = [&PACKAGES.join(","), NETWORK, FINISH, &date].join("\n");
     let digest = hex::encode(Sha256::digest(inputs));
     format!("{SUITE}-amd64-{}", &digest[..8])
 }
@@ -140,6 +143,7 @@ fn make(root: &Path, mirror: &str, progress: &dyn Fn(&str)) -> Result<(), BaseEr
         .arg(format!("deb {security} {SUITE}-security main"))
         .env("LC_ALL", "C.UTF-8")
         .env("TZ", "UTC")
+        .env("SOURCE_DATE_EPOCH", SOURCE_DATE.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

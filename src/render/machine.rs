@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::quote;
 use super::script::{SEAL, SEALED_PATHS, SEALED_SECRETS, Script};
+use crate::image::SOURCE_DATE;
 use crate::recipe::secret;
 
 const RUNNER: &str = include_str!("../../templates/runner.sh");
@@ -53,6 +54,10 @@ pub fn entries<'a>(
         ("runner.sh", Cow::Borrowed(RUNNER.as_bytes())),
         ("seal.sh", Cow::Borrowed(SEAL.as_bytes())),
         ("sealed-paths", Cow::Owned(sealed.into_bytes())),
+        (
+            "source-date",
+            Cow::Owned(format!("{SOURCE_DATE}\n").into_bytes()),
+        ),
     ] {
         put(name.to_owned(), Kind::Frame, 0o644, bytes);
     }

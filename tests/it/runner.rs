@@ -1,6 +1,7 @@
 //! The scripts of the machine side, run by the real `/bin/sh` in a temporary directory; no root needed.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -34,6 +35,7 @@ impl Bundle {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::copy(template("runner.sh"), dir.path().join("runner.sh")).unwrap();
+        fs::write(dir.path().join("source-date"), "1686355200\n").unwrap();
         for sub in ["scripts", "env", "files"] {
             fs::create_dir(dir.path().join(sub)).unwrap();
         }
@@ -368,8 +370,17 @@ const KEPT: &[&str] = &[
 ];
 
 impl Root {
-    fn dirty() -> Self {
+    fn empty() -> Self {
         let root = Self(tempfile::tempdir().unwrap());
+        for name in ["seal.sh", "sealed-paths"] {
+            fs::copy(template(name), root.path(name)).unwrap();
+        }
+        fs::write(root.path("source-date"), "1686355200\n").unwrap();
+        root
+    }
+
+    fn dirty() -> Self {
+        let root = Self::empty();
         for path in DIRT.iter().chain(LATE).chain(KEPT) {
             let path = root.path(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -385,7 +396,7 @@ impl Root {
 
     fn seal(&self, verb: &str) -> Output {
         Command::new("/bin/sh")
-            .arg(template("seal.sh"))
+            .arg(self.path("seal.sh"))
             .arg(verb)
             .env("PIAAS_ROOT", self.0.path())
             .output()
@@ -466,5 +477,54 @@ fn one_forgotten_file_fails_the_assertion() {
         assert_eq!(root.seal("assert").status.code(), Some(1), "{path}");
         root.seal("seal");
         assert_eq!(root.seal("assert").status.code(), Some(0), "{path}");
+    }
+}
+
+/// A keystore of Java as its documentation has it (the source of `sun.security.provider.JavaKeyStore`): a certificate
+/// and a key with two certificates, all with this time.
+fn keystore(milliseconds: u64, password: &str) -> Vec<u8> {
+    let certificate = |bytes: &[u8]| {
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        [b"\0\x05X.509".as_slice(), &length, bytes].concat()
+    };
+    let time = milliseconds.to_be_bytes();
+    let mut store = [0xfeed_feed_u32, 2, 2].map(u32::to_be_bytes).concat();
+    store.extend([b"\0\0\0\x02\0\x03one".as_slice(), &time].concat());
+    store.extend(certificate(&[0xfe; 300]));
+    store.extend([b"\0\0\0\x01\0\x03two".as_slice(), &time].concat());
+    store.extend([b"\0\0\0\x04key!\0\0\0\x02".as_slice()].concat());
+    store.extend([certificate(b"leaf"), certificate(b"root")].concat());
+    let wide: Vec<u8> = password.bytes().flat_map(|byte| [0, byte]).collect();
+    let signed = [&wide, b"Mighty Aphrodite".as_slice(), &store].concat();
+    let mut child = Command::new("sha1sum")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&signed).unwrap();
+    let hex = child.wait_with_output().unwrap().stdout;
+    store.extend(hex::decode(&hex[..40]).unwrap());
+    store
+}
+
+#[test]
+fn the_times_in_a_keystore_are_those_of_the_source_date() {
+    let root = Root::empty();
+    let file = root.path("etc/ssl/certs/java/cacerts");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, keystore(1_700_000_000_123, "changeit")).unwrap();
+    assert!(stdout(&root.seal("assert")).contains("java/cacerts"));
+    assert!(root.seal("seal").status.success());
+    let expected = keystore(1_686_355_200_000, "changeit");
+    assert_eq!(fs::read(&file).unwrap(), expected);
+    assert!(root.seal("assert").status.success());
+    assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+    // Of what has another password, or is something else, nothing is known.
+    let cut = expected[..expected.len() - 21].to_vec();
+    for other in [keystore(5, "another"), b"PK".to_vec(), cut, Vec::new()] {
+        fs::write(&file, &other).unwrap();
+        assert!(root.seal("seal").status.success());
+        assert_eq!(fs::read(&file).unwrap(), other);
+        assert!(root.seal("assert").status.success());
     }
 }

@@ -88,6 +88,7 @@ fn the_seal_finds_and_removes_secrets_that_are_left() {
     fs::write(dir.path().join("seal.sh"), SEAL).unwrap();
     let list = format!("{SEALED_PATHS}{SEALED_SECRETS}");
     fs::write(dir.path().join("sealed-paths"), list).unwrap();
+    fs::write(dir.path().join("source-date"), "0\n").unwrap();
     let seal = |verb: &str| {
         Command::new("/bin/sh")
             .arg(dir.path().join("seal.sh"))
