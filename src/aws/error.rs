@@ -192,7 +192,10 @@ fn causes(error: &dyn std::error::Error) -> Box<[String]> {
         };
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let text = lines.join("; ").replace(":; ", ": ");
-        if causes.last().is_none_or(|last| !last.contains(&text)) {
+        // These are names of the SDK's for what the next one says.
+        let is_name = ["other", "service error"].contains(&text.as_str())
+            || text.starts_with("unhandled error");
+        if !is_name && causes.last().is_none_or(|last| !last.contains(&text)) {
             causes.push(text);
         }
         next = cause.source();
@@ -304,6 +307,27 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An error of the SDK's that has another one behind it.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str, #[source] Option<Box<Said>>);
+
+    #[test]
+    fn causes_that_only_name_the_next_one_are_left_out() {
+        let words = [
+            "dispatch failure",
+            "other",
+            "no credentials",
+            "service error",
+            "unhandled error (AccessDenied)",
+            "AccessDenied: no",
+        ];
+        let error = words.into_iter().rev();
+        let error = error.fold(None, |behind, said| Some(Box::new(Said(said, behind))));
+        let found = causes(&*error.unwrap());
+        assert_eq!(*found, ["no credentials", "AccessDenied: no"]);
+    }
 
     #[test]
     fn codes_have_their_meaning() {

@@ -241,16 +241,70 @@ fn a_secret_of_the_environment_is_not_shown() {
     assert!(run.stdout.contains(&state), "{}", run.stdout);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn credentials_of_another_account_get_no_further() {
-    let home = tempfile::tempdir().unwrap();
+/// Where a local cloud with scripted machines answers.
+async fn endpoint(sandbox: &Sandbox) -> String {
     let clock = SystemClock::shared();
     let driver = Arc::new(Scripted::new(clock.clone()));
-    let cloud = LocalCloud::open(home.path(), driver, clock).unwrap();
+    let cloud = LocalCloud::open(&sandbox.path().join("served"), driver, clock).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(serve(cloud, listener, std::future::pending()));
+    endpoint
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_role_of_a_profile_is_taken_and_acts() {
     let sandbox = Sandbox::new();
+    let endpoint = endpoint(&sandbox).await;
+    let keys = format!("aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n");
+    sandbox.write(
+        ".aws/config",
+        &format!(
+            "[profile src]\n{keys}\
+             [profile deploy]\nrole_arn = arn:aws:iam::{ACCOUNT_ID}:role/ci/deploy\nrole_session_name = night\n\
+             source_profile = src\nregion = us-east-1\n\
+             [profile other]\nrole_arn = arn:aws:iam::123456789012:role/deploy\nsource_profile = src\n\
+             region = us-east-1\n"
+        ),
+    );
+    let run = async |profile: &str, words: &[&str], code: i32| {
+        let mut command = sandbox.command(words);
+        command
+            .args(["--cloud", "aws", "--profile", profile])
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_ENDPOINT_URL", &endpoint);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let run = Run::from(output.await.unwrap().unwrap());
+        run.expect_code(code).stderr
+    };
+    let arn = format!("arn:aws:sts::{ACCOUNT_ID}:assumed-role/deploy/night");
+    let _ = run("deploy", &["images", "list"], 0).await;
+    let start = ["roll", "start", "nobody", "--image", BASE_IMAGE];
+    let told = run("deploy", &start, 1).await;
+    let line = format!("acting on: AWS account {ACCOUNT_ID} in us-east-1 at {endpoint} as {arn}\n");
+    assert!(told.starts_with(&line), "{told}");
+    let guarded = ["images", "list", "--allow-account", "111122223333"];
+    let told = run("deploy", &guarded, 5).await;
+    assert!(
+        told.contains(&format!("these credentials ({arn})")),
+        "{told}"
+    );
+
+    let told = run("other", &["images", "list"], 5).await;
+    assert!(
+        told.contains(&format!(
+            "caused by: AccessDenied: User: arn:aws:iam::{ACCOUNT_ID}:user/local is not authorized to perform: \
+             sts:AssumeRole on resource: arn:aws:iam::123456789012:role/deploy\n"
+        )),
+        "{told}"
+    );
+    assert!(told.contains("hint: look at the profile other"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_of_another_account_get_no_further() {
+    let sandbox = Sandbox::new();
+    let endpoint = endpoint(&sandbox).await;
     let list = async |accounts: &[&str]| {
         let mut args = vec!["images", "list", "--cloud", "aws", "--region", "us-east-1"];
         for account in accounts {
