@@ -203,6 +203,15 @@ fn causes(error: &dyn std::error::Error) -> Box<[String]> {
     causes.into()
 }
 
+/// The error at the bottom of one, in its own words.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
+}
+
 /// Whether a request was not sent for want of credentials. The SDK gives such an error as one of its connection; what
 /// tells it is how the errors of providers are written (`CredentialsError` and `TokenError` of aws-credential-types).
 fn without_credentials(causes: &[String]) -> bool {

@@ -419,6 +419,11 @@ fn an_address_where_nobody_listens_is_named_soon() {
         told.contains(&format!("{address} is not reachable")),
         "{told}"
     );
+    let notice = format!(
+        "no answer from {address} (Connection refused (os error 111)); trying again, 3 times at most\n"
+    );
+    assert!(told.starts_with(&notice), "{told}");
+    assert_eq!(told.matches("no answer from").count(), 1, "{told}");
 }
 
 /// The verbs that help lists, below these words.
