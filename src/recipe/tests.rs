@@ -12,7 +12,7 @@ use model::{BaseRef, Value};
 
 /// All that can be said about a recipe without a cloud, as the verb `lint` does it.
 fn lint(dir: &Path, name: &str) -> Result<(), Diagnostics> {
-    crate::render::render(&load_for_lint(dir, name)?, &[]).map(|_| ())
+    crate::render::lint(merge_for_lint(dir, name)?).map(|_| ())
 }
 
 /// A directory of recipes; each text is completed with what every recipe needs.

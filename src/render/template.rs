@@ -54,6 +54,8 @@ pub struct Renderer {
     context: Context,
     known: BTreeSet<String>,
     used: BTreeSet<String>,
+    /// Those without a value that could be relied on: what names one of them is checked, and not rendered.
+    in_doubt: BTreeSet<String>,
     /// What the loops may still repeat.
     left: Left,
     /// The longest text, in bytes.
@@ -76,6 +78,13 @@ impl Renderer {
         }
     }
 
+    /// The same, for a line where these parameters are in doubt.
+    pub fn but(mut self, in_doubt: &BTreeSet<String>) -> Self {
+        self.known.extend(in_doubt.iter().cloned());
+        self.in_doubt.clone_from(in_doubt);
+        self
+    }
+
     /// A renderer that knows one value, without limits: for templates of our own.
     pub fn of(name: &str, value: &impl serde::Serialize) -> Self {
         let mut context = Context::new();
@@ -90,6 +99,7 @@ impl Renderer {
             context,
             known,
             used: BTreeSet::new(),
+            in_doubt: BTreeSet::new(),
             left: Arc::new(AtomicU64::new(u64::MAX)),
             longest: usize::MAX,
             room: LARGEST_PAYLOAD,
@@ -130,7 +140,7 @@ impl Renderer {
         }
     }
 
-    /// Renders `text`; `None` if something is wrong with it (then `found` says what).
+    /// Renders `text`; `None` if something is wrong with it (then `found` says what), or it names what is in doubt.
     pub fn render(
         &mut self,
         text: &str,
@@ -139,6 +149,10 @@ impl Renderer {
         found: &mut Diagnostics,
     ) -> Option<String> {
         let (mut engine, tags) = self.prepare(text, origin, dialect, found)?;
+        if self.is_in_doubt(tags.iter().map(|tag| &text[tag.inner.clone()])) {
+            self.give_back(dialect, engine);
+            return None;
+        }
         let source = Source::held(text, &tags, dialect);
         let name = name(dialect);
         let mut room = Room {
@@ -170,6 +184,14 @@ impl Renderer {
         }
     }
 
+    fn is_in_doubt<'t>(&self, mut tags: impl Iterator<Item = &'t str>) -> bool {
+        !self.in_doubt.is_empty()
+            && tags.any(|inside| {
+                let words = tags::words(inside);
+                words.iter().any(|(_, word)| self.in_doubt.contains(*word))
+            })
+    }
+
     /// Checks a text that is not to be rendered: its syntax, and the names in it.
     pub fn check(
         &mut self,
@@ -184,7 +206,8 @@ impl Renderer {
         }
     }
 
-    /// Whether a condition holds: an expression of tera without braces, which must be a boolean.
+    /// Whether a condition holds: an expression of tera without braces, which must be a boolean. One that names what is
+    /// in doubt does not hold: what it guards is only checked.
     pub fn condition(&mut self, condition: &InlineText, found: &mut Diagnostics) -> Option<bool> {
         let text = condition.text.as_str();
         let origin = Origin::Inline(condition);
@@ -213,6 +236,10 @@ impl Renderer {
             if found.0.len() > before {
                 return None;
             }
+        }
+        if self.is_in_doubt(std::iter::once(text)) {
+            self.give_back(Dialect::Plain, engine);
+            return Some(false);
         }
         match engine.render(WHEN, &self.context) {
             Ok(rendered) => {
