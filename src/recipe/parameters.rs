@@ -285,10 +285,13 @@ impl Parameters {
         };
         let taken = match value {
             Ok(value) => parameter.take(name, value, Origin::CommandLine),
-            Err(expected) => Err((
-                format!("the value does not fit the type {}", parameter.kind.name()),
-                format!("give {expected}"),
-            )),
+            Err(expected) => {
+                parameter.refused = true;
+                Err((
+                    format!("the value does not fit the type {}", parameter.kind.name()),
+                    format!("give {expected}"),
+                ))
+            }
         };
         if let Err((message, help)) = taken {
             found.push(Diagnostic::new(format!("--set {name}: {message}"), help));

@@ -48,7 +48,11 @@ impl Kitchen {
 
     /// What lint says, without the directory.
     fn complaint(&self, name: &str) -> String {
-        let found = lint(self.dir(), name).expect_err("something is wrong with it");
+        self.said(lint(self.dir(), name))
+    }
+
+    fn said(&self, judged: Result<(), Diagnostics>) -> String {
+        let found = judged.expect_err("something is wrong with it");
         for diagnostic in &found.0 {
             assert!(
                 diagnostic
