@@ -1,6 +1,7 @@
 mod bad_input;
 pub(crate) mod cases;
 mod parameters;
+mod schema;
 mod sections;
 mod trees;
 
