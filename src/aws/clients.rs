@@ -1,5 +1,6 @@
 //! One set of clients over one HTTP client and one clock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_config::meta::region::ProvideRegion as _;
@@ -15,6 +16,11 @@ use aws_sdk_ec2::config::{
 use aws_smithy_async::rt::sleep::{AsyncSleep, Sleep};
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_http_client::tls;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::FinalizerInterceptorContextRef;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
 
 use super::commands::Commands;
 use super::error::{Context, Error, Kind};
@@ -161,14 +167,25 @@ impl Clients {
         error
     }
 
-    /// Who calls: the account that everything would be created in.
+    /// Who calls: the account that everything would be created in. `tell` hears, once, that nobody answers and that it
+    /// is tried again.
     ///
     /// # Errors
     /// [`Error`] of `GetCallerIdentity`.
-    pub async fn account(&self) -> Result<Account, Error> {
+    pub async fn account(&self, tell: fn(&str)) -> Result<Account, Error> {
+        let place = match &self.endpoint {
+            Some(url) => url.clone(),
+            None => format!("AWS in {}", self.region),
+        };
         let identity = self
             .sts
             .get_caller_identity()
+            .customize()
+            .interceptor(FirstFailure {
+                place,
+                tell,
+                told: AtomicBool::new(false),
+            })
             .send()
             .await
             .call("sts", "GetCallerIdentity")
@@ -179,6 +196,41 @@ impl Clients {
                 .ok_or_else(|| Error::incomplete("sts", "GetCallerIdentity", "account"))?,
             arn: identity.arn.unwrap_or_default(),
         })
+    }
+}
+
+/// Tells that a first try got no answer: the SDK tries again in silence.
+#[derive(Debug)]
+struct FirstFailure {
+    place: String,
+    tell: fn(&str),
+    told: AtomicBool,
+}
+
+impl Intercept for FirstFailure {
+    fn name(&self) -> &'static str {
+        "FirstFailure"
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let failed = context.output_or_error().and_then(Result::err);
+        let failed = failed.and_then(|error| error.as_connector_error());
+        if let Some(error) = failed.filter(|error| error.is_io() || error.is_timeout())
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
+            let why = super::error::innermost(error);
+            (self.tell)(&format!(
+                "no answer from {} ({why}); trying again, {} times at most",
+                self.place,
+                FIRST_ATTEMPTS - 1
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -192,12 +192,24 @@ fn causes(error: &dyn std::error::Error) -> Box<[String]> {
         };
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let text = lines.join("; ").replace(":; ", ": ");
-        if causes.last().is_none_or(|last| !last.contains(&text)) {
+        // These are names of the SDK's for what the next one says.
+        let is_name = ["other", "service error"].contains(&text.as_str())
+            || text.starts_with("unhandled error");
+        if !is_name && causes.last().is_none_or(|last| !last.contains(&text)) {
             causes.push(text);
         }
         next = cause.source();
     }
     causes.into()
+}
+
+/// The error at the bottom of one, in its own words.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
 }
 
 /// Whether a request was not sent for want of credentials. The SDK gives such an error as one of its connection; what
@@ -304,6 +316,27 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An error of the SDK's that has another one behind it.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str, #[source] Option<Box<Said>>);
+
+    #[test]
+    fn causes_that_only_name_the_next_one_are_left_out() {
+        let words = [
+            "dispatch failure",
+            "other",
+            "no credentials",
+            "service error",
+            "unhandled error (AccessDenied)",
+            "AccessDenied: no",
+        ];
+        let error = words.into_iter().rev();
+        let error = error.fold(None, |behind, said| Some(Box::new(Said(said, behind))));
+        let found = causes(&*error.unwrap());
+        assert_eq!(*found, ["no credentials", "AccessDenied: no"]);
+    }
 
     #[test]
     fn codes_have_their_meaning() {

@@ -419,7 +419,7 @@ pub enum CloudVerb {
     /// Remove what dead runs and crashes left; images and live machines stay
     Gc {
         /// Only what this dead run left, by its id
-        #[arg(long, value_name = "RUN")]
+        #[arg(long, value_name = "RUN", add = completions::dead_runs())]
         run: Option<String>,
         /// Only say what would be removed
         #[arg(long)]
@@ -437,6 +437,7 @@ pub enum CloudVerb {
     /// Let machines reach a port of this host's loopback, at 169.254.42.1; without a port, list them
     Expose {
         /// The port
+        #[arg(add = completions::ports())]
         port: Option<u16>,
         /// Take it back
         #[arg(long, requires = "port")]

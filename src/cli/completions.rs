@@ -14,9 +14,11 @@ use super::args::{Cli, Shell};
 use super::context::{Connected, Context};
 use super::error::{CliError, CliResult};
 use super::{exit, output};
-use crate::aws::groups;
+use crate::aws::{Clients, groups};
 use crate::bake::images;
 use crate::bake::names::Channel;
+use crate::journal::{self, RunState};
+use crate::localcloud::exposed;
 use crate::recipe;
 
 /// The variable that says that a shell asks, and which one.
@@ -115,7 +117,8 @@ fn of_cloud(
         return Vec::new();
     };
     let list = async {
-        let connected = context.connect().await.ok()?;
+        // What is said would stand in the line that somebody types.
+        let connected = context.connect_telling(|_| ()).await.ok()?;
         list(&context, &connected).await
     };
     let list = runtime.block_on(async { tokio::time::timeout(PATIENCE, list).await });
@@ -178,21 +181,94 @@ pub fn machines() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         of_cloud(async |_, connected| {
             let _ = connected.local.as_ref()?;
-            let running = groups::filter("instance-state-name", ["running".to_owned()]);
-            let found = groups::instances(&connected.clients, vec![running]).await;
-            let found = found.ok()?.into_iter();
-            let named = found.filter_map(|one| {
-                let id = one.instance_id?;
-                Some(candidate(id, one.image_id.unwrap_or_default()))
-            });
-            Some(named.collect())
+            running(&connected.clients).await
         })
+    })
+}
+
+async fn running(clients: &Clients) -> Option<Vec<CompletionCandidate>> {
+    let running = groups::filter("instance-state-name", ["running".to_owned()]);
+    let found = groups::instances(clients, vec![running]).await;
+    let named = found.ok()?.into_iter().filter_map(|one| {
+        let id = one.instance_id?;
+        Some(candidate(id, one.image_id.unwrap_or_default()))
+    });
+    Some(named.collect())
+}
+
+/// Runs that died, with their recipes.
+pub fn dead_runs() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let found = context().and_then(|context| journal::runs(&context.runs()).ok());
+        let dead = found.unwrap_or_default().into_iter();
+        let dead = dead.filter(|run| run.state == RunState::Dead);
+        let named = dead.filter_map(|run| {
+            let header = run.ledger.header()?;
+            Some(candidate(header.run.clone(), header.recipe.clone()))
+        });
+        named.collect()
+    })
+}
+
+/// Ports that are exposed already, for taking one back.
+pub fn ports() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let found =
+            context().and_then(|context| exposed::ports(&context.settings.cloud_dir()).ok());
+        let found = found.unwrap_or_default().into_iter();
+        found
+            .map(|port| CompletionCandidate::new(port.to_string()))
+            .collect()
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::aws::Connection;
+    use crate::clock::JumpingClock;
+    use crate::localcloud::scripted::Scripted;
+    use crate::localcloud::{self, LocalCloud};
+
+    #[tokio::test]
+    async fn machines_that_run_are_offered_with_their_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = JumpingClock::starting_at(jiff::Timestamp::UNIX_EPOCH);
+        let driver = Arc::new(Scripted::new(clock.clone()));
+        let cloud = LocalCloud::open(dir.path(), driver, clock.clone()).unwrap();
+        let connection = Connection::Local {
+            http_client: localcloud::connector(cloud),
+            region: localcloud::DEFAULT_REGION.into(),
+            access_key: localcloud::ACCESS_KEY,
+            secret_key: localcloud::SECRET_KEY,
+            machine_endpoint: localcloud::MACHINE_ENDPOINT,
+        };
+        let clients = Clients::connect(connection, clock.clone()).await.unwrap();
+        let launch = clients.ec2.run_instances().min_count(2).max_count(2);
+        let launch = launch.image_id(localcloud::BASE_IMAGE);
+        let made = launch
+            .instance_type("t3.micro".into())
+            .send()
+            .await
+            .unwrap();
+        let ids: Vec<&str> = made
+            .instances()
+            .iter()
+            .flat_map(|one| one.instance_id())
+            .collect();
+        clock.advance(Duration::from_secs(60));
+        let ended = clients.ec2.terminate_instances().instance_ids(ids[1]);
+        ended.send().await.unwrap();
+        let offered = running(&clients).await.unwrap();
+        let [one] = offered.as_slice() else {
+            panic!("{offered:?}")
+        };
+        assert_eq!(one.get_value(), ids[0]);
+        let help = one.get_help().map(ToString::to_string);
+        assert_eq!(help.as_deref(), Some(localcloud::BASE_IMAGE));
+    }
 
     #[test]
     fn options_are_read_from_a_line_that_is_not_finished() {

@@ -163,6 +163,14 @@ impl Context {
     /// # Errors
     /// Nothing to connect to, or the cloud refuses (exit code 5).
     pub async fn connect(&self) -> Result<Connected, CliError> {
+        self.connect_telling(output::note).await
+    }
+
+    /// As [`Self::connect`]; `tell` hears that it takes a while.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_telling(&self, tell: fn(&str)) -> Result<Connected, CliError> {
         let local = match self.settings.cloud {
             CloudName::Aws => None,
             CloudName::Local => Some(self.open_local()?),
@@ -193,7 +201,7 @@ impl Context {
         let _same = self.region.set(clients.region.clone());
         clients.commands = self.commands();
         let account = clients
-            .account()
+            .account(tell)
             .await
             .map_err(|error| self.not_known(&clients, &error))?;
         if local.is_none() {

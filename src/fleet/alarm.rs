@@ -58,10 +58,14 @@ pub fn alarms(
     }
     let full = group.desired >= group.max;
     if shortage > 0 && full {
+        let more = match shortage {
+            1 => "1 more worker is".to_owned(),
+            _ => format!("{shortage} more workers are"),
+        };
         found.push(alarm(
             "maximum",
             format!(
-                "{shortage} more workers are needed, and the group is at its maximum of {}",
+                "{more} needed, and the group is at its maximum of {}",
                 group.max
             ),
             Some(format!(
@@ -125,7 +129,7 @@ fn leak(member: &Member, why: &str, secs: i64, now: Timestamp) -> Alarm {
             words(now.duration_since(launched).as_secs())
         ),
         _ => format!(
-            "{id} is unknown for {}: {why}. A job may run on it, so it is left for you",
+            "{id} has been unknown for {}: {why}. A job may run on it, so it is left for you",
             words(secs)
         ),
     };

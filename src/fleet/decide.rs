@@ -262,17 +262,26 @@ impl Desk<'_> {
         } else {
             "jobs wait"
         };
+        let are = |count: u32| match count {
+            1 => "1 worker is".to_owned(),
+            _ => format!("{count} workers are"),
+        };
+        let all = match counts.busy {
+            1 => "the only worker is".to_owned(),
+            busy => format!("all {}", are(busy)),
+        };
         if queued > 0 && free > 0 {
-            format!("{queued} {jobs}, and {free} workers are free or booting")
+            format!("{queued} {jobs}, and {} free or booting", are(free))
         } else if queued > 0 && counts.busy == 0 {
             format!("{queued} {jobs}, and no worker is free")
         } else if queued > 0 {
-            format!("{queued} {jobs}, and all {} workers are busy", counts.busy)
+            format!("{queued} {jobs}, and {all} busy")
         } else if counts.busy > 0 && free == 0 {
-            format!("all {} workers are busy", counts.busy)
+            format!("{all} busy")
         } else {
             format!(
-                "{free} workers are free or booting, {} should be",
+                "{} free or booting, {} should be",
+                are(free),
                 self.plan.required
             )
         }

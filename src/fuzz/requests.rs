@@ -3,18 +3,20 @@
 //! `ec2 QUERY`, `autoscaling QUERY` and `sts QUERY`; `ssm OPERATION JSON`; `wait SECONDS`. In them `@0` to `@9` are ids
 //! in the order in which answers named them. All are signed; `wire` is about those that are not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::xml::well_formed;
 use crate::clock::{Clock as _, JumpingClock};
 use crate::localcloud::scripted::Scripted;
-use crate::localcloud::{ACCESS_KEY, LocalCloud, SECRET_KEY};
+use crate::localcloud::sessions::Session;
+use crate::localcloud::{ACCOUNT_ID, LocalCloud};
 use crate::worker::imds::Keys;
 use crate::worker::sign::{Call, signed};
 
@@ -77,10 +79,19 @@ fn request(service: &str, rest: &str, now: Timestamp) -> Option<Request<Bytes>> 
         service,
         headers: &headers,
     };
+    let session = Session {
+        role: format!("arn:aws:iam::{ACCOUNT_ID}:role/fuzz"),
+        name: "fuzz".into(),
+        expires: now + SignedDuration::from_hours(1),
+        source_identity: None,
+        tags: BTreeMap::new(),
+        request: String::new(),
+    };
+    let keys = session.keys();
     let keys = Keys {
-        access_key_id: ACCESS_KEY.into(),
-        secret_access_key: SECRET_KEY.into(),
-        token: "token".into(),
+        access_key_id: keys.access_key,
+        secret_access_key: keys.secret_key,
+        token: keys.token,
     };
     // What is no header cannot be sent.
     let since = Duration::try_from(now.as_duration()).expect("it is after 1970");

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Body;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use super::auth::{authenticate, guess};
 use super::driver::Driver;
 use super::faults::{self, Faults, Meddling};
 use super::nspawn::files::{is_file_locked, try_lock_file};
@@ -21,11 +22,8 @@ use super::state::{Locked, Process, State, StateError, Store};
 use super::wire::Service;
 use super::wire::error::ApiError;
 use super::wire::json;
-use super::wire::sigv4::{Authorization, Fault};
-use super::{
-    ACCESS_KEY, DEFAULT_REGION, SECRET_KEY, autoscaling, ec2, imagebuilder, regions, secrets, ssm,
-    sts,
-};
+use super::wire::sigv4::Authorization;
+use super::{DEFAULT_REGION, autoscaling, ec2, imagebuilder, secrets, ssm, sts};
 use crate::clock::SharedClock;
 
 /// Bytes of the largest request body that stays in memory; no operation takes as much.
@@ -321,11 +319,11 @@ impl LocalCloud {
     /// As [`Self::handle`]; with a `past`, the records are those, and nothing becomes of them.
     fn handle_at(&self, request: &Request<Bytes>, past: Option<&State>) -> Response<Bytes> {
         let request_id = self.request_id();
-        let authorization = match authenticate(request, self.clock.now()) {
-            Ok(authorization) => authorization,
+        let now = self.clock.now();
+        let (authorization, service, caller) = match authenticate(request, now) {
+            Ok(found) => found,
             Err((service, error)) => return error.respond(service, &request_id),
         };
-        let (authorization, service) = authorization;
         let region = &authorization.region;
         let answer = match service {
             Service::Ec2 => self.transact(region, past, |call| {
@@ -340,7 +338,7 @@ impl LocalCloud {
             Service::Secrets => self.transact(region, past, |call| {
                 secrets::handle(call, request, &request_id)
             }),
-            Service::Sts => sts::handle(request.body(), &request_id),
+            Service::Sts => sts::handle(request.body(), &caller, now, &request_id),
             // Its requests went another way.
             Service::S3 => Err(s3::not_here()),
             Service::ImageBuilder => imagebuilder::handle(request, &request_id),
@@ -403,178 +401,4 @@ fn operation(request: &Request<Payload>) -> String {
         .find(|(name, _)| name == "Action")
         .map(|(_, action)| action.into_owned())
         .unwrap_or_default()
-}
-
-/// How far a request's date may lie from ours.
-fn tolerance(service: Service) -> SignedDuration {
-    // EC2 says 15 minutes (EC2 API Reference, "Error codes", RequestExpired); the others say 5 in their message.
-    SignedDuration::from_mins(if service == Service::Ec2 { 15 } else { 5 })
-}
-
-fn authenticate(
-    request: &Request<Bytes>,
-    now: Timestamp,
-) -> Result<(Authorization, Service), (Service, ApiError)> {
-    let authorization = Authorization::read(request).map_err(|fault| {
-        let service = guess(request);
-        (service, refusal(service, fault))
-    })?;
-    let Some(service) = Service::from_scope(&authorization.service) else {
-        let service = guess(request);
-        let message = format!(
-            "The local cloud has no service {}; it has ec2, autoscaling, ssm, secretsmanager, sts, \
-             imagebuilder and s3.",
-            authorization.service
-        );
-        let code = if matches!(service, Service::Ssm | Service::Secrets) {
-            "UnknownOperationException"
-        } else {
-            "InvalidAction"
-        };
-        return Err((service, ApiError::new(code, message)));
-    };
-    if authorization.access_key != ACCESS_KEY {
-        return Err((service, unknown_key(service)));
-    }
-    if now.duration_since(authorization.time).abs() > tolerance(service) {
-        return Err((service, expired(service, authorization.time, now)));
-    }
-    authorization
-        .verify(request, SECRET_KEY)
-        .map_err(|fault| (service, refusal(service, fault)))?;
-    if !regions::exists(&authorization.region) {
-        return Err((service, no_region(service, &authorization.region)));
-    }
-    Ok((authorization, service))
-}
-
-/// The protocol of a request without a readable signature.
-fn guess<B: AsRef<[u8]>>(request: &Request<B>) -> Service {
-    if s3::is_ours(request) {
-        return Service::S3;
-    }
-    let target = request
-        .headers()
-        .get("x-amz-target")
-        .and_then(|value| value.to_str().ok());
-    if let Some(target) = target {
-        if target.starts_with("secretsmanager.") {
-            Service::Secrets
-        } else {
-            Service::Ssm
-        }
-    } else if request.uri().path() != "/" {
-        Service::ImageBuilder
-    } else if says(request, b"Version=2011-06-15") {
-        Service::Sts
-    } else if says(request, b"Version=2011-01-01") {
-        Service::AutoScaling
-    } else {
-        Service::Ec2
-    }
-}
-
-fn says<B: AsRef<[u8]>>(request: &Request<B>, text: &[u8]) -> bool {
-    let mut windows = request.body().as_ref().windows(text.len());
-    windows.any(|window| window == text)
-}
-
-fn unknown_key(service: Service) -> ApiError {
-    let invalid = "The security token included in the request is invalid.";
-    match service {
-        Service::Ec2 => auth_failure(),
-        Service::Sts | Service::AutoScaling => {
-            ApiError::new("InvalidClientTokenId", invalid).with_status(StatusCode::FORBIDDEN)
-        }
-        Service::Ssm | Service::Secrets => ApiError::new("UnrecognizedClientException", invalid),
-        Service::ImageBuilder => {
-            ApiError::new("UnrecognizedClientException", invalid).with_status(StatusCode::FORBIDDEN)
-        }
-        Service::S3 => s3::not_here(),
-    }
-}
-
-/// AWS has no endpoint there, so a client finds no host. Where a request gets to an endpoint of another region, it is
-/// refused for its signature's scope, in these words.
-fn no_region(service: Service, region: &str) -> ApiError {
-    let code = refusal(service, Fault::Mismatch);
-    let message = format!("Credential should be scoped to a valid region, not '{region}'.");
-    ApiError { message, ..code }
-}
-
-fn auth_failure() -> ApiError {
-    ApiError::new(
-        "AuthFailure",
-        "AWS was not able to validate the provided access credentials",
-    )
-    .with_status(StatusCode::UNAUTHORIZED)
-}
-
-fn refusal(service: Service, fault: Fault) -> ApiError {
-    let mismatch = "The request signature we calculated does not match the signature you provided. Check your AWS \
-                    Secret Access Key and signing method. Consult the service documentation for details.";
-    let missing = "Missing Authentication Token";
-    let malformed = "Authorization header requires 'Credential', 'Signature' and 'SignedHeaders' parameters and an \
-                     'X-Amz-Date' header of the credential's date.";
-    let (code, message) = match (fault, service) {
-        (_, Service::S3) => return s3::not_here(),
-        (Fault::Mismatch, Service::Ec2) => return auth_failure(),
-        (Fault::Mismatch, Service::Sts | Service::AutoScaling) => {
-            ("SignatureDoesNotMatch", mismatch)
-        }
-        (Fault::Mismatch, Service::Ssm | Service::Secrets | Service::ImageBuilder) => {
-            ("InvalidSignatureException", mismatch)
-        }
-        (Fault::Missing, Service::Ec2 | Service::Sts | Service::AutoScaling) => {
-            ("MissingAuthenticationToken", missing)
-        }
-        (Fault::Missing, Service::Ssm | Service::Secrets | Service::ImageBuilder) => {
-            ("MissingAuthenticationTokenException", missing)
-        }
-        (Fault::Malformed, Service::Ec2 | Service::Sts | Service::AutoScaling) => {
-            ("IncompleteSignature", malformed)
-        }
-        (Fault::Malformed, Service::Ssm | Service::Secrets | Service::ImageBuilder) => {
-            ("IncompleteSignatureException", malformed)
-        }
-    };
-    let status = if matches!(service, Service::Ssm | Service::Secrets) {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::FORBIDDEN
-    };
-    ApiError::new(code, message).with_status(status)
-}
-
-fn expired(service: Service, signed: Timestamp, now: Timestamp) -> ApiError {
-    let stamp = |time: Timestamp| time.strftime("%Y%m%dT%H%M%SZ").to_string();
-    let limit = tolerance(service);
-    let message = if signed < now {
-        let edge = now - limit;
-        format!(
-            "Signature expired: {} is now earlier than {} ({} - 5 min.)",
-            stamp(signed),
-            stamp(edge),
-            stamp(now)
-        )
-    } else {
-        let edge = now + limit;
-        format!(
-            "Signature not yet current: {} is still later than {} ({} + 5 min.)",
-            stamp(signed),
-            stamp(edge),
-            stamp(now)
-        )
-    };
-    match service {
-        Service::Ec2 => ApiError::new("RequestExpired", "Request has expired."),
-        Service::Sts | Service::AutoScaling => {
-            ApiError::new("SignatureDoesNotMatch", message).with_status(StatusCode::FORBIDDEN)
-        }
-        Service::Ssm | Service::Secrets => ApiError::new("InvalidSignatureException", message),
-        Service::ImageBuilder => {
-            ApiError::new("InvalidSignatureException", message).with_status(StatusCode::FORBIDDEN)
-        }
-        Service::S3 => s3::not_here(),
-    }
 }

@@ -4,6 +4,7 @@
 //! [`serve`]), its signature is checked, and one operation runs over the records in `state.json`. Machines are the
 //! [`driver::Driver`]'s affair; the operations read what became of them on every call.
 
+mod auth;
 pub mod autoscaling;
 pub mod base;
 pub mod connector;
@@ -24,6 +25,7 @@ pub mod s3;
 pub mod scripted;
 mod secrets;
 pub mod serve;
+pub mod sessions;
 mod ssm;
 pub mod state;
 mod sts;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Diagnostics, suggest, top_of};
 use super::files;
-use super::merge;
+use super::merge::{self, Merged};
 use super::model::{BaseRef, Resolved};
 use super::node::Document;
 use super::raw::{self, From, Place, RawRecipe};
@@ -57,7 +57,8 @@ pub struct Given {
 /// # Errors
 /// Everything that is wrong with any recipe of the line, as far as it can be read.
 pub fn load(dir: &Path, name: &str, given: &Given) -> Result<Resolved, Diagnostics> {
-    merge::merge(line(dir, name)?, given, merge::Missing::Refuse)
+    let merged = merge::merge(line(dir, name)?, given, merge::Missing::Refuse);
+    merged.found.or(merged.resolved)
 }
 
 /// As [`load`], with a sample of its type for every parameter that a caller must set, so that all the rest can be
@@ -66,7 +67,22 @@ pub fn load(dir: &Path, name: &str, given: &Given) -> Result<Resolved, Diagnosti
 /// # Errors
 /// Everything that is wrong with any recipe of the line, as far as it can be read.
 pub fn load_for_lint(dir: &Path, name: &str) -> Result<Resolved, Diagnostics> {
-    merge::merge(line(dir, name)?, &Given::default(), merge::Missing::Sample)
+    let merged = merge_for_lint(dir, name)?;
+    merged.found.or(merged.resolved)
+}
+
+/// As [`load_for_lint`], also if the recipes of the line do not fit each other: what can be rendered all the same may have
+/// faults of its own.
+///
+/// # Errors
+/// Everything that is wrong with each recipe of the line by itself.
+pub fn merge_for_lint(dir: &Path, name: &str) -> Result<Merged, Diagnostics> {
+    let line = line(dir, name)?;
+    Ok(merge::merge(
+        line,
+        &Given::default(),
+        merge::Missing::Sample,
+    ))
 }
 
 /// Reads the line of recipes of `name`.

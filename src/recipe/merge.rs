@@ -1,6 +1,6 @@
 //! A line of recipes becomes one: parameters, labels, image and build key by key, the child's word over its parent's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
@@ -24,11 +24,18 @@ pub enum Missing {
     Sample,
 }
 
+/// A line that is merged as far as it can be.
+#[derive(Debug)]
+pub struct Merged {
+    pub resolved: Resolved,
+    /// Parameters whose value or type is in doubt, for a reason that is in `found`.
+    pub in_doubt: BTreeSet<String>,
+    /// Parameters that are undefined, of another type, outside their limits or without a value; too many labels.
+    pub found: Diagnostics,
+}
+
 /// Merges a line.
-///
-/// # Errors
-/// Parameters that are undefined, of another type, outside their limits or without a value; too many labels.
-pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Diagnostics> {
+pub fn merge(line: Line, given: &Given, missing: Missing) -> Merged {
     let mut found = Diagnostics::default();
     let mut parameters = Parameters::default();
     let mut labels = BTreeMap::new();
@@ -103,6 +110,7 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Di
     for (name, text) in &given.sets {
         parameters.set(name, text, &mut found);
     }
+    let in_doubt = parameters.in_doubt();
     let (parameters, about) = parameters.finish(missing, &mut found);
     let secret = about.iter().find(|(_, about)| about.secret.is_some());
     if let Some((name, about)) = secret.filter(|_| build.instance_profile.is_none()) {
@@ -117,7 +125,7 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Di
             ),
         });
     }
-    found.or(Resolved {
+    let resolved = Resolved {
         name,
         version,
         description,
@@ -132,7 +140,12 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Result<Resolved, Di
         retention,
         distribution,
         origins,
-    })
+    };
+    Merged {
+        resolved,
+        in_doubt,
+        found,
+    }
 }
 
 fn override_image(image: &mut ImageSpec, child: &RawImage) {

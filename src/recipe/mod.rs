@@ -27,7 +27,8 @@ pub(crate) mod units;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use init::init;
-pub use load::{FILE, Given, load, load_for_lint, names};
+pub use load::{FILE, Given, load, load_for_lint, merge_for_lint, names};
+pub use merge::Merged;
 pub use revision::{Revision, RevisionError};
 pub use units::{age, seconds};
 

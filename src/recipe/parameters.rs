@@ -1,6 +1,6 @@
 //! The parameters of a line: declared, inherited, set, and checked against what their declarations allow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::diagnostic::{Diagnostic, Diagnostics, suggest};
@@ -13,7 +13,11 @@ use super::secret::{self, Reference};
 
 /// All of them, on their way down the line.
 #[derive(Default)]
-pub struct Parameters(BTreeMap<String, Parameter>);
+pub struct Parameters {
+    declared: BTreeMap<String, Parameter>,
+    /// Those that are set and that nobody declares, which is said already.
+    undeclared: BTreeSet<String>,
+}
 
 struct Parameter {
     kind: Kind,
@@ -24,7 +28,7 @@ struct Parameter {
     declared: Place,
     /// Its value is a reference.
     secret: bool,
-    /// A value was given that it cannot take, and that is said already.
+    /// A value or a type was given that it cannot take, and that is said already.
     refused: bool,
 }
 
@@ -117,7 +121,7 @@ impl Parameters {
             if found.is_full() {
                 return;
             }
-            match (&raw.is, self.0.get_mut(&raw.name)) {
+            match (&raw.is, self.declared.get_mut(&raw.name)) {
                 (RawParameterKind::Declared(new), None) => {
                     let mut parameter = Parameter {
                         kind: new.kind,
@@ -134,7 +138,7 @@ impl Parameters {
                     {
                         found.push(parameter.complain(at.diagnostic(message, help)));
                     }
-                    self.0.insert(raw.name.clone(), parameter);
+                    self.declared.insert(raw.name.clone(), parameter);
                 }
                 (RawParameterKind::Declared(new), Some(known)) if new.secret != known.secret => {
                     let help = "say the same about `secret`: the parent's templates rely on it";
@@ -168,15 +172,18 @@ impl Parameters {
                         found.push(known.complain(at.diagnostic(message, help)));
                     }
                 }
-                (RawParameterKind::Declared(new), Some(known)) => found.push(raw.at.diagnostic(
-                    format!(
-                        "`{}` is redefined as {}; a parent declares it as {}",
-                        raw.name,
-                        new.kind.name(),
-                        known.kind.name()
-                    ),
-                    "keep its type: the parent's templates rely on it",
-                )),
+                (RawParameterKind::Declared(new), Some(known)) => {
+                    known.refused = true;
+                    found.push(raw.at.diagnostic(
+                        format!(
+                            "`{}` is redefined as {}; a parent declares it as {}",
+                            raw.name,
+                            new.kind.name(),
+                            known.kind.name()
+                        ),
+                        "keep its type: the parent's templates rely on it",
+                    ));
+                }
                 (RawParameterKind::Set(value), Some(known)) => {
                     let origin = Origin::Recipe(raw.at.at.clone());
                     if let Err((message, help)) = known.take(&raw.name, value.clone(), origin) {
@@ -188,7 +195,7 @@ impl Parameters {
                         format!("no parent declares the parameter `{}`", raw.name),
                         format!(
                             "{} Or declare it: `{}: {{ type: string, default: … }}`",
-                            suggest(&raw.name, self.0.keys().map(String::as_str)),
+                            suggest(&raw.name, self.declared.keys().map(String::as_str)),
                             raw.name
                         ),
                     );
@@ -196,6 +203,7 @@ impl Parameters {
                     if self.any_secret() {
                         diagnostic.source_line = None;
                     }
+                    self.undeclared.insert(raw.name.clone());
                     found.push(diagnostic);
                 }
             }
@@ -203,7 +211,7 @@ impl Parameters {
     }
 
     fn any_secret(&self) -> bool {
-        self.0.values().any(|parameter| parameter.secret)
+        self.declared.values().any(|parameter| parameter.secret)
     }
 
     /// `--values FILE`: a YAML map from parameters to values.
@@ -231,8 +239,8 @@ impl Parameters {
             if found.is_full() {
                 return;
             }
-            let Some(parameter) = self.0.get_mut(entry.key) else {
-                let help = suggest(entry.key, self.0.keys().map(String::as_str));
+            let Some(parameter) = self.declared.get_mut(entry.key) else {
+                let help = suggest(entry.key, self.declared.keys().map(String::as_str));
                 found.push(entry.diagnostic(
                     format!(
                         "no recipe of the line declares the parameter `{}`",
@@ -253,8 +261,8 @@ impl Parameters {
 
     /// `--set name=value`: the text is read by the type of the parameter; a list is comma-separated.
     pub fn set(&mut self, name: &str, text: &str, found: &mut Diagnostics) {
-        let Some(parameter) = self.0.get_mut(name) else {
-            let help = suggest(name, self.0.keys().map(String::as_str));
+        let Some(parameter) = self.declared.get_mut(name) else {
+            let help = suggest(name, self.declared.keys().map(String::as_str));
             found.push(Diagnostic::new(
                 format!("--set {name}: no recipe of the line declares this parameter"),
                 help,
@@ -277,14 +285,24 @@ impl Parameters {
         };
         let taken = match value {
             Ok(value) => parameter.take(name, value, Origin::CommandLine),
-            Err(expected) => Err((
-                format!("the value does not fit the type {}", parameter.kind.name()),
-                format!("give {expected}"),
-            )),
+            Err(expected) => {
+                parameter.refused = true;
+                Err((
+                    format!("the value does not fit the type {}", parameter.kind.name()),
+                    format!("give {expected}"),
+                ))
+            }
         };
         if let Err((message, help)) = taken {
             found.push(Diagnostic::new(format!("--set {name}: {message}"), help));
         }
+    }
+
+    /// Those whose value or type is in doubt, after what is said about them.
+    pub fn in_doubt(&self) -> BTreeSet<String> {
+        let refused = self.declared.iter().filter(|(_, one)| one.refused);
+        let refused = refused.map(|(name, _)| name.clone());
+        refused.chain(self.undeclared.iter().cloned()).collect()
     }
 
     /// The values, and what is known about them.
@@ -295,7 +313,7 @@ impl Parameters {
     ) -> (BTreeMap<String, Value>, BTreeMap<String, About>) {
         let mut values = BTreeMap::new();
         let mut about = BTreeMap::new();
-        for (name, parameter) in self.0 {
+        for (name, parameter) in self.declared {
             let sample = parameter.sample();
             let (value, origin) = match (parameter.value, missing) {
                 (Some(given), _) => given,

@@ -1,6 +1,7 @@
 mod bad_input;
 pub(crate) mod cases;
 mod parameters;
+mod schema;
 mod sections;
 mod trees;
 
@@ -12,7 +13,7 @@ use model::{BaseRef, Value};
 
 /// All that can be said about a recipe without a cloud, as the verb `lint` does it.
 fn lint(dir: &Path, name: &str) -> Result<(), Diagnostics> {
-    crate::render::render(&load_for_lint(dir, name)?, &[]).map(|_| ())
+    crate::render::lint(merge_for_lint(dir, name)?).map(|_| ())
 }
 
 /// A directory of recipes; each text is completed with what every recipe needs.
@@ -48,7 +49,11 @@ impl Kitchen {
 
     /// What lint says, without the directory.
     fn complaint(&self, name: &str) -> String {
-        let found = lint(self.dir(), name).expect_err("something is wrong with it");
+        self.said(lint(self.dir(), name))
+    }
+
+    fn said(&self, judged: Result<(), Diagnostics>) -> String {
+        let found = judged.expect_err("something is wrong with it");
         for diagnostic in &found.0 {
             assert!(
                 diagnostic

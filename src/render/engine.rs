@@ -1,8 +1,9 @@
 //! tera, set up for scripts and for texts, and held to limits: whatever a recipe of 1 MiB says, it is rendered in bounded
 //! time and memory, or refused.
 //!
-//! tera has no limits of its own but for the length of one `range`. So its loops count what they repeat ([`TICK`]), a
-//! value that is set is measured ([`BOUNDED`]), and the filters that make a text longer are ours.
+//! tera bounds how deep its tags nest and how long one `range` is, and nothing else. So its loops count what they repeat
+//! and its expressions what they work on ([`TICK`]), a value that is set is measured ([`BOUNDED`]), and the filters that
+//! make a text longer are ours.
 
 use std::io;
 use std::sync::Arc;
@@ -18,22 +19,23 @@ pub const WORDS: &str = "__words";
 pub const BOOLEAN: &str = "__boolean";
 /// The filter that every value of `set` goes through.
 pub const BOUNDED: &str = "__bounded";
-/// The function that every turn of a loop calls, with the length of the loop's body.
+/// The function that every turn of a loop calls, with the length of the loop's body; and what comes before an expression,
+/// with the number of its parts and, as `of`, the words in it.
 pub const TICK: &str = "__tick";
 
 /// The longest text that a template becomes: 16 MiB.
 pub const LONGEST: usize = 16 << 20;
-/// How many bytes of templates the loops of a line may repeat: 256 MiB.
+/// How many bytes of templates the loops of a line may repeat, of values its expressions may work on, and of texts they
+/// may become: 256 MiB in all.
 pub const REPEATED: u64 = 256 << 20;
 /// The longest `range`.
 const RANGE: i128 = 10_000;
 /// The longest value of `set`, and of what a filter makes: 64 KiB.
 const VALUE: usize = 64 << 10;
-/// A turn of a loop costs this even if nothing is in it, and so does an item of a `range`.
+/// A turn of a loop costs this even if nothing is in it, and so does an item of a `range` and a part of an expression.
 const LEAST: u64 = 64;
 
-const TOO_LONG_LOOPS: &str =
-    "the loops of this recipe and what it builds on repeat more than 256 MiB of templates";
+const TOO_MUCH: &str = "the templates of this recipe and what it builds on repeat more than 256 MiB of texts and values";
 const TOO_LONG_VALUE: &str = "this value is longer than 65536 bytes";
 const TOO_LONG_RANGE: &str = "this range has more than 10000 items";
 
@@ -41,8 +43,8 @@ const TOO_LONG_RANGE: &str = "this range has more than 10000 items";
 pub fn way_out(message: &str) -> Option<(&'static str, &'static str)> {
     [
         (
-            TOO_LONG_LOOPS,
-            "loop over fewer items, or let the script loop on the machine",
+            TOO_MUCH,
+            "loop over fewer items, name large values in fewer places, or let the script loop on the machine",
         ),
         (
             TOO_LONG_VALUE,
@@ -60,19 +62,26 @@ pub fn way_out(message: &str) -> Option<(&'static str, &'static str)> {
 /// What is left of [`REPEATED`].
 pub type Left = Arc<AtomicU64>;
 
-fn spend(left: &AtomicU64, cost: u64) -> TeraResult<()> {
+/// Takes `cost` from what is left.
+///
+/// # Errors
+/// So much is not left.
+pub fn spend(left: &AtomicU64, cost: u64) -> TeraResult<()> {
     let spent = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
         left.checked_sub(cost)
     });
-    spent
-        .map(drop)
-        .map_err(|_| tera::Error::message(TOO_LONG_LOOPS))
+    spent.map(drop).map_err(|_| tera::Error::message(TOO_MUCH))
 }
 
 /// tera for texts and conditions.
 pub fn plain(left: &Left) -> Tera {
     let mut engine = Tera::default();
     engine.register_filter(BOOLEAN, boolean);
+    for name in ["escape_html", "escape_xml"] {
+        engine.register_filter(name, move |value: &str, _: Kwargs, _: &State<'_>| {
+            escaped(value, name)
+        });
+    }
     limit(&mut engine, left);
     engine
 }
@@ -115,7 +124,13 @@ fn limit(engine: &mut Tera, left: &Left) {
     engine.register_filter("join", join);
     engine.register_filter("replace", replace);
     engine.register_filter("indent", indent);
+    engine.register_filter("split", split);
+    engine.register_filter("str", text);
     engine.register_filter(BOUNDED, bounded);
+    let of_unique = left.clone();
+    engine.register_filter("unique", move |value: &Value, _: Kwargs, _: &State<'_>| {
+        unique(value, &of_unique)
+    });
     let of_range = left.clone();
     engine.register_function("range", move |kwargs: Kwargs, _: &State<'_>| {
         let items = range(&kwargs)?;
@@ -123,8 +138,19 @@ fn limit(engine: &mut Tera, left: &Left) {
         Ok::<_, tera::Error>(items)
     });
     let left = left.clone();
-    engine.register_function(TICK, move |kwargs: Kwargs, _: &State<'_>| {
-        spend(&left, kwargs.must_get::<u64>("cost")?.max(LEAST))?;
+    engine.register_function(TICK, move |kwargs: Kwargs, state: &State<'_>| {
+        let cost = kwargs.must_get::<u64>("cost")?;
+        let cost = match kwargs.get::<&str>("of")? {
+            None => cost.max(LEAST),
+            Some(words) => {
+                let mut of = LEAST;
+                for word in words.split(' ') {
+                    of += state.get::<Value>(word)?.map_or(0, |value| size(&value));
+                }
+                cost.saturating_mul(of)
+            }
+        };
+        spend(&left, cost)?;
         // It leaves nothing in the text, not even quotes.
         Ok::<_, tera::Error>(Value::safe_string(""))
     });
@@ -192,6 +218,19 @@ fn bounded(value: &Value, _: Kwargs, _: &State<'_>) -> TeraResult<Value> {
     Ok(value.clone())
 }
 
+/// About how many bytes a value takes; of a text, those that it has.
+fn size(value: &Value) -> u64 {
+    let items = |items: &mut dyn Iterator<Item = &Value>| LEAST + items.map(size).sum::<u64>();
+    if let Some(text) = value.as_str() {
+        return text.len() as u64;
+    }
+    match (value.as_array(), value.as_map()) {
+        (Some(list), _) => items(&mut list.iter()),
+        (_, Some(map)) => items(&mut map.values()),
+        _ => LEAST,
+    }
+}
+
 /// A text that a filter makes, if it will not be too long; a value to quote.
 fn made(length: usize, make: impl FnOnce() -> String) -> TeraResult<Value> {
     if length > VALUE {
@@ -206,10 +245,74 @@ fn join(value: &Value, kwargs: Kwargs, _: &State<'_>) -> TeraResult<Value> {
     let items = value
         .as_array()
         .ok_or_else(|| tera::Error::message("`join` needs a list"))?;
-    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
-    // What is in the list is there already; only the separator makes it longer.
-    made(separator.len().saturating_sub(2) * texts.len(), || {
-        texts.join(separator)
+    // What is in the list is there already; only the separator makes it longer, and a list in it, with its quotes.
+    let mut longer = separator.len().saturating_sub(2) * items.len();
+    let mut texts = Vec::with_capacity(items.len());
+    for item in items {
+        let text = item.to_string();
+        longer += if item.is_string() { 0 } else { text.len() };
+        texts.push(text);
+    }
+    made(longer, || texts.join(separator))
+}
+
+/// As tera's own, for lists that are not much longer to write than the text is: each quote in it takes a backslash.
+fn split(value: &str, kwargs: Kwargs, _: &State<'_>) -> TeraResult<Value> {
+    let at = kwargs.must_get::<&str>("pat")?;
+    let list = Value::from(value.split(at).map(Value::from).collect::<Vec<_>>());
+    if list.to_string().len().saturating_sub(value.len()) > VALUE {
+        return Err(tera::Error::message(TOO_LONG_VALUE));
+    }
+    Ok(list)
+}
+
+/// As tera's own.
+fn text(value: &Value, _: Kwargs, _: &State<'_>) -> TeraResult<Value> {
+    let text = value.to_string();
+    let longer = if value.is_string() { 0 } else { text.len() };
+    made(longer, || text)
+}
+
+/// As tera's own, which compares each item with every other one.
+fn unique(value: &Value, left: &AtomicU64) -> TeraResult<Vec<Value>> {
+    let items = value
+        .as_array()
+        .ok_or_else(|| tera::Error::message("`unique` needs a list"))?;
+    spend(left, (items.len() as u64).saturating_pow(2))?;
+    let mut kept: Vec<Value> = Vec::new();
+    for item in items {
+        if !kept.contains(item) {
+            kept.push(item.clone());
+        }
+    }
+    Ok(kept)
+}
+
+/// As tera's own.
+fn escaped(value: &str, filter: &str) -> TeraResult<Value> {
+    let apostrophe = if filter == "escape_xml" {
+        "&apos;"
+    } else {
+        "&#39;"
+    };
+    let escape = |c: char| match c {
+        '&' => Some("&amp;"),
+        '<' => Some("&lt;"),
+        '>' => Some("&gt;"),
+        '"' => Some("&quot;"),
+        '\'' => Some(apostrophe),
+        _ => None,
+    };
+    let longer = value.chars().filter_map(escape).map(|text| text.len() - 1);
+    made(longer.sum(), || {
+        let mut out = String::with_capacity(value.len());
+        for c in value.chars() {
+            match escape(c) {
+                Some(text) => out.push_str(text),
+                None => out.push(c),
+            }
+        }
+        out
     })
 }
 

@@ -17,13 +17,14 @@ pub(crate) mod template;
 mod trees;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use script::{Layer, Script};
 
+use crate::recipe::Merged;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::model::{Location, Resolved};
 
@@ -33,7 +34,28 @@ use crate::recipe::model::{Location, Resolved};
 /// # Errors
 /// Everything that is wrong with its templates, and parameters that none of them uses.
 pub fn render(resolved: &Resolved, agent: &[u8]) -> Result<Vec<Layer>, Diagnostics> {
-    let mut renderer = template::Renderer::new(&resolved.parameters);
+    render_but(&BTreeSet::new(), resolved, agent)
+}
+
+/// Checks a recipe line for faults, also one whose recipes do not fit each other.
+///
+/// # Errors
+/// What is wrong with the merge, and with every template; what follows from the merge alone is not said again.
+pub fn lint(merged: Merged) -> Result<Resolved, Diagnostics> {
+    let mut found = merged.found;
+    if let Err(more) = render_but(&merged.in_doubt, &merged.resolved, &[]) {
+        found.extend(more);
+    }
+    found.or(merged.resolved)
+}
+
+/// Renders all but what names one of these parameters: that is only checked.
+fn render_but(
+    in_doubt: &BTreeSet<String>,
+    resolved: &Resolved,
+    agent: &[u8],
+) -> Result<Vec<Layer>, Diagnostics> {
+    let mut renderer = template::Renderer::new(&resolved.parameters).but(in_doubt);
     let mut found = Diagnostics::default();
     let layers = resolved
         .line

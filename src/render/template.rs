@@ -22,11 +22,26 @@ const STATEMENTS: [&str; 11] = [
 /// The longest tag: what an expression can make of values grows with it.
 const LONGEST_TAG: usize = 2048;
 
-/// A loop that could not be counted.
-const COMPREHENSION: (&str, &str) = (
-    "an expression cannot loop",
-    "write `{% for … %}` around text, or give a parameter with the list that you need",
-);
+/// The most `elif` in a text: tera's parser calls itself for each one after another, and its stack has an end.
+const MOST_BRANCHES: usize = 250;
+
+/// What could not be counted, in an expression.
+fn uncounted(inside: &str) -> Option<(&'static str, &'static str)> {
+    let words = tags::words(inside);
+    let has = |word: &str, from: usize| words.iter().any(|(at, one)| *one == word && *at >= from);
+    // A statement may begin with it.
+    let statement = usize::from(inside.starts_with("for"));
+    if has("for", statement) {
+        return Some((
+            "an expression cannot loop",
+            "write `{% for … %}` around text, or give a parameter with the list that you need",
+        ));
+    }
+    has("__tera_context", 0).then_some((
+        "a template cannot use all values at once",
+        "name the parameters that you need",
+    ))
+}
 
 /// The template that a condition becomes.
 const WHEN: &str = "when";
@@ -39,6 +54,8 @@ pub struct Renderer {
     context: Context,
     known: BTreeSet<String>,
     used: BTreeSet<String>,
+    /// Those without a value that could be relied on: what names one of them is checked, and not rendered.
+    in_doubt: BTreeSet<String>,
     /// What the loops may still repeat.
     left: Left,
     /// The longest text, in bytes.
@@ -61,6 +78,13 @@ impl Renderer {
         }
     }
 
+    /// The same, for a line where these parameters are in doubt.
+    pub fn but(mut self, in_doubt: &BTreeSet<String>) -> Self {
+        self.known.extend(in_doubt.iter().cloned());
+        self.in_doubt.clone_from(in_doubt);
+        self
+    }
+
     /// A renderer that knows one value, without limits: for templates of our own.
     pub fn of(name: &str, value: &impl serde::Serialize) -> Self {
         let mut context = Context::new();
@@ -75,6 +99,7 @@ impl Renderer {
             context,
             known,
             used: BTreeSet::new(),
+            in_doubt: BTreeSet::new(),
             left: Arc::new(AtomicU64::new(u64::MAX)),
             longest: usize::MAX,
             room: LARGEST_PAYLOAD,
@@ -115,7 +140,7 @@ impl Renderer {
         }
     }
 
-    /// Renders `text`; `None` if something is wrong with it (then `found` says what).
+    /// Renders `text`; `None` if something is wrong with it (then `found` says what), or it names what is in doubt.
     pub fn render(
         &mut self,
         text: &str,
@@ -124,6 +149,10 @@ impl Renderer {
         found: &mut Diagnostics,
     ) -> Option<String> {
         let (mut engine, tags) = self.prepare(text, origin, dialect, found)?;
+        if self.is_in_doubt(tags.iter().map(|tag| &text[tag.inner.clone()])) {
+            self.give_back(dialect, engine);
+            return None;
+        }
         let source = Source::held(text, &tags, dialect);
         let name = name(dialect);
         let mut room = Room {
@@ -136,6 +165,10 @@ impl Renderer {
         {
             Ok(()) => {
                 self.give_back(dialect, engine);
+                if let Err(error) = engine::spend(&self.left, room.out.len() as u64) {
+                    report(&error, &source, text, origin, found);
+                    return None;
+                }
                 Some(String::from_utf8(room.out).expect("texts and values are UTF-8"))
             }
             Err(error) if matches!(error.kind(), ErrorKind::Io(_)) => {
@@ -149,6 +182,14 @@ impl Renderer {
                 None
             }
         }
+    }
+
+    fn is_in_doubt<'t>(&self, mut tags: impl Iterator<Item = &'t str>) -> bool {
+        !self.in_doubt.is_empty()
+            && tags.any(|inside| {
+                let words = tags::words(inside);
+                words.iter().any(|(_, word)| self.in_doubt.contains(*word))
+            })
     }
 
     /// Checks a text that is not to be rendered: its syntax, and the names in it.
@@ -165,21 +206,26 @@ impl Renderer {
         }
     }
 
-    /// Whether a condition holds: an expression of tera without braces, which must be a boolean.
+    /// Whether a condition holds: an expression of tera without braces, which must be a boolean. One that names what is
+    /// in doubt does not hold: what it guards is only checked.
     pub fn condition(&mut self, condition: &InlineText, found: &mut Diagnostics) -> Option<bool> {
         let text = condition.text.as_str();
         let origin = Origin::Inline(condition);
-        if tags::words(text).iter().any(|(_, word)| *word == "for") {
-            tell(found, text, 0, origin, COMPREHENSION.0, COMPREHENSION.1);
+        // It stands where no statement can.
+        if let Some((message, help)) = uncounted(&format!(" {text}")) {
+            tell(found, text, 0, origin, message, help);
             return None;
         }
         let mut engine = self.take(Dialect::Plain);
         // First by itself: "a) or (b" would be sound inside the parentheses.
         for (open, close) in [
-            ("{{ ", " }}".to_owned()),
-            ("{{ (", format!(") | {BOOLEAN} }}}}")),
+            ("{{ ".to_owned(), " }}".to_owned()),
+            (
+                format!("{{{{ {} }}}}{{{{ (", work(text)),
+                format!(") | {BOOLEAN} }}}}"),
+            ),
         ] {
-            let source = Source::between(open, text, &close);
+            let source = Source::between(&open, text, &close);
             if let Err(error) = engine.add_raw_template(WHEN, &source.text) {
                 report(&error, &source, text, origin, found);
                 return None;
@@ -190,6 +236,10 @@ impl Renderer {
             if found.0.len() > before {
                 return None;
             }
+        }
+        if self.is_in_doubt(std::iter::once(text)) {
+            self.give_back(Dialect::Plain, engine);
+            return Some(false);
         }
         match engine.render(WHEN, &self.context) {
             Ok(rendered) => {
@@ -205,6 +255,7 @@ impl Renderer {
                     other => lower(other.to_string().lines().next().unwrap_or_default()),
                 };
                 let help = "write an expression that is true or false, such as `port == 80`";
+                let (message, help) = engine::way_out(&message).unwrap_or((message.as_str(), help));
                 tell(found, text, 0, origin, message, help);
                 None
             }
@@ -237,6 +288,12 @@ impl Renderer {
             check_script(text, &tags, origin, found);
         }
         check_tags(text, &tags, origin, found);
+        if let Some(at) = branches(text).nth(MOST_BRANCHES) {
+            let message = format!("this is the {}st `elif`", MOST_BRANCHES + 1);
+            let help = format!("a template has at most {MOST_BRANCHES}; make several files of it");
+            tell(found, text, at, origin, message, &help);
+            return None;
+        }
         let mut engine = self.take(dialect);
         let name = name(dialect);
         // First as it was written, so that errors speak of what was written.
@@ -359,6 +416,21 @@ fn name(dialect: Dialect) -> &'static str {
     }
 }
 
+/// Where `elif` begins a statement: in the text as it is, for what tera takes for a tag is for tera to say.
+fn branches(text: &str) -> impl Iterator<Item = usize> {
+    text.match_indices("elif").map(|(at, _)| at).filter(|at| {
+        let before = text[..*at].trim_end();
+        before.strip_suffix('-').unwrap_or(before).ends_with("{%")
+    })
+}
+
+/// The call that counts what an expression works on: at most all values in it, with each of its parts.
+fn work(inside: &str) -> String {
+    let words: Vec<&str> = tags::words(inside).iter().map(|(_, word)| *word).collect();
+    let parts = words.len() + inside.matches(|c: char| c.is_ascii_punctuation()).count();
+    format!("{TICK}(cost={parts}, of='{}')", words.join(" "))
+}
+
 /// Where a word of its own stands in a text.
 fn word_at(text: &str, word: &str) -> Option<usize> {
     let of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -403,18 +475,8 @@ fn check_tags(text: &str, tags: &[Tag], origin: Origin<'_>, found: &mut Diagnost
             let message = format!("what is in these braces is longer than {LONGEST_TAG} bytes");
             let help = "make several of it, or give a list as a parameter";
             tell(found, text, tag.start, origin, message, help);
-        } else if tags::words(inside)
-            .iter()
-            .any(|(at, word)| *word == "for" && *at > 0)
-        {
-            tell(
-                found,
-                text,
-                tag.start,
-                origin,
-                COMPREHENSION.0,
-                COMPREHENSION.1,
-            );
+        } else if let Some((message, help)) = uncounted(inside) {
+            tell(found, text, tag.start, origin, message, help);
         }
     }
     for tag in tags.iter().filter(|tag| tag.kind == TagKind::Statement) {
@@ -466,8 +528,8 @@ impl Source {
         }
     }
 
-    /// A text whose loops are counted, and whose values are measured where they are set; in a script, each value goes
-    /// through [`WORDS`].
+    /// A text whose loops and expressions are counted, and whose values are measured where they are set; in a script,
+    /// each value goes through [`WORDS`].
     fn held(text: &str, tags: &[Tag], dialect: Dialect) -> Self {
         let mut additions: Vec<(usize, String)> = Vec::new();
         let mut loops = Vec::new();
@@ -478,9 +540,16 @@ impl Source {
                 additions.push((tag.inner.end, format!(") | {filter}")));
                 additions.push((from, "(".to_owned()));
             };
-            match (tag.kind, tags::words(inside).first().map(|(_, word)| *word)) {
+            let first = tags::words(inside).first().map(|(_, word)| *word);
+            match (tag.kind, first) {
                 (TagKind::Value, _) if dialect == Dialect::Script && !inside.is_empty() => {
                     filter(tag.inner.start, WORDS);
+                }
+                (TagKind::Statement, Some(word @ ("if" | "elif"))) => {
+                    // Before it is no place for `elif`. The call is an empty text, which is not true.
+                    additions.push((tag.inner.end, ")".to_owned()));
+                    let work = format!(" not {} and (", work(inside));
+                    additions.push((tag.inner.start + word.len(), work));
                 }
                 (TagKind::Statement, Some("set")) => {
                     if let Some(at) = inside.find('=') {
@@ -499,6 +568,21 @@ impl Source {
                     additions.push((tag.end, format!("{{{{ {TICK}(cost={cost}) {trims}}}}}")));
                 }
                 _ => {}
+            }
+            let works = match tag.kind {
+                // A value by itself is no longer than what it becomes, and that is counted.
+                TagKind::Value => inside.contains(|c: char| !c.is_ascii_alphanumeric() && c != '_'),
+                TagKind::Statement => matches!(first, Some("set" | "for")),
+                TagKind::Comment => false,
+            };
+            if works {
+                // It takes blanks away as the tag does.
+                let trims = if text[tag.start + 2..].starts_with('-') {
+                    "-"
+                } else {
+                    ""
+                };
+                additions.push((tag.start, format!("{{{{{trims} {} }}}}", work(inside))));
             }
         }
         let (mut out, mut inserted, mut copied) = (String::new(), Vec::new(), 0);
@@ -574,7 +658,9 @@ fn report(
                     .map_or(0, |(line, column)| {
                         source.original(source.offset(line, column.saturating_sub(1)))
                     });
-                tell(found, text, at, origin, lower(message), help);
+                let message = lower(message);
+                let (message, help) = engine::way_out(&message).unwrap_or((&message, help));
+                tell(found, text, at, origin, message, help);
             }
         }
     }

@@ -108,7 +108,9 @@ fn check(record: &RollRecord, world: &World, machine: &CanaryMachine, now: Times
                 Worker::Unknown,
             );
         }
-        return Step::wait(now, LOOK, state);
+        let state = &machine.state;
+        let reason = format!("the SSM agent of canary {id} to be online; the machine is {state}");
+        return Step::wait(now, LOOK, reason);
     };
     match &world.errand {
         Some(Errand::Checked { failure, worker }) => judged(failure.clone(), *worker),

@@ -110,7 +110,7 @@ pub fn view(record: &RollRecord, world: &World) -> View {
                 .map(|active| active.started)
                 .filter(|since| *since < Timestamp::MAX);
             let (waits_for, until) = match (member.life, there, &member.check) {
-                (Life::Pending, ..) => ("boot, hooks".to_owned(), None),
+                (Life::Pending, ..) => ("its boot and hooks".to_owned(), None),
                 (Life::Standby, ..) => ("its return from standby".to_owned(), None),
                 (Life::Terminating, ..) => ("its end".to_owned(), None),
                 (Life::InService, true, Check::Underway) => ("its checks".to_owned(), None),

@@ -345,8 +345,9 @@ fn waiting_for(group: &Group, target: &Side, refresh: &Refresh) -> String {
     };
     let protected = left().filter(|member| member.protected).count();
     if protected > 0 && protected == left().count() {
+        let workers = if protected == 1 { "worker" } else { "workers" };
         return format!(
-            "{protected} protected workers to be drained (busy workers are not touched)"
+            "{protected} protected {workers} to be drained (busy workers are not touched)"
         );
     }
     match refresh.reason.as_str() {

@@ -14,6 +14,11 @@ status() {
 }
 
 aws sts get-caller-identity --query Account --output text
+# With a profile that takes a role.
+printf '%s\n' '[profile deploy]' 'role_arn = arn:aws:iam::000000000000:role/deploy' 'credential_source = Environment' \
+    'role_session_name = cli' >"$HOME/roles"
+caller=$(AWS_CONFIG_FILE=$HOME/roles aws --profile deploy sts get-caller-identity --query Arn --output text)
+[ "$caller" = arn:aws:sts::000000000000:assumed-role/deploy/cli ] || { echo "the role is $caller" >&2; exit 1; }
 image=$(aws ssm get-parameter --name /aws/service/debian/release/12/latest/amd64 --query Parameter.Value --output text)
 aws ec2 describe-images --image-ids "$image" --query 'Images[].[ImageId,Name,State]' --output text
 

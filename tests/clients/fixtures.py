@@ -281,6 +281,13 @@ class Names:
             "RecoveryWindowInDays": lambda: 7,
         }.get(name, lambda: None)()
 
+    def for_sts(self, name):
+        return {
+            "RoleArn": lambda: "arn:aws:iam::000000000000:role/conformance",
+            "Tags": lambda: [{"Key": "key", "Value": "value"}],
+            "SourceIdentity": lambda: "somebody",
+        }.get(name, lambda: None)()
+
     def for_s3(self, name):
         operation, fixtures = self.operation, self.fixtures
         if name == "Bucket":

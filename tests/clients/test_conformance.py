@@ -37,7 +37,7 @@ COMMON = {
     "autoscaling": {"ValidationError"},
     "secretsmanager": {"ValidationException"},
     "ssm": {"ValidationException"},
-    "sts": {"ValidationError"},
+    "sts": {"AccessDenied", "ValidationError"},
     # Its model lists no code for an image that does not exist; the service gives this one.
     "imagebuilder": {"ResourceNotFoundException", "ValidationException"},
     # Its model lists few of its codes: "Error responses", https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.

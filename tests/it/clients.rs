@@ -209,6 +209,11 @@ async fn boto3_reads_why_instances_are_in_their_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boto3_takes_roles() {
+    judge("test_roles.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn boto3_keeps_secrets_with_their_versions() {
     judge("test_secrets.py").await;
 }

@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod cloud_faults;
 mod cloud_wire;
+mod completion;
 mod fleet;
 mod host;
 mod image;

@@ -1,20 +1,15 @@
-//! Settings and where they come from, the guard of accounts, completion, manual pages, and the reference of the command
+//! Settings and where they come from, the guard of accounts, roles, manual pages, and the reference of the command
 //! line.
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use piaas_bake::clock::SystemClock;
 use piaas_bake::localcloud::scripted::Scripted;
 use piaas_bake::localcloud::serve::serve;
-use piaas_bake::localcloud::{
-    ACCESS_KEY, ACCOUNT_ID, BASE_IMAGE, LocalCloud, SECRET_KEY, connector,
-};
+use piaas_bake::localcloud::{ACCESS_KEY, ACCOUNT_ID, BASE_IMAGE, LocalCloud, SECRET_KEY};
 use serde_json::{Value, json};
 
-use crate::aws;
-use crate::support::{BIN, Run, Sandbox, assert_is_kept, shipped_recipes};
+use crate::support::{Run, Sandbox, assert_is_kept};
 
 /// The settings that `config show` prints, with more environment and options.
 fn shown(sandbox: &Sandbox, env: &[(&str, &str)], args: &[&str]) -> Value {
@@ -241,16 +236,70 @@ fn a_secret_of_the_environment_is_not_shown() {
     assert!(run.stdout.contains(&state), "{}", run.stdout);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn credentials_of_another_account_get_no_further() {
-    let home = tempfile::tempdir().unwrap();
+/// Where a local cloud with scripted machines answers.
+async fn endpoint(sandbox: &Sandbox) -> String {
     let clock = SystemClock::shared();
     let driver = Arc::new(Scripted::new(clock.clone()));
-    let cloud = LocalCloud::open(home.path(), driver, clock).unwrap();
+    let cloud = LocalCloud::open(&sandbox.path().join("served"), driver, clock).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(serve(cloud, listener, std::future::pending()));
+    endpoint
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_role_of_a_profile_is_taken_and_acts() {
     let sandbox = Sandbox::new();
+    let endpoint = endpoint(&sandbox).await;
+    let keys = format!("aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n");
+    sandbox.write(
+        ".aws/config",
+        &format!(
+            "[profile src]\n{keys}\
+             [profile deploy]\nrole_arn = arn:aws:iam::{ACCOUNT_ID}:role/ci/deploy\nrole_session_name = night\n\
+             source_profile = src\nregion = us-east-1\n\
+             [profile other]\nrole_arn = arn:aws:iam::123456789012:role/deploy\nsource_profile = src\n\
+             region = us-east-1\n"
+        ),
+    );
+    let run = async |profile: &str, words: &[&str], code: i32| {
+        let mut command = sandbox.command(words);
+        command
+            .args(["--cloud", "aws", "--profile", profile])
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_ENDPOINT_URL", &endpoint);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let run = Run::from(output.await.unwrap().unwrap());
+        run.expect_code(code).stderr
+    };
+    let arn = format!("arn:aws:sts::{ACCOUNT_ID}:assumed-role/deploy/night");
+    let _ = run("deploy", &["images", "list"], 0).await;
+    let start = ["roll", "start", "nobody", "--image", BASE_IMAGE];
+    let told = run("deploy", &start, 1).await;
+    let line = format!("acting on: AWS account {ACCOUNT_ID} in us-east-1 at {endpoint} as {arn}\n");
+    assert!(told.starts_with(&line), "{told}");
+    let guarded = ["images", "list", "--allow-account", "111122223333"];
+    let told = run("deploy", &guarded, 5).await;
+    assert!(
+        told.contains(&format!("these credentials ({arn})")),
+        "{told}"
+    );
+
+    let told = run("other", &["images", "list"], 5).await;
+    assert!(
+        told.contains(&format!(
+            "caused by: AccessDenied: User: arn:aws:iam::{ACCOUNT_ID}:user/local is not authorized to perform: \
+             sts:AssumeRole on resource: arn:aws:iam::123456789012:role/deploy\n"
+        )),
+        "{told}"
+    );
+    assert!(told.contains("hint: look at the profile other"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_of_another_account_get_no_further() {
+    let sandbox = Sandbox::new();
+    let endpoint = endpoint(&sandbox).await;
     let list = async |accounts: &[&str]| {
         let mut args = vec!["images", "list", "--cloud", "aws", "--region", "us-east-1"];
         for account in accounts {
@@ -370,93 +419,11 @@ fn an_address_where_nobody_listens_is_named_soon() {
         told.contains(&format!("{address} is not reachable")),
         "{told}"
     );
-}
-
-/// What a shell is offered for the last of these words.
-fn completed(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
-    let mut command = sandbox.command(&["--", "piaas-bake"]);
-    command
-        .args(words)
-        .env("COMPLETE", "bash")
-        .env("_CLAP_COMPLETE_INDEX", words.len().to_string())
-        .env("_CLAP_COMPLETE_COMP_TYPE", "9")
-        .env("_CLAP_COMPLETE_SPACE", "true")
-        .env("_CLAP_IFS", "\n")
-        .env("PIAAS_RECIPES", shipped_recipes());
-    let run = Run::from(command.output().unwrap()).expect_code(0);
-    run.stdout.lines().map(str::to_owned).collect()
-}
-
-#[test]
-fn a_shell_completes_verbs_options_and_recipes() {
-    let sandbox = Sandbox::new();
-    assert_eq!(completed(&sandbox, &["rend"]), ["render"]);
-    assert_eq!(completed(&sandbox, &["bake", "--cand"]), ["--candidate"]);
-    let recipes = completed(&sandbox, &["bake", "ci-"]);
-    assert_eq!(recipes, ["ci-base", "ci-worker"]);
-    // The options on the line count.
-    sandbox.write("mine/web/recipe.yaml", "");
-    let words = ["--recipes", "mine", "show", ""];
-    let offered = completed(&sandbox, &words);
-    assert!(offered.contains(&"web".to_owned()), "{offered:?}");
-    assert!(!offered.contains(&"ci-base".to_owned()), "{offered:?}");
-    // No image was baked: nothing is offered, and nothing goes wrong.
-    let images = completed(&sandbox, &["images", "show", "ami-"]);
-    assert_eq!(images, [""; 0]);
-    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
-        let script = sandbox.run(&["completions", shell]).expect_code(0).stdout;
-        assert!(script.contains("piaas-bake"), "{shell}: {script}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_shell_completes_groups_of_the_local_cloud() {
-    let sandbox = Sandbox::new();
-    let clock = SystemClock::shared();
-    let driver = Arc::new(Scripted::new(clock.clone()));
-    let cloud = LocalCloud::open(&sandbox.state().join("cloud"), driver, clock.clone()).unwrap();
-    let clients = aws::connect(connector(cloud), clock).await;
-    let template = aws::template(&clients, "workers", aws::launches(BASE_IMAGE)).await;
-    let group = aws::group(&clients, "ci-workers", &template);
-    group.min_size(0).max_size(0).send().await.unwrap();
-    for words in [
-        &["roll", "status", "ci"][..],
-        &["roll", "start", "ci"],
-        &["fleet", "status", "--group", "ci"],
-    ] {
-        assert_eq!(completed(&sandbox, words), ["ci-workers"], "{words:?}");
-    }
-    let state = sandbox.path().join("elsewhere");
-    let words = [
-        "--state-dir",
-        state.to_str().unwrap(),
-        "roll",
-        "watch",
-        "ci",
-    ];
-    assert_eq!(completed(&sandbox, &words), [""; 0]);
-}
-
-/// In a real bash, as a user has it.
-#[test]
-fn bash_itself_completes() {
-    let sandbox = Sandbox::new();
-    let script = "source <(piaas-bake completions bash)\n\
-                  COMP_WORDS=(piaas-bake lint debian) COMP_CWORD=2 COMP_TYPE=9\n\
-                  _clap_complete_piaas_bake piaas-bake debian lint\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n";
-    let bin = Path::new(BIN).parent().unwrap();
-    let path = std::env::var("PATH").unwrap_or_default();
-    let output = Command::new("bash")
-        .args(["--noprofile", "--norc", "-euc", script])
-        .current_dir(sandbox.path())
-        .env_clear()
-        .env("PATH", format!("{}:{path}", bin.display()))
-        .env("HOME", sandbox.path())
-        .env("PIAAS_RECIPES", shipped_recipes())
-        .output()
-        .unwrap();
-    let run = Run::from(output).expect_code(0);
-    assert_eq!(run.stdout.trim(), "debian-base", "{}", run.stderr);
+    let notice = format!(
+        "no answer from {address} (Connection refused (os error 111)); trying again, 3 times at most\n"
+    );
+    assert!(told.starts_with(&notice), "{told}");
+    assert_eq!(told.matches("no answer from").count(), 1, "{told}");
 }
 
 /// The verbs that help lists, below these words.

@@ -64,7 +64,5 @@ pub fn run(context: &Context, args: &LintArgs) -> CliResult {
 
 /// Loads and renders a recipe. A parameter that a caller must set is given a stand-in, so that the rest is checked.
 fn check(recipes: &Path, name: &str) -> Result<Resolved, Diagnostics> {
-    let resolved = recipe::load_for_lint(recipes, name)?;
-    render::render(&resolved, &[])?;
-    Ok(resolved)
+    render::lint(recipe::merge_for_lint(recipes, name)?)
 }

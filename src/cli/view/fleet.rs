@@ -1,11 +1,9 @@
 //! A fleet on a screen, as plain lines, or as JSON lines.
 
-use std::io::Write as _;
-
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::text::{by_heads, clock_time, cut, folded, head, short, terminal};
+use super::text::{by_heads, clock_time, cut, first_that_fits, folded, head, short, terminal};
 use crate::cli::error::CliError;
 use crate::cli::output;
 use crate::cli::style::Style;
@@ -22,15 +20,26 @@ const LOGGED: usize = 5;
 /// Tells what happens, one line each, until the stream ends.
 pub async fn tell(mut events: UnboundedReceiver<Stamped>, style: Style) {
     let mut before = None;
-    while let Some(Stamped { at, event }) = events.recv().await {
-        for line in event_lines(&event, &mut before, style) {
-            let time = style.dim(&clock_time(at));
-            let _ = writeln!(std::io::stderr().lock(), "{time} {line}");
+    while let Some(event) = events.recv().await {
+        for line in paper(&event, &mut before, style) {
+            output::note(&line);
         }
     }
 }
 
-type Seen = (Counts, u32, Option<u32>, Option<(String, Option<u64>)>);
+/// An event in lines with their time.
+pub(super) fn paper(
+    Stamped { at, event }: &Stamped,
+    before: &mut Option<Seen>,
+    style: Style,
+) -> Vec<String> {
+    let time = style.dim(&clock_time(*at));
+    let lines = event_lines(event, before, style).into_iter();
+    lines.map(|line| format!("{time} {line}")).collect()
+}
+
+/// What a look has to say; the next one is told if it differs.
+pub(super) type Seen = (Counts, u32, Option<u32>, Option<(String, Option<u64>)>);
 
 /// An event in lines; of a look, only what has changed since the one before.
 fn event_lines(event: &Event, before: &mut Option<Seen>, style: Style) -> Vec<String> {
@@ -74,7 +83,7 @@ fn event_lines(event: &Event, before: &mut Option<Seen>, style: Style) -> Vec<St
             lines.extend(way_out.map(|way| format!("  {} {way}", style.hint("hint:"))));
             lines
         }
-        Event::Cleared { about } => vec![format!("over: {about}")],
+        Event::Cleared { about } => vec![format!("alarm over: {about}")],
         Event::Failed { error } => vec![format!("{} this look failed: {error}", style.cross())],
     }
 }
@@ -122,7 +131,13 @@ fn some(count: u32, what: &str) -> Option<String> {
 }
 
 fn size(view: &View) -> String {
-    format!("{} of {} to {}", view.desired, view.min, view.max)
+    let workers = if view.desired == 1 {
+        "worker"
+    } else {
+        "workers"
+    };
+    let (desired, min, max) = (view.desired, view.min, view.max);
+    format!("{desired} {workers} (min {min}, max {max})")
 }
 
 fn summary(view: &View) -> String {
@@ -159,13 +174,9 @@ pub fn lines(view: &View, style: Style, now: Timestamp, width: usize) -> Vec<Str
         .version
         .as_ref()
         .map_or_else(String::new, |version| format!("  launches v{version}"));
-    let mut out = vec![format!(
-        "{}  {} workers, {} to {}{version}",
-        style.bold(&view.group),
-        view.desired,
-        view.min,
-        view.max
-    )];
+    let head = format!("{}  {}", view.group, size(view));
+    let head = first_that_fits(&[head.clone() + &version, head], width);
+    let mut out = vec![head.replacen(&view.group, &style.bold(&view.group), 1)];
     if let Some((what, target)) = &view.refresh {
         let target = target.map_or_else(String::new, |target| format!(" to v{target}"));
         out.extend(folded(&format!("{what}{target}"), "", width));
@@ -421,7 +432,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "ci-workers  5 workers, 0 to 8  launches v7",
+                "ci-workers  5 workers (min 0, max 8)  launches v7",
                 "refresh r-1 InProgress 40 % to v8",
                 "1 job waits, 1 busy, 1 idle, 1 booting, 1 drained, 1 unknown; 1 should be free",
                 "? i-5  v7  unknown     alarm in 12m55s: the worker agent does not answer",

@@ -4,6 +4,8 @@ pub mod bake;
 pub mod fleet;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod golden_groups;
 pub mod progress;
 pub mod roll;
 pub mod text;

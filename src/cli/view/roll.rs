@@ -1,6 +1,5 @@
 //! The events of a roll on a screen, as plain lines, or as JSON lines.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -28,25 +27,37 @@ const REDRAW: Duration = Duration::from_secs(1);
 pub async fn show(mut events: UnboundedReceiver<Stamped>, style: Style, clock: SharedClock) {
     if !is_live() {
         let mut before = None;
-        while let Some(Stamped { at, event }) = events.recv().await {
-            for line in plain(&event, &mut before, style) {
-                let _ = writeln!(std::io::stderr().lock(), "{} {line}", clock_time(at));
+        while let Some(event) = events.recv().await {
+            for line in paper(&event, &mut before, style) {
+                output::note(&line);
             }
         }
         return;
     }
-    let mut screen = Screen::new(style);
+    let mut screen = Screen::on(MultiProgress::new(), style);
     loop {
+        let width = || text::width(std::io::stderr());
         tokio::select! {
             event = events.recv() => match event {
-                Some(Stamped { at, event }) => screen.take(at, event),
+                Some(event) => screen.take(event, width()),
                 None => break,
             },
             () = tokio::time::sleep(REDRAW) => {}
         }
-        screen.draw(clock.now());
+        screen.draw(clock.now(), width());
     }
     screen.end();
+}
+
+/// An event in plain lines with their time.
+pub(super) fn paper(
+    Stamped { at, event }: &Stamped,
+    before: &mut Option<View>,
+    style: Style,
+) -> Vec<String> {
+    let time = clock_time(*at);
+    let lines = plain(event, before, style).into_iter();
+    lines.map(|line| format!("{time} {line}")).collect()
 }
 
 /// A side of a roll, with its image if there is room for it.
@@ -294,7 +305,7 @@ fn told(event: &Event, style: Style) -> Vec<String> {
             ];
             lines.extend(instances.iter().map(|row| {
                 format!(
-                    "  {} runs version {} and {}",
+                    "  {} runs version {} with {}",
                     row.id,
                     row.version
                         .map_or_else(|| "?".to_owned(), |version| version.to_string()),
@@ -303,7 +314,16 @@ fn told(event: &Event, style: Style) -> Vec<String> {
                         .unwrap_or("an image that EC2 does not name")
                 )
             }));
-            lines.extend(left.iter().map(|what| format!("left: {what}")));
+            // A command has a line of its own: it is there to be copied.
+            lines.extend(
+                left.iter()
+                    .flat_map(|what| match what.split_once(": aws ") {
+                        Some((what, command)) => {
+                            vec![format!("left: {what}:"), format!("  aws {command}")]
+                        }
+                        None => vec![format!("left: {what}")],
+                    }),
+            );
             lines
         }
         Event::Looked(_) | Event::Again { .. } | Event::Waiting { .. } => Vec::new(),
@@ -324,7 +344,19 @@ fn plain(event: &Event, before: &mut Option<View>, style: Style) -> Vec<String> 
             if known.as_ref().map(|known| (known.there, known.others))
                 != Some((view.there, view.others))
             {
-                lines.push(format!("{} there, {} to go", view.there, view.others));
+                let target = match view.heading {
+                    Heading::Forward => view.new.as_ref(),
+                    Heading::Back => Some(&view.old),
+                };
+                let version = target.map_or_else(
+                    || "the new version".to_owned(),
+                    |side| format!("version {}", side.version),
+                );
+                let (there, all) = (view.there, view.there + view.others);
+                lines.push(format!(
+                    "{there} of {all} instances on {version}, {} to go",
+                    view.others
+                ));
             }
             for row in &view.instances {
                 let same = old(&row.id).is_some_and(|one| {
@@ -332,7 +364,10 @@ fn plain(event: &Event, before: &mut Option<View>, style: Style) -> Vec<String> 
                         == (row.life, row.protected, &row.waits_for)
                 });
                 if !same {
-                    lines.push(format!("  {}", cells(row, None).join(" ").trim_end()));
+                    let mut cells = cells(row, None);
+                    let waits = cells.pop().filter(|waits| !waits.is_empty());
+                    let waits = waits.map_or_else(String::new, |waits| format!(": {waits}"));
+                    lines.push(format!("  {}{waits}", cells.join(" ")));
                 }
             }
             lines
@@ -344,7 +379,7 @@ fn plain(event: &Event, before: &mut Option<View>, style: Style) -> Vec<String> 
 }
 
 /// The picture at the bottom of a terminal, with what has happened above it.
-struct Screen {
+pub(super) struct Screen {
     style: Style,
     bars: MultiProgress,
     drawn: Vec<ProgressBar>,
@@ -353,35 +388,40 @@ struct Screen {
 }
 
 impl Screen {
-    fn new(style: Style) -> Self {
+    pub fn on(bars: MultiProgress, style: Style) -> Self {
         Self {
             style,
-            bars: MultiProgress::new(),
+            bars,
             drawn: Vec::new(),
             view: None,
             waiting: None,
         }
     }
 
-    fn take(&mut self, at: Timestamp, event: Event) {
+    pub fn take(&mut self, Stamped { at, event }: Stamped, width: usize) {
         match event {
             Event::Looked(view) => self.view = Some(view),
             Event::Waiting { reason, .. } => self.waiting = Some(format!("waiting for {reason}")),
             Event::Again { reason } => self.waiting = Some(format!("trying again: {reason}")),
             other => {
                 self.waiting = None;
+                let time = clock_time(at);
+                let below = " ".repeat(time.len() + 1);
                 for line in told(&other, self.style) {
-                    let time = self.style.dim(&clock_time(at));
-                    // A closed terminal is nobody's to tell.
-                    let _ = self.bars.println(format!("{time} {line}"));
+                    let is_command = line.starts_with("  aws ");
+                    let width = if is_command { usize::MAX } else { width };
+                    for line in folded(&format!("{time} {line}"), &below, width) {
+                        let line = line.replacen(&time, &self.style.dim(&time), 1);
+                        // A closed terminal is nobody's to tell.
+                        let _ = self.bars.println(line);
+                    }
                 }
             }
         }
     }
 
-    fn draw(&mut self, now: Timestamp) {
+    pub fn draw(&mut self, now: Timestamp, width: usize) {
         let Some(view) = &self.view else { return };
-        let width = text::width(std::io::stderr());
         let mut text = lines(view, self.style, now, width);
         if let Some(waiting) = &self.waiting {
             text.push(self.style.dim(&text::cut(waiting, width)));
@@ -405,7 +445,7 @@ impl Screen {
         }
     }
 
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         for bar in self.drawn.drain(..) {
             bar.finish_and_clear();
         }

@@ -73,13 +73,24 @@ pub fn first_that_fits(lines: &[String], width: usize) -> String {
         .unwrap_or_else(|| cut(lines.last().map_or("", String::as_str), width))
 }
 
+/// Columns of a text that may be coloured.
+fn columns(text: &str) -> usize {
+    let mut escaped = false;
+    let shown = text.chars().filter(|one| {
+        let counts = !escaped && *one != '\x1b';
+        escaped = !counts && *one != 'm';
+        counts
+    });
+    shown.count()
+}
+
 /// Lines of at most `width` columns, broken between words; those after the first are indented.
 #[must_use]
 pub fn folded(text: &str, indent: &str, width: usize) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let mut line = String::new();
     for word in text.split(' ') {
-        let room = line.chars().count() + 1 + word.chars().count() <= width;
+        let room = columns(&line) + 1 + columns(word) <= width;
         if !line.trim().is_empty() && !room {
             out.push(std::mem::replace(&mut line, indent.to_owned()));
         } else if !line.is_empty() {

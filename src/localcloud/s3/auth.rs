@@ -3,9 +3,10 @@
 use http::{Request, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 
+use super::super::sessions::{self, Refused};
 use super::super::wire::error::ApiError;
 use super::super::wire::sigv4::{Authorization, Fault};
-use super::super::{ACCESS_KEY, SECRET_KEY};
+
 use super::error::{access_denied, error, invalid_request, not_implemented};
 
 /// How far a request's date may lie from ours ("RequestTimeTooSkewed").
@@ -108,22 +109,27 @@ pub fn authenticate<B>(request: &Request<B>, now: Timestamp) -> Result<Caller, A
             invalid_request("Missing required header for this request: x-amz-content-sha256")
         })?
     };
-    if authorization.access_key != ACCESS_KEY {
-        let message = "The AWS Access Key Id you provided does not exist in our records.";
-        return Err(error(StatusCode::FORBIDDEN, "InvalidAccessKeyId", message)
-            .with("AWSAccessKeyId", &authorization.access_key));
-    }
-    if header("x-amz-security-token").is_some() || query.contains("X-Amz-Security-Token=") {
-        // The key that there is belongs to no session.
-        let message = "The provided token is malformed or otherwise invalid.";
-        return Err(error(StatusCode::BAD_REQUEST, "InvalidToken", message));
-    }
+    let (_, secret) = sessions::caller(&authorization, now).map_err(|why| match why {
+        Refused::UnknownKey => {
+            let message = "The AWS Access Key Id you provided does not exist in our records.";
+            error(StatusCode::FORBIDDEN, "InvalidAccessKeyId", message)
+                .with("AWSAccessKeyId", &authorization.access_key)
+        }
+        Refused::WrongToken => {
+            let message = "The provided token is malformed or otherwise invalid.";
+            error(StatusCode::BAD_REQUEST, "InvalidToken", message)
+        }
+        Refused::Expired => {
+            let message = "The provided token has expired.";
+            error(StatusCode::BAD_REQUEST, "ExpiredToken", message)
+        }
+    })?;
     match &authorization.expires {
         Some(expires) => in_time(&authorization, expires, now)?,
         None => not_skewed(&authorization, now)?,
     }
     authorization
-        .verify_with(request, claim, SECRET_KEY)
+        .verify_with(request, claim, &secret)
         .map_err(|_| {
             error(
                 StatusCode::FORBIDDEN,
@@ -131,7 +137,7 @@ pub fn authenticate<B>(request: &Request<B>, now: Timestamp) -> Result<Caller, A
                 "The request signature we calculated does not match the signature you provided. Check your key and \
                  signing method.",
             )
-            .with("AWSAccessKeyId", ACCESS_KEY)
+            .with("AWSAccessKeyId", &authorization.access_key)
         })?;
     Ok(Caller {
         claim: read_claim(claim)?,

@@ -22,13 +22,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::localcloud::driver::LaunchSpec;
 use crate::localcloud::nspawn::files::{NOTICE, get_json};
-use crate::localcloud::{ACCESS_KEY, SECRET_KEY, regions};
+use crate::localcloud::regions;
+use crate::localcloud::sessions::Session;
 
 const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 const CREDENTIALS: &str = "meta-data/iam/security-credentials";
-/// Clients sign it and send it along; it opens nothing.
-const SESSION_TOKEN: &str = "local-piaas-bake-session";
 /// The longest life of a token: six hours.
 const MAX_TTL: u64 = 21_600;
 
@@ -172,7 +171,8 @@ impl Metadata {
         if let Some(profile) = &self.spec.instance_profile
             && key.strip_prefix(CREDENTIALS) == Some(&format!("/{profile}"))
         {
-            return reply(StatusCode::OK, credentials(Timestamp::now()));
+            let credentials = credentials(&self.spec, profile, Timestamp::now());
+            return reply(StatusCode::OK, credentials);
         }
         let leaves = self.now();
         if let Some(leaf) = leaves.get(key) {
@@ -185,18 +185,29 @@ impl Metadata {
     }
 }
 
-/// Credentials of the instance's role (EC2 User Guide, "Retrieve security credentials from instance metadata"). They are
-/// the local cloud's own, which do not expire; who asks is told a time, as on AWS, and asks again before it.
-fn credentials(now: Timestamp) -> String {
+/// Credentials of the instance's role (EC2 User Guide, "Retrieve security credentials from instance metadata"): a session
+/// with the instance's id for its name. They are the same for an hour: who asks for one key after the other has a pair.
+fn credentials(spec: &LaunchSpec, profile: &str, now: Timestamp) -> String {
     let stamp = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let into_hour = now.as_second().rem_euclid(3600);
+    let since = now - SignedDuration::new(into_hour, now.subsec_nanosecond());
+    let session = Session {
+        role: format!("arn:aws:iam::{}:role/{profile}", spec.account_id),
+        name: spec.instance_id.clone(),
+        expires: since + SignedDuration::from_hours(6),
+        source_identity: None,
+        tags: BTreeMap::new(),
+        request: since.strftime("%Y-%m-%dT%H").to_string(),
+    };
+    let keys = session.keys();
     serde_json::json!({
         "Code": "Success",
-        "LastUpdated": stamp(now),
+        "LastUpdated": stamp(since),
         "Type": "AWS-HMAC",
-        "AccessKeyId": ACCESS_KEY,
-        "SecretAccessKey": SECRET_KEY,
-        "Token": SESSION_TOKEN,
-        "Expiration": stamp(now + SignedDuration::from_hours(6)),
+        "AccessKeyId": keys.access_key,
+        "SecretAccessKey": keys.secret_key,
+        "Token": keys.token,
+        "Expiration": stamp(session.expires),
     })
     .to_string()
 }
@@ -342,6 +353,18 @@ mod tests {
             .unwrap()
             .to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn who_asks_for_each_key_alone_gets_a_pair() {
+        let at = |text: &str| {
+            let text = credentials(&spec(true), "worker", text.parse().unwrap());
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        let first = at("2026-01-01T12:00:00Z");
+        assert_eq!(first, at("2026-01-01T12:59:59.5Z"));
+        assert_eq!(first["Expiration"], "2026-01-01T18:00:00Z");
+        assert_ne!(first["Token"], at("2026-01-01T13:00:00Z")["Token"]);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Authorization {
     pub time: Timestamp,
     /// `X-Amz-Expires` as it came, where the signature is in the query (a presigned URL).
     pub expires: Option<String>,
+    /// The session token, with credentials that have one.
+    pub token: Option<String>,
 }
 
 /// A signature that cannot be read or is wrong.
@@ -72,12 +74,16 @@ impl Authorization {
         }
         let field = |name: &str| fields.get(name).copied().ok_or(Fault::Malformed);
         let stamp = header("x-amz-date").ok_or(Fault::Malformed)?;
-        Self::of_parts(
+        let read = Self::of_parts(
             field("Credential")?,
             field("SignedHeaders")?,
             field("Signature")?,
             stamp,
-        )
+        )?;
+        Ok(Self {
+            token: header("x-amz-security-token").map(str::to_owned),
+            ..read
+        })
     }
 
     /// Reads the query of a presigned URL ("Authenticating Requests: Using Query Parameters", S3 API Reference).
@@ -101,6 +107,7 @@ impl Authorization {
         )?;
         Ok(Self {
             expires: Some(field("X-Amz-Expires")?.to_owned()),
+            token: field("X-Amz-Security-Token").ok().map(str::to_owned),
             ..read
         })
     }
@@ -132,6 +139,7 @@ impl Authorization {
             stamp: stamp.to_owned(),
             time,
             expires: None,
+            token: None,
         })
     }
 
@@ -222,7 +230,8 @@ impl Authorization {
     }
 }
 
-fn mac(key: &[u8], data: &[u8]) -> Hmac<Sha256> {
+/// HMAC-SHA256 of `data` so far.
+pub(in super::super) fn mac(key: &[u8], data: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(data);
     mac

@@ -92,7 +92,7 @@ fn is_ami(text: &str) -> bool {
 }
 
 pub fn read_filter(node: Node<'_>, found: &mut Diagnostics) -> Option<BaseRef> {
-    let fields = node.fields(&["owners", "name", "filters"], found);
+    let fields = node.fields(&keys::FILTER, found);
     let owners = fields.require(
         "owners",
         "name the owners: without them anybody's image could match",

@@ -24,6 +24,7 @@ pub const RECIPE: [&str; 18] = [
 
 pub const FROM: [&str; 6] = ["recipe", "version", "ssm", "ami", "filter", "imagebuilder"];
 pub const FROM_CHOICES: [&str; 5] = ["recipe", "ssm", "ami", "filter", "imagebuilder"];
+pub const FILTER: [&str; 3] = ["owners", "name", "filters"];
 
 pub const PARAMETER: [&str; 6] = [
     "type",

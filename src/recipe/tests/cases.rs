@@ -3,7 +3,8 @@
 //! `=== TITLE` begins a case. Lines that begin with `!` make files below the directory of the recipes:
 //! `!recipe NAME` and `!on NAME FROM` a recipe with a head of five lines and the lines that follow,
 //! `!file PATH` with the lines that follow, `!bytes PATH HEX`, `!sparse PATH SIZE`, `!link PATH TARGET`,
-//! `!repeat PATH COUNT TEXT`. `---` ends them; what follows is expected. In it `\t` and `\xNN` are written so.
+//! `!repeat PATH COUNT TEXT`, `!many DIRECTORY COUNT` files. `!set NAME=VALUE` and `!values PATH` are given beside the
+//! recipe. `---` ends them; what follows is expected. In it `\t` and `\xNN` are written so.
 
 use std::fs;
 use std::path::Path;
@@ -82,6 +83,13 @@ impl Case {
                         .collect();
                     put(name, text.as_bytes());
                 }
+                "many" => {
+                    fs::create_dir_all(dir.join(name)).unwrap();
+                    for n in 0..rest.parse().unwrap() {
+                        put(&format!("{name}/{n:04}"), b"");
+                    }
+                }
+                "set" | "values" => {}
                 "sparse" => {
                     put(name, b"");
                     let file = fs::File::create(dir.join(name)).unwrap();

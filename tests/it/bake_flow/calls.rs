@@ -53,7 +53,7 @@ async fn a_bake_calls_what_its_plan_lists_and_nothing_else() {
         let world = World::new().await;
         let target = targets(&world).await.swap_remove(number);
         world.wire.fail(Fault::None);
-        world.clients.account().await.unwrap();
+        world.clients.account(|_| ()).await.unwrap();
         world.target().await;
         let plan = world.plan(&target).await;
         world.bake(&plan, Cancel::never(), &()).await.unwrap();

@@ -22,6 +22,7 @@ use piaas_bake::localcloud::{
 };
 
 mod refusals;
+mod roles;
 mod s3;
 mod templates;
 
