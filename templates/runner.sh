@@ -23,6 +23,7 @@ HOME=/root LC_ALL=C.UTF-8 TZ=UTC DEBIAN_FRONTEND=noninteractive PIAAS_BUNDLE=$di
 SOURCE_DATE_EPOCH=$(cat source-date) || exit 2
 export PATH HOME LC_ALL TZ DEBIAN_FRONTEND PIAAS_BUNDLE SOURCE_DATE_EPOCH
 
+apt_conf=/var/cache/piaas-bake/apt.conf
 tab=$(printf '\t')
 frame=$(printf '\036')
 log=$dir/log/$list
@@ -45,6 +46,8 @@ attempt() { # number, file, time-out
     (
         # shellcheck source=/dev/null
         . "./env/$1" || exit 125
+        # What apt may see, where packages are locked (locked.fetch.sh).
+        if [ -e "$apt_conf" ]; then export APT_CONFIG="$apt_conf"; fi
         cd / || exit 125
         case $(head -c 2 "$dir/scripts/$2") in
             '#!') exec timeout -k 10 "$3" "$dir/scripts/$2" ;;

@@ -60,6 +60,7 @@ pub async fn bake(
 ) -> Result<Baked, BakeError> {
     let started = clients.clock.now();
     let keep = settings.keep_on_failure;
+    let account = settings.account.clone();
     let log_path = settings.runs.join(format!("{}.log", settings.run));
     let mut run = match open(clients, plan, settings, &log_path, sink) {
         Ok(run) => run,
@@ -75,6 +76,18 @@ pub async fn bake(
             });
         }
     };
+    run.emit(Event::Started {
+        run: run.id.to_string(),
+        recipe: plan.recipe.clone(),
+        version: plan.version.to_string(),
+        digest: plan.digest.clone(),
+        image_name: plan.image_name.clone(),
+        start_image: plan.start.image.id.clone(),
+        cloud: clients.cloud.to_owned(),
+        account,
+        region: clients.region.clone(),
+        log: run.log_path().display().to_string(),
+    });
     let (failure, phase) = match flow(&mut run).await {
         Ok(image) => {
             let left_over = release(&mut run).await;
@@ -156,7 +169,7 @@ fn kept(run: &Run<'_>, failure: &Failure, phase: Option<Phase>) -> Option<Kept> 
     })
 }
 
-fn open<'a>(
+pub(super) fn open<'a>(
     clients: &'a Clients,
     plan: &'a Plan,
     settings: Settings<'_>,
@@ -169,7 +182,7 @@ fn open<'a>(
         version: plan.version.to_string(),
         digest: plan.digest.clone(),
         cloud: clients.cloud.to_owned(),
-        account: settings.account.clone(),
+        account: settings.account,
         region: clients.region.clone(),
         started: clients.clock.now(),
     };
@@ -185,23 +198,11 @@ fn open<'a>(
         settings.cancel,
     );
     run.bundles = settings.bundles;
-    run.emit(Event::Started {
-        run: run.id.to_string(),
-        recipe: plan.recipe.clone(),
-        version: plan.version.to_string(),
-        digest: plan.digest.clone(),
-        image_name: plan.image_name.clone(),
-        start_image: plan.start.image.id.clone(),
-        cloud: clients.cloud.to_owned(),
-        account: settings.account,
-        region: clients.region.clone(),
-        log: run.log_path().display().to_string(),
-    });
     Ok(run)
 }
 
 /// What the builder gets, and what the tester gets.
-fn bundles(plan: &Plan) -> [Bundle; 2] {
+pub(super) fn bundles(plan: &Plan) -> [Bundle; 2] {
     let lists = [
         (List::Steps, plan.steps.as_slice()),
         (List::Validate, plan.validate.as_slice()),
@@ -322,7 +323,7 @@ async fn release(run: &mut Run<'_>) -> Vec<LeftOver> {
 }
 
 /// Removes what the run has created, but for the kinds that are spared.
-async fn undo(run: &mut Run<'_>, spared: &[Resource]) -> Vec<LeftOver> {
+pub(super) async fn undo(run: &mut Run<'_>, spared: &[Resource]) -> Vec<LeftOver> {
     let undo = run.undo();
     let mut entries: Vec<Entry> = run.journal.ledger().to_undo();
     entries.retain(|entry| !spared.iter().any(|kind| entry.kind == kind.as_str()));

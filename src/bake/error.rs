@@ -10,6 +10,7 @@ use super::event::{Phase, Resource};
 use crate::aws::ssm::Verdict;
 use crate::aws::{self, wait::Stalled};
 use crate::journal;
+use crate::render::locked;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,8 @@ pub enum Failure {
     },
     #[error("the bake took longer than {}s; raise build.timeout or make the steps faster", limit.as_secs())]
     TooLong { limit: Duration },
+    #[error("the builder's note of what {recipe} installs does not read as one")]
+    NotRecorded { recipe: String },
     #[error("interrupted")]
     Cancelled,
 }
@@ -139,7 +142,7 @@ pub struct BakeError {
 
 impl BakeError {
     /// The process exit code that this error stands for: 7 something is left over or was kept, 130 interrupted, 9 timed out,
-    /// 5 refused by the cloud, else 6.
+    /// 5 refused by the cloud, 4 not what a lock file says, else 6.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match &self.failure {
@@ -147,6 +150,11 @@ impl BakeError {
             Failure::Cancelled => 130,
             Failure::TooLong { .. } | Failure::Stalled(_) => 9,
             Failure::Cloud(error) if error.is_refusal() => 5,
+            Failure::Script { id, exit_code, .. }
+                if locked::is_guard(id) && *exit_code == locked::MISMATCH =>
+            {
+                4
+            }
             _ => 6,
         }
     }

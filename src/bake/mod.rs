@@ -12,6 +12,7 @@ mod error;
 pub mod event;
 mod follow;
 pub mod images;
+pub mod lock;
 mod machine;
 pub mod names;
 mod once;

@@ -175,6 +175,8 @@ pub enum Verb {
     Bake(BakeArgs),
     /// Bake anew, as candidates, what is out of date
     Rebake(RebakeArgs),
+    /// Pin exactly what recipes install, in a lock file beside each; move that, or say what has moved
+    Lock(LockArgs),
     /// Say in words what makes two images or recipes differ
     Why(WhyArgs),
     /// List, show and export images
@@ -291,6 +293,9 @@ pub struct HowArgs {
     /// Start from the base image even if an image of a parent recipe exists
     #[arg(long)]
     pub no_cache: bool,
+    /// Refuse a recipe without a lock file, or whose parents have none
+    #[arg(long)]
+    pub locked: bool,
     /// Publish the image as RECIPE@candidate; RECIPE goes on meaning the image that it means now
     #[arg(long)]
     pub candidate: bool,
@@ -360,6 +365,22 @@ pub struct RebakeArgs {
     /// Only say what is stale, and why
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    /// Recipe names; parents without a lock file get one too [default: all recipes]
+    #[arg(add = completions::recipes())]
+    pub recipe: Vec<String>,
+    /// Move the lock files of these recipes to what the archives offer now
+    #[arg(long, conflicts_with_all = ["check", "diff"])]
+    pub update: bool,
+    /// Say what the archives offer in a newer version, and change nothing
+    #[arg(long, conflicts_with = "diff")]
+    pub check: bool,
+    /// Say what the lock files have in another version than at a revision of git, and change nothing
+    #[arg(long, value_name = "REV", num_args = 0..=1, require_equals = true, default_missing_value = "HEAD")]
+    pub diff: Option<String>,
 }
 
 #[derive(Debug, Args)]

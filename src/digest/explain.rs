@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use super::{Manifest, ManifestScript, ManifestWorker, Under};
 use crate::recipe::model::BaseRef;
+use crate::render::locked::is_guard;
 
 const INSTALL_PACKAGES: &str = "Install packages";
 const INSTALL_FILES: &str = "Install files";
 const INSTALL_TREES: &str = "Install trees";
 const INSTALL_WORKER: &str = "Install the worker agent";
+const HOLD_TO_LOCK: &str = "Install what is locked";
 
 /// What makes `b` another layer than `a`: one sentence per difference, in the order in which a bake meets them. Empty
 /// when there is none.
@@ -21,6 +23,7 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     labels(&mut words, &a.labels, &b.labels);
     under(&mut words, &a.on, &b.on);
     packages(&mut words, &a.packages, &b.packages);
+    locked(&mut words, &a.locked, &b.locked);
     files(&mut words, a, b);
     trees(&mut words, a, b);
     secrets(&mut words, &a.secrets, &b.secrets);
@@ -29,6 +32,9 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     let mut said = Vec::new();
     if a.packages != b.packages {
         said.push(INSTALL_PACKAGES);
+    }
+    if a.locked != b.locked {
+        said.push(HOLD_TO_LOCK);
     }
     if a.files != b.files {
         said.push(INSTALL_FILES);
@@ -190,6 +196,27 @@ fn files(words: &mut Vec<String>, a: &Manifest, b: &Manifest) {
     }
 }
 
+fn locked(words: &mut Vec<String>, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) {
+    match (a.is_empty(), b.is_empty()) {
+        (true, false) => words.push(format!("{} packages are locked now", b.len())),
+        (false, true) => words.push("its packages are not locked any more".to_owned()),
+        _ => {
+            for (name, new) in b {
+                match a.get(name) {
+                    None => words.push(format!("locked package {name} added, {new}")),
+                    Some(old) if old != new => {
+                        words.push(format!("locked package {name} moved from {old} to {new}"));
+                    }
+                    Some(_) => {}
+                }
+            }
+            for name in a.keys().filter(|name| !b.contains_key(*name)) {
+                words.push(format!("locked package {name} removed"));
+            }
+        }
+    }
+}
+
 fn secrets(words: &mut Vec<String>, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) {
     for (name, new) in b {
         match a.get(name) {
@@ -274,6 +301,9 @@ fn keys(scripts: &[ManifestScript]) -> Vec<(&str, usize)> {
 
 /// The scripts for packages and files have titles that count what is in them.
 fn generic(script: &ManifestScript) -> &str {
+    if is_guard(&script.id) {
+        return HOLD_TO_LOCK;
+    }
     let own = |slug: &str| script.id.ends_with(slug) && script.title.starts_with("Install ");
     if own("-packages") {
         INSTALL_PACKAGES

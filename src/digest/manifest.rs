@@ -30,6 +30,9 @@ pub struct Manifest {
     pub on: Under,
     /// Packages by name. They are in a script too; here they can be told apart.
     pub packages: Vec<String>,
+    /// Versions of what the lock file has, by package, likewise. A layer without a lock has no such input.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub locked: BTreeMap<String, String>,
     /// Files with the sha256 of their bytes, likewise.
     pub files: Vec<InstalledFile>,
     /// Directories of file trees. A layer without trees has no such input.
@@ -193,6 +196,7 @@ fn manifest(on: Under, layer: &Layer, image: &ImageSpec) -> Manifest {
         labels: layer.labels.clone(),
         on,
         packages: layer.packages.clone(),
+        locked: layer.locked.clone(),
         files: layer.files.clone(),
         directories: layer.directories.clone(),
         links: layer.links.clone(),

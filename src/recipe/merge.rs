@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::load::{Given, Line};
+use super::lock::Lock;
 use super::manager;
 use super::model::{
     BuildSpec, DistributionSpec, ImageSpec, LineRecipe, Resolved, RetentionSpec, RollSpec,
@@ -78,7 +79,10 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Merged {
             recipe.version.clone(),
             recipe.description.clone(),
         );
+        let lock = Lock::beside(&recipe.dir, &recipe.name);
+        let lock = lock.map_err(|wrong| found.push(wrong)).ok().flatten();
         recipes.push(LineRecipe {
+            lock,
             name: recipe.name,
             version: recipe.version,
             dir: recipe.dir,

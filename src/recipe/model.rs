@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use super::inline::InlineText;
+use super::lock::Lock;
 use super::secret::Reference;
 use super::units;
 use crate::worker::config;
@@ -182,6 +183,8 @@ pub struct LineRecipe {
     /// What installs the packages.
     pub manager: Manager,
     pub packages: Vec<PackageSpec>,
+    /// What the layer installs exactly, if its lock file says so.
+    pub lock: Option<Lock>,
     pub files: Vec<FileSpec>,
     /// Whole directories to install.
     pub trees: Vec<TreeSpec>,

@@ -6,6 +6,7 @@
 
 mod engine;
 mod layer;
+pub mod locked;
 pub mod machine;
 pub(crate) mod origin;
 mod place;
@@ -24,9 +25,9 @@ use std::path::{Path, PathBuf};
 
 use script::{Layer, Script};
 
-use crate::recipe::Merged;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::model::{Location, Resolved};
+use crate::recipe::{Lock, Merged};
 
 /// Renders a recipe line: one layer per recipe, root first. `agent` is the binary of the worker's agent, for recipes that
 /// install it or have secrets ([`Resolved::needs_agent`]); a mere check for faults can do without, and gives none.
@@ -57,12 +58,19 @@ fn render_but(
 ) -> Result<Vec<Layer>, Diagnostics> {
     let mut renderer = template::Renderer::new(&resolved.parameters).but(in_doubt);
     let mut found = Diagnostics::default();
+    let mut below = false;
     let layers = resolved
         .line
         .iter()
         .map(|recipe| {
             let mut layer = layer::layer(recipe, agent, &mut renderer, &mut found);
             secrets::attach(recipe, &mut layer, &resolved.about, agent, &mut found);
+            let lock = recipe.lock.as_ref();
+            let (first, last) = locked::guards(&recipe.name, lock, below);
+            layer.provision.splice(0..0, first);
+            layer.provision.extend(last);
+            layer.locked = lock.map(Lock::versions).unwrap_or_default();
+            below |= lock.is_some();
             layer
         })
         .collect();

@@ -30,6 +30,9 @@ pub struct Layer {
     pub manager: Manager,
     /// The packages that `provision` installs, by name.
     pub packages: Vec<String>,
+    /// The versions of all packages that its lock file has, by name; empty without one.
+    #[serde(default)]
+    pub locked: BTreeMap<String, String>,
     /// The files that `provision` installs.
     pub files: Vec<InstalledFile>,
     /// The directories that trees of `provision` make.
@@ -63,6 +66,7 @@ impl Layer {
             labels: BTreeMap::new(),
             manager: Manager::Apt,
             packages: Vec::new(),
+            locked: BTreeMap::new(),
             files: Vec::new(),
             directories: Vec::new(),
             links: Vec::new(),

@@ -192,6 +192,28 @@ pub async fn packages(
     Ok(part)
 }
 
+/// Reads a text of a machine, in as many pieces as it takes: a command's output has a limit (`GetCommandInvocation`,
+/// `StandardOutputContent`: 24,000 characters).
+pub async fn read_text(
+    run: &mut Run<'_>,
+    instance: &str,
+    path: &str,
+) -> Result<Option<String>, Failure> {
+    const PIECE: usize = 20_000;
+    let mut packed = String::new();
+    loop {
+        let from = packed.len() + 1;
+        let script =
+            format!("set -e\ngzip -9nc {path} | base64 -w 0 | tail -c +{from} | head -c {PIECE}");
+        let ended = command(run, instance, "read what was installed", &script).await?;
+        let piece = ended.stdout.trim();
+        packed.push_str(piece);
+        if piece.len() < PIECE {
+            return Ok(unpack(&packed));
+        }
+    }
+}
+
 /// Base64 of gzip of a text.
 fn unpack(printed: &str) -> Option<String> {
     use base64::Engine as _;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::plan::{Wishes, decide, prepare};
 use super::{bakes, saved};
@@ -14,7 +14,8 @@ use crate::bake::images::Image;
 use crate::bake::names::{Channel, RunId};
 use crate::bake::plan::{Decision, Plan};
 use crate::bake::{
-    self, BakeError, Baked, Cancel, Failure, HOME, Kept, LeftOver, Settings, TooLarge, cancel_pair,
+    self, BakeError, Baked, Cancel, Failure, HOME, Kept, LeftOver, Settings, Stamped, TooLarge,
+    cancel_pair,
 };
 use crate::cli::args::{BakeArgs, CloudName, Format};
 use crate::cli::context::{Connected, Context, cloud};
@@ -36,6 +37,7 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
         (connected, order, decision, plan.channel)
     } else {
         let order = prepare(context, argument, &args.sets.given())?;
+        order.check_locked(&args.how)?;
         let connected = context.connect_to_act().await?;
         let wishes = Wishes::from(&args.how);
         let channel = wishes.channel;
@@ -233,6 +235,36 @@ pub async fn carry_out(
     plan: &Plan,
     way: Way,
 ) -> Result<Baked, CliError> {
+    let clients = &connected.clients;
+    let act = async |settings: Settings<'_>, sink: &UnboundedSender<Stamped>| {
+        bake::bake(clients, plan, settings, sink).await
+    };
+    let (result, returned) = watched(context, connected, plan, way, act).await?;
+    match result {
+        Ok(baked) => {
+            context.summarize(&summary(plan, &baked))?;
+            returned?;
+            Ok(baked)
+        }
+        Err(error) => {
+            context.summarize(&failure_summary(context, plan, &error))?;
+            Err(failed(context, &error).complete(&context.commands()))
+        }
+    }
+}
+
+/// Acts by a plan with its events shown, its secrets lent and its run known to who interrupts; gives what came of it,
+/// and of taking the secrets back.
+///
+/// # Errors
+/// It could not be begun, or not be shown.
+pub async fn watched<T>(
+    context: &Context,
+    connected: &Connected,
+    plan: &Plan,
+    way: Way,
+    act: impl AsyncFnOnce(Settings<'_>, &UnboundedSender<Stamped>) -> T,
+) -> Result<(T, Result<(), CliError>), CliError> {
     if context.settings.bundles.is_none() {
         bake::fits_commands(plan).map_err(|error| {
             CliError::failure(format!("{error}; nothing was changed")).hint(TooLarge::WAY_OUT)
@@ -262,24 +294,14 @@ pub async fn carry_out(
         bundles: context.settings.bundles.clone(),
     };
     way.under_way.with(|runs| runs.push(run.clone()));
-    let result = bake::bake(&connected.clients, plan, settings, &sink).await;
+    let result = act(settings, &sink).await;
     way.under_way.with(|runs| runs.retain(|one| *one != run));
     let returned = lent::settle(context, connected, &lent).await;
     drop(sink);
     view.await.map_err(|error| {
-        CliError::new(exit::BUG, "the view of the bake panicked").because(&error)
+        CliError::new(exit::BUG, "the view of the run panicked").because(&error)
     })?;
-    match result {
-        Ok(baked) => {
-            context.summarize(&summary(plan, &baked))?;
-            returned?;
-            Ok(baked)
-        }
-        Err(error) => {
-            context.summarize(&failure_summary(context, plan, &error))?;
-            Err(failed(context, &error).complete(&context.commands()))
-        }
-    }
+    Ok((result, returned))
 }
 
 fn summary(plan: &Plan, baked: &Baked) -> String {
@@ -374,7 +396,8 @@ pub fn describe(left: &LeftOver) -> String {
     )
 }
 
-fn failed(context: &Context, error: &BakeError) -> CliError {
+/// A run that failed, for the edge.
+pub fn failed(context: &Context, error: &BakeError) -> CliError {
     let place = error
         .phase
         .map(|phase| format!(" at \"{}\"", phase.title()))

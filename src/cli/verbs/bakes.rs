@@ -125,7 +125,9 @@ fn nodes(context: &Context, args: &BakeArgs) -> Result<Vec<Node>, CliError> {
     let asked: BTreeSet<&String> = args.recipe.iter().collect();
     let mut orders = Vec::new();
     for recipe in asked {
-        orders.push((prepare(context, recipe, &Given::default())?, true));
+        let order = prepare(context, recipe, &Given::default())?;
+        order.check_locked(&args.how)?;
+        orders.push((order, true));
     }
     // Nothing is started from without a cache.
     if args.how.no_cache {

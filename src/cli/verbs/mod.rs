@@ -14,6 +14,7 @@ pub mod fleet_args;
 pub mod images;
 pub mod init;
 pub mod lint;
+pub mod lock;
 pub mod man;
 pub mod plan;
 pub mod rebake;

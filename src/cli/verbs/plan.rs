@@ -29,6 +29,7 @@ pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
         return show_plan(context, &connected, &order, recipe, &decision);
     }
     let order = prepare(context, recipe, &args.sets.given())?;
+    order.check_locked(&args.how)?;
     let connected = context.connect().await?;
     let decision = decide(context, &connected, &order, Wishes::from(&args.how)).await?;
     if let Some(path) = &args.output {
@@ -65,6 +66,8 @@ pub struct Order {
     /// The disk of each layer's image.
     pub disks: Vec<ImageSpec>,
     pub build: BuildSpec,
+    /// The recipes of the line that have no lock file.
+    pub unlocked: Vec<String>,
 }
 
 impl Order {
@@ -82,7 +85,29 @@ impl Order {
                 .map(|recipe| recipe.image.clone())
                 .collect(),
             build: resolved.build.clone(),
+            unlocked: resolved
+                .line
+                .iter()
+                .filter(|recipe| recipe.lock.is_none())
+                .map(|recipe| recipe.name.clone())
+                .collect(),
         }
+    }
+
+    /// Refuses a line of which not every recipe has a lock file, if that is asked for.
+    ///
+    /// # Errors
+    /// Exit code 4.
+    pub fn check_locked(&self, how: &HowArgs) -> Result<(), CliError> {
+        let Some(first) = self.unlocked.first().filter(|_| how.locked) else {
+            return Ok(());
+        };
+        let names = self.unlocked.join(", ");
+        Err(CliError::new(
+            exit::MISMATCH,
+            format!("--locked, and there is no lock file for {names}"),
+        )
+        .hint(format!("make it, and commit it: piaas-bake lock {first}")))
     }
 
     /// The disk of the image.
@@ -117,15 +142,38 @@ pub fn rendered(
 ) -> Result<(Resolved, Vec<LayerPlan>), CliError> {
     let resolved =
         recipe::load(&context.settings.recipes, recipe, given).map_err(|found| invalid(&found))?;
-    let rendered = context.render(&resolved)?;
+    let layers = layers_of(context, &resolved)?;
     say_without_effect(&resolved);
-    let chain = digest::chain(&resolved, &rendered);
-    let layers = chain
+    for (one, layer) in resolved.line.iter().zip(&layers) {
+        let lock = one.lock.as_ref();
+        let lacks = lock.map_or_else(Vec::new, |lock| lock.lacks(&layer.layer.packages));
+        if !lacks.is_empty() {
+            return Err(CliError::new(
+                exit::MISMATCH,
+                format!(
+                    "the lock file of {} does not have all that it installs: {} came later",
+                    one.name,
+                    lacks.join(", ")
+                ),
+            )
+            .hint(format!("lock it again: piaas-bake lock {}", one.name)));
+        }
+    }
+    Ok((resolved, layers))
+}
+
+/// Renders and hashes a line.
+///
+/// # Errors
+/// An invalid recipe (exit code 3), or no agent for it.
+pub fn layers_of(context: &Context, resolved: &Resolved) -> Result<Vec<LayerPlan>, CliError> {
+    let rendered = context.render(resolved)?;
+    let chain = digest::chain(resolved, &rendered);
+    Ok(chain
         .into_iter()
         .zip(rendered)
         .map(|((manifest, digest), layer)| LayerPlan::new(layer, &manifest, digest))
-        .collect();
-    Ok((resolved, layers))
+        .collect())
 }
 
 /// How to bake.

@@ -135,9 +135,11 @@ impl<'a> Judge<'a> {
         let images = self.images(&layer.recipe).await?;
         let image = stale::newest(&images, &layer.digest).cloned();
         let base = self.base(resolved).await?;
+        // What is locked does not move by a bake, but by `lock --update`.
+        let locked = resolved.line.iter().any(|recipe| recipe.lock.is_some());
         let packages = match &image {
-            Some(image) => self.packages(image).await?,
-            None => Ok(Vec::new()),
+            Some(image) if !locked => self.packages(image).await?,
+            _ => Ok(Vec::new()),
         };
         let judgement = stale::judge(&Facts {
             digest: &layer.digest,

@@ -49,6 +49,7 @@ fn refuse_options(sets: &SetArgs, how: &HowArgs) -> Result<(), CliError> {
         (how.force, "--force"),
         (how.no_cache, "--no-cache"),
         (how.candidate, "--candidate"),
+        (how.locked, "--locked"),
     ];
     match given.into_iter().find(|(is_given, _)| *is_given) {
         None => Ok(()),
@@ -71,6 +72,8 @@ impl From<&Saved> for Order {
             layers: saved.layers(),
             disks: saved.line.iter().map(|layer| layer.image.clone()).collect(),
             build: saved.build.clone(),
+            // The plan is what it is; it has the scripts that hold it to its locks.
+            unlocked: Vec::new(),
         }
     }
 }

@@ -1,0 +1,336 @@
+//! `lock`: pins what recipes install, moves that, and says what has moved.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::bake::{Way, cancel_on_signal, describe, failed, watched};
+use super::plan::{Order, Wishes, decide, layers_of};
+use crate::bake::lock::{Recorded, record};
+use crate::bake::names::Channel;
+use crate::bake::packages::{Archive, Part};
+use crate::bake::plan::Decision;
+use crate::bake::{Settings, Stamped};
+use crate::cli::args::{Format, LockArgs};
+use crate::cli::context::{Connected, Context, invalid, io};
+use crate::cli::error::{CliError, CliResult};
+use crate::cli::{exit, output};
+use crate::recipe::lock::{self, Change};
+use crate::recipe::model::{Manager, Resolved};
+use crate::recipe::{self, Lock, Revision};
+use crate::render::locked;
+
+pub async fn run(context: &Context, args: &LockArgs) -> CliResult {
+    let mut names = args.recipe.clone();
+    if names.is_empty() {
+        names = recipe::names(&context.settings.recipes).map_err(|found| invalid(&found))?;
+    }
+    match (&args.diff, args.check) {
+        (Some(rev), _) => diff(context, &names, rev),
+        (None, true) => check(context, &names).await,
+        (None, false) => write(context, &names, args.update).await,
+    }
+}
+
+fn load(context: &Context, name: &str) -> Result<Resolved, CliError> {
+    let given = recipe::Given::default();
+    recipe::load(&context.settings.recipes, name, &given).map_err(|found| invalid(&found))
+}
+
+/// What came of one recipe.
+struct Written {
+    recipe: String,
+    changes: Vec<Change>,
+    packages: usize,
+    /// Installed by a step from a file of its own.
+    local: Vec<String>,
+}
+
+async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
+    // Everything is judged before anything is done.
+    let mut lines = Vec::new();
+    for name in names {
+        let resolved = load(context, name)?;
+        if let Some(recipe) = resolved.line.iter().find(|one| one.manager != Manager::Apt) {
+            return Err(CliError::failure(format!(
+                "{} installs its packages with {}; a lock file is for those of apt",
+                recipe.name,
+                recipe.manager.name()
+            )));
+        }
+        lines.push(resolved);
+    }
+    // Parents first: what is written for one counts for the next.
+    lines.sort_by_key(|resolved| (resolved.line.len(), resolved.name.clone()));
+    let mut connected = None;
+    let mut stop = None;
+    let mut written: Vec<Written> = Vec::new();
+    let mut left_over = false;
+    for line in lines {
+        let resolved = load(context, &line.name)?;
+        let done: BTreeSet<&str> = written.iter().map(|one| one.recipe.as_str()).collect();
+        let open = to_lock(context, &resolved, update, &done)?;
+        if open.is_empty() {
+            continue;
+        }
+        if connected.is_none() {
+            connected = Some(context.connect_to_act().await?);
+            stop = Some(cancel_on_signal(context)?);
+        }
+        let (Some(connected), Some((cancel, under_way))) = (&connected, &stop) else {
+            continue;
+        };
+        let way = Way {
+            cancel: cancel.clone(),
+            under_way: under_way.clone(),
+            keep_on_failure: false,
+            progress: context.progress(),
+        };
+        output::note(&format!("locking {}", open.join(", ")));
+        let (recorded, clean) = one(context, connected, &resolved, &open, way).await?;
+        left_over |= !clean;
+        for layer in recorded {
+            written.push(put(&resolved, layer)?);
+        }
+    }
+    tell(context, names, &written)?;
+    Ok(if left_over {
+        exit::CLEANUP_INCOMPLETE
+    } else {
+        exit::DONE
+    })
+}
+
+/// The recipes of a line that get a lock file now.
+fn to_lock(
+    context: &Context,
+    resolved: &Resolved,
+    update: bool,
+    done: &BTreeSet<&str>,
+) -> Result<Vec<String>, CliError> {
+    let layers = layers_of(context, resolved)?;
+    let mut names = Vec::new();
+    for (one, layer) in resolved.line.iter().zip(&layers) {
+        let moves = update && one.name == resolved.name && !done.contains(one.name.as_str());
+        let lock = one.lock.as_ref();
+        let outdated = lock.is_none_or(|lock| !lock.lacks(&layer.layer.packages).is_empty());
+        if moves || outdated {
+            names.push(one.name.clone());
+        }
+    }
+    Ok(names)
+}
+
+/// Lets a builder install what these recipes of a line ask for; says whether it went without a trace.
+async fn one(
+    context: &Context,
+    connected: &Connected,
+    resolved: &Resolved,
+    recipes: &[String],
+    way: Way,
+) -> Result<(Vec<Recorded>, bool), CliError> {
+    let mut free = resolved.clone();
+    for one in &mut free.line {
+        if recipes.contains(&one.name) {
+            one.lock = None;
+        }
+    }
+    let mut layers = layers_of(context, &free)?;
+    for layer in layers
+        .iter_mut()
+        .filter(|layer| recipes.contains(&layer.recipe))
+    {
+        let [before, after] = locked::record(&layer.recipe);
+        layer.layer.provision.insert(0, before);
+        layer.layer.provision.push(after);
+    }
+    let order = Order::new(&free, layers);
+    // From the base: an image of a parent may have been baked without its lock.
+    let decision = decide(
+        context,
+        connected,
+        &order,
+        Wishes::new(true, Channel::Candidate, true),
+    )
+    .await?;
+    let Decision::Bake(plan) = decision else {
+        return Err(CliError::new(
+            exit::BUG,
+            "a run that was asked for was not planned",
+        ));
+    };
+    let clients = &connected.clients;
+    let act = async |settings: Settings<'_>, sink: &tokio::sync::mpsc::UnboundedSender<Stamped>| {
+        record(clients, &plan, recipes, settings, sink).await
+    };
+    let (result, returned) = watched(context, connected, &plan, way, act).await?;
+    let record = result.map_err(|error| {
+        let mut edge = failed(context, &error);
+        edge.hints.retain(|hint| !hint.contains("the bake created"));
+        edge.message = edge.message.replacen("the bake", "locking", 1);
+        edge
+    })?;
+    returned?;
+    for left in &record.left_over {
+        output::note(&format!("{}: {}", resolved.name, describe(left)));
+    }
+    Ok((record.layers, record.left_over.is_empty()))
+}
+
+/// Writes the lock file of a recipe of the line: the old one or the new one is there, whatever happens.
+fn put(resolved: &Resolved, layer: Recorded) -> Result<Written, CliError> {
+    let recipe = resolved
+        .line
+        .iter()
+        .find(|one| one.name == layer.recipe)
+        .ok_or_else(|| CliError::new(exit::BUG, "a layer of no recipe was recorded"))?;
+    let asked = recipe.packages.iter().map(|package| package.name.clone());
+    let new = Lock::new(&recipe.name, asked, layer.indexes, layer.packages);
+    let old = recipe.lock.clone();
+    let changes = old.unwrap_or_else(|| Lock::new(&recipe.name, [], Vec::new(), Vec::new()));
+    let path = recipe.dir.join(lock::FILE);
+    store(&path, &new.to_text()).map_err(|error| io("write", &path, &error))?;
+    Ok(Written {
+        recipe: recipe.name.clone(),
+        changes: changes.changes(&new),
+        packages: new.packages.len(),
+        local: layer.local,
+    })
+}
+
+fn store(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    let readable = std::fs::Permissions::from_mode(0o644);
+    file.as_file().set_permissions(readable)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), CliError> {
+    if context.format == Format::Json {
+        let recipes = written.iter().map(|one| {
+            json!({
+                "recipe": one.recipe,
+                "packages": one.packages,
+                "changes": one.changes,
+                "local": one.local,
+            })
+        });
+        return output::json(&json!({ "locked": recipes.collect::<Vec<_>>() }));
+    }
+    if written.is_empty() {
+        let what = names.join(", ");
+        output::note(&format!(
+            "{} {what}: the lock files have all that is asked for; --update moves them",
+            context.err.tick()
+        ));
+    }
+    for one in written {
+        output::note(&format!(
+            "{} {}: {} packages locked",
+            context.err.tick(),
+            one.recipe,
+            one.packages
+        ));
+        for local in &one.local {
+            output::note(&format!(
+                "  {local} is in no archive: a step installs it, and has to check what it installs"
+            ));
+        }
+        output::data(&changes_text(&one.recipe, &one.changes))?;
+    }
+    Ok(())
+}
+
+/// Packages that moved, as people read them.
+fn changes_text(recipe: &str, changes: &[Change]) -> String {
+    let widest = changes.iter().map(|change| change.package.len()).max();
+    let width = widest.unwrap_or(0);
+    changes
+        .iter()
+        .map(|Change { package, from, to }| {
+            let how = match (from, to) {
+                (Some(from), Some(to)) if from == to => format!("{from}, another file"),
+                (Some(from), Some(to)) => format!("{from} -> {to}"),
+                (None, Some(to)) => format!("+ {to}"),
+                (Some(from), None) => format!("- {from}"),
+                (None, None) => String::new(),
+            };
+            format!("{recipe}  {package:width$}  {how}\n")
+        })
+        .collect()
+}
+
+/// What is another in the lock files than at a revision.
+fn diff(context: &Context, names: &[String], rev: &str) -> CliResult {
+    let recipes = &context.settings.recipes;
+    let revision =
+        Revision::checkout(recipes, rev).map_err(|error| CliError::failure(error.to_string()))?;
+    let mut documents = Vec::new();
+    for name in names {
+        let read = |dir: &Path| {
+            let lock = Lock::beside(&dir.join(name), name);
+            lock.map_err(|wrong| invalid(&crate::recipe::Diagnostics(vec![wrong])))
+        };
+        let none = || Lock::new(name, [], Vec::new(), Vec::new());
+        let old = read(revision.recipes())?.unwrap_or_else(none);
+        let new = read(recipes)?.unwrap_or_else(none);
+        let changes = old.changes(&new);
+        match context.format {
+            Format::Json => documents.push(json!({ "recipe": name, "changes": changes })),
+            Format::Human => output::data(&changes_text(name, &changes))?,
+        }
+    }
+    if context.format == Format::Json {
+        output::json(&json!({ "since": rev, "locks": documents }))?;
+    }
+    Ok(exit::DONE)
+}
+
+/// What archives offer in a newer version than the lock files have.
+async fn check(context: &Context, names: &[String]) -> CliResult {
+    let mut archive = Archive::new()
+        .map_err(|error| CliError::failure(format!("cannot prepare TLS: {error}")))?;
+    let mut documents = Vec::new();
+    for name in names {
+        let dir = context.settings.recipes.join(name);
+        let lock = Lock::beside(&dir, name)
+            .map_err(|wrong| invalid(&crate::recipe::Diagnostics(vec![wrong])))?;
+        let Some(lock) = lock else {
+            output::note(&format!(
+                "{name} has no lock file; make it: piaas-bake lock {name}"
+            ));
+            continue;
+        };
+        let record = crate::bake::packages::Record::after(None, Part::from(&lock));
+        let moved = archive.moved(&record).await.map_err(|error| {
+            CliError::failure(format!("cannot tell what has moved for {name}: {error}"))
+        })?;
+        if context.format == Format::Human {
+            let changes: Vec<Change> = moved
+                .into_iter()
+                .map(|one| Change {
+                    package: one.package,
+                    from: Some(one.from),
+                    to: Some(one.to),
+                })
+                .collect();
+            output::data(&changes_text(name, &changes))?;
+            if changes.is_empty() {
+                output::note(&format!("{} {name}: nothing has moved", context.err.tick()));
+            }
+        } else {
+            documents.push(json!({ "recipe": name, "moved": moved }));
+        }
+    }
+    if context.format == Format::Json {
+        output::json(&json!({ "locks": documents }))?;
+    }
+    Ok(exit::DONE)
+}

@@ -1,0 +1,376 @@
+//! The lock file beside a recipe: exactly which packages its layer installs.
+//!
+//! YAML, one package a line, sorted, so that a change of it reads well in a diff. `lock` writes it; people do not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::diagnostic::Diagnostic;
+use super::files;
+use super::model::Location;
+
+/// Name of the file.
+pub const FILE: &str = "recipe.lock";
+/// Version of the format.
+const FORMAT: u32 = 1;
+
+/// What the layer of one recipe installs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// Version of the format, 1.
+    lock: u32,
+    /// Name of the recipe.
+    pub recipe: String,
+    /// The packages that the recipe asked for by name, as it names them.
+    pub asked: BTreeSet<String>,
+    /// The indexes that apt had read.
+    pub indexes: Vec<LockedIndex>,
+    /// All that the layer installed, also what they depend on and what its steps asked for, by name.
+    pub packages: Vec<LockedPackage>,
+}
+
+/// What an archive offered.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedIndex {
+    /// URL of the suite, such as `http://deb.debian.org/debian/dists/bookworm/`.
+    pub suite: String,
+    /// Path below it, such as `main/binary-amd64/Packages`.
+    pub path: String,
+    /// Of the index, unpacked, as the suite's release file has it.
+    pub sha256: String,
+}
+
+/// One package, as an archive offers it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedPackage {
+    pub name: String,
+    pub version: String,
+    pub architecture: String,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Of the file, in hex.
+    pub sha256: String,
+    /// Where the file was found. Any other place is as good: the sha256 says what it is.
+    pub url: String,
+}
+
+/// A package that two locks have in another version, or that only one of them has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    pub package: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+}
+
+impl Lock {
+    /// A lock of these packages.
+    #[must_use]
+    pub fn new(
+        recipe: &str,
+        asked: impl IntoIterator<Item = String>,
+        mut indexes: Vec<LockedIndex>,
+        mut packages: Vec<LockedPackage>,
+    ) -> Self {
+        packages.sort();
+        packages.dedup();
+        indexes.sort();
+        indexes.dedup();
+        Self {
+            lock: FORMAT,
+            recipe: recipe.to_owned(),
+            asked: asked.into_iter().collect(),
+            indexes,
+            packages,
+        }
+    }
+
+    /// Reads the lock beside a recipe; `None` if it has none.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no lock of this recipe.
+    pub fn beside(dir: &Path, recipe: &str) -> Result<Option<Self>, Diagnostic> {
+        let path = dir.join(FILE);
+        if path.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        let text = files::text(&path)?;
+        Self::read(&text, &path, recipe).map(Some)
+    }
+
+    /// Reads the text of a lock.
+    ///
+    /// # Errors
+    /// It is no lock of this recipe.
+    pub fn read(text: &str, path: &Path, recipe: &str) -> Result<Self, Diagnostic> {
+        let wrong = |message: String, line: usize, column: usize| {
+            let at = Location {
+                file: path.to_owned(),
+                line,
+                column,
+            };
+            let help = format!(
+                "take it from version control again, or make it anew: piaas-bake lock {recipe} --update"
+            );
+            Diagnostic::at(at, text, message, help)
+        };
+        let lock: Self = serde_yaml::from_str(text).map_err(|error| {
+            let (line, column) = error
+                .location()
+                .map_or((1, 1), |at| (at.line().max(1), at.column().max(1)));
+            wrong(format!("this is no lock file: {error}"), line, column)
+        })?;
+        if lock.lock != FORMAT {
+            let message = format!(
+                "this lock file has the format {}, this version reads {FORMAT}",
+                lock.lock
+            );
+            return Err(wrong(message, 1, 1));
+        }
+        if lock.recipe != recipe {
+            let message = format!("this is the lock file of `{}`", lock.recipe);
+            return Err(wrong(message, 1, 1));
+        }
+        for package in &lock.packages {
+            if let Some(what) = package.fault() {
+                let name = &package.name;
+                let line = text.lines().position(|line| line.contains(name.as_str()));
+                let message = format!("the {what} of the package `{name}` cannot be used");
+                return Err(wrong(message, line.unwrap_or(0) + 1, 1));
+            }
+        }
+        Ok(lock)
+    }
+
+    /// The text of the file.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = format!(
+            "# Written by `piaas-bake lock {}`. It pins what the recipe installs; `lock --update` moves it.\n\
+             lock: {FORMAT}\nrecipe: {}\nasked: {}\n",
+            self.recipe,
+            json(&self.recipe),
+            json(&self.asked),
+        );
+        list(&mut text, "indexes", &self.indexes);
+        list(&mut text, "packages", &self.packages);
+        text
+    }
+
+    /// What the recipe asks for now and did not when the lock was made.
+    #[must_use]
+    pub fn lacks<'a>(&self, asked: &'a [String]) -> Vec<&'a str> {
+        asked
+            .iter()
+            .filter(|name| !self.asked.contains(*name))
+            .map(String::as_str)
+            .collect()
+    }
+
+    /// What is another in `new`, by name.
+    #[must_use]
+    pub fn changes(&self, new: &Self) -> Vec<Change> {
+        let key = |package: &LockedPackage| (package.name.clone(), package.architecture.clone());
+        let keys: BTreeSet<_> = self.packages.iter().chain(&new.packages).map(key).collect();
+        let version = |lock: &Self, wanted: &(String, String)| {
+            let mut all = lock.packages.iter();
+            all.find(|package| key(package) == *wanted)
+                .map(|package| (package.version.clone(), package.sha256.clone()))
+        };
+        keys.into_iter()
+            .filter_map(|wanted| {
+                let (from, to) = (version(self, &wanted), version(new, &wanted));
+                (from != to).then(|| Change {
+                    package: wanted.0,
+                    from: from.map(|(version, _)| version),
+                    to: to.map(|(version, _)| version),
+                })
+            })
+            .collect()
+    }
+
+    /// The versions by name; of a package in several architectures, with that.
+    #[must_use]
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        let mut versions = BTreeMap::new();
+        for package in &self.packages {
+            let (name, version) = (package.name.clone(), package.version.clone());
+            if versions.contains_key(&name) {
+                versions.insert(format!("{name}:{}", package.architecture), version);
+            } else {
+                versions.insert(name, version);
+            }
+        }
+        versions
+    }
+
+    /// The lines that a machine reads: sha256, size, name, version, architecture and URL.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let mut lines = String::new();
+        for package in &self.packages {
+            let LockedPackage {
+                name,
+                version,
+                architecture,
+                size,
+                sha256,
+                url,
+            } = package;
+            let _infallible = writeln!(
+                lines,
+                "{sha256} {size} {name} {version} {architecture} {url}"
+            );
+        }
+        lines
+    }
+}
+
+impl LockedPackage {
+    /// What of it is not as Debian's policy (5.6.1, 5.6.8, 5.6.12) and an archive have it; such a thing could be more
+    /// than a word in a shell.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        let of = |text: &str, more: &str| {
+            !text.is_empty()
+                && text
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+        };
+        let hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let address = self
+            .url
+            .strip_prefix("http://")
+            .or_else(|| self.url.strip_prefix("https://"));
+        [
+            ("name", of(&self.name, "+-.")),
+            ("version", of(&self.version, ".+-~:")),
+            ("architecture", of(&self.architecture, "-")),
+            ("sha256", self.sha256.len() == 64 && hex(&self.sha256)),
+            (
+                "url",
+                address.is_some_and(|rest| of(rest, "-._~%:/?#[]@!*+,;=")),
+            ),
+        ]
+        .into_iter()
+        .find(|(_, good)| !good)
+        .map(|(what, _)| what)
+    }
+}
+
+/// A list, an item on each line.
+fn list(text: &mut String, name: &str, items: &[impl Serialize]) {
+    text.push_str(name);
+    text.push_str(if items.is_empty() { ": []\n" } else { ":\n" });
+    for item in items {
+        let _infallible = writeln!(text, "- {}", json(item));
+    }
+}
+
+/// What is written on one line: JSON is YAML too.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("a lock holds texts, numbers and lists")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, version: &str) -> LockedPackage {
+        LockedPackage {
+            name: name.into(),
+            version: version.into(),
+            architecture: "amd64".into(),
+            size: 7,
+            sha256: "ab".repeat(32),
+            url: format!("http://deb.debian.org/debian/pool/{name}.deb"),
+        }
+    }
+
+    fn lock(packages: &[(&str, &str)]) -> Lock {
+        let packages = packages
+            .iter()
+            .map(|(name, version)| package(name, version));
+        let index = LockedIndex {
+            suite: "http://deb.debian.org/debian/dists/bookworm/".into(),
+            path: "main/binary-amd64/Packages".into(),
+            sha256: "cd".repeat(32),
+        };
+        let asked = ["git".to_owned(), "no".into()];
+        Lock::new("web", asked, vec![index], packages.collect())
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_sorted() {
+        let written = lock(&[("no", "1:2"), ("git", "1:2.39~x+deb12u1")]);
+        let text = written.to_text();
+        let path = Path::new("web/recipe.lock");
+        assert_eq!(Lock::read(&text, path, "web").unwrap(), written);
+        assert_eq!(
+            text,
+            "# Written by `piaas-bake lock web`. It pins what the recipe installs; `lock --update` moves it.\n\
+             lock: 1\nrecipe: \"web\"\nasked: [\"git\",\"no\"]\nindexes:\n\
+             - {\"suite\":\"http://deb.debian.org/debian/dists/bookworm/\",\"path\":\"main/binary-amd64/Packages\",\"sha256\":\"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd\"}\n\
+             packages:\n\
+             - {\"name\":\"git\",\"version\":\"1:2.39~x+deb12u1\",\"architecture\":\"amd64\",\"size\":7,\"sha256\":\"abababababababababababababababababababababababababababababababab\",\"url\":\"http://deb.debian.org/debian/pool/git.deb\"}\n\
+             - {\"name\":\"no\",\"version\":\"1:2\",\"architecture\":\"amd64\",\"size\":7,\"sha256\":\"abababababababababababababababababababababababababababababababab\",\"url\":\"http://deb.debian.org/debian/pool/no.deb\"}\n"
+        );
+        let empty = lock(&[]);
+        assert_eq!(Lock::read(&empty.to_text(), path, "web").unwrap(), empty);
+        assert_eq!(written.lines().lines().count(), 2);
+        assert_eq!(written.lacks(&["git".into(), "vim".into()]), ["vim"]);
+    }
+
+    #[test]
+    fn what_is_no_lock_of_the_recipe_is_refused_with_its_place() {
+        let text = lock(&[("git", "1")]).to_text();
+        for (from, to, message, line) in [
+            ("lock: 1", "lock: 2", "has the format 2", 1),
+            ("\"web\"", "\"api\"", "is the lock file of `api`", 1),
+            ("asked", "missing", "this is no lock file", 4),
+            (
+                "\"1\"",
+                "\"1; rm -rf /\"",
+                "the version of the package `git`",
+                8,
+            ),
+            (
+                "debian/pool",
+                "debian pool",
+                "the url of the package `git`",
+                8,
+            ),
+            ("abab", "ABAB", "the sha256 of the package `git`", 8),
+            ("size\":7", "size\":-7", "this is no lock file", 8),
+        ] {
+            let error = Lock::read(&text.replacen(from, to, 1), Path::new("l"), "web").unwrap_err();
+            assert!(error.message.contains(message), "{to}: {}", error.message);
+            assert_eq!(error.location.unwrap().line, line, "{to}");
+        }
+    }
+
+    #[test]
+    fn a_diff_names_what_moved_came_and_went() {
+        let old = lock(&[("git", "1"), ("jq", "1"), ("zip", "3")]);
+        let new = lock(&[("git", "2"), ("vim", "9"), ("zip", "3")]);
+        let said: Vec<_> = old
+            .changes(&new)
+            .into_iter()
+            .map(|change| (change.package, change.from, change.to))
+            .collect();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            said,
+            [
+                ("git".into(), some("1"), some("2")),
+                ("jq".into(), some("1"), None),
+                ("vim".into(), None, some("9")),
+            ]
+        );
+    }
+}
