@@ -410,13 +410,28 @@ fn every_bad_input_ends_with_exit_code_3_and_makes_nothing() {
     for case in all {
         let sandbox = Sandbox::new();
         case.write(&sandbox.recipes());
-        let run = sandbox.run(&["bake", "a"]).expect_code(3);
+        let mut line = vec!["bake".to_owned(), "a".to_owned()];
+        for given in case.input.lines() {
+            // No argument holds a NUL.
+            if let Some(set) = given
+                .strip_prefix("!set ")
+                .filter(|set| !set.contains("\\0"))
+            {
+                line.extend(["--set".to_owned(), set.to_owned()]);
+            } else if let Some(file) = given.strip_prefix("!values ") {
+                let path = sandbox.recipes().join(file);
+                line.extend(["--values".to_owned(), path.display().to_string()]);
+            }
+        }
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let run = sandbox.run(&line).expect_code(3);
         assert_eq!(run.stdout, "", "{}", case.title);
         assert!(!sandbox.state().exists(), "{}", case.title);
         let first = case.expected.lines().next().unwrap();
         // Paths are as they were given, or absolute.
         let pieces = first.split("RECIPES");
-        let mut pieces = pieces.flat_map(|piece| piece.split(" a/"));
+        let pieces = pieces.flat_map(|piece| piece.split(" a/"));
+        let mut pieces = pieces.flat_map(|piece| piece.split(" nowhere.yaml"));
         assert!(
             pieces.all(|piece| run.stderr.contains(piece)),
             "{}: {}",

@@ -5,7 +5,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use piaas_bake::localcloud::{ACCESS_KEY, SECRET_KEY};
+use jiff::{SignedDuration, Timestamp};
+use piaas_bake::localcloud::ACCOUNT_ID;
+use piaas_bake::localcloud::sessions::Session;
 
 /// A metadata service of version 2 for one Spot Instance. The role can be taken away and given back, and so can the instance.
 pub struct Metadata {
@@ -37,6 +39,27 @@ impl Metadata {
     }
 }
 
+/// Of a session of the role, as the local cloud's own metadata service has them.
+fn keys(instance: &str) -> String {
+    let session = Session {
+        role: format!("arn:aws:iam::{ACCOUNT_ID}:role/worker"),
+        name: instance.to_owned(),
+        // The clouds of tests have clocks of their own, and some of these jump.
+        expires: Timestamp::now() + SignedDuration::from_hours(24 * 365),
+        source_identity: None,
+        tags: std::collections::BTreeMap::new(),
+        request: "r".to_owned(),
+    };
+    let keys = session.keys();
+    serde_json::json!({
+        "Code": "Success",
+        "AccessKeyId": keys.access_key,
+        "SecretAccessKey": keys.secret_key,
+        "Token": keys.token,
+    })
+    .to_string()
+}
+
 fn answer(mut stream: TcpStream, instance: &str, [role, reclaimed]: [bool; 2]) {
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
@@ -47,9 +70,7 @@ fn answer(mut stream: TcpStream, instance: &str, [role, reclaimed]: [bool; 2]) {
         }
     }
     let text = String::from_utf8_lossy(&request).to_lowercase();
-    let keys = format!(
-        r#"{{"Code":"Success","AccessKeyId":"{ACCESS_KEY}","SecretAccessKey":"{SECRET_KEY}","Token":"t"}}"#
-    );
+    let keys = keys(instance);
     let line = text.lines().next().unwrap_or_default().to_owned();
     let body = match line.split(' ').take(2).collect::<Vec<_>>()[..] {
         ["put", "/latest/api/token"] if text.contains("ttl-seconds: ") => Some("secret"),
