@@ -42,10 +42,15 @@ keystore() { # clean|remains, file
         use strict;
         use warnings;
         my ($mode, $date, $file) = @ARGV;
+        sub put {
+            my ($how, $name, $bytes) = @_;
+            open(my $out, $how, $name) or die("$name: $!\n");
+            print({$out} $bytes) && close($out) or die("$name: $!\n");
+        }
         sub signature {
             my ($text) = @_;
             my $key = join("", map { "\0$_" } split(//, "changeit")) . "Mighty Aphrodite";
-            open(my $out, ">", "$file.new") && print({$out} $key . $text) && close($out) or die("$file.new: $!\n");
+            put(">:raw", "$file.new", $key . $text);
             my ($hex) = `sha1sum <"$file.new"` =~ /^([0-9a-f]{40})/ or die("sha1sum failed\n");
             unlink("$file.new");
             return pack("H*", $hex);
@@ -78,7 +83,7 @@ keystore() { # clean|remains, file
         if ($mode eq "remains") { print("$file\n"); exit(0) }
         my $signed = $text . signature($text);
         # In place: owner and mode stay.
-        open(my $out, "+<:raw", $file) && print({$out} $signed) && close($out) or die("$file: $!\n");
+        put("+<:raw", $file, $signed);
     ' "$1" "$(cat "$here/source-date")" "$2"
 }
 

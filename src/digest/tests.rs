@@ -49,7 +49,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "2dab2943c3f8b3fddc5105a615784f22eb09d4e174627a4119130c0e543b4cee"
+        "080e27701c9ae210aafbf2e0997a39be3a3296b46a18aaf4a998bd4d98bc2736"
     );
     let (child, digest) = &chain[1];
     assert_eq!(
@@ -58,7 +58,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "e9298a45138f32628b6eb4242c0fe16161f3da1f1b5300d479760908f56cb011"
+        "078f2df4540d1858314384813755f5a709cd48a2fbce58b13215f2bb5088dbb1"
     );
     assert_eq!(digest.short(), digest.to_string()[..12]);
     // The digest is that of the text, so `sha256sum` of a stored manifest shows it.

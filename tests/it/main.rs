@@ -12,6 +12,7 @@ mod completion;
 mod fleet;
 mod host;
 mod image;
+mod lock_real;
 mod machines;
 mod metadata;
 mod ndjson;
