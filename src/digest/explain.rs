@@ -22,6 +22,18 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     changed(&mut words, "manifest format", &a.format, &b.format);
     labels(&mut words, &a.labels, &b.labels);
     under(&mut words, &a.on, &b.on);
+    for (place, id) in &b.pins {
+        if let Some(old) = a.pins.get(place).filter(|old| *old != id) {
+            words.push(format!(
+                "the locked base image of {place} moved from {old} to {id}"
+            ));
+        } else if !a.pins.contains_key(place) {
+            words.push(format!("the base image of {place} is locked now, {id}"));
+        }
+    }
+    for place in a.pins.keys().filter(|place| !b.pins.contains_key(*place)) {
+        words.push(format!("the base image of {place} is not locked any more"));
+    }
     packages(&mut words, &a.packages, &b.packages);
     locked(&mut words, &a.locked, &b.locked);
     files(&mut words, a, b);

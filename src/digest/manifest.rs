@@ -28,6 +28,10 @@ pub struct Manifest {
     pub labels: BTreeMap<String, String>,
     /// What the layer stands on.
     pub on: Under,
+    /// The base images that the lock file of the root pins, by region and architecture. A layer above has its parent's
+    /// digest, and one without a lock has no such input.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pins: BTreeMap<String, String>,
     /// Packages by name. They are in a script too; here they can be told apart.
     pub packages: Vec<String>,
     /// Versions of what the lock file has, by package, likewise. A layer without a lock has no such input.
@@ -197,6 +201,7 @@ fn manifest(on: Under, layer: &Layer, image: &ImageSpec) -> Manifest {
         on,
         packages: layer.packages.clone(),
         locked: layer.locked.clone(),
+        pins: layer.pins.clone(),
         files: layer.files.clone(),
         directories: layer.directories.clone(),
         links: layer.links.clone(),

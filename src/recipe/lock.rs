@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::diagnostic::Diagnostic;
 use super::files;
 use super::model::Location;
+use super::units;
 
 /// Name of the file.
 pub const FILE: &str = "recipe.lock";
@@ -25,6 +26,10 @@ pub struct Lock {
     lock: u32,
     /// Name of the recipe.
     pub recipe: String,
+    /// Of a recipe at the root of a line: the image that it stands on, by region and architecture
+    /// (`us-east-1 x86_64`). The local cloud has one base, which is not in it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub base: BTreeMap<String, String>,
     /// The packages that the recipe asked for by name, as it names them.
     pub asked: BTreeSet<String>,
     /// The indexes that apt had read.
@@ -84,10 +89,17 @@ impl Lock {
         Self {
             lock: FORMAT,
             recipe: recipe.to_owned(),
+            base: BTreeMap::new(),
             asked: asked.into_iter().collect(),
             indexes,
             packages,
         }
+    }
+
+    /// The key of [`Lock::base`].
+    #[must_use]
+    pub fn place(region: &str, architecture: &str) -> String {
+        format!("{region} {architecture}")
     }
 
     /// Reads the lock beside a recipe; `None` if it has none.
@@ -136,6 +148,11 @@ impl Lock {
             let message = format!("this is the lock file of `{}`", lock.recipe);
             return Err(wrong(message, 1, 1));
         }
+        if let Some((place, id)) = lock.base.iter().find(|(_, id)| !units::is_ami_id(id)) {
+            let line = text.lines().position(|line| line.starts_with("base:"));
+            let message = format!("`{id}`, the base image of {place}, is no image id");
+            return Err(wrong(message, line.unwrap_or(0) + 1, 1));
+        }
         for package in &lock.packages {
             if let Some(what) = package.fault() {
                 let name = &package.name;
@@ -152,11 +169,14 @@ impl Lock {
     pub fn to_text(&self) -> String {
         let mut text = format!(
             "# Written by `piaas-bake lock {}`. It pins what the recipe installs; `lock --update` moves it.\n\
-             lock: {FORMAT}\nrecipe: {}\nasked: {}\n",
+             lock: {FORMAT}\nrecipe: {}\n",
             self.recipe,
             json(&self.recipe),
-            json(&self.asked),
         );
+        if !self.base.is_empty() {
+            let _infallible = writeln!(text, "base: {}", json(&self.base));
+        }
+        let _infallible = writeln!(text, "asked: {}", json(&self.asked));
         list(&mut text, "indexes", &self.indexes);
         list(&mut text, "packages", &self.packages);
         text
@@ -319,6 +339,23 @@ mod tests {
              packages:\n\
              - {\"name\":\"git\",\"version\":\"1:2.39~x+deb12u1\",\"architecture\":\"amd64\",\"size\":7,\"sha256\":\"abababababababababababababababababababababababababababababababab\",\"url\":\"http://deb.debian.org/debian/pool/git.deb\"}\n\
              - {\"name\":\"no\",\"version\":\"1:2\",\"architecture\":\"amd64\",\"size\":7,\"sha256\":\"abababababababababababababababababababababababababababababababab\",\"url\":\"http://deb.debian.org/debian/pool/no.deb\"}\n"
+        );
+        let mut based = written.clone();
+        based.base.insert(
+            Lock::place("us-east-1", "x86_64"),
+            "ami-0123456789abcdef0".into(),
+        );
+        let text = based.to_text();
+        assert!(text.contains("\nbase: {\"us-east-1 x86_64\":\"ami-0123456789abcdef0\"}\n"));
+        assert_eq!(Lock::read(&text, path, "web").unwrap(), based);
+        let wrong = text.replace("ami-0123456789abcdef0", "ami-x");
+        let error = Lock::read(&wrong, path, "web").unwrap_err();
+        assert_eq!(
+            (
+                error.location.unwrap().line,
+                error.message.contains("no image id")
+            ),
+            (4, true)
         );
         let empty = lock(&[]);
         assert_eq!(Lock::read(&empty.to_text(), path, "web").unwrap(), empty);

@@ -88,6 +88,14 @@ impl Resolved {
         self.installs_worker() || self.about.values().any(|about| about.secret.is_some())
     }
 
+    /// The base images that the lock file of the root pins ([`Lock::base`]).
+    #[must_use]
+    pub fn pins(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        let lock = self.line.first().and_then(|root| root.lock.as_ref());
+        lock.map_or(&NONE, |lock| &lock.base)
+    }
+
     /// The sections that are checked and shown, and that no verb of this version acts on.
     #[must_use]
     pub fn without_effect(&self) -> Vec<&'static str> {

@@ -98,6 +98,16 @@ pub fn mode(text: &str) -> Result<u32, String> {
     parsed.ok_or_else(|| "write three or four octal digits in quotes, such as \"0644\"".into())
 }
 
+/// Ids of images: `ami-` and 8 or 17 hexadecimal digits.
+pub fn is_ami_id(text: &str) -> bool {
+    text.strip_prefix("ami-").is_some_and(|hex| {
+        matches!(hex.len(), 8 | 17)
+            && hex
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
+}
+
 /// Names of recipes and thus parts of names of images: lower-case letters, digits and hyphens, a letter first, at most
 /// 64 characters (an AMI name has at most 128, with version and digest in it).
 pub fn is_recipe_name(name: &str) -> bool {

@@ -30,6 +30,9 @@ pub struct Layer {
     pub manager: Manager,
     /// The packages that `provision` installs, by name.
     pub packages: Vec<String>,
+    /// The base images that its lock file pins, at the root of a line.
+    #[serde(default)]
+    pub pins: BTreeMap<String, String>,
     /// The versions of all packages that its lock file has, by name; empty without one.
     #[serde(default)]
     pub locked: BTreeMap<String, String>,
@@ -66,6 +69,7 @@ impl Layer {
             labels: BTreeMap::new(),
             manager: Manager::Apt,
             packages: Vec::new(),
+            pins: BTreeMap::new(),
             locked: BTreeMap::new(),
             files: Vec::new(),
             directories: Vec::new(),

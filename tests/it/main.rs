@@ -12,7 +12,7 @@ mod completion;
 mod fleet;
 mod host;
 mod image;
-mod lock_real;
+mod lock;
 mod machines;
 mod metadata;
 mod ndjson;

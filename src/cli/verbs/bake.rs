@@ -39,6 +39,7 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
         let order = prepare(context, argument, &args.sets.given())?;
         order.check_locked(&args.how)?;
         let connected = context.connect_to_act().await?;
+        let order = order.pinned(&connected.clients);
         let wishes = Wishes::from(&args.how);
         let channel = wishes.channel;
         let decision = decide(context, &connected, &order, wishes).await?;

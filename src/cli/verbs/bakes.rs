@@ -52,8 +52,11 @@ enum Ending {
 /// One of them is invalid (nothing is baked then), or could not be baked: the code of the first that failed.
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
     refuse_options(args)?;
-    let nodes = nodes(context, args)?;
+    let mut nodes = nodes(context, args)?;
     let connected = context.connect_to_act().await?;
+    for node in &mut nodes {
+        node.order = node.order.clone().pinned(&connected.clients);
+    }
     let (cancel, under_way) = cancel_on_signal(context)?;
     for node in nodes.iter().filter(|node| !node.asked) {
         let recipe = &node.order.recipe;

@@ -1,6 +1,6 @@
 //! `lock`: pins what recipes install, moves that, and says what has moved.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -89,10 +89,10 @@ async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
             progress: context.progress(),
         };
         output::note(&format!("locking {}", open.join(", ")));
-        let (recorded, clean) = one(context, connected, &resolved, &open, way).await?;
+        let (recorded, base, clean) = one(context, connected, &resolved, &open, way).await?;
         left_over |= !clean;
         for layer in recorded {
-            written.push(put(&resolved, layer)?);
+            written.push(put(&resolved, layer, &base)?);
         }
     }
     tell(context, names, &written)?;
@@ -130,7 +130,7 @@ async fn one(
     resolved: &Resolved,
     recipes: &[String],
     way: Way,
-) -> Result<(Vec<Recorded>, bool), CliError> {
+) -> Result<(Vec<Recorded>, BTreeMap<String, String>, bool), CliError> {
     let mut free = resolved.clone();
     for one in &mut free.line {
         if recipes.contains(&one.name) {
@@ -146,7 +146,7 @@ async fn one(
         layer.layer.provision.insert(0, before);
         layer.layer.provision.push(after);
     }
-    let order = Order::new(&free, layers);
+    let order = Order::new(&free, layers).pinned(&connected.clients);
     // From the base: an image of a parent may have been baked without its lock.
     let decision = decide(
         context,
@@ -176,18 +176,35 @@ async fn one(
     for left in &record.left_over {
         output::note(&format!("{}: {}", resolved.name, describe(left)));
     }
-    Ok((record.layers, record.left_over.is_empty()))
+    // What the root's lock pins stays for the regions that are not here.
+    let mut base = resolved.pins().clone();
+    if connected.clients.cloud == "aws" {
+        let here = Lock::place(&connected.clients.region, &resolved.image.architecture);
+        base.insert(here, plan.base.id.clone());
+    }
+    Ok((record.layers, base, record.left_over.is_empty()))
 }
 
 /// Writes the lock file of a recipe of the line: the old one or the new one is there, whatever happens.
-fn put(resolved: &Resolved, layer: Recorded) -> Result<Written, CliError> {
+fn put(
+    resolved: &Resolved,
+    layer: Recorded,
+    base: &BTreeMap<String, String>,
+) -> Result<Written, CliError> {
     let recipe = resolved
         .line
         .iter()
         .find(|one| one.name == layer.recipe)
         .ok_or_else(|| CliError::new(exit::BUG, "a layer of no recipe was recorded"))?;
     let asked = recipe.packages.iter().map(|package| package.name.clone());
-    let new = Lock::new(&recipe.name, asked, layer.indexes, layer.packages);
+    let mut new = Lock::new(&recipe.name, asked, layer.indexes, layer.packages);
+    if resolved
+        .line
+        .first()
+        .is_some_and(|root| root.name == recipe.name)
+    {
+        new.base = base.clone();
+    }
     let old = recipe.lock.clone();
     let changes = old.unwrap_or_else(|| Lock::new(&recipe.name, [], Vec::new(), Vec::new()));
     let path = recipe.dir.join(lock::FILE);

@@ -1,11 +1,12 @@
 //! `plan`: what a bake would do and where. Changes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::json;
 
 use super::{changed, saved, show};
+use crate::aws::Clients;
 use crate::bake::names::Channel;
 use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
 use crate::bake::{self, SurveyError, calls};
@@ -16,7 +17,7 @@ use crate::cli::style::elapsed;
 use crate::cli::{exit, lent, output};
 use crate::digest;
 use crate::recipe::model::{BaseRef, BuildSpec, ImageSpec, Resolved};
-use crate::recipe::{self, Given};
+use crate::recipe::{self, Given, Lock};
 
 pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
     let recipe = match (&args.changed_since, &args.recipe) {
@@ -31,6 +32,7 @@ pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
     let order = prepare(context, recipe, &args.sets.given())?;
     order.check_locked(&args.how)?;
     let connected = context.connect().await?;
+    let order = order.pinned(&connected.clients);
     let decision = decide(context, &connected, &order, Wishes::from(&args.how)).await?;
     if let Some(path) = &args.output {
         saved::write(context, &connected, &order, &args.how, &decision, path)?;
@@ -66,6 +68,8 @@ pub struct Order {
     /// The disk of each layer's image.
     pub disks: Vec<ImageSpec>,
     pub build: BuildSpec,
+    /// The base images that the lock file at the root pins ([`Lock::base`]).
+    pub pins: BTreeMap<String, String>,
     /// The recipes of the line that have no lock file.
     pub unlocked: Vec<String>,
 }
@@ -85,6 +89,7 @@ impl Order {
                 .map(|recipe| recipe.image.clone())
                 .collect(),
             build: resolved.build.clone(),
+            pins: resolved.pins().clone(),
             unlocked: resolved
                 .line
                 .iter()
@@ -92,6 +97,15 @@ impl Order {
                 .map(|recipe| recipe.name.clone())
                 .collect(),
         }
+    }
+
+    /// Lets the line stand on the very image that its lock file names for this region.
+    #[must_use]
+    pub fn pinned(mut self, clients: &Clients) -> Self {
+        if let Some(id) = pin(&self.pins, clients, &self.image().architecture) {
+            self.base = BaseRef::Ami { id };
+        }
+        self
     }
 
     /// Refuses a line of which not every recipe has a lock file, if that is asked for.
@@ -176,6 +190,17 @@ pub fn layers_of(context: &Context, resolved: &Resolved) -> Result<Vec<LayerPlan
         .collect())
 }
 
+/// The base image that a lock file pins here. The local cloud has one base.
+#[must_use]
+pub fn pin(
+    pins: &BTreeMap<String, String>,
+    clients: &Clients,
+    architecture: &str,
+) -> Option<String> {
+    let here = pins.get(&Lock::place(&clients.region, architecture));
+    here.filter(|_| clients.cloud == "aws").cloned()
+}
+
 /// How to bake.
 #[derive(Debug, Clone)]
 pub struct Wishes {
@@ -225,6 +250,15 @@ pub async fn decide(
         .await
         .map_err(|error| match &error {
             bake::BaseError::Cloud(error) => cloud(error),
+            bake::BaseError::NoImage { id, .. } if order.pins.values().any(|pin| pin == id) => {
+                CliError::new(
+                    exit::MISMATCH,
+                    format!("{error}, and the lock file names it"),
+                )
+                .hint(
+                    "move the lock file of the recipe at the root: piaas-bake lock RECIPE --update",
+                )
+            }
             error => CliError::failure(error.to_string()),
         })?;
     let target = Target {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::bake::{Way, after_its_parent, cancel_on_signal, carry_out, not_baked};
-use super::plan::{Order, Wishes, decide, rendered};
+use super::plan::{Order, Wishes, decide, pin, rendered};
 use crate::bake::images::{self, Image};
 use crate::bake::names::Channel;
 use crate::bake::packages::{Archive, Moved};
@@ -18,7 +18,7 @@ use crate::cli::context::{Connected, Context, cloud, invalid};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::lines::{Line, Word};
 use crate::cli::{exit, github, output};
-use crate::recipe::model::Resolved;
+use crate::recipe::model::{BaseRef, Resolved};
 use crate::recipe::{self, Given};
 
 /// A recipe and what is known about it.
@@ -187,11 +187,14 @@ impl<'a> Judge<'a> {
 
     async fn base(&mut self, resolved: &Resolved) -> Result<Result<String, String>, CliError> {
         let architecture = &resolved.image.architecture;
-        let key = format!("{:?} {architecture}", resolved.base);
+        let clients = &self.connected.clients;
+        let pinned = pin(resolved.pins(), clients, architecture);
+        let base = pinned.map_or_else(|| resolved.base.clone(), |id| BaseRef::Ami { id });
+        let key = format!("{base:?} {architecture}");
         if let Some(known) = self.bases.get(&key) {
             return Ok(known.clone());
         }
-        let found = bake::resolve(&self.connected.clients, &resolved.base, architecture).await;
+        let found = bake::resolve(clients, &base, architecture).await;
         let base = match found {
             Ok(image) => Ok(image.id),
             Err(BaseError::Cloud(error)) => return Err(cloud(&error)),
@@ -240,7 +243,7 @@ async fn bake_all(
             channel: Channel::Candidate,
             starts: Some(judge.fresh_parents(&case.resolved, &case.layers).await?),
         };
-        let order = Order::new(&case.resolved, case.layers.clone());
+        let order = Order::new(&case.resolved, case.layers.clone()).pinned(&connected.clients);
         let decision = decide(context, connected, &order, wishes).await;
         let result = match decision {
             Ok(Decision::Bake(plan)) => {

@@ -1,5 +1,6 @@
 //! Plan files: written by `plan -o`, looked at by `plan FILE`, carried out by `bake FILE`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::plan::{Order, Wishes, decide};
@@ -74,6 +75,7 @@ impl From<&Saved> for Order {
             build: saved.build.clone(),
             // The plan is what it is; it has the scripts that hold it to its locks.
             unlocked: Vec::new(),
+            pins: BTreeMap::new(),
         }
     }
 }

@@ -59,7 +59,7 @@ pub fn read_from(node: Node<'_>, found: &mut Diagnostics) -> Option<From> {
         "ami" => From::Base(BaseRef::Ami {
             id: node.checked(
                 "an AMI id",
-                is_ami,
+                units::is_ami_id,
                 "write `ami-` and 8 or 17 hex digits",
                 found,
             )?,
@@ -81,15 +81,6 @@ pub fn read_from(node: Node<'_>, found: &mut Diagnostics) -> Option<From> {
 }
 
 const RANGE_HELP: &str = "write a range such as ^1, ~1.2 or >=1.0, <3";
-
-fn is_ami(text: &str) -> bool {
-    text.strip_prefix("ami-").is_some_and(|hex| {
-        matches!(hex.len(), 8 | 17)
-            && hex
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    })
-}
 
 pub fn read_filter(node: Node<'_>, found: &mut Diagnostics) -> Option<BaseRef> {
     let fields = node.fields(&keys::FILTER, found);

@@ -1,7 +1,16 @@
-//! Lock files on real machines: what is locked is what is installed, and two bakes of it are the same to the last byte.
+//! Lock files: the base image that they pin, and, on real machines, the packages: what is locked is what is installed,
+//! and two bakes of it are the same to the last byte.
 
 use std::path::Path;
 use std::process::Stdio;
+
+use std::sync::Arc;
+
+use piaas_bake::clock::SystemClock;
+use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::scripted::Scripted;
+use piaas_bake::localcloud::serve::serve;
+use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, SECRET_KEY};
 
 use crate::support::{Run, Sandbox, cache_dir, machines_wanted};
 
@@ -116,4 +125,51 @@ fn what_is_locked_is_installed_and_two_cold_bakes_are_the_same_bytes() {
     let more = run(&sandbox, "none", &["bake", "web"], &[]).expect_code(4);
     assert!(more.stderr.contains("zip came later"), "{}", more.stderr);
     assert!(!sandbox.path().join("none").exists());
+}
+
+/// A lock file without packages that pins the base image of us-east-1.
+fn pinning(id: &str) -> String {
+    format!(
+        "lock: 1\nrecipe: web\nbase: {{ us-east-1 x86_64: {id}, eu-west-1 x86_64: ami-0123456789abcdef0 }}\n\
+         asked: [jq]\nindexes: []\npackages: []\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_base_image_is_the_one_that_is_locked() {
+    let sandbox = Sandbox::new();
+    sandbox.write("recipes/web/recipe.yaml", RECIPE);
+    let clock = SystemClock::shared();
+    let driver = Arc::new(Scripted::new(clock.clone()));
+    let cloud = LocalCloud::open(&sandbox.path().join("served"), driver, clock).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(serve(cloud, listener, std::future::pending()));
+    let plan = async |lock: &str, code: i32| {
+        sandbox.write("recipes/web/recipe.lock", lock);
+        let mut command = sandbox.command(&["plan", "web", "--locked", "--format", "json"]);
+        command
+            .args(["--cloud", "aws", "--region", "us-east-1"])
+            .env("AWS_ENDPOINT_URL", &endpoint)
+            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        Run::from(output.await.unwrap().unwrap()).expect_code(code)
+    };
+    let json = |run: Run| serde_json::from_str::<serde_json::Value>(&run.stdout).unwrap();
+    let pinned = json(plan(&pinning(BASE_IMAGE), 0).await);
+    assert_eq!(pinned["base_image"], BASE_IMAGE, "{pinned}");
+    let free = pinning(BASE_IMAGE).replace("base: ", "# base: ");
+    let free = json(plan(&free, 0).await);
+    assert_eq!(free["base_image"], BASE_IMAGE, "{free}");
+    assert_ne!(pinned["digest"], free["digest"]);
+    // Another one than the parameter names now; it is not there any more.
+    let gone = plan(&pinning("ami-00000000000000000"), 4).await;
+    for part in [
+        "ami-00000000000000000 does not exist",
+        "the lock file names it",
+        "--update",
+    ] {
+        assert!(gone.stderr.contains(part), "{}", gone.stderr);
+    }
 }
