@@ -71,7 +71,7 @@ impl Extents {
     pub(super) fn write(
         &self,
         seed: u32,
-        region: &Region<'_>,
+        region: &Region<'_, '_>,
         mut block: impl FnMut() -> Result<u64>,
     ) -> Result<([u8; 60], u64)> {
         // (first logical block, encoded entry) of one level, from the leaves up.
@@ -85,7 +85,7 @@ impl Extents {
                 let checksum = crc(seed, &node[..BLOCK - 4]);
                 put32(&mut node, BLOCK - 4, checksum);
                 let place = block()?;
-                region.write(place * BLOCK_BYTES, &node)?;
+                region.write(place * BLOCK_BYTES, node);
                 taken += 1;
                 upper.push((entries[0].0, index(entries[0].0, place)));
             }
@@ -140,6 +140,7 @@ fn index(logical: u32, block: u64) -> [u8; ENTRY] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Pieces;
 
     #[test]
     fn neighbours_join_and_long_runs_split() {
@@ -167,8 +168,8 @@ mod tests {
 
     #[test]
     fn many_extents_become_a_tree_of_blocks() {
-        let file = tempfile::tempfile().unwrap();
-        let region = Region::new(&file, std::path::Path::new("image"), 0, 1 << 20);
+        let pieces = Pieces::default();
+        let region = Region::new(&pieces, 0, 1 << 20);
         let mut extents = Extents::default();
         for index in 0..2000 {
             extents.push(index * 2, u64::from(index)..u64::from(index) + 1);

@@ -2,7 +2,7 @@
 
 use super::alloc::Allocator;
 use super::checksum::{filesystem_seed, inode_seed};
-use super::contents::{Copier, write_run};
+use super::contents;
 use super::dir;
 use super::extent::Extents;
 use super::geometry::Geometry;
@@ -14,7 +14,7 @@ use super::{
     BLOCK, BLOCK_BYTES, JOURNAL_INODE, LOST_AND_FOUND_INODE, Options, RESIZE_INODE, ROOT_INODE,
     journal, resize,
 };
-use crate::image::tree::{ContentHashes, Kind, Node, Tree};
+use crate::image::tree::{Kind, Node, Survey, Tree};
 use crate::image::{ImageError, Region, Result};
 
 /// `mke2fs` gives `lost+found` 16 KiB, so that `e2fsck` can use it on a full disk.
@@ -24,17 +24,16 @@ const MOST_FILE_BYTES: u64 = u32::MAX as u64 * BLOCK_BYTES;
 /// A target shorter than this lies in the inode.
 const SHORT_TARGET: usize = 60;
 
-/// Writes `tree` into `region`, which must read as zeros. `copied` is told of each piece of content that has been
-/// copied, in bytes. Returns the SHA-256 of each file's content, for [`Tree::digest_with`].
+/// Lays `tree` out in `region`. `contents` is what [`Tree::survey`] tells of it.
 ///
 /// # Errors
-/// The tree does not fit, holds something that ext4 cannot, or could not be read; the image could not be written.
-pub fn write(
-    tree: &Tree,
-    region: Region<'_>,
+/// The tree does not fit, or holds something that ext4 cannot.
+pub fn write<'a>(
+    tree: &'a Tree,
+    contents: &[Survey],
+    region: Region<'_, 'a>,
     options: &Options,
-    copied: &mut dyn FnMut(u64),
-) -> Result<ContentHashes> {
+) -> Result<()> {
     let plan = Plan::new(tree)?;
     let geometry = Geometry::new(region.length(), tree.nodes().len() as u64)?;
     let allocator = Allocator::new(&geometry);
@@ -52,8 +51,8 @@ pub fn write(
     };
     let totals = writer.own_files()?;
     let room = writer.allocator.free();
-    let contents = writer
-        .contents(tree, &plan, copied)
+    writer
+        .contents(tree, contents, &plan)
         .map_err(|error| match error {
             ImageError::Full { what, .. } => {
                 let missing = blocks_needed(tree).saturating_sub(room) * BLOCK_BYTES;
@@ -64,8 +63,8 @@ pub fn write(
             }
             error => error,
         })?;
-    writer.tables(totals)?;
-    Ok(contents)
+    writer.tables(totals);
+    Ok(())
 }
 
 /// Blocks of a tree's contents, holes counted in full.
@@ -74,9 +73,9 @@ fn blocks_needed(tree: &Tree) -> u64 {
     tree.nodes().iter().map(content).sum()
 }
 
-struct Writer<'a> {
-    region: Region<'a>,
-    options: &'a Options,
+struct Writer<'p, 'a> {
+    region: Region<'p, 'a>,
+    options: &'p Options,
     geometry: Geometry,
     allocator: Allocator,
     seed: u32,
@@ -86,7 +85,7 @@ struct Writer<'a> {
     next_inode: u32,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'_, 'a> {
     /// What the file system keeps for itself.
     fn own_files(&mut self) -> Result<Totals> {
         let totals = self.journal()?;
@@ -96,14 +95,7 @@ impl Writer<'_> {
     }
 
     /// The tree: each node's blocks, then its inode.
-    fn contents(
-        &mut self,
-        tree: &Tree,
-        plan: &Plan<'_>,
-        copied: &mut dyn FnMut(u64),
-    ) -> Result<ContentHashes> {
-        let mut hashes = vec![[0; 32]; tree.nodes().len()];
-        let mut copier = Copier::new(self.region);
+    fn contents(&mut self, tree: &'a Tree, contents: &[Survey], plan: &Plan<'_>) -> Result<()> {
         for (id, path) in &plan.order {
             let node = tree.node(*id);
             let number = plan.inodes[id.0];
@@ -116,9 +108,9 @@ impl Writer<'_> {
                     if *size > MOST_FILE_BYTES {
                         return Err(ImageError::unsupported(path, "ext4 files end at 16 TiB"));
                     }
-                    let (extents, hash) =
-                        copier.copy(*size, content, &mut self.allocator, &mut *copied)?;
-                    hashes[id.0] = hash;
+                    let data = &contents[id.0].data;
+                    let extents =
+                        contents::place(content, data, &self.region, &mut self.allocator)?;
                     self.attach(number, &mut inode, &extents, *size)?;
                 }
                 Kind::Symlink { target } => self.symlink(number, path, target, &mut inode)?,
@@ -128,9 +120,9 @@ impl Writer<'_> {
                 Kind::Fifo => {}
             }
             self.attributes(node, path, &mut inode)?;
-            self.store(number, &inode)?;
+            self.store(number, &inode);
         }
-        Ok(hashes)
+        Ok(())
     }
 
     /// Gives an inode its extents and its size.
@@ -153,8 +145,7 @@ impl Writer<'_> {
 
     /// Gives an inode bytes from memory.
     fn attach_bytes(&mut self, number: u32, inode: &mut Inode, bytes: &[u8]) -> Result<()> {
-        let mut extents = Extents::default();
-        write_run(&self.region, &mut self.allocator, &mut extents, 0, bytes)?;
+        let extents = contents::write(bytes, &self.region, &mut self.allocator)?;
         self.attach(number, inode, &extents, bytes.len() as u64)
     }
 
@@ -207,7 +198,7 @@ impl Writer<'_> {
             Attributes::Block(mut block) => {
                 let place = self.allocator.block()?;
                 xattr::seal(&mut block, self.seed, place);
-                self.region.write(place * BLOCK_BYTES, &block)?;
+                self.region.write(place * BLOCK_BYTES, block);
                 inode.attribute_block = place;
                 inode.blocks += 1;
             }
@@ -215,11 +206,11 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn store(&self, number: u32, inode: &Inode) -> Result<()> {
+    fn store(&self, number: u32, inode: &Inode) {
         self.region.write(
             self.geometry.inode_offset(number),
-            &inode.encode(self.seed, number),
-        )
+            inode.encode(self.seed, number),
+        );
     }
 
     fn journal(&mut self) -> Result<Totals> {
@@ -229,7 +220,7 @@ impl Writer<'_> {
             let run = self.allocator.run(blocks - u64::from(logical))?;
             if logical == 0 {
                 let superblock = journal::superblock(blocks, self.options.uuid);
-                self.region.write(run.start * BLOCK_BYTES, &superblock)?;
+                self.region.write(run.start * BLOCK_BYTES, superblock);
             }
             let count =
                 u32::try_from(run.end - run.start).expect("a journal has at most 262144 blocks");
@@ -238,7 +229,7 @@ impl Writer<'_> {
         }
         let mut inode = Inode::own(REGULAR | 0o600, 1, self.options.source_date);
         self.attach(JOURNAL_INODE, &mut inode, &extents, blocks * BLOCK_BYTES)?;
-        self.store(JOURNAL_INODE, &inode)?;
+        self.store(JOURNAL_INODE, &inode);
         Ok(Totals {
             free_blocks: 0,
             free_inodes: 0,
@@ -249,8 +240,9 @@ impl Writer<'_> {
 
     fn resize_inode(&mut self) -> Result<()> {
         let top = self.allocator.block()?;
-        let inode = resize::write(&self.geometry, &self.region, top, self.options.source_date)?;
-        self.store(RESIZE_INODE, &inode)
+        let inode = resize::write(&self.geometry, &self.region, top, self.options.source_date);
+        self.store(RESIZE_INODE, &inode);
+        Ok(())
     }
 
     fn lost_and_found(&mut self) -> Result<()> {
@@ -263,23 +255,28 @@ impl Writer<'_> {
         let mut inode = Inode::own(DIRECTORY | 0o700, 2, self.options.source_date);
         self.count_directory(number);
         self.attach_bytes(number, &mut inode, &blocks)?;
-        self.store(number, &inode)
+        self.store(number, &inode);
+        Ok(())
     }
 
     /// Bitmaps, group descriptors and superblocks: what is known only now.
-    fn tables(&self, mut totals: Totals) -> Result<()> {
+    fn tables(&self, mut totals: Totals) {
         let geometry = &self.geometry;
         let groups: Vec<Group> = (0..geometry.groups)
             .map(|number| self.group(number))
             .collect();
         for group in &groups {
             if let Some(bitmap) = &group.block_bitmap {
-                self.region
-                    .write(geometry.block_bitmap(group.number) * BLOCK_BYTES, bitmap)?;
+                self.region.write(
+                    geometry.block_bitmap(group.number) * BLOCK_BYTES,
+                    bitmap.as_slice(),
+                );
             }
             if let Some(bitmap) = &group.inode_bitmap {
-                self.region
-                    .write(geometry.inode_bitmap(group.number) * BLOCK_BYTES, bitmap)?;
+                self.region.write(
+                    geometry.inode_bitmap(group.number) * BLOCK_BYTES,
+                    bitmap.as_slice(),
+                );
             }
         }
         totals.free_blocks = groups
@@ -297,10 +294,9 @@ impl Writer<'_> {
             let start = geometry.group_range(group).start * BLOCK_BYTES;
             let offset = if group == 0 { superblock::OFFSET } else { 0 };
             let copy = superblock::encode(geometry, self.options, &totals, group);
-            self.region.write(start + offset, &copy)?;
-            self.region.write(start + BLOCK_BYTES, &table)?;
+            self.region.write(start + offset, copy);
+            self.region.write(start + BLOCK_BYTES, table.as_slice());
         }
-        Ok(())
     }
 
     fn group(&self, number: u64) -> Group {

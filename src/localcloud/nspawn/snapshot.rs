@@ -106,8 +106,9 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
             );
         }
     };
-    let report = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
+    let (report, blocks) = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
     put_json(&dir.join("disk.json"), &report)?;
+    put_json(&dir.join("blocks.json"), &blocks)?;
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
     std::fs::remove_dir(&root)?;
     Ok(())

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use piaas_bake::image::ImageError;
 use piaas_bake::image::disk::{self, DiskSpec};
+use piaas_bake::image::manifest::{Block, BlockManifest};
 use piaas_bake::image::tree::{Content, Node, Tree};
+use sha2::{Digest, Sha256};
 
 use super::{DATE, MIB, assert_clean, bare, has, noise, run};
 
@@ -70,13 +72,28 @@ fn extract(disk: &Path, start: u64, size: u64, out: &Path) {
     }
 }
 
+/// Each block of the file that is not all zeros is in the manifest, with its checksum, and no other.
+fn assert_true_of(manifest: &BlockManifest, disk: &Path) {
+    let bytes = std::fs::read(disk).unwrap();
+    assert_eq!(manifest.size_bytes, bytes.len() as u64);
+    let blocks: Vec<Block> = bytes
+        .chunks(manifest.block_bytes as usize)
+        .zip(0..)
+        .filter(|(block, _)| block.iter().any(|byte| *byte != 0))
+        .map(|(block, index)| Block(index, Sha256::digest(block).into()))
+        .collect();
+    assert_eq!(manifest.block_bytes, 512 << 10);
+    assert!(manifest.blocks == blocks);
+    assert!((4..200).contains(&blocks.len()), "{}", blocks.len());
+}
+
 #[test]
 fn is_clean_in_all_its_parts() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.raw");
     let tree = bootable();
     let percents = std::cell::RefCell::new(Vec::new());
-    let report = disk::write(&tree, &spec(), &path, &|percent| {
+    let (report, manifest) = disk::write(&tree, &spec(), &path, &|percent| {
         percents.borrow_mut().push(percent)
     })
     .unwrap();
@@ -97,6 +114,7 @@ fn is_clean_in_all_its_parts() {
             Some(report.disk_sha256.as_str())
         );
     }
+    assert_true_of(&manifest, &path);
     if has("sgdisk") {
         let verdict = run("sgdisk", &["-v", path.to_str().unwrap()]);
         assert!(verdict.contains("No problems found"), "{verdict}");
@@ -146,7 +164,7 @@ fn is_clean_in_all_its_parts() {
 #[test]
 fn has_the_bytes_it_always_had() {
     let directory = tempfile::tempdir().unwrap();
-    let report = disk::write(
+    let (report, _) = disk::write(
         &bootable(),
         &spec(),
         &directory.path().join("disk"),
@@ -199,7 +217,7 @@ fn is_the_same_wherever_the_tree_lies_and_however_it_was_made() {
 fn other_seed_or_date_gives_other_bytes_but_the_same_tree_digest() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk");
-    let write = |spec: DiskSpec| disk::write(&bootable(), &spec, &path, &|_| {}).unwrap();
+    let write = |spec: DiskSpec| disk::write(&bootable(), &spec, &path, &|_| {}).unwrap().0;
     let one = write(spec());
     for other in [
         DiskSpec {

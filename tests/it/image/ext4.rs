@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use piaas_bake::image::tree::{Content, Kind, Node, Tree};
-use piaas_bake::image::{ImageError, Region, ext4};
+use piaas_bake::image::{ImageError, Pieces, Region, ext4, output};
 use proptest::prelude::*;
 
 use super::{DATE, MIB, assert_clean, bare, has, noise, run};
@@ -24,8 +24,10 @@ fn options() -> ext4::Options {
 fn write_ext4(tree: &Tree, bytes: u64, path: &Path) -> Result<(), ImageError> {
     let file = File::create(path).unwrap();
     file.set_len(bytes).unwrap();
-    let region = Region::new(&file, path, 0, bytes);
-    ext4::write(tree, region, &options(), &mut |_| {}).map(drop)
+    let pieces = Pieces::default();
+    let region = Region::new(&pieces, 0, bytes);
+    ext4::write(tree, &tree.survey()?, region, &options())?;
+    output::write(pieces, &file, path, drop)
 }
 
 /// Every second block is a hole.
