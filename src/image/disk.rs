@@ -34,7 +34,8 @@ const SURVEY_PERCENT: u64 = 30;
 pub struct DiskSpec {
     /// Size of the disk; what is beyond a whole MiB is cut off.
     pub size_bytes: u64,
-    /// All identifiers come from this: give it what identifies the image, such as the recipe's digest.
+    /// All identifiers come from this, and all checksums of metadata start from these: give it what stays when the
+    /// content changes a little, or every block with metadata in it changes too.
     pub seed: [u8; 32],
     /// Time stamp of the file systems, seconds since the epoch.
     pub source_date: i64,

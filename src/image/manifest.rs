@@ -1,5 +1,7 @@
 //! The blocks of a disk, each with its checksum: what two disks differ in, and what an upload needs to send.
 
+use std::collections::BTreeMap;
+
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -19,6 +21,27 @@ pub struct BlockManifest {
     /// Size of the disk.
     pub size_bytes: u64,
     pub blocks: Vec<Block>,
+}
+
+impl BlockManifest {
+    /// Indexes of the blocks that differ from those of the disk `before`, as `ListChangedBlocks` tells them; what has
+    /// become zeros is among them.
+    #[must_use]
+    pub fn changed_since(&self, before: &Self) -> Vec<u64> {
+        let by_index = |manifest: &Self| -> BTreeMap<u64, [u8; 32]> {
+            manifest
+                .blocks
+                .iter()
+                .map(|block| (block.0, block.1))
+                .collect()
+        };
+        let (old, new) = (by_index(before), by_index(self));
+        let mut indexes: Vec<u64> = old.keys().chain(new.keys()).copied().collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        indexes.retain(|index| old.get(index) != new.get(index));
+        indexes
+    }
 }
 
 /// Index and SHA-256 of a block.
@@ -60,6 +83,11 @@ mod tests {
         );
         let read: BlockManifest = serde_json::from_str(&text).unwrap();
         assert_eq!(read, manifest);
+        let other = BlockManifest {
+            blocks: vec![Block(0, [7; 32]), Block(3, [0; 32])],
+            ..manifest.clone()
+        };
+        assert_eq!(other.changed_since(&manifest), [0, 16_383]);
         assert!(serde_json::from_str::<Block>("[3,\"AAAA\"]").is_err());
     }
 }

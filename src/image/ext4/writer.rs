@@ -1,4 +1,4 @@
-//! Putting the pieces together, in the order in which they lie on the disk.
+//! Putting the pieces together.
 
 use super::alloc::Allocator;
 use super::checksum::{filesystem_seed, inode_seed};
@@ -7,12 +7,13 @@ use super::dir;
 use super::extent::Extents;
 use super::geometry::Geometry;
 use super::inode::{DIRECTORY, Inode, REGULAR, device};
+use super::place::Layout;
 use super::plan::{Listing, Plan};
 use super::superblock::{self, Group, Totals};
 use super::xattr::{self, Attributes};
 use super::{
-    BLOCK, BLOCK_BYTES, JOURNAL_INODE, LOST_AND_FOUND_INODE, Options, RESIZE_INODE, ROOT_INODE,
-    journal, resize,
+    BLOCK, BLOCK_BYTES, FIRST_FREE_INODE, JOURNAL_INODE, LOST_AND_FOUND_INODE, Options,
+    RESIZE_INODE, ROOT_INODE, journal, resize,
 };
 use crate::image::tree::{Kind, Node, Survey, Tree};
 use crate::image::{ImageError, Region, Result};
@@ -34,11 +35,11 @@ pub fn write<'a>(
     region: Region<'_, 'a>,
     options: &Options,
 ) -> Result<()> {
-    let plan = Plan::new(tree)?;
     let geometry = Geometry::new(region.length(), tree.nodes().len() as u64)?;
     let allocator = Allocator::new(&geometry);
-    let directories =
-        vec![0; usize::try_from(geometry.groups).expect("as many as bitmaps in memory")];
+    let directories = vec![0; in_memory(geometry.groups)];
+    let mut inodes = vec![false; in_memory(geometry.inodes())];
+    inodes[..in_memory(u64::from(FIRST_FREE_INODE - 1))].fill(true);
     let seed = filesystem_seed(options.uuid);
     let mut writer = Writer {
         region,
@@ -47,12 +48,22 @@ pub fn write<'a>(
         allocator,
         seed,
         directories,
-        next_inode: plan.next_inode,
+        inodes,
     };
     let totals = writer.own_files()?;
+    // As they are after mkfs and for ever after: neither the kernel nor e2fsck keeps the copies up to date, and one
+    // that uses them counts anew what is free. So they do not change with the tree.
+    let groups = writer.groups();
+    for group in writer.geometry.backup_groups() {
+        writer.superblock(&totals, &groups, group);
+    }
+    let layout = Layout::new(tree, contents, &writer.geometry, |blocks| {
+        writer.allocator.is_free(blocks)
+    })?;
+    let plan = Plan::new(tree, &layout.inodes)?;
     let room = writer.allocator.free();
     writer
-        .contents(tree, contents, &plan)
+        .contents(tree, contents, &layout, &plan)
         .map_err(|error| match error {
             ImageError::Full { what, .. } => {
                 let missing = blocks_needed(tree).saturating_sub(room) * BLOCK_BYTES;
@@ -63,7 +74,7 @@ pub fn write<'a>(
             }
             error => error,
         })?;
-    writer.tables(totals);
+    writer.tables(&totals);
     Ok(())
 }
 
@@ -81,8 +92,8 @@ struct Writer<'p, 'a> {
     seed: u32,
     /// Directories in each group.
     directories: Vec<u32>,
-    /// All inodes before this are taken.
-    next_inode: u32,
+    /// Whether the inode after this one is taken: their numbers begin with 1.
+    inodes: Vec<bool>,
 }
 
 impl<'a> Writer<'_, 'a> {
@@ -95,32 +106,41 @@ impl<'a> Writer<'_, 'a> {
     }
 
     /// The tree: each node's blocks, then its inode.
-    fn contents(&mut self, tree: &'a Tree, contents: &[Survey], plan: &Plan<'_>) -> Result<()> {
-        for (id, path) in &plan.order {
-            let node = tree.node(*id);
-            let number = plan.inodes[id.0];
-            let mut inode = Inode::new(node, plan.link_count(*id));
-            match &node.kind {
-                Kind::Directory => {
-                    self.directory(number, plan.listing(*id), &mut inode)?;
-                }
-                Kind::File { size, content } => {
-                    if *size > MOST_FILE_BYTES {
-                        return Err(ImageError::unsupported(path, "ext4 files end at 16 TiB"));
+    fn contents(
+        &mut self,
+        tree: &'a Tree,
+        contents: &[Survey],
+        layout: &Layout<'_>,
+        plan: &Plan<'_>,
+    ) -> Result<()> {
+        for (nodes, ranges) in &layout.groups {
+            self.allocator.prefer(ranges.clone());
+            for (id, path) in nodes {
+                let node = tree.node(*id);
+                let number = layout.inodes[id.0];
+                let mut inode = Inode::new(node, plan.link_count(*id));
+                match &node.kind {
+                    Kind::Directory => {
+                        self.directory(number, plan.listing(*id), &mut inode)?;
                     }
-                    let data = &contents[id.0].data;
-                    let extents =
-                        contents::place(content, data, &self.region, &mut self.allocator)?;
-                    self.attach(number, &mut inode, &extents, *size)?;
+                    Kind::File { size, content } => {
+                        if *size > MOST_FILE_BYTES {
+                            return Err(ImageError::unsupported(path, "ext4 files end at 16 TiB"));
+                        }
+                        let data = &contents[id.0].data;
+                        let extents =
+                            contents::place(content, data, &self.region, &mut self.allocator)?;
+                        self.attach(number, &mut inode, &extents, *size)?;
+                    }
+                    Kind::Symlink { target } => self.symlink(number, path, target, &mut inode)?,
+                    Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+                        inode.body = device(*major, *minor);
+                    }
+                    Kind::Fifo => {}
                 }
-                Kind::Symlink { target } => self.symlink(number, path, target, &mut inode)?,
-                Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
-                    inode.body = device(*major, *minor);
-                }
-                Kind::Fifo => {}
+                self.attributes(node, path, &mut inode)?;
+                self.store(number, &inode);
             }
-            self.attributes(node, path, &mut inode)?;
-            self.store(number, &inode);
         }
         Ok(())
     }
@@ -167,7 +187,7 @@ impl<'a> Writer<'_, 'a> {
 
     fn count_directory(&mut self, inode: u32) {
         let group = (u64::from(inode) - 1) / self.geometry.inodes_per_group;
-        self.directories[usize::try_from(group).expect("as many as bitmaps in memory")] += 1;
+        self.directories[in_memory(group)] += 1;
     }
 
     fn symlink(
@@ -206,7 +226,8 @@ impl<'a> Writer<'_, 'a> {
         Ok(())
     }
 
-    fn store(&self, number: u32, inode: &Inode) {
+    fn store(&mut self, number: u32, inode: &Inode) {
+        self.inodes[in_memory(u64::from(number) - 1)] = true;
         self.region.write(
             self.geometry.inode_offset(number),
             inode.encode(self.seed, number),
@@ -259,44 +280,52 @@ impl<'a> Writer<'_, 'a> {
         Ok(())
     }
 
-    /// Bitmaps, group descriptors and superblocks: what is known only now.
-    fn tables(&self, mut totals: Totals) {
+    /// Bitmaps, group descriptors and the superblock: what is known only now.
+    fn tables(&self, totals: &Totals) {
         let geometry = &self.geometry;
-        let groups: Vec<Group> = (0..geometry.groups)
-            .map(|number| self.group(number))
-            .collect();
+        let groups = self.groups();
         for group in &groups {
             if let Some(bitmap) = &group.block_bitmap {
-                self.region.write(
-                    geometry.block_bitmap(group.number) * BLOCK_BYTES,
-                    bitmap.as_slice(),
-                );
+                let place = geometry.block_bitmap(group.number);
+                self.region.write(place * BLOCK_BYTES, bitmap.as_slice());
             }
             if let Some(bitmap) = &group.inode_bitmap {
-                self.region.write(
-                    geometry.inode_bitmap(group.number) * BLOCK_BYTES,
-                    bitmap.as_slice(),
-                );
+                let place = geometry.inode_bitmap(group.number);
+                self.region.write(place * BLOCK_BYTES, bitmap.as_slice());
             }
         }
-        totals.free_blocks = groups
-            .iter()
-            .map(|group| u64::from(group.free_blocks))
-            .sum();
-        totals.free_inodes = groups.iter().map(|group| group.free_inodes).sum();
+        self.superblock(totals, &groups, 0);
+    }
 
+    fn groups(&self) -> Vec<Group> {
+        (0..self.geometry.groups)
+            .map(|number| self.group(number))
+            .collect()
+    }
+
+    /// Superblock and descriptors as `group` has them.
+    fn superblock(&self, totals: &Totals, groups: &[Group], group: u64) {
+        let geometry = &self.geometry;
         let descriptors: Vec<_> = groups
             .iter()
             .map(|group| superblock::descriptor(geometry, self.options, group))
             .collect();
-        let table = superblock::table(geometry, &descriptors);
-        for group in std::iter::once(0).chain(geometry.backup_groups()) {
-            let start = geometry.group_range(group).start * BLOCK_BYTES;
-            let offset = if group == 0 { superblock::OFFSET } else { 0 };
-            let copy = superblock::encode(geometry, self.options, &totals, group);
-            self.region.write(start + offset, copy);
-            self.region.write(start + BLOCK_BYTES, table.as_slice());
-        }
+        let totals = Totals {
+            free_blocks: groups
+                .iter()
+                .map(|group| u64::from(group.free_blocks))
+                .sum(),
+            free_inodes: groups.iter().map(|group| group.free_inodes).sum(),
+            ..*totals
+        };
+        let start = geometry.group_range(group).start * BLOCK_BYTES;
+        let offset = if group == 0 { superblock::OFFSET } else { 0 };
+        let copy = superblock::encode(geometry, self.options, &totals, group);
+        self.region.write(start + offset, copy);
+        self.region.write(
+            start + BLOCK_BYTES,
+            superblock::table(geometry, &descriptors),
+        );
     }
 
     fn group(&self, number: u64) -> Group {
@@ -305,10 +334,13 @@ impl<'a> Writer<'_, 'a> {
         let blocks = range.end - range.start;
         let used = self.allocator.used_in(range);
         let per_group = geometry.inodes_per_group;
-        let inodes_before = number * per_group;
-        let used_inodes = u64::from(self.next_inode - 1)
-            .saturating_sub(inodes_before)
-            .min(per_group);
+        let first = in_memory(number * per_group);
+        let inodes = &self.inodes[first..first + in_memory(per_group)];
+        let used_inodes = inodes.iter().filter(|taken| **taken).count() as u64;
+        let ever_used = inodes
+            .iter()
+            .rposition(|taken| *taken)
+            .map_or(0, |last| last + 1) as u64;
         let small = |count: u64| u32::try_from(count).expect("a group's counts are small");
         // The last group is always stored: e2fsck asks for it.
         let follows_from_layout =
@@ -317,19 +349,23 @@ impl<'a> Writer<'_, 'a> {
             number,
             free_blocks: small(blocks - used),
             free_inodes: small(per_group - used_inodes),
-            directories: self.directories
-                [usize::try_from(number).expect("as many as bitmaps in memory")],
+            unused_inodes: small(per_group - ever_used),
+            directories: self.directories[in_memory(number)],
             block_bitmap: (!follows_from_layout).then(|| self.allocator.bitmap(number)),
-            inode_bitmap: (used_inodes > 0).then(|| inode_bitmap(used_inodes, per_group)),
+            inode_bitmap: (used_inodes > 0).then(|| inode_bitmap(inodes)),
         }
     }
 }
 
-/// A bitmap whose first `used` bits are set, and those past `per_group`.
-fn inode_bitmap(used: u64, per_group: u64) -> Vec<u8> {
+/// A bitmap of these inodes; what is past them counts as taken.
+fn inode_bitmap(taken: &[bool]) -> Vec<u8> {
     let mut bitmap = vec![0; BLOCK];
-    for index in (0..used).chain(per_group..BLOCK_BYTES * 8) {
-        bitmap[usize::try_from(index / 8).expect("a bit in a block")] |= 1 << (index % 8);
+    for index in 0..BLOCK * 8 {
+        bitmap[index / 8] |= u8::from(taken.get(index).is_none_or(|taken| *taken)) << (index % 8);
     }
     bitmap
+}
+
+fn in_memory(count: u64) -> usize {
+    usize::try_from(count).expect("as many as inodes, which fit in memory")
 }

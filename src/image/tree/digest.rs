@@ -122,6 +122,19 @@ pub(crate) fn data_runs(bytes: &[u8]) -> Vec<Range<usize>> {
 }
 
 impl Content {
+    /// All of a small file.
+    ///
+    /// # Errors
+    /// As [`Content::read`].
+    pub(crate) fn whole(&self, size: u64) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.read(size, &mut [0; PAGE], |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
     /// Hands the content over in pieces as large as `buffer`; only the last may be shorter.
     ///
     /// # Errors

@@ -440,6 +440,30 @@ fn many_sizes_of_file_system_are_clean() {
 }
 
 #[test]
+fn a_file_system_with_little_room_to_spare_is_clean() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let mut full = false;
+    for count in (180..250).step_by(10) {
+        let mut tree = bare();
+        for number in 0..count {
+            let path = format!("directory-{number}");
+            tree.insert(path.as_bytes(), Node::directory(0o755, DATE));
+            let bytes = noise(1000 * (number % 7 * 85 + 10), number as u32);
+            let path = format!("{path}/file");
+            tree.insert(path.as_bytes(), Node::file(bytes, 0o644, DATE));
+        }
+        match write_ext4(&tree, 64 * MIB, &image) {
+            Ok(()) => assert_clean(&image),
+            Err(ImageError::Full { .. }) => full = true,
+            Err(error) => panic!("{error}"),
+        }
+        // The last ones do not fit, and what is smaller does.
+        assert_eq!(full, count > 220, "{count}");
+    }
+}
+
+#[test]
 fn a_full_file_system_is_clean_and_one_too_small_says_by_how_much() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image");
