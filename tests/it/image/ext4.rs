@@ -444,7 +444,7 @@ fn a_file_system_with_little_room_to_spare_is_clean() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image");
     let mut full = false;
-    for count in (180..250).step_by(10) {
+    for count in (200..240).step_by(10) {
         let mut tree = bare();
         for number in 0..count {
             let path = format!("directory-{number}");
