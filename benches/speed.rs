@@ -234,7 +234,7 @@ fn put_system(dir: &Path) -> Tree {
     let mut tree = Tree::new(Node::directory(0o755, 0));
     let loader = "usr/lib/systemd/boot/efi";
     for (end, _) in loader.match_indices('/').chain([(loader.len(), "")]) {
-        tree.insert(loader[..end].as_bytes(), Node::directory(0o755, 0));
+        tree.insert(&loader.as_bytes()[..end], Node::directory(0o755, 0));
     }
     tree.insert(b"boot", Node::directory(0o755, 0));
     for path in [

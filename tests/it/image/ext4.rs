@@ -355,6 +355,33 @@ fn a_file_past_two_gib_of_holes_reads_back() {
     }
 }
 
+/// The copies of the superblock and the descriptors tell nothing of the tree, and still bring it back.
+#[test]
+fn a_lost_superblock_comes_back_from_its_copy() {
+    if !has("e2fsck") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let tree = hard_cases();
+    write_ext4(&tree, 300 * MIB, &image).unwrap();
+    let file = File::options().write(true).open(&image).unwrap();
+    file.write_all_at(&[0; 2 * ext4::BLOCK], 0).unwrap();
+    let status = Command::new("/usr/sbin/e2fsck")
+        .args(["-fy", "-b", "32768", "-B", "4096"])
+        .arg(&image)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1), "errors are corrected, all of them");
+    assert_clean(&image);
+    if let Some(mounted) = Mounted::new(&image, directory.path()) {
+        let read = Tree::scan(&mounted.path, i64::MAX).unwrap();
+        assert_eq!(read.digest().unwrap(), tree.digest().unwrap());
+    }
+}
+
 #[test]
 fn reads_back_with_debugfs() {
     if !has("debugfs") {
