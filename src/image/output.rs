@@ -167,3 +167,33 @@ impl<'a> Worker<'a> {
 fn usize_of(bytes: u64) -> usize {
     usize::try_from(bytes).expect("what lies in memory or in a block")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Region;
+    use super::*;
+
+    #[test]
+    fn blocks_come_in_order_and_a_file_that_has_shrunk_stops_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("source");
+        std::fs::write(&source, vec![7; 40 << 20]).unwrap();
+        let content = Content::Host(source.clone());
+        let write = || {
+            let pieces = Pieces::default();
+            let region = Region::new(&pieces, 0, 64 << 20);
+            region.copy(20 << 20, &content, 1000, (40 << 20) - 1000);
+            region.write(1 << 20, vec![1; 10]);
+            let mut indexes = Vec::new();
+            let file = tempfile::tempfile().unwrap();
+            let path = Path::new("disk");
+            write(pieces, &file, path, |written| indexes.push(written.block.0)).map(|()| indexes)
+        };
+        assert_eq!(
+            write().unwrap(),
+            [2].into_iter().chain(40..120).collect::<Vec<_>>()
+        );
+        std::fs::write(&source, vec![7; 30 << 20]).unwrap();
+        assert!(matches!(write(), Err(ImageError::Changed { path }) if path == source));
+    }
+}
