@@ -1,6 +1,10 @@
 //! `make bench`: how fast this is, beside a rival or beside what was promised. No part of the tests: a busy host is no
 //! fault.
 //!
+//! With `--trees BEFORE AFTER…`, directories with a Debian system each, it measures nothing but how many blocks of
+//! 512 KiB of a disk change from the first to each of the others. Two copies of a root, one of them after
+//! `chroot COPY dpkg -i PACKAGE.deb`, tell what the update of a package costs.
+//!
 //! It is compiled as everything else here is (`cargo bench --profile dev`): with another profile the AWS SDK would be
 //! compiled a second time, and what people run is this one.
 
@@ -10,7 +14,9 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use piaas_bake::image::tree::Tree;
+use piaas_bake::image::SOURCE_DATE;
+use piaas_bake::image::disk::{self, DiskSpec};
+use piaas_bake::image::tree::{Node, Tree};
 use piaas_bake::{digest, parallel, recipe, render};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -27,7 +33,16 @@ struct Line {
 }
 
 fn main() -> ExitCode {
+    let trees: Vec<_> = std::env::args_os()
+        .skip_while(|argument| argument != "--trees")
+        .skip(1)
+        .collect();
+    if !trees.is_empty() {
+        changed_blocks(&trees);
+        return ExitCode::SUCCESS;
+    }
     let mut lines = tree_digests();
+    lines.push(disk_of_two_gib());
     lines.extend(many_recipes());
     lines.push(start());
     println!(
@@ -138,6 +153,105 @@ fn put_tree(dir: &Path) -> usize {
             .expect("a file can be written");
     }
     4 * 64 * MIB + 4000 * 8192
+}
+
+fn disk_spec(gib: u64) -> DiskSpec {
+    DiskSpec {
+        size_bytes: gib << 30,
+        seed: [0; 32],
+        source_date: SOURCE_DATE,
+    }
+}
+
+/// How many blocks change from the first tree's disk to the others'.
+fn changed_blocks(trees: &[std::ffi::OsString]) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory can be made");
+    let mut manifests = trees.iter().map(|root| {
+        let tree = Tree::scan(root.as_ref(), SOURCE_DATE).expect("the tree can be read");
+        let written = disk::write(&tree, &disk_spec(8), &dir.path().join("disk"), &|_| {});
+        written.expect("it is the tree of a system that boots").1
+    });
+    let before = manifests.next().expect("there is a first tree");
+    for (after, root) in manifests.zip(&trees[1..]) {
+        let (changed, all) = (after.changed_since(&before).len(), after.blocks.len());
+        println!(
+            "{}: {changed} of {all} blocks changed, {:.2} %",
+            root.display(),
+            100.0 * changed as f64 / all as f64
+        );
+    }
+}
+
+/// A disk with its manifests, beside `dd` of the same bytes and `sha256sum`. What is not yet on the host's disk is
+/// written there first: nobody's figure has it.
+fn disk_of_two_gib() -> Line {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory can be made");
+    let (disk, copy) = (dir.path().join("disk"), dir.path().join("copy"));
+    let tree = put_system(dir.path());
+    let sync = || rustix::fs::sync();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        sync();
+        let begin = Instant::now();
+        let written = disk::write(&tree, &disk_spec(2), &disk, &|_| {});
+        black_box(written.expect("the disk can be written"));
+        ours.push(begin.elapsed());
+        sync();
+        let begin = Instant::now();
+        let status = Command::new("sh")
+            .args([
+                "-c",
+                "dd if=\"$1\" of=\"$2\" bs=1M status=none && sha256sum \"$2\"",
+                "sh",
+            ])
+            .args([&disk, &copy])
+            .stdout(Stdio::null())
+            .status()
+            .expect("sh can be started");
+        assert!(status.success());
+        theirs.push(begin.elapsed());
+        fs::remove_file(&copy).expect("it is there");
+        fs::remove_file(&disk).expect("it is there");
+    }
+    ours.sort();
+    theirs.sort();
+    let speed = |time: Duration| format!("{:.0} MiB/s", 2048.0 / time.as_secs_f64());
+    Line {
+        what: "a disk of 2 GiB with its manifests".to_owned(),
+        ours: speed(ours[1]),
+        rival: format!("{} dd + sha256sum", speed(theirs[1])),
+        ratio: theirs[1].as_secs_f64() / ours[1].as_secs_f64(),
+        least: 0.5,
+    }
+}
+
+/// A tree that a disk can be made of, of 1.4 GiB: five times the large and small files of [`put_tree`].
+fn put_system(dir: &Path) -> Tree {
+    let files = dir.join("files");
+    fs::create_dir(&files).expect("a directory can be made");
+    put_tree(&files);
+    let files = Tree::scan(&files, 0).expect("the tree can be read");
+    let mut tree = Tree::new(Node::directory(0o755, 0));
+    let loader = "usr/lib/systemd/boot/efi";
+    for (end, _) in loader.match_indices('/').chain([(loader.len(), "")]) {
+        tree.insert(&loader.as_bytes()[..end], Node::directory(0o755, 0));
+    }
+    tree.insert(b"boot", Node::directory(0o755, 0));
+    for path in [
+        "boot/vmlinuz-1",
+        "boot/initrd.img-1",
+        "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+    ] {
+        tree.insert(path.as_bytes(), Node::file("no kernel", 0o644, 0));
+    }
+    for copy in 0..5 {
+        for (path, id) in files.names() {
+            let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+            let path = [format!("copy-{copy}").as_bytes(), slash, path].concat();
+            tree.insert(&path, files.node(id).clone());
+        }
+    }
+    tree
 }
 
 /// A thousand recipes in a hundred lines of ten, each with a parameter, a file and a few steps.

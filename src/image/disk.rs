@@ -1,18 +1,17 @@
 //! A whole disk: partition table, EFI system partition, root file system.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use rustix::fs::SeekFrom;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::bytes::{low8, low32};
 use super::gpt::{self, Partition, SECTOR};
+use super::manifest::{BLOCK_BYTES, BlockManifest};
 use super::tree::Tree;
-use super::{ImageError, Region, Result, ext4, fat, loader};
+use super::{ImageError, Pieces, Region, Result, ext4, fat, loader, output};
 
 const MIB: u64 = 1 << 20;
 /// Partitions start and end on multiples of this.
@@ -25,17 +24,18 @@ const ESP_SLACK: u64 = 8 * MIB;
 const ROOT_START: u64 = ESP_START + ESP_BYTES;
 /// The smallest disk: a root file system of 64 MiB.
 const LEAST_BYTES: u64 = ROOT_START + 65 * MIB;
-/// Bytes read at a time.
+/// Zeros hashed at a time.
 const CHUNK: usize = 1 << 20;
-/// Share of the progress that copying takes; hashing the disk takes the rest.
-const COPY_PERCENT: u64 = 60;
+/// Share of the progress that looking at the tree takes; writing the disk takes the rest.
+const SURVEY_PERCENT: u64 = 30;
 
 /// What a disk is told beside its tree.
 #[derive(Debug, Clone)]
 pub struct DiskSpec {
     /// Size of the disk; what is beyond a whole MiB is cut off.
     pub size_bytes: u64,
-    /// All identifiers come from this: give it what identifies the image, such as the recipe's digest.
+    /// All identifiers come from this, and all checksums of metadata start from these: give it what stays when the
+    /// content changes a little, or every block with metadata in it changes too.
     pub seed: [u8; 32],
     /// Time stamp of the file systems, seconds since the epoch.
     pub source_date: i64,
@@ -49,7 +49,7 @@ pub struct DiskReport {
     pub disk_sha256: String,
     /// Digest of the tree ([`Tree::digest`]), in hex.
     pub tree_digest: String,
-    /// Bytes of the disk that are not holes.
+    /// Bytes of the disk that are not holes, in pages of 4 KiB.
     pub data_bytes: u64,
     /// Identifier of the partition table.
     pub disk_guid: String,
@@ -72,11 +72,11 @@ pub struct PartitionReport {
     pub size_bytes: u64,
 }
 
-/// Writes a disk that UEFI firmware boots (x86-64) to `out`, a sparse file, and hashes it. `progress` is told
-/// percents, never falling, 100 last.
+/// Writes a disk that UEFI firmware boots (x86-64) to `out`, a sparse file, and hashes it and its blocks. `progress`
+/// is told percents, never falling, 100 last.
 ///
 /// The disk is written beside `out` and put in its place when it is complete. The same tree and spec give the same
-/// bytes. The tree should not change meanwhile; a file that grows or shrinks is an error.
+/// bytes. The tree must not change meanwhile, for each file is read twice; one that shrinks is an error.
 ///
 /// # Errors
 /// The tree has no kernel or boot loader, does not fit, or could not be read; the disk could not be written.
@@ -85,7 +85,7 @@ pub fn write(
     spec: &DiskSpec,
     out: &Path,
     progress: &dyn Fn(u8),
-) -> Result<DiskReport> {
+) -> Result<(DiskReport, BlockManifest)> {
     let size_bytes = spec.size_bytes / MIB * MIB;
     if size_bytes < LEAST_BYTES {
         return Err(ImageError::DiskTooSmall {
@@ -98,19 +98,12 @@ pub fn write(
     let root_guid = partitions[1].guid;
     let loader = loader::files(tree, root_guid, ESP_BYTES - ESP_SLACK)?;
 
-    let (partial, file) = create_beside(out)?;
-    let file = &file;
-    file.set_len(size_bytes)
-        .map_err(ImageError::io("extend", out))?;
-
-    gpt::write(
-        &Region::new(file, out, 0, size_bytes),
-        disk_guid,
-        &partitions,
-    )?;
+    let pieces = Pieces::default();
+    let whole = Region::new(&pieces, 0, size_bytes);
+    gpt::write(&whole, disk_guid, &partitions);
     let region = |index: usize| {
         let Partition { first, sectors, .. } = partitions[index];
-        Region::new(file, out, first * SECTOR, sectors * SECTOR)
+        Region::new(&pieces, first * SECTOR, sectors * SECTOR)
     };
     let esp = fat::Options {
         serial: identifier(&spec.seed, "esp serial").as_fields().0,
@@ -118,7 +111,7 @@ pub fn write(
         source_date: spec.source_date,
         hidden_sectors: low32(ESP_START / SECTOR),
     };
-    fat::write(&loader.files, &region(0), &esp)?;
+    fat::write(&loader.files, region(0), &esp)?;
 
     let root = ext4::Options {
         uuid: identifier(&spec.seed, "root file system"),
@@ -126,19 +119,22 @@ pub fn write(
         label: "root".to_owned(),
         source_date: spec.source_date,
     };
-    let total = tree.content_bytes().max(1);
-    let mut done = 0;
-    let contents = ext4::write(tree, region(1), &root, &mut |bytes| {
-        done += bytes;
-        progress(low8((done * COPY_PERCENT / total).min(COPY_PERCENT)));
-    })?;
+    let contents = tree.survey()?;
+    progress(low8(SURVEY_PERCENT));
+    ext4::write(tree, &contents, region(1), &root)?;
     let tree_digest = tree.digest_with(&contents);
-    let (disk_sha256, data_bytes) = hash(file, out, size_bytes, progress)?;
+    drop(contents);
+
+    let (partial, file) = create_beside(out)?;
+    file.set_len(size_bytes)
+        .map_err(ImageError::io("extend", out))?;
+    let (disk_sha256, data_bytes, manifest) =
+        write_pieces(pieces, &file, out, size_bytes, progress)?;
     partial
         .persist(out)
         .map_err(|error| ImageError::io("create", out)(error.error))?;
     progress(100);
-    Ok(DiskReport {
+    let report = DiskReport {
         size_bytes,
         disk_sha256: hex::encode(disk_sha256),
         tree_digest: hex::encode(tree_digest),
@@ -148,7 +144,8 @@ pub fn write(
         root_uuid: root.uuid.to_string(),
         kernels: loader.kernels,
         command_line: loader.command_line,
-    })
+    };
+    Ok((report, manifest))
 }
 
 /// A new file next to `out` that vanishes unless it is moved there. Its name is fixed, so a writer that was killed
@@ -158,7 +155,6 @@ fn create_beside(out: &Path) -> Result<(tempfile::TempPath, File)> {
     name.push(".partial");
     let path = std::path::absolute(&name).map_err(ImageError::io("create", out))?;
     let created = File::options()
-        .read(true)
         .write(true)
         .create(true)
         .truncate(true)
@@ -204,44 +200,47 @@ fn identifier(seed: &[u8; 32], purpose: &str) -> Uuid {
     uuid::Builder::from_custom_bytes(*half).into_uuid()
 }
 
-/// SHA-256 of the file, its holes not read, and the bytes that are not holes.
-fn hash(file: &File, path: &Path, size: u64, progress: &dyn Fn(u8)) -> Result<([u8; 32], u64)> {
-    let (mut hash, mut buffer, zeros) = (Sha256::new(), vec![0; CHUNK], vec![0; CHUNK]);
-    let (mut position, mut data) = (0, 0);
-    let tell = |position: u64| {
-        progress(low8(COPY_PERCENT + position * (99 - COPY_PERCENT) / size));
+/// Writes a disk and returns its SHA-256, the bytes that are not holes, and its blocks.
+///
+/// The checksum of the whole is the one thing here that cannot be shared out: this thread makes it, from blocks in
+/// memory, while the others make the next ones.
+fn write_pieces(
+    pieces: Pieces<'_>,
+    file: &File,
+    path: &Path,
+    size_bytes: u64,
+    progress: &dyn Fn(u8),
+) -> Result<([u8; 32], u64, BlockManifest)> {
+    let (mut hash, mut position, mut data_bytes) = (Sha256::new(), 0, 0);
+    let zeros = vec![0; CHUNK];
+    let mut manifest = BlockManifest {
+        block_bytes: BLOCK_BYTES,
+        size_bytes,
+        blocks: Vec::new(),
     };
-    while position < size {
-        let start = match rustix::fs::seek(file, SeekFrom::Data(position)) {
-            Ok(start) => start,
-            Err(rustix::io::Errno::NXIO) => size,
-            Err(error) => return Err(ImageError::io("read", path)(error.into())),
-        };
-        while position < start {
-            let count = (start - position).min(CHUNK as u64);
-            hash.update(&zeros[..count as usize]);
-            position += count;
-            tell(position);
+    let tell = |position: u64| {
+        progress(low8(
+            SURVEY_PERCENT + position * (99 - SURVEY_PERCENT) / size_bytes,
+        ));
+    };
+    let skip_to = |hash: &mut Sha256, mut from: u64, to: u64| {
+        while from < to {
+            let count = (to - from).min(CHUNK as u64);
+            hash.update(&zeros[..usize::try_from(count).expect("a chunk fits in memory")]);
+            from += count;
+            tell(from);
         }
-        if start == size {
-            break;
-        }
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start))
-            .map_err(|error| ImageError::io("read", path)(error.into()))?;
-        rustix::fs::seek(file, SeekFrom::Start(start))
-            .map_err(|error| ImageError::io("read", path)(error.into()))?;
-        data += end - start;
-        while position < end {
-            let count = (end - position).min(CHUNK as u64);
-            let piece = &mut buffer[..count as usize];
-            let mut reader = file;
-            reader
-                .read_exact(piece)
-                .map_err(ImageError::io("read", path))?;
-            hash.update(&*piece);
-            position += count;
-            tell(position);
-        }
-    }
-    Ok((hash.finalize().into(), data))
+    };
+    output::write(pieces, file, path, |written| {
+        let start = written.block.0 * BLOCK_BYTES;
+        skip_to(&mut hash, position, start);
+        // A disk has whole MiB, so no block goes past its end.
+        position = start + BLOCK_BYTES;
+        hash.update(&written.bytes);
+        data_bytes += written.data_bytes;
+        manifest.blocks.push(written.block);
+        tell(position);
+    })?;
+    skip_to(&mut hash, position, size_bytes);
+    Ok((hash.finalize().into(), data_bytes, manifest))
 }

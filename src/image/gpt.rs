@@ -4,8 +4,8 @@
 
 use uuid::{Uuid, uuid};
 
+use super::Region;
 use super::bytes::{low32, put16, put32, put64};
-use super::{Region, Result};
 
 /// Bytes in a logical block.
 pub const SECTOR: u64 = 512;
@@ -39,26 +39,23 @@ pub struct Partition {
 
 /// Writes the protective MBR and both copies of the table.
 ///
-/// # Errors
-/// The image could not be written.
-///
 /// # Panics
 /// When a partition lies outside of the usable sectors: the caller lays them out.
-pub fn write(disk: &Region<'_>, guid: Uuid, partitions: &[Partition]) -> Result<()> {
+pub fn write(disk: &Region<'_, '_>, guid: Uuid, partitions: &[Partition]) {
     let sectors = disk.length() / SECTOR;
     let entries = entries(partitions, sectors);
     let entries_crc = crc32fast::hash(&entries);
     let last = sectors - 1;
     let backup_entries = last - ENTRIES_SECTORS;
 
-    disk.write(0, &protective_mbr(sectors))?;
-    disk.write(SECTOR, &header(guid, 1, last, 2, sectors, entries_crc))?;
-    disk.write(2 * SECTOR, &entries)?;
-    disk.write(backup_entries * SECTOR, &entries)?;
+    disk.write(0, protective_mbr(sectors));
+    disk.write(SECTOR, header(guid, 1, last, 2, sectors, entries_crc));
+    disk.write(2 * SECTOR, entries.as_slice());
+    disk.write(backup_entries * SECTOR, entries);
     disk.write(
         last * SECTOR,
-        &header(guid, last, 1, backup_entries, sectors, entries_crc),
-    )
+        header(guid, last, 1, backup_entries, sectors, entries_crc),
+    );
 }
 
 /// A partition of type 0xEE over the whole disk, so that tools that know only MBRs keep off.

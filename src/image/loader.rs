@@ -119,13 +119,10 @@ fn title(tree: &Tree) -> Result<String> {
 
 /// A small text file of the tree; empty when there is none.
 fn text(tree: &Tree, path: &[u8]) -> Result<String> {
-    let mut bytes = Vec::new();
-    if let Some((size, content)) = tree.content(path) {
-        content.read(size, &mut [0; 4096], |piece| {
-            bytes.extend_from_slice(piece);
-            Ok(())
-        })?;
-    }
+    let bytes = match tree.content(path) {
+        Some((size, content)) => content.whole(size)?,
+        None => Vec::new(),
+    };
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A directory is read into a canonical [`tree`]; [`disk`] writes it as a GPT disk ([`gpt`]) with an EFI system
 //! partition ([`fat`]) and an [`ext4`] root. Every identifier is derived from a seed and every time from a source
-//! date, so one tree, one seed and one date give one sequence of bytes on any host. No kernel, no `mke2fs` and no
+//! date, so one tree, one seed and one date give one sequence of bytes on any host. The writers lay out pieces
+//! ([`Pieces`]); [`output`] then writes them by all cores, with a checksum of each block ([`manifest`]). No kernel, no `mke2fs` and no
 //! `mtools` takes part: their output depends on their versions and on the file system they run on.
 
 mod bytes;
@@ -12,11 +13,13 @@ pub mod ext4;
 pub mod fat;
 pub mod gpt;
 mod loader;
+pub mod manifest;
+pub mod output;
 mod region;
 pub mod tree;
 
 pub use error::ImageError;
-pub use region::Region;
+pub use region::{Pieces, Region};
 
 /// Time stamp of everything in an image that needs one, in seconds since the epoch, until a lock file pins another:
 /// 2023-06-10, the release of Debian 12. FAT knows no time before 1980.

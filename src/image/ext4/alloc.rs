@@ -6,12 +6,14 @@ use super::geometry::Geometry;
 use super::{BLOCK, BLOCK_BYTES, BLOCKS_PER_GROUP};
 use crate::image::{ImageError, Result};
 
-/// Gives out blocks from the first free one upwards.
+/// Gives out blocks: within some ranges while they last, else from the first free one upwards.
 pub(super) struct Allocator {
     bits: Vec<u8>,
     blocks: u64,
     /// Everything before this is taken.
     cursor: u64,
+    /// Where blocks are given out first, the next range last.
+    within: Vec<Range<u64>>,
     free: u64,
 }
 
@@ -23,12 +25,24 @@ impl Allocator {
             bits: vec![0; bytes],
             blocks: geometry.blocks,
             cursor: 0,
+            within: Vec::new(),
             free: geometry.blocks,
         };
         for range in geometry.metadata() {
             allocator.take(range);
         }
         allocator
+    }
+
+    /// Gives out blocks of these ranges from now on, while they last.
+    pub(super) fn prefer(&mut self, mut ranges: Vec<Range<u64>>) {
+        ranges.reverse();
+        self.within = ranges;
+    }
+
+    /// Whether no block of a range is taken.
+    pub(super) fn is_free(&self, mut blocks: Range<u64>) -> bool {
+        !blocks.any(|block| self.taken(block))
     }
 
     fn taken(&self, block: u64) -> bool {
@@ -49,24 +63,40 @@ impl Allocator {
     /// # Errors
     /// [`ImageError::Full`] when there is none; it counts only the blocks asked for here.
     pub(super) fn run(&mut self, most: u64) -> Result<Range<u64>> {
+        while let Some(mut range) = self.within.pop() {
+            while range.start < range.end && self.taken(range.start) {
+                range.start += 1;
+            }
+            if range.start < range.end {
+                let run = self.free_run(range.start, most.min(range.end - range.start));
+                self.take(run.clone());
+                self.within.push(run.end..range.end);
+                return Ok(run);
+            }
+        }
         while self.cursor < self.blocks && self.taken(self.cursor) {
             self.cursor += 1;
         }
-        let start = self.cursor;
-        let mut end = start;
-        while end < self.blocks && end - start < most && !self.taken(end) {
-            end += 1;
-        }
-        if start == end {
+        let run = self.free_run(self.cursor, most);
+        if run.is_empty() {
             let missing_mib = (most * BLOCK_BYTES).div_ceil(1 << 20);
             return Err(ImageError::Full {
                 what: "root file system",
                 missing_mib,
             });
         }
-        self.take(start..end);
-        self.cursor = end;
-        Ok(start..end)
+        self.take(run.clone());
+        self.cursor = run.end;
+        Ok(run)
+    }
+
+    /// The free blocks from `start` on, at most `most`.
+    fn free_run(&self, start: u64, most: u64) -> Range<u64> {
+        let mut end = start;
+        while end < self.blocks && end - start < most && !self.taken(end) {
+            end += 1;
+        }
+        start..end
     }
 
     /// One block.
@@ -105,6 +135,18 @@ fn position(block: u64) -> (usize, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn preferred_ranges_come_first_and_others_when_they_are_used_up() {
+        let geometry = Geometry::new(300 << 20, 10).unwrap();
+        let mut allocator = Allocator::new(&geometry);
+        let first = allocator.block().unwrap();
+        allocator.prefer(vec![20_000..20_003, 10_000..10_002]);
+        let runs: Vec<_> = (0..4).map(|_| allocator.run(2).unwrap()).collect();
+        assert_eq!(runs[..3], [20_000..20_002, 20_002..20_003, 10_000..10_002]);
+        assert_eq!(runs[3], first + 1..first + 3);
+        assert!(!allocator.is_free(20_002..20_005) && allocator.is_free(20_003..20_005));
+    }
 
     #[test]
     fn runs_skip_what_is_taken_and_end_when_all_is() {

@@ -94,6 +94,16 @@ pub(super) fn leaf(names: &[&Name<'_>], seed: u32) -> Vec<u8> {
     block
 }
 
+/// Blocks of a directory whose names take so many bytes ([`entry_bytes`]), or a few more.
+pub(super) fn most_blocks(bytes: usize) -> u64 {
+    // With `.`, `..` and, in the root, `lost+found`.
+    if bytes + 24 + 20 + TAIL <= BLOCK {
+        1
+    } else {
+        htree::most_blocks(bytes)
+    }
+}
+
 /// Bytes of an entry, padded to four.
 pub(super) fn entry_bytes(name: &[u8]) -> usize {
     (ENTRY + name.len()).next_multiple_of(4)

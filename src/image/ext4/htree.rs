@@ -83,6 +83,13 @@ pub(super) fn blocks(
     out
 }
 
+/// Blocks of an indexed directory whose names take so many bytes, or a few more.
+pub(super) fn most_blocks(bytes: usize) -> u64 {
+    // A leaf is left when the next name does not fit, and that has at most 255 bytes.
+    let leaves = bytes / (BLOCK - TAIL - entry_bytes(&[0; 255])) + 1;
+    (1 + leaves / NODE_ENTRIES + 1 + leaves) as u64
+}
+
 fn block_number(index: usize) -> u32 {
     u32::try_from(index).expect("a directory has fewer than 2^32 blocks")
 }

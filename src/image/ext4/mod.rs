@@ -1,4 +1,4 @@
-//! An ext4 file system, written from a tree in one pass.
+//! An ext4 file system, laid out from a tree.
 //!
 //! The layout follows the kernel's description of the format
 //! (<https://docs.kernel.org/filesystems/ext4/>) and the defaults of Debian's `mke2fs`: 4 KiB blocks, 256-byte
@@ -6,8 +6,9 @@
 //! journal, and a resize inode so that `resize2fs` can grow the mounted root at first boot. Groups that hold
 //! nothing are marked uninitialized and cost no bytes.
 //!
-//! Blocks are given out in the order of the tree's paths, without gaps; blocks of zeros become holes. Nothing
-//! depends on the host: identifiers, the hash seed and all times are given.
+//! Where blocks and inodes lie follows from names ([`place`]), so that two trees that differ little give file systems
+//! that differ little; blocks of zeros become holes. Nothing depends on the host: identifiers, the hash seed and all
+//! times are given.
 
 mod alloc;
 mod checksum;
@@ -18,9 +19,11 @@ mod geometry;
 mod htree;
 mod inode;
 mod journal;
+mod place;
 mod plan;
 mod resize;
 mod superblock;
+mod units;
 mod writer;
 mod xattr;
 

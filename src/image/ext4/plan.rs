@@ -1,7 +1,7 @@
-//! A tree as inodes: numbers, link counts, and what each directory lists.
+//! A tree as inodes: link counts, and what each directory lists.
 
+use super::LOST_AND_FOUND_INODE;
 use super::dir::{self, Name};
-use super::{FIRST_FREE_INODE, LOST_AND_FOUND_INODE, ROOT_INODE};
 use crate::image::tree::{NodeId, Tree, split};
 use crate::image::{ImageError, Result};
 
@@ -21,23 +21,17 @@ pub(super) struct Listing<'a> {
 /// The inodes of a tree; the vectors are indexed by node.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
-    /// Nodes with their first names, in the order of these.
-    pub order: Vec<(NodeId, &'a [u8])>,
-    pub inodes: Vec<u32>,
-    /// The first inode number that is free.
-    pub next_inode: u32,
+    inodes: &'a [u32],
     names: Vec<usize>,
     listings: Vec<Option<Listing<'a>>>,
 }
 
 impl<'a> Plan<'a> {
-    /// Numbers nodes in the order of their first names, behind `lost+found`.
-    pub(super) fn new(tree: &'a Tree) -> Result<Self> {
+    /// The plan of a tree whose nodes have these inode numbers.
+    pub(super) fn new(tree: &'a Tree, inodes: &'a [u32]) -> Result<Self> {
         let count = tree.nodes().len();
         let mut plan = Self {
-            order: Vec::with_capacity(count),
-            inodes: vec![0; count],
-            next_inode: FIRST_FREE_INODE + 1,
+            inodes,
             names: vec![0; count],
             listings: std::iter::repeat_with(|| None).take(count).collect(),
         };
@@ -58,16 +52,7 @@ impl<'a> Plan<'a> {
 
     fn add(&mut self, tree: &'a Tree, path: &'a [u8], id: NodeId) -> Result<()> {
         let node = tree.node(id);
-        let first_name = self.names[id.0] == 0;
         self.names[id.0] += 1;
-        if first_name {
-            self.order.push((id, path));
-            self.inodes[id.0] = if path.is_empty() {
-                ROOT_INODE
-            } else {
-                self.take()
-            };
-        }
         let (directory, name) = split(path);
         let parent = tree
             .find(directory)
@@ -98,11 +83,6 @@ impl<'a> Plan<'a> {
         listing.names.push(entry);
         listing.subdirectories += usize::from(node.is_directory());
         Ok(())
-    }
-
-    fn take(&mut self) -> u32 {
-        self.next_inode += 1;
-        self.next_inode - 1
     }
 
     fn listing_mut(&mut self, directory: NodeId) -> &mut Listing<'a> {
@@ -141,13 +121,12 @@ mod tests {
     use crate::image::tree::Node;
 
     #[test]
-    fn numbers_follow_first_names_and_links_are_counted() {
+    fn links_are_counted_and_names_are_sorted() {
         let mut tree = Tree::new(Node::directory(0o755, 0));
         let z = tree.insert(b"z", Node::file("", 0o644, 0));
         let directory = tree.insert(b"d", Node::directory(0o755, 0));
         tree.link(b"d/also-z", z);
-        let plan = Plan::new(&tree).unwrap();
-        assert_eq!(plan.inodes, [ROOT_INODE, 13, 12]);
+        let plan = Plan::new(&tree, &[2, 13, 12]).unwrap();
         assert_eq!((plan.link_count(z), plan.link_count(directory)), (2, 2));
         let root = tree.find(b"").unwrap();
         assert_eq!(plan.link_count(root), 4);
@@ -165,9 +144,9 @@ mod tests {
         let with = |path: &[u8]| {
             let mut tree = Tree::new(Node::directory(0o755, 0));
             tree.insert(path, Node::file("", 0o644, 0));
-            Plan::new(&tree).map(|plan| plan.next_inode)
+            Plan::new(&tree, &[2, 12]).map(drop)
         };
-        assert_eq!(with(&[b'n'; 255]).unwrap(), 13);
+        assert!(with(&[b'n'; 255]).is_ok());
         assert!(with(&[b'n'; 256]).is_err());
         assert!(with(b"lost+found").is_err());
     }

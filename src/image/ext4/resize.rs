@@ -7,8 +7,8 @@
 use super::geometry::Geometry;
 use super::inode::{Inode, REGULAR};
 use super::{BLOCK, BLOCK_BYTES, BLOCKS_PER_GROUP};
+use crate::image::Region;
 use crate::image::bytes::{low32, put32};
-use crate::image::{Region, Result};
 
 /// Word of the double-indirect block in an inode's body.
 const DOUBLE_INDIRECT: usize = 13;
@@ -16,12 +16,7 @@ const DOUBLE_INDIRECT: usize = 13;
 const DIRECT: u64 = 12;
 
 /// Writes the lists, the top one into block `top`, and returns the inode.
-pub(super) fn write(
-    geometry: &Geometry,
-    region: &Region<'_>,
-    top: u64,
-    time: i64,
-) -> Result<Inode> {
+pub(super) fn write(geometry: &Geometry, region: &Region<'_, '_>, top: u64, time: i64) -> Inode {
     let addresses = BLOCK_BYTES / 4;
     let first = 1 + geometry.descriptor_blocks;
     let mut double = vec![0; BLOCK];
@@ -45,14 +40,14 @@ pub(super) fn write(
             copies += 1;
         }
         if copies > 0 {
-            region.write(block * BLOCK_BYTES, &list)?;
+            region.write(block * BLOCK_BYTES, list);
         }
     }
-    region.write(top * BLOCK_BYTES, &double)?;
+    region.write(top * BLOCK_BYTES, double);
 
     let mut inode = Inode::own(REGULAR | 0o600, 1, time);
     inode.size = (addresses * addresses + addresses + DIRECT) * BLOCK_BYTES;
     inode.blocks = 1 + geometry.reserved_descriptor_blocks * (1 + copies as u64);
     put32(&mut inode.body, 4 * DOUBLE_INDIRECT, low32(top));
-    Ok(inode)
+    inode
 }

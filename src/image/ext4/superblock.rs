@@ -108,8 +108,9 @@ pub(super) fn encode(
 pub(super) struct Group {
     pub number: u64,
     pub free_blocks: u32,
-    /// Free inodes; all of them lie at the end of the table and were never used.
     pub free_inodes: u32,
+    /// Those at the end of the table that were never used.
+    pub unused_inodes: u32,
     pub directories: u32,
     /// The group's bitmap, or nothing when it follows from the layout and is not stored.
     pub block_bitmap: Option<Vec<u8>>,
@@ -137,7 +138,7 @@ pub(super) fn descriptor(geometry: &Geometry, options: &Options, group: &Group) 
         (0x0c, 0x2c, group.free_blocks),
         (0x0e, 0x2e, group.free_inodes),
         (0x10, 0x30, group.directories),
-        (0x1c, 0x32, group.free_inodes),
+        (0x1c, 0x32, group.unused_inodes),
     ];
     for (low, high, count) in counts {
         put16(&mut raw, low, low16(count));

@@ -21,8 +21,6 @@ const ROOT_CLUSTER: u32 = 2;
 const END_OF_CHAIN: u32 = 0x0fff_ffff;
 /// The first boot sector's copy.
 const BACKUP_BOOT_SECTOR: u64 = 6;
-/// Bytes read and written at a time.
-const CHUNK: usize = 1 << 20;
 
 /// What a file system is told beside its contents.
 #[derive(Debug, Clone)]
@@ -69,8 +67,8 @@ impl Files {
 /// Writes a file system into `region`, which must read as zeros.
 ///
 /// # Errors
-/// The files do not fit, one has a name that FAT cannot hold, one could not be read, or the image not be written.
-pub fn write(files: &Files, region: &Region<'_>, options: &Options) -> Result<()> {
+/// The files do not fit, or one has a name that FAT cannot hold.
+pub fn write<'a>(files: &'a Files, region: Region<'_, 'a>, options: &Options) -> Result<()> {
     let layout = Layout::new(region.length())?;
     let mut writer = Writer {
         region,
@@ -89,7 +87,8 @@ pub fn write(files: &Files, region: &Region<'_>, options: &Options) -> Result<()
         });
     }
     writer.directory(&root, None)?;
-    writer.tables()
+    writer.tables();
+    Ok(())
 }
 
 /// A directory: names to files or directories.
@@ -192,14 +191,14 @@ fn directory_bytes(directory: &Directory<'_>) -> usize {
     (entries + 2) * entry::BYTES
 }
 
-struct Writer<'a> {
-    region: &'a Region<'a>,
+struct Writer<'p, 'a> {
+    region: Region<'p, 'a>,
     layout: Layout,
-    options: &'a Options,
+    options: &'p Options,
     fat: Vec<u32>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'_, 'a> {
     /// Takes clusters in one piece and returns the first, or 0 for none.
     fn take(&mut self, clusters: u64) -> u32 {
         let first = low32(self.fat.len() as u64);
@@ -216,7 +215,7 @@ impl Writer<'_> {
 
     /// Writes a directory and what is in it. `parent` is its directory's cluster, 0 for the root (section 6.5);
     /// the root itself has none. Returns the directory's cluster.
-    fn directory(&mut self, directory: &Directory<'_>, parent: Option<u32>) -> Result<u32> {
+    fn directory(&mut self, directory: &Directory<'a>, parent: Option<u32>) -> Result<u32> {
         let own = self.take(self.layout.clusters_for(directory_bytes(directory)));
         let date = self.options.source_date;
         let mut raw = match parent {
@@ -243,11 +242,11 @@ impl Writer<'_> {
             };
             raw.extend_from_slice(&encode(&entry, date, &mut taken)?);
         }
-        self.region.write(self.layout.offset(own), &raw)?;
+        self.region.write(self.layout.offset(own), raw);
         Ok(own)
     }
 
-    fn file(&mut self, size: u64, content: &Content, name: &str) -> Result<u32> {
+    fn file(&mut self, size: u64, content: &'a Content, name: &str) -> Result<u32> {
         if size > u64::from(u32::MAX) {
             return Err(ImageError::unsupported(
                 name.as_bytes(),
@@ -255,26 +254,20 @@ impl Writer<'_> {
             ));
         }
         let cluster = self.take(size.div_ceil(self.layout.cluster_bytes()));
-        let mut offset = if cluster == 0 {
-            0
-        } else {
-            self.layout.offset(cluster)
-        };
-        content.read(size, &mut vec![0; CHUNK], |bytes| {
-            self.region.write(offset, bytes)?;
-            offset += bytes.len() as u64;
-            Ok(())
-        })?;
+        if cluster != 0 {
+            let offset = self.layout.offset(cluster);
+            self.region.copy(offset, content, 0, size);
+        }
         Ok(cluster)
     }
 
     /// Boot sectors, their `FSInfo` and both FATs (sections 3 to 5).
-    fn tables(&self) -> Result<()> {
+    fn tables(&self) {
         let boot = self.boot_sector();
         let info = self.info_sector();
         for first in [0, BACKUP_BOOT_SECTOR] {
-            self.region.write(first * SECTOR, &boot)?;
-            self.region.write((first + 1) * SECTOR, &info)?;
+            self.region.write(first * SECTOR, boot);
+            self.region.write((first + 1) * SECTOR, info);
         }
         let fat: Vec<u8> = self
             .fat
@@ -284,10 +277,9 @@ impl Writer<'_> {
         for copy in 0..FATS {
             self.region.write(
                 (RESERVED_SECTORS + copy * self.layout.fat_sectors) * SECTOR,
-                &fat,
-            )?;
+                fat.as_slice(),
+            );
         }
-        Ok(())
     }
 
     fn boot_sector(&self) -> [u8; 512] {
@@ -352,9 +344,8 @@ mod tests {
 
     #[test]
     fn too_much_says_how_much_is_missing() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(64 << 20).unwrap();
-        let region = Region::new(&file, std::path::Path::new("image"), 0, 64 << 20);
+        let pieces = crate::image::Pieces::default();
+        let region = Region::new(&pieces, 0, 64 << 20);
         let options = Options {
             serial: 1,
             label: "ESP",
@@ -363,7 +354,7 @@ mod tests {
         };
         let mut files = Files::default();
         files.add("big", 70 << 20, Content::Bytes(Vec::new()));
-        let error = write(&files, &region, &options).unwrap_err();
+        let error = write(&files, region, &options).unwrap_err();
         assert!(
             matches!(
                 error,

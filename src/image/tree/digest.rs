@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
@@ -15,8 +16,16 @@ const CHUNK: usize = 1 << 20;
 /// Names the format of the records, so that another format gives other digests.
 const FORMAT: &[u8] = b"piaas-bake tree v1\n";
 
-/// SHA-256 of each regular file's content, by node; other nodes have zeros.
-pub type ContentHashes = Vec<[u8; 32]>;
+/// Bytes of a file in which zeros are looked for: a block of a file system, a page of the host.
+const PAGE: usize = 4096;
+
+/// What one look at a regular file's content tells; of other nodes, nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Survey {
+    pub sha256: [u8; 32],
+    /// Runs of bytes that are not zeros, cut at multiples of 4 KiB and at the end.
+    pub data: Vec<Range<u64>>,
+}
 
 impl Tree {
     /// The digest of everything in the tree: names, kinds, owners, modes, times, attributes, links and contents.
@@ -24,12 +33,12 @@ impl Tree {
     /// # Errors
     /// A file could not be read or has changed since the scan.
     pub fn digest(&self) -> Result<[u8; 32]> {
-        Ok(self.digest_with(&self.hash_contents()?))
+        Ok(self.digest_with(&self.survey()?))
     }
 
-    /// As [`Tree::digest`], with hashes of the contents that somebody has made while copying them.
+    /// As [`Tree::digest`], with what [`Tree::survey`] has told, by node.
     #[must_use]
-    pub fn digest_with(&self, contents: &ContentHashes) -> [u8; 32] {
+    pub fn digest_with(&self, contents: &[Survey]) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(FORMAT);
         let mut first_name: Vec<Option<&[u8]>> = vec![None; self.nodes().len()];
@@ -40,35 +49,92 @@ impl Tree {
                     hash.update(b"hard link");
                     field(&mut hash, first);
                 }
-                None => record(&mut hash, self.node(id), &contents[id.0]),
+                None => record(&mut hash, self.node(id), &contents[id.0].sha256),
             }
             first_name[id.0].get_or_insert(path);
         }
         hash.finalize().into()
     }
 
-    /// Reads and hashes every file, on all cores.
-    fn hash_contents(&self) -> Result<ContentHashes> {
-        let hashes = parallel::map_with(
-            self.nodes(),
+    /// Reads every file once, on all cores; by node.
+    ///
+    /// # Errors
+    /// As [`Tree::digest`].
+    pub fn survey(&self) -> Result<Vec<Survey>> {
+        let nodes = self.nodes();
+        // The largest first: one that comes last would leave the other cores without work.
+        let mut order: Vec<usize> = (0..nodes.len()).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(nodes[*index].size()));
+        let surveys = parallel::map_with(
+            &order,
             || vec![0; CHUNK],
-            |buffer, node| {
-                let Kind::File { size, content } = &node.kind else {
-                    return Ok([0; 32]);
-                };
-                let mut hash = Sha256::new();
-                content.read(*size, buffer, |bytes| {
-                    hash.update(bytes);
-                    Ok(())
-                })?;
-                Ok(hash.finalize().into())
+            |buffer, index| match &nodes[*index].kind {
+                Kind::File { size, content } => survey(*size, content, buffer),
+                _ => Ok(Survey::default()),
             },
         );
-        hashes.into_iter().collect()
+        let mut by_node = vec![Survey::default(); nodes.len()];
+        for (index, survey) in order.into_iter().zip(surveys) {
+            by_node[index] = survey?;
+        }
+        Ok(by_node)
     }
 }
 
+fn survey(size: u64, content: &Content, buffer: &mut [u8]) -> Result<Survey> {
+    let (mut hash, mut offset) = (Sha256::new(), 0);
+    let mut data: Vec<Range<u64>> = Vec::new();
+    content.read(size, buffer, |bytes| {
+        hash.update(bytes);
+        for run in data_runs(bytes) {
+            let run = offset + run.start as u64..offset + run.end as u64;
+            match data.last_mut() {
+                Some(last) if last.end == run.start => last.end = run.end,
+                _ => data.push(run),
+            }
+        }
+        offset += bytes.len() as u64;
+        Ok(())
+    })?;
+    Ok(Survey {
+        sha256: hash.finalize().into(),
+        data,
+    })
+}
+
+/// A page as it reads where nothing was written.
+static ZEROS: [u8; PAGE] = [0; PAGE];
+
+/// Byte ranges of `bytes`, cut at multiples of 4 KiB, that are not all zeros.
+pub(crate) fn data_runs(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (index, page) in bytes.chunks(PAGE).enumerate() {
+        if *page == ZEROS[..page.len()] {
+            continue;
+        }
+        let start = index * PAGE;
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end = start + page.len(),
+            _ => runs.push(start..start + page.len()),
+        }
+    }
+    runs
+}
+
 impl Content {
+    /// All of a small file.
+    ///
+    /// # Errors
+    /// As [`Content::read`].
+    pub(crate) fn whole(&self, size: u64) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.read(size, &mut [0; PAGE], |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
     /// Hands the content over in pieces as large as `buffer`; only the last may be shorter.
     ///
     /// # Errors
@@ -221,6 +287,21 @@ mod tests {
             base,
             "a copy is not a hard link"
         );
+    }
+
+    #[test]
+    fn pages_of_zeros_are_no_data() {
+        let mut bytes = vec![0; 5 * PAGE + 10];
+        bytes[PAGE] = 1;
+        bytes[3 * PAGE - 1] = 1;
+        bytes[5 * PAGE + 9] = 1;
+        let data = [PAGE..3 * PAGE, 5 * PAGE..5 * PAGE + 10];
+        assert_eq!(data_runs(&bytes), data);
+        assert!(data_runs(&[0; 3 * PAGE]).is_empty());
+        // Runs go on from one piece of a file to the next.
+        let content = Content::Bytes(bytes);
+        let told = survey(5 * PAGE as u64 + 10, &content, &mut vec![0; 2 * PAGE]).unwrap();
+        assert_eq!(told.data, data.map(|run| run.start as u64..run.end as u64));
     }
 
     #[test]

@@ -9,7 +9,8 @@ mod scan;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use digest::ContentHashes;
+pub use digest::Survey;
+pub(crate) use digest::data_runs;
 
 /// Permission bits with set-uid, set-gid and sticky: the low 12 bits of `st_mode`.
 pub const MODE_MASK: u32 = 0o7777;

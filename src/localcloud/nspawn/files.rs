@@ -4,8 +4,8 @@
 //! (the machine's own layer), `root/` (where its supervisor mounts it), `status.json`, `want` (the power state asked
 //! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `notice.json`
 //! (when a Spot Instance ends), `lock` (held by the supervisor).
-//! `snapshots/<id>/`: `layer/`, `chain.json`, `spec.json`, `progress.json`, `disk.raw`, `lock` (held by the writer),
-//! `deleted` (removed once no chain needs its layer).
+//! `snapshots/<id>/`: `layer/`, `chain.json`, `spec.json`, `progress.json`, `disk.raw`, `disk.json` (what is on it),
+//! `blocks.json` (its block manifest), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
 
 use std::fs::File;
 use std::io;

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use sha2::{Digest, Sha256};
+
 use super::files::{Progress, Status, get_json, put_json, remove_dir};
 use super::overlay;
 use crate::image::SOURCE_DATE;
@@ -77,6 +79,22 @@ pub fn main(dir: &Path) -> ExitCode {
     }
 }
 
+/// What the identifiers of a disk come from: its size alone.
+///
+/// All checksums of ext4's metadata start from the file system's UUID. If that followed from the content, one changed
+/// byte would change each block with metadata in it; and what stays the same in all images of a recipe is not known
+/// below the wire. So disks of a size have the same UUIDs and PARTUUIDs, as all volumes of one AMI have. That is no
+/// problem while a machine has one of them. To look into a second one, attach it to a machine that runs and mount it
+/// by its device: `root=PARTUUID=` takes the first that the kernel finds, so a machine that boots with both attached
+/// may come up on the wrong one.
+fn seed(size_gib: u64) -> [u8; 32] {
+    Sha256::new()
+        .chain_update("piaas-bake disk of the local cloud v1\n")
+        .chain_update(size_gib.to_le_bytes())
+        .finalize()
+        .into()
+}
+
 fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let spec: SnapshotSpec = get_json(&dir.join("spec.json"))?;
     let chain: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
@@ -88,7 +106,7 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let tree = Tree::scan(&root, SOURCE_DATE)?;
     let disk_spec = DiskSpec {
         size_bytes: spec.size_gib << 30,
-        seed: tree.digest()?,
+        seed: seed(spec.size_gib),
         source_date: SOURCE_DATE,
     };
     let shown = Cell::new(0);
@@ -106,8 +124,9 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
             );
         }
     };
-    let report = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
+    let (report, blocks) = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
     put_json(&dir.join("disk.json"), &report)?;
+    put_json(&dir.join("blocks.json"), &blocks)?;
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
     std::fs::remove_dir(&root)?;
     Ok(())

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use piaas_bake::image::ImageError;
 use piaas_bake::image::disk::{self, DiskSpec};
+use piaas_bake::image::manifest::{Block, BlockManifest};
 use piaas_bake::image::tree::{Content, Node, Tree};
+use sha2::{Digest, Sha256};
 
 use super::{DATE, MIB, assert_clean, bare, has, noise, run};
 
@@ -70,13 +72,28 @@ fn extract(disk: &Path, start: u64, size: u64, out: &Path) {
     }
 }
 
+/// Each block of the file that is not all zeros is in the manifest, with its checksum, and no other.
+fn assert_true_of(manifest: &BlockManifest, disk: &Path) {
+    let bytes = std::fs::read(disk).unwrap();
+    assert_eq!(manifest.size_bytes, bytes.len() as u64);
+    let blocks: Vec<Block> = bytes
+        .chunks(manifest.block_bytes as usize)
+        .zip(0..)
+        .filter(|(block, _)| block.iter().any(|byte| *byte != 0))
+        .map(|(block, index)| Block(index, Sha256::digest(block).into()))
+        .collect();
+    assert_eq!(manifest.block_bytes, 512 << 10);
+    assert!(manifest.blocks == blocks);
+    assert!((4..200).contains(&blocks.len()), "{}", blocks.len());
+}
+
 #[test]
 fn is_clean_in_all_its_parts() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.raw");
     let tree = bootable();
     let percents = std::cell::RefCell::new(Vec::new());
-    let report = disk::write(&tree, &spec(), &path, &|percent| {
+    let (report, manifest) = disk::write(&tree, &spec(), &path, &|percent| {
         percents.borrow_mut().push(percent)
     })
     .unwrap();
@@ -97,6 +114,7 @@ fn is_clean_in_all_its_parts() {
             Some(report.disk_sha256.as_str())
         );
     }
+    assert_true_of(&manifest, &path);
     if has("sgdisk") {
         let verdict = run("sgdisk", &["-v", path.to_str().unwrap()]);
         assert!(verdict.contains("No problems found"), "{verdict}");
@@ -146,7 +164,7 @@ fn is_clean_in_all_its_parts() {
 #[test]
 fn has_the_bytes_it_always_had() {
     let directory = tempfile::tempdir().unwrap();
-    let report = disk::write(
+    let (report, _) = disk::write(
         &bootable(),
         &spec(),
         &directory.path().join("disk"),
@@ -155,8 +173,66 @@ fn has_the_bytes_it_always_had() {
     .unwrap();
     assert_eq!(
         report.disk_sha256,
-        "c7b0a7ada7e665a8c2180d00b89d4730fe15c943ec24b787805ee0bfe1853ee5"
+        "ceae380e0fd351348e5887a3aaebf6ada6d16cd4aca278a85e1dbf8012d2f638"
     );
+}
+
+/// A tree with packages of many sizes, from a few KiB to 2 MiB; one of them may have another version with a file
+/// more.
+fn packaged(changed: Option<usize>) -> Tree {
+    let mut tree = bootable();
+    for path in [
+        "usr/share",
+        "var",
+        "var/lib",
+        "var/lib/dpkg",
+        "var/lib/dpkg/info",
+    ] {
+        tree.insert(path.as_bytes(), Node::directory(0o755, DATE));
+    }
+    for package in 0..60 {
+        let home = format!("usr/share/package-{package}");
+        tree.insert(home.as_bytes(), Node::directory(0o755, DATE));
+        let mut list = format!("/.\n/usr\n/usr/share\n/{home}\n");
+        let version = u32::from(changed == Some(package));
+        for number in 0..5 + package % 7 + version as usize {
+            let path = format!("{home}/file-{number}");
+            let length = package * package * 60 + number * 1000;
+            let salt = 1 + package as u32 * 100 + number as u32 * 2 + version;
+            tree.insert(
+                path.as_bytes(),
+                Node::file(noise(length, salt), 0o644, DATE),
+            );
+            list += &format!("/{path}\n");
+        }
+        let path = format!("var/lib/dpkg/info/package-{package}.list");
+        tree.insert(path.as_bytes(), Node::file(list, 0o644, DATE));
+    }
+    tree
+}
+
+#[test]
+fn a_changed_package_moves_little_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk");
+    let write = |changed| {
+        disk::write(&packaged(changed), &spec(), &path, &|_| {})
+            .unwrap()
+            .1
+    };
+    let before = write(None);
+    for package in [1, 30, 59] {
+        let after = write(Some(package));
+        let bytes = (5 + package % 7 + 1) * (package * package * 60 + 6000);
+        // Its own, or those of the small packages it shares a place with; inodes; bitmaps and superblock.
+        let most = bytes.div_ceil(512 << 10) + 12;
+        let changed = after.changed_since(&before);
+        assert!(
+            changed.len() <= most,
+            "{package}: {} of {most}: {changed:?}",
+            changed.len()
+        );
+    }
 }
 
 #[test]
@@ -199,7 +275,7 @@ fn is_the_same_wherever_the_tree_lies_and_however_it_was_made() {
 fn other_seed_or_date_gives_other_bytes_but_the_same_tree_digest() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk");
-    let write = |spec: DiskSpec| disk::write(&bootable(), &spec, &path, &|_| {}).unwrap();
+    let write = |spec: DiskSpec| disk::write(&bootable(), &spec, &path, &|_| {}).unwrap().0;
     let one = write(spec());
     for other in [
         DiskSpec {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use piaas_bake::image::tree::{Content, Kind, Node, Tree};
-use piaas_bake::image::{ImageError, Region, ext4};
+use piaas_bake::image::{ImageError, Pieces, Region, ext4, output};
 use proptest::prelude::*;
 
 use super::{DATE, MIB, assert_clean, bare, has, noise, run};
@@ -24,8 +24,10 @@ fn options() -> ext4::Options {
 fn write_ext4(tree: &Tree, bytes: u64, path: &Path) -> Result<(), ImageError> {
     let file = File::create(path).unwrap();
     file.set_len(bytes).unwrap();
-    let region = Region::new(&file, path, 0, bytes);
-    ext4::write(tree, region, &options(), &mut |_| {}).map(drop)
+    let pieces = Pieces::default();
+    let region = Region::new(&pieces, 0, bytes);
+    ext4::write(tree, &tree.survey()?, region, &options())?;
+    output::write(pieces, &file, path, drop)
 }
 
 /// Every second block is a hole.
@@ -353,6 +355,33 @@ fn a_file_past_two_gib_of_holes_reads_back() {
     }
 }
 
+/// The copies of the superblock and the descriptors tell nothing of the tree, and still bring it back.
+#[test]
+fn a_lost_superblock_comes_back_from_its_copy() {
+    if !has("e2fsck") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let tree = hard_cases();
+    write_ext4(&tree, 300 * MIB, &image).unwrap();
+    let file = File::options().write(true).open(&image).unwrap();
+    file.write_all_at(&[0; 2 * ext4::BLOCK], 0).unwrap();
+    let status = Command::new("/usr/sbin/e2fsck")
+        .args(["-fy", "-b", "32768", "-B", "4096"])
+        .arg(&image)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1), "errors are corrected, all of them");
+    assert_clean(&image);
+    if let Some(mounted) = Mounted::new(&image, directory.path()) {
+        let read = Tree::scan(&mounted.path, i64::MAX).unwrap();
+        assert_eq!(read.digest().unwrap(), tree.digest().unwrap());
+    }
+}
+
 #[test]
 fn reads_back_with_debugfs() {
     if !has("debugfs") {
@@ -434,6 +463,30 @@ fn many_sizes_of_file_system_are_clean() {
         let image = directory.path().join("image");
         write_ext4(&tree, mib * MIB, &image).unwrap();
         assert_clean(&image);
+    }
+}
+
+#[test]
+fn a_file_system_with_little_room_to_spare_is_clean() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let mut full = false;
+    for count in (200..240).step_by(10) {
+        let mut tree = bare();
+        for number in 0..count {
+            let path = format!("directory-{number}");
+            tree.insert(path.as_bytes(), Node::directory(0o755, DATE));
+            let bytes = noise(1000 * (number % 7 * 85 + 10), number as u32);
+            let path = format!("{path}/file");
+            tree.insert(path.as_bytes(), Node::file(bytes, 0o644, DATE));
+        }
+        match write_ext4(&tree, 64 * MIB, &image) {
+            Ok(()) => assert_clean(&image),
+            Err(ImageError::Full { .. }) => full = true,
+            Err(error) => panic!("{error}"),
+        }
+        // The last ones do not fit, and what is smaller does.
+        assert_eq!(full, count > 220, "{count}");
     }
 }
 
