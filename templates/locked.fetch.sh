@@ -25,7 +25,11 @@ if [ -s missing ]; then
         set -- "$@" "$url" "$here/debs/$sha256.part"
     done <missing
     /usr/lib/apt/apt-helper --option Acquire::Retries=5 --option APT::Sandbox::User=root \
-        download-file "$@" >fetched 2>&1 || { cat fetched; exit 1; }
+        download-file "$@" >fetched 2>&1 || {
+        cat fetched
+        echo "an archive drops old versions; move the lock file with \`piaas-bake lock RECIPE --update\`"
+        exit 1
+    }
     # Nothing is unpacked, or read as an archive, that is not what the lock names.
     while read -r sha256 _ name version _ url; do
         if echo "$sha256  debs/$sha256.part" | sha256sum --check --status; then

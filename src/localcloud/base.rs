@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -127,7 +128,15 @@ fn make(root: &Path, mirror: &str, progress: &dyn Fn(&str)) -> Result<(), BaseEr
             status: "not started".to_owned(),
             last_lines: error.to_string(),
         })?;
-    let mut child = Command::new("mmdebstrap")
+    let mut command = Command::new("mmdebstrap");
+    // SAFETY: umask is async-signal-safe, and nothing else happens between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+            Ok(())
+        });
+    }
+    let mut child = command
         .args([
             "--variant=minbase",
             "--architectures=amd64",

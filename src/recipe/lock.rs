@@ -156,7 +156,8 @@ impl Lock {
         for package in &lock.packages {
             if let Some(what) = package.fault() {
                 let name = &package.name;
-                let line = text.lines().position(|line| line.contains(name.as_str()));
+                let named = |line: &str| line.starts_with('-') && line.contains(name.as_str());
+                let line = text.lines().position(named);
                 let message = format!("the {what} of the package `{name}` cannot be used");
                 return Err(wrong(message, line.unwrap_or(0) + 1, 1));
             }

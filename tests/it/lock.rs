@@ -1,6 +1,7 @@
 //! Lock files: the base image that they pin, and, on real machines, the packages: what is locked is what is installed,
 //! and two bakes of it are the same to the last byte.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -32,10 +33,19 @@ validate:
     run: jq --version
 "#;
 
-/// Runs the program in a state directory of its own, with these variables besides.
+/// Runs the program in a state directory of its own, with these variables besides; with some, under another umask too.
 fn run(sandbox: &Sandbox, state: &str, args: &[&str], env: &[(&str, &str)]) -> Run {
-    let output = sandbox
-        .command(args)
+    let mut command = sandbox.command(args);
+    if !env.is_empty() {
+        // SAFETY: umask is async-signal-safe, and nothing else happens between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+                Ok(())
+            });
+        }
+    }
+    let output = command
         .env("PIAAS_CACHE_DIR", cache_dir())
         .env("PIAAS_STATE_DIR", sandbox.path().join(state))
         .envs(env.iter().copied())

@@ -97,6 +97,20 @@ pub fn get_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     Ok(serde_json::from_slice(&std::fs::read(path)?)?)
 }
 
+/// Makes a directory that becomes the root of a machine: whoever is on the machine may enter it, whatever the umask is
+/// of who makes it. One that is there stays as it is.
+///
+/// # Errors
+/// The file system refuses.
+pub fn make_root(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Ok(()) => std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)),
+        other => other,
+    }
+}
+
 /// Takes the lock of a directory; `None` if another process has it. It is free again when the file, and every copy of
 /// it in other processes, is closed.
 ///

@@ -92,9 +92,13 @@ impl NspawnDriver {
     }
 
     fn start_detached(&self, mut command: Command) -> Result<(), DriverError> {
-        // SAFETY: setsid is async-signal-safe, and nothing else happens between fork and exec.
+        // What it makes in a machine is made as a machine's own processes make it, whatever the umask is here.
+        // SAFETY: umask and setsid are async-signal-safe, and nothing else happens between fork and exec.
         unsafe {
-            command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
+            command.pre_exec(|| {
+                rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+                rustix::process::setsid().map(drop).map_err(Into::into)
+            });
         }
         let mut child = command
             .spawn()
@@ -195,9 +199,10 @@ impl Driver for NspawnDriver {
     fn launch(&self, spec: &LaunchSpec) -> Result<(), DriverError> {
         let chain = self.chain_of(&spec.snapshot_id)?;
         let dir = self.instance(&spec.instance_id);
-        for sub in ["upper", "work", "root", "commands"] {
+        for sub in ["work", "root", "commands"] {
             std::fs::create_dir_all(dir.join(sub)).map_err(io(&dir))?;
         }
+        files::make_root(&dir.join("upper")).map_err(io(&dir))?;
         put_json(&dir.join("chain.json"), &chain).map_err(io(&dir))?;
         put_json(&dir.join("spec.json"), spec).map_err(io(&dir))?;
         match try_lock(&dir).map_err(io(&dir))? {

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use sha2::{Digest, Sha256};
 
-use super::files::{Progress, Status, get_json, put_json, remove_dir};
+use super::files::{Progress, Status, get_json, make_root, put_json, remove_dir};
 use super::overlay;
 use crate::image::SOURCE_DATE;
 use crate::image::disk::{self, DiskSpec};
@@ -30,7 +30,7 @@ pub fn freeze(machine: &Path, dir: &Path) -> io::Result<()> {
         .is_ok_and(|status| status.power == Power::Off);
     if off {
         std::fs::rename(&upper, &layer)?;
-        std::fs::create_dir(&upper)?;
+        make_root(&upper)?;
         put_json(&machine.join("chain.json"), &chain)?;
     } else {
         let copied = Command::new("cp")
