@@ -41,13 +41,16 @@ const PACKAGES: [&str; 19] = [
 /// In a machine of the local cloud the network is set up from outside; on a real or emulated one DHCP does it.
 const NETWORK: &str = "[Match]\nName=en* eth*\nVirtualization=!container\n\n[Network]\nDHCP=yes\n";
 
-/// Run in the new root when all packages are there.
+/// Run in the new root when all packages are there. apt's download directories get the owner that apt gives them only
+/// where its user can reach the path here.
 const FINISH: &str = r#"set -eu
 rm -f "$1/etc/hostname" "$1/etc/machine-id" "$1/var/lib/dbus/machine-id" "$1"/etc/ssh/ssh_host_*
 : > "$1/etc/machine-id"
 printf 'deb %s bookworm main\ndeb %s bookworm-updates main\ndeb %s bookworm-security main\n' "$2" "$2" "$3" > "$1/etc/apt/sources.list"
 printf '%s' "$4" > "$1/etc/systemd/network/80-dhcp.network"
 chroot "$1" passwd --quiet --lock root
+chroot "$1" chown _apt:root /var/lib/apt/lists/partial /var/cache/apt/archives/partial
+chmod 0700 "$1/var/lib/apt/lists/partial" "$1/var/cache/apt/archives/partial"
 chroot "$1" systemctl --quiet enable systemd-networkd.service systemd-resolved.service
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf"
 "#;
