@@ -3,11 +3,13 @@
 //! `=== TITLE` begins a case. Lines that begin with `!` make files below the directory of the recipes:
 //! `!recipe NAME` and `!on NAME FROM` a recipe with a head of five lines and the lines that follow,
 //! `!file PATH` with the lines that follow, `!bytes PATH HEX`, `!sparse PATH SIZE`, `!link PATH TARGET`,
-//! `!repeat PATH COUNT TEXT`, `!many DIRECTORY COUNT` files. `!set NAME=VALUE` and `!values PATH` are given beside the
+//! `!pipe PATH`, `!repeat PATH COUNT TEXT`, `!many DIRECTORY COUNT` files. `\\xNN` in PATH and TARGET is a byte. `!set NAME=VALUE` and `!values PATH` are given beside the
 //! recipe. `---` ends them; what follows is expected. In it `\t` and `\xNN` are written so.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 
 /// One case.
 #[derive(Debug)]
@@ -16,6 +18,18 @@ pub struct Case {
     /// As it stands in the file.
     pub input: String,
     pub expected: String,
+}
+
+/// A path with `\xNN` for bytes that do not stand in a text.
+fn raw(path: &str) -> PathBuf {
+    let mut pieces = path.split("\\x");
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
+        let (byte, rest) = piece.split_at(2);
+        bytes.push(u8::from_str_radix(byte, 16).unwrap());
+        bytes.extend(rest.bytes());
+    }
+    OsString::from_vec(bytes).into()
 }
 
 /// All cases of a file.
@@ -52,7 +66,7 @@ impl Case {
             };
             let lines = lines.replace("\\t", "\t");
             let put = |path: &str, bytes: &[u8]| {
-                let path = dir.join(path);
+                let path = dir.join(raw(path));
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, bytes).unwrap();
             };
@@ -90,6 +104,11 @@ impl Case {
                     }
                 }
                 "set" | "values" => {}
+                "pipe" => {
+                    let path = dir.join(name);
+                    fs::create_dir_all(path.parent().unwrap()).unwrap();
+                    rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o644.into()).unwrap();
+                }
                 "sparse" => {
                     put(name, b"");
                     let file = fs::File::create(dir.join(name)).unwrap();
@@ -98,7 +117,7 @@ impl Case {
                 "link" => {
                     let path = dir.join(name);
                     fs::create_dir_all(path.parent().unwrap()).unwrap();
-                    std::os::unix::fs::symlink(rest, path).unwrap();
+                    std::os::unix::fs::symlink(raw(rest), path).unwrap();
                 }
                 other => panic!("{}: unknown command {other}", self.title),
             }
