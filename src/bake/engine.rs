@@ -233,15 +233,7 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
 
     run.enter(Phase::Launch)?;
     remove_stale(run).await?;
-    // Before the builder: a bucket that cannot be used costs no machine.
-    let deposit = deliver::deposit(run, &bundle).await?;
-    let (groups, _) = launch::security_groups(run).await?;
-    let (_, builder) = launch::instance(run, Resource::Builder, &plan.start.image, &groups).await?;
-
-    run.enter(Phase::Boot)?;
-    launch::online(run, &builder).await?;
-    run.enter(Phase::Send)?;
-    deliver::send(run, &builder, &bundle, deposit).await?;
+    let (groups, builder) = equipped(run, &bundle).await?;
     commands::note_packages(run, &builder, &bundle).await?;
     run.enter(Phase::Provision)?;
     commands::execute(run, &builder, &bundle, List::Steps).await?;
@@ -273,6 +265,23 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     kept.push(publish::latest(run, &id).await?);
     run.journal.keep(kept, run.now())?;
     Ok(id)
+}
+
+/// Launches a builder and brings it its bundle; gives its security groups and its id.
+pub(super) async fn equipped(
+    run: &mut Run<'_>,
+    bundle: &Bundle,
+) -> Result<(Vec<String>, String), Failure> {
+    // Before the builder: a bucket that cannot be used costs no machine.
+    let deposit = deliver::deposit(run, bundle).await?;
+    let (groups, _) = launch::security_groups(run).await?;
+    let start = &run.plan.start.image;
+    let (_, builder) = launch::instance(run, Resource::Builder, start, &groups).await?;
+    run.enter(Phase::Boot)?;
+    launch::online(run, &builder).await?;
+    run.enter(Phase::Send)?;
+    deliver::send(run, &builder, bundle, deposit).await?;
+    Ok((groups, builder))
 }
 
 /// What is installed in the image: by this bake, and by those of the image that it started from, if that is known.

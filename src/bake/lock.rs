@@ -1,10 +1,10 @@
 //! Finding out what the layers of a line install: a builder provisions them, notes it, and goes again.
 
-use super::engine::{Settings, bundles, open, undo};
+use super::engine::{Settings, bundles, equipped, open, undo};
 use super::error::{BakeError, Failure, LeftOver};
-use super::event::{Event, Phase, Resource};
-use super::packages::{Index, Package, Part};
-use super::phases::{commands, deliver, launch};
+use super::event::{Event, List, Phase};
+use super::packages::{Package, Part};
+use super::phases::commands;
 use super::plan::Plan;
 use super::run::Run;
 use crate::aws::Clients;
@@ -93,15 +93,9 @@ async fn flow(run: &mut Run<'_>, recipes: &[String]) -> Result<Vec<Recorded>, Fa
         bundle.fits_commands()?;
     }
     run.enter(Phase::Launch)?;
-    let deposit = deliver::deposit(run, &bundle).await?;
-    let (groups, _) = launch::security_groups(run).await?;
-    let (_, builder) = launch::instance(run, Resource::Builder, &plan.start.image, &groups).await?;
-    run.enter(Phase::Boot)?;
-    launch::online(run, &builder).await?;
-    run.enter(Phase::Send)?;
-    deliver::send(run, &builder, &bundle, deposit).await?;
+    let (_, builder) = equipped(run, &bundle).await?;
     run.enter(Phase::Provision)?;
-    commands::execute(run, &builder, &bundle, super::event::List::Steps).await?;
+    commands::execute(run, &builder, &bundle, List::Steps).await?;
     let mut recorded = Vec::new();
     for recipe in recipes {
         recorded.push(one(run, &builder, recipe).await?);
@@ -158,18 +152,13 @@ fn parse(recipe: &str, text: &str) -> Option<Recorded> {
 impl From<&Lock> for Part {
     /// What a bake by this lock installs, for whoever asks whether the archive has moved since.
     fn from(lock: &Lock) -> Self {
-        let indexes = lock.indexes.iter().map(|index| Index {
-            suite: index.suite.clone(),
-            path: index.path.clone(),
-            sha256: index.sha256.clone(),
-        });
         let packages = lock.packages.iter().map(|package| Package {
             name: package.name.clone(),
             version: package.version.clone(),
             offered: package.version.clone(),
         });
         Self {
-            indexes: indexes.collect(),
+            indexes: lock.indexes.clone(),
             packages: packages.collect(),
         }
     }

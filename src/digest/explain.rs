@@ -22,18 +22,7 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     changed(&mut words, "manifest format", &a.format, &b.format);
     labels(&mut words, &a.labels, &b.labels);
     under(&mut words, &a.on, &b.on);
-    for (place, id) in &b.pins {
-        if let Some(old) = a.pins.get(place).filter(|old| *old != id) {
-            words.push(format!(
-                "the locked base image of {place} moved from {old} to {id}"
-            ));
-        } else if !a.pins.contains_key(place) {
-            words.push(format!("the base image of {place} is locked now, {id}"));
-        }
-    }
-    for place in a.pins.keys().filter(|place| !b.pins.contains_key(*place)) {
-        words.push(format!("the base image of {place} is not locked any more"));
-    }
+    pins(&mut words, &a.pins, &b.pins);
     packages(&mut words, &a.packages, &b.packages);
     locked(&mut words, &a.locked, &b.locked);
     files(&mut words, a, b);
@@ -104,19 +93,29 @@ fn changed<T: PartialEq + std::fmt::Display>(words: &mut Vec<String>, what: &str
     }
 }
 
+/// An entry of two maps that is not the same in both: its key, and what it is in the one and in the other. Those that the
+/// second map has come first.
+type Difference<'m> = (&'m str, Option<&'m str>, Option<&'m str>);
+
+fn differences<'m>(
+    a: &'m BTreeMap<String, String>,
+    b: &'m BTreeMap<String, String>,
+) -> Vec<Difference<'m>> {
+    let gone = a.keys().filter(|key| !b.contains_key(*key));
+    let of = |map: &'m BTreeMap<String, String>, key: &str| map.get(key).map(String::as_str);
+    b.keys()
+        .chain(gone)
+        .map(|key| (key.as_str(), of(a, key), of(b, key)))
+        .filter(|(_, a, b)| a != b)
+        .collect()
+}
+
 fn labels(words: &mut Vec<String>, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) {
-    for (key, new) in b {
-        match a.get(key) {
-            None => words.push(format!("label {key}={new} added")),
-            Some(old) if old != new => {
-                words.push(format!("label {key} changed from {old} to {new}"));
-            }
-            Some(_) => {}
-        }
-    }
-    for key in a.keys().filter(|key| !b.contains_key(*key)) {
-        words.push(format!("label {key} removed"));
-    }
+    words.extend(differences(a, b).into_iter().map(|entry| match entry {
+        (key, None, Some(new)) => format!("label {key}={new} added"),
+        (key, Some(old), Some(new)) => format!("label {key} changed from {old} to {new}"),
+        (key, _, None) => format!("label {key} removed"),
+    }));
 }
 
 fn under(words: &mut Vec<String>, a: &Under, b: &Under) {
@@ -208,40 +207,36 @@ fn files(words: &mut Vec<String>, a: &Manifest, b: &Manifest) {
     }
 }
 
+fn pins(words: &mut Vec<String>, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) {
+    words.extend(differences(a, b).into_iter().map(|entry| match entry {
+        (place, None, Some(id)) => format!("the base image of {place} is locked now, {id}"),
+        (place, Some(old), Some(id)) => {
+            format!("the locked base image of {place} moved from {old} to {id}")
+        }
+        (place, _, None) => format!("the base image of {place} is not locked any more"),
+    }));
+}
+
 fn locked(words: &mut Vec<String>, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) {
     match (a.is_empty(), b.is_empty()) {
         (true, false) => words.push(format!("{} packages are locked now", b.len())),
         (false, true) => words.push("its packages are not locked any more".to_owned()),
-        _ => {
-            for (name, new) in b {
-                match a.get(name) {
-                    None => words.push(format!("locked package {name} added, {new}")),
-                    Some(old) if old != new => {
-                        words.push(format!("locked package {name} moved from {old} to {new}"));
-                    }
-                    Some(_) => {}
-                }
+        _ => words.extend(differences(a, b).into_iter().map(|entry| match entry {
+            (name, None, Some(new)) => format!("locked package {name} added, {new}"),
+            (name, Some(old), Some(new)) => {
+                format!("locked package {name} moved from {old} to {new}")
             }
-            for name in a.keys().filter(|name| !b.contains_key(*name)) {
-                words.push(format!("locked package {name} removed"));
-            }
-        }
+            (name, _, None) => format!("locked package {name} removed"),
+        })),
     }
 }
 
 fn secrets(words: &mut Vec<String>, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) {
-    for (name, new) in b {
-        match a.get(name) {
-            None => words.push(format!("secret {name} added, from {new}")),
-            Some(old) if old != new => {
-                words.push(format!("secret {name} comes from {new}, not from {old}"));
-            }
-            Some(_) => {}
-        }
-    }
-    for name in a.keys().filter(|name| !b.contains_key(*name)) {
-        words.push(format!("secret {name} removed"));
-    }
+    words.extend(differences(a, b).into_iter().map(|entry| match entry {
+        (name, None, Some(new)) => format!("secret {name} added, from {new}"),
+        (name, Some(old), Some(new)) => format!("secret {name} comes from {new}, not from {old}"),
+        (name, _, None) => format!("secret {name} removed"),
+    }));
 }
 
 fn trees(words: &mut Vec<String>, a: &Manifest, b: &Manifest) {
@@ -378,18 +373,13 @@ fn environment(
     a: &BTreeMap<String, String>,
     b: &BTreeMap<String, String>,
 ) {
-    for (name, value) in b {
-        match a.get(name) {
-            None => words.push(format!("{what}: variable {name} added")),
-            Some(old) if old != value => words.push(format!(
-                "{what}: variable {name} changed from {old:?} to {value:?}"
-            )),
-            Some(_) => {}
+    words.extend(differences(a, b).into_iter().map(|entry| match entry {
+        (name, None, Some(_)) => format!("{what}: variable {name} added"),
+        (name, Some(old), Some(value)) => {
+            format!("{what}: variable {name} changed from {old:?} to {value:?}")
         }
-    }
-    for name in a.keys().filter(|name| !b.contains_key(*name)) {
-        words.push(format!("{what}: variable {name} removed"));
-    }
+        (name, _, None) => format!("{what}: variable {name} removed"),
+    }));
 }
 
 /// Names the scripts that stand elsewhere among those that both have.

@@ -89,35 +89,34 @@ fn says<B: AsRef<[u8]>>(request: &Request<B>, text: &[u8]) -> bool {
     windows.any(|window| window == text)
 }
 
-fn unknown_key(service: Service) -> ApiError {
-    let invalid = "The security token included in the request is invalid.";
+/// Credentials that are refused: EC2 has an error of its own, the query services have one code, the JSON services another.
+fn refused(service: Service, ec2: ApiError, query: &str, json: &str, message: &str) -> ApiError {
     match service {
-        Service::Ec2 => auth_failure(),
+        Service::Ec2 => ec2,
         Service::Sts | Service::AutoScaling => {
-            ApiError::new("InvalidClientTokenId", invalid).with_status(StatusCode::FORBIDDEN)
+            ApiError::new(query, message).with_status(StatusCode::FORBIDDEN)
         }
-        Service::Ssm | Service::Secrets => ApiError::new("UnrecognizedClientException", invalid),
-        Service::ImageBuilder => {
-            ApiError::new("UnrecognizedClientException", invalid).with_status(StatusCode::FORBIDDEN)
-        }
+        Service::Ssm | Service::Secrets => ApiError::new(json, message),
+        Service::ImageBuilder => ApiError::new(json, message).with_status(StatusCode::FORBIDDEN),
         Service::S3 => s3::not_here(),
     }
+}
+
+fn request_expired() -> ApiError {
+    ApiError::new("RequestExpired", "Request has expired.")
+}
+
+fn unknown_key(service: Service) -> ApiError {
+    let message = "The security token included in the request is invalid.";
+    let (query, json) = ("InvalidClientTokenId", "UnrecognizedClientException");
+    refused(service, auth_failure(), query, json, message)
 }
 
 /// Codes: "Common Errors" of the API references; EC2 has the one of a request that is too old ("Error codes").
 fn expired_token(service: Service) -> ApiError {
     let message = "The security token included in the request is expired";
-    match service {
-        Service::Ec2 => ApiError::new("RequestExpired", "Request has expired."),
-        Service::Sts | Service::AutoScaling => {
-            ApiError::new("ExpiredToken", message).with_status(StatusCode::FORBIDDEN)
-        }
-        Service::Ssm | Service::Secrets => ApiError::new("ExpiredTokenException", message),
-        Service::ImageBuilder => {
-            ApiError::new("ExpiredTokenException", message).with_status(StatusCode::FORBIDDEN)
-        }
-        Service::S3 => s3::not_here(),
-    }
+    let (query, json) = ("ExpiredToken", "ExpiredTokenException");
+    refused(service, request_expired(), query, json, message)
 }
 
 /// AWS has no endpoint there, so a client finds no host. Where a request gets to an endpoint of another region, it is
@@ -192,15 +191,6 @@ fn expired(service: Service, signed: Timestamp, now: Timestamp) -> ApiError {
             stamp(now)
         )
     };
-    match service {
-        Service::Ec2 => ApiError::new("RequestExpired", "Request has expired."),
-        Service::Sts | Service::AutoScaling => {
-            ApiError::new("SignatureDoesNotMatch", message).with_status(StatusCode::FORBIDDEN)
-        }
-        Service::Ssm | Service::Secrets => ApiError::new("InvalidSignatureException", message),
-        Service::ImageBuilder => {
-            ApiError::new("InvalidSignatureException", message).with_status(StatusCode::FORBIDDEN)
-        }
-        Service::S3 => s3::not_here(),
-    }
+    let (query, json) = ("SignatureDoesNotMatch", "InvalidSignatureException");
+    refused(service, request_expired(), query, json, &message)
 }

@@ -17,6 +17,8 @@ pub use archive::Archive;
 pub use index::{Release, offers};
 pub use version::compare;
 
+use crate::recipe::LockedIndex as Index;
+
 /// Name and version of the format.
 pub const FORMAT: &str = "piaas-bake/packages/1";
 
@@ -34,17 +36,6 @@ pub struct Record {
 pub struct Part {
     pub indexes: Vec<Index>,
     pub packages: Vec<Package>,
-}
-
-/// An index that apt had read.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Index {
-    /// URL of the suite, such as `http://deb.debian.org/debian/dists/bookworm/`.
-    pub suite: String,
-    /// Path below it, such as `main/binary-amd64/Packages`.
-    pub path: String,
-    /// Of the index, unpacked.
-    pub sha256: String,
 }
 
 /// An installed package.

@@ -64,8 +64,7 @@ async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
     }
     // Parents first: what is written for one counts for the next.
     lines.sort_by_key(|resolved| (resolved.line.len(), resolved.name.clone()));
-    let mut connected = None;
-    let mut stop = None;
+    let mut acting = None;
     let mut written: Vec<Written> = Vec::new();
     let mut left_over = false;
     for line in lines {
@@ -75,12 +74,12 @@ async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
         if open.is_empty() {
             continue;
         }
-        if connected.is_none() {
-            connected = Some(context.connect_to_act().await?);
-            stop = Some(cancel_on_signal(context)?);
-        }
-        let (Some(connected), Some((cancel, under_way))) = (&connected, &stop) else {
-            continue;
+        let (connected, (cancel, under_way)) = match &acting {
+            Some(acting) => acting,
+            None => {
+                let connected = context.connect_to_act().await?;
+                acting.insert((connected, cancel_on_signal(context)?))
+            }
         };
         let way = Way {
             cancel: cancel.clone(),

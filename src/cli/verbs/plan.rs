@@ -102,9 +102,8 @@ impl Order {
     /// Lets the line stand on the very image that its lock file names for this region.
     #[must_use]
     pub fn pinned(mut self, clients: &Clients) -> Self {
-        if let Some(id) = pin(&self.pins, clients, &self.image().architecture) {
-            self.base = BaseRef::Ami { id };
-        }
+        let architecture = &self.image().architecture;
+        self.base = pinned(&self.base, &self.pins, clients, architecture);
         self
     }
 
@@ -190,15 +189,19 @@ pub fn layers_of(context: &Context, resolved: &Resolved) -> Result<Vec<LayerPlan
         .collect())
 }
 
-/// The base image that a lock file pins here. The local cloud has one base.
+/// The base image here: the one that a lock file pins, or what the recipe says. The local cloud has one base.
 #[must_use]
-pub fn pin(
+pub fn pinned(
+    base: &BaseRef,
     pins: &BTreeMap<String, String>,
     clients: &Clients,
     architecture: &str,
-) -> Option<String> {
+) -> BaseRef {
     let here = pins.get(&Lock::place(&clients.region, architecture));
-    here.filter(|_| clients.cloud == "aws").cloned()
+    match here.filter(|_| clients.cloud == "aws") {
+        Some(id) => BaseRef::Ami { id: id.clone() },
+        None => base.clone(),
+    }
 }
 
 /// How to bake.

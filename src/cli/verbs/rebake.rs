@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::bake::{Way, after_its_parent, cancel_on_signal, carry_out, not_baked};
-use super::plan::{Order, Wishes, decide, pin, rendered};
+use super::plan::{Order, Wishes, decide, pinned, rendered};
 use crate::bake::images::{self, Image};
 use crate::bake::names::Channel;
 use crate::bake::packages::{Archive, Moved};
@@ -18,7 +18,7 @@ use crate::cli::context::{Connected, Context, cloud, invalid};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::lines::{Line, Word};
 use crate::cli::{exit, github, output};
-use crate::recipe::model::{BaseRef, Resolved};
+use crate::recipe::model::Resolved;
 use crate::recipe::{self, Given};
 
 /// A recipe and what is known about it.
@@ -188,8 +188,7 @@ impl<'a> Judge<'a> {
     async fn base(&mut self, resolved: &Resolved) -> Result<Result<String, String>, CliError> {
         let architecture = &resolved.image.architecture;
         let clients = &self.connected.clients;
-        let pinned = pin(resolved.pins(), clients, architecture);
-        let base = pinned.map_or_else(|| resolved.base.clone(), |id| BaseRef::Ami { id });
+        let base = pinned(&resolved.base, resolved.pins(), clients, architecture);
         let key = format!("{base:?} {architecture}");
         if let Some(known) = self.bases.get(&key) {
             return Ok(known.clone());
