@@ -58,7 +58,7 @@ pub fn run(input: &[u8]) {
     if let Err(found) = recipe::merge_for_lint(dir.path(), "a").and_then(render::lint) {
         judge(&found, dir.path());
     }
-    if let Err(found) = recipe::load(dir.path(), "a", &Given::default()) {
+    if let Err(found) = render::load(dir.path(), "a", &Given::default()) {
         judge(&found, dir.path());
     }
 }

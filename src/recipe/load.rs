@@ -57,8 +57,21 @@ pub struct Given {
 /// # Errors
 /// Everything that is wrong with any recipe of the line, as far as it can be read.
 pub fn load(dir: &Path, name: &str, given: &Given) -> Result<Resolved, Diagnostics> {
-    let merged = merge::merge(line(dir, name)?, given, merge::Missing::Refuse);
+    let merged = merge_with(dir, name, given)?;
     merged.found.or(merged.resolved)
+}
+
+/// As [`load`], also if the recipes of the line do not fit each other: what can be rendered all the same may have faults of
+/// its own.
+///
+/// # Errors
+/// Everything that is wrong with each recipe of the line by itself.
+pub fn merge_with(dir: &Path, name: &str, given: &Given) -> Result<Merged, Diagnostics> {
+    Ok(merge::merge(
+        line(dir, name)?,
+        given,
+        merge::Missing::Refuse,
+    ))
 }
 
 /// As [`load`], with a sample of its type for every parameter that a caller must set, so that all the rest can be
@@ -71,8 +84,7 @@ pub fn load_for_lint(dir: &Path, name: &str) -> Result<Resolved, Diagnostics> {
     merged.found.or(merged.resolved)
 }
 
-/// As [`load_for_lint`], also if the recipes of the line do not fit each other: what can be rendered all the same may have
-/// faults of its own.
+/// As [`merge_with`], with the samples of [`load_for_lint`].
 ///
 /// # Errors
 /// Everything that is wrong with each recipe of the line by itself.

@@ -114,8 +114,8 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Merged {
     for (name, text) in &given.sets {
         parameters.set(name, text, &mut found);
     }
-    let in_doubt = parameters.in_doubt();
-    let (parameters, about) = parameters.finish(missing, &mut found);
+    let mut in_doubt = parameters.in_doubt();
+    let (parameters, about) = parameters.finish(missing, &mut in_doubt, &mut found);
     let secret = about.iter().find(|(_, about)| about.secret.is_some());
     if let Some((name, about)) = secret.filter(|_| build.instance_profile.is_none()) {
         found.push(Diagnostic {

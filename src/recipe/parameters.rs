@@ -305,10 +305,11 @@ impl Parameters {
         refused.chain(self.undeclared.iter().cloned()).collect()
     }
 
-    /// The values, and what is known about them.
+    /// The values, and what is known about them. Those without one are added to `in_doubt`.
     pub fn finish(
         self,
         missing: Missing,
+        in_doubt: &mut BTreeSet<String>,
         found: &mut Diagnostics,
     ) -> (BTreeMap<String, Value>, BTreeMap<String, About>) {
         let mut values = BTreeMap::new();
@@ -326,6 +327,7 @@ impl Parameters {
                             "give it with `--set {name}=…` or `--values FILE`, set it in the recipe, or add a `default:`"
                         ),
                     ));
+                    in_doubt.insert(name);
                     continue;
                 }
             };

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tera::{Delimiters, Kwargs, State, Tera, TeraResult, Value};
 
-use super::quote;
+use super::{quote, tags};
 
 /// The filter that quotes each item of a list; every value of a script goes through it.
 pub const WORDS: &str = "__words";
@@ -90,8 +90,8 @@ pub fn plain(left: &Left) -> Tera {
 pub fn script(left: &Left) -> Tera {
     let mut engine = Tera::default();
     let delimiters = Delimiters {
-        comment_start: "{=".into(),
-        comment_end: "=}".into(),
+        comment_start: tags::SCRIPT_COMMENT.0.into(),
+        comment_end: tags::SCRIPT_COMMENT.1.into(),
         ..Delimiters::default()
     };
     engine

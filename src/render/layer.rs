@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::origin::{Origin, tell};
+use super::own::Own;
 use super::script::{InstalledFile, Layer, Script};
 use super::tags::Dialect;
 use super::template::Renderer;
@@ -16,9 +18,20 @@ use crate::recipe::files;
 use crate::recipe::model::{FileSpec, InlineText, LineRecipe, Location, Manager, Source, StepSpec};
 use crate::recipe::twice::{KEEP_ONE, REMOVE_ONE, Taken, listed_twice, twice};
 
-const PACKAGES: &str = include_str!("../../templates/packages.apt.sh.tera");
-const PACKAGES_DNF: &str = include_str!("../../templates/packages.dnf.sh.tera");
-const FILES: &str = include_str!("../../templates/files.sh.tera");
+static PACKAGES: LazyLock<Own> = LazyLock::new(|| {
+    Own::new(
+        include_str!("../../templates/packages.apt.sh.tera"),
+        "packages",
+    )
+});
+static PACKAGES_DNF: LazyLock<Own> = LazyLock::new(|| {
+    Own::new(
+        include_str!("../../templates/packages.dnf.sh.tera"),
+        "packages",
+    )
+});
+static FILES: LazyLock<Own> =
+    LazyLock::new(|| Own::new(include_str!("../../templates/files.sh.tera"), "files"));
 
 /// Mirrors can be slow; apt itself gives up on a dead one long before.
 const PACKAGES_TIMEOUT: Duration = Duration::from_secs(1800);
@@ -75,10 +88,10 @@ pub fn layer(
     }
     if !layer.packages.is_empty() {
         let script = match layer.manager {
-            Manager::Apt => PACKAGES,
-            Manager::Dnf => PACKAGES_DNF,
+            Manager::Apt => &PACKAGES,
+            Manager::Dnf => &PACKAGES_DNF,
         };
-        let text = own(&mut Renderer::of("packages", &layer.packages), script);
+        let text = script.render(&layer.packages);
         let title = counted(layer.packages.len(), "package");
         layer.provision.push(own_script(
             recipe,
@@ -90,7 +103,7 @@ pub fn layer(
         ));
     }
     if !layer.files.is_empty() {
-        let text = own(&mut Renderer::of("files", &layer.files), FILES);
+        let text = FILES.render(&layer.files);
         let title = counted(layer.files.len(), "file");
         layer.provision.push(own_script(
             recipe,
@@ -105,7 +118,7 @@ pub fn layer(
     if let Some(spec) = &recipe.worker
         && let Some(parts) = worker::parts(spec, agent, renderer, found)
     {
-        let text = own(&mut Renderer::of("files", &parts.files), worker::SCRIPT);
+        let text = worker::SCRIPT.render(&parts.files);
         layer.provision.push(own_script(
             recipe,
             layer.provision.len() + 1,
@@ -140,21 +153,6 @@ pub fn counted_to(verb: &str, count: usize, thing: &str) -> String {
         "{verb} {count} {thing}{}",
         if count == 1 { "" } else { "s" }
     )
-}
-
-/// Renders a template that is part of this program.
-pub fn own(renderer: &mut Renderer, text: &str) -> String {
-    let mut found = Diagnostics::default();
-    renderer
-        .render(
-            text,
-            Origin::File(Path::new("templates")),
-            Dialect::Script,
-            &mut found,
-        )
-        .unwrap_or_else(|| {
-            panic!("the templates in the program are tested with every kind of value: {found}")
-        })
 }
 
 pub fn own_script(

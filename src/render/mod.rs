@@ -9,6 +9,7 @@ mod layer;
 pub mod locked;
 pub mod machine;
 pub(crate) mod origin;
+mod own;
 mod place;
 mod quote;
 pub mod script;
@@ -27,7 +28,7 @@ use script::{Layer, Script};
 
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::model::{Location, Resolved};
-use crate::recipe::{Lock, Merged};
+use crate::recipe::{self, Given, Lock, Merged};
 
 /// Renders a recipe line: one layer per recipe, root first. `agent` is the binary of the worker's agent, for recipes that
 /// install it or have secrets ([`Resolved::needs_agent`]); a mere check for faults can do without, and gives none.
@@ -36,6 +37,18 @@ use crate::recipe::{Lock, Merged};
 /// Everything that is wrong with its templates, and parameters that none of them uses.
 pub fn render(resolved: &Resolved, agent: &[u8]) -> Result<Vec<Layer>, Diagnostics> {
     render_but(&BTreeSet::new(), resolved, agent)
+}
+
+/// Loads a recipe line for a caller that renders it later.
+///
+/// # Errors
+/// As [`recipe::load`]; if it is the merge that fails, with what is wrong with the templates, as [`lint`] says it.
+pub fn load(dir: &Path, name: &str, given: &Given) -> Result<Resolved, Diagnostics> {
+    let merged = recipe::merge_with(dir, name, given)?;
+    if merged.found.is_empty() {
+        return Ok(merged.resolved);
+    }
+    lint(merged)
 }
 
 /// Checks a recipe line for faults, also one whose recipes do not fit each other.

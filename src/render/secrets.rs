@@ -4,22 +4,24 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::layer::{counted_to, dialect_of, own};
+use super::layer::{counted_to, dialect_of};
 use super::origin::{Origin, tell};
+use super::own::Own;
 use super::script::{Layer, Script};
 use super::tags::{self, Dialect, Tag, TagKind};
-use super::template::Renderer;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::files;
 use crate::recipe::model::{About, InlineText, LineRecipe, Source, WorkerSpec};
 use crate::recipe::secret::{self, Reference};
 
-const SCRIPT: &str = include_str!("../../templates/secrets.sh.tera");
+static SCRIPT: LazyLock<Own> =
+    LazyLock::new(|| Own::new(include_str!("../../templates/secrets.sh.tera"), "fetch"));
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Serialize)]
@@ -112,7 +114,7 @@ fn fetch(script: &Script, agent: &str, secrets: Vec<Wanted>) -> Script {
     Script {
         id,
         title,
-        text: own(&mut Renderer::of("fetch", &fetch), SCRIPT),
+        text: SCRIPT.render(&fetch),
         env: BTreeMap::new(),
         timeout: TIMEOUT,
         retries: 2,

@@ -10,6 +10,9 @@ pub enum Dialect {
     Plain,
 }
 
+/// What a comment of a script is put between, which nobody writes: see [`Dialect::Script`].
+pub const SCRIPT_COMMENT: (&str, &str) = ("{=", "=}");
+
 /// A tag of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag {
@@ -30,6 +33,17 @@ pub enum TagKind {
     Statement,
     /// `{# comment #}`
     Comment,
+}
+
+/// Whether a tag begins anywhere in a text. Without one it is a text that stays as it is.
+pub fn begins_any(text: &str, dialect: Dialect) -> bool {
+    let comment = match dialect {
+        Dialect::Script => SCRIPT_COMMENT.0,
+        Dialect::Plain => "{#",
+    };
+    ["{{", "{%", comment]
+        .iter()
+        .any(|begin| text.contains(begin))
 }
 
 /// All tags of a text, in order. Stops at a tag that does not end: the parser of the templates reports that.

@@ -85,11 +85,9 @@ impl Renderer {
         self
     }
 
-    /// A renderer that knows one value, without limits: for templates of our own.
-    pub fn of(name: &str, value: &impl serde::Serialize) -> Self {
-        let mut context = Context::new();
-        context.insert(name.to_string(), value);
-        Self::with(context, BTreeSet::from([name.to_string()]))
+    /// A renderer for templates of our own, without limits, which name one value.
+    pub fn of(name: &str) -> Self {
+        Self::with(Context::new(), BTreeSet::from([name.to_string()]))
     }
 
     fn with(context: Context, known: BTreeSet<String>) -> Self {
@@ -148,6 +146,12 @@ impl Renderer {
         dialect: Dialect,
         found: &mut Diagnostics,
     ) -> Option<String> {
+        if text.len() <= self.longest && !tags::begins_any(text, dialect) {
+            return engine::spend(&self.left, text.len() as u64)
+                .map(|()| text.to_owned())
+                .map_err(|error| report(&error, &Source::plain(text), text, origin, found))
+                .ok();
+        }
         let (mut engine, tags) = self.prepare(text, origin, dialect, found)?;
         if self.is_in_doubt(tags.iter().map(|tag| &text[tag.inner.clone()])) {
             self.give_back(dialect, engine);
@@ -182,6 +186,23 @@ impl Renderer {
                 None
             }
         }
+    }
+
+    /// The engine of a dialect with `text` in it, for who renders it with one value after another.
+    pub fn read(
+        mut self,
+        text: &str,
+        origin: Origin<'_>,
+        dialect: Dialect,
+        found: &mut Diagnostics,
+    ) -> Option<Tera> {
+        let (mut engine, tags) = self.prepare(text, origin, dialect, found)?;
+        let source = Source::held(text, &tags, dialect);
+        engine
+            .add_raw_template(name(dialect), &source.text)
+            .map_err(|error| report(&error, &source, text, origin, found))
+            .ok()?;
+        Some(engine)
     }
 
     fn is_in_doubt<'t>(&self, mut tags: impl Iterator<Item = &'t str>) -> bool {
@@ -409,7 +430,7 @@ fn reference(inside: &str) -> Option<(&'static str, &'static str)> {
 }
 
 /// The name of a template decides on escaping; `.sh` is what the script engine escapes.
-fn name(dialect: Dialect) -> &'static str {
+pub fn name(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Script => "script.sh",
         Dialect::Plain => "text",

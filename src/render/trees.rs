@@ -1,16 +1,20 @@
 //! The file trees of a recipe: what they hold, and the script that installs them.
 
+use std::sync::LazyLock;
+
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::layer::{FILES_TIMEOUT, at_entry, counted, own, own_script, raw, wanted};
+use super::layer::{FILES_TIMEOUT, at_entry, counted, own_script, raw, wanted};
+use super::own::Own;
 use super::script::{InstalledDirectory, InstalledFile, InstalledLink, Layer};
 use super::template::Renderer;
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::model::{LineRecipe, TreeKind, TreeSpec};
 use crate::recipe::twice::{KEEP_ONE, Taken, twice};
 
-const SCRIPT: &str = include_str!("../../templates/trees.sh.tera");
+static SCRIPT: LazyLock<Own> =
+    LazyLock::new(|| Own::new(include_str!("../../templates/trees.sh.tera"), "trees"));
 
 #[derive(Serialize)]
 struct Tree {
@@ -40,7 +44,7 @@ pub fn install(
     if trees.is_empty() {
         return;
     }
-    let text = own(&mut Renderer::of("trees", &trees), SCRIPT);
+    let text = SCRIPT.render(&trees);
     let number = layer.provision.len() + 1;
     let title = counted(trees.len(), "tree");
     let script = own_script(recipe, number, "trees", title, text, FILES_TIMEOUT);

@@ -1,12 +1,14 @@
 //! The agent on the worker, as a part of a layer: its binary, what it is told, and its unit.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::origin::Origin;
+use super::own::Own;
 use super::script::{InstalledFile, InstalledWorker};
 use super::tags::Dialect;
 use super::template::Renderer;
@@ -15,7 +17,8 @@ use crate::recipe::model::{InlineText, WorkerSpec};
 use crate::worker::config::{self, Config};
 
 /// The script that installs it.
-pub const SCRIPT: &str = include_str!("../../templates/worker.sh.tera");
+pub static SCRIPT: LazyLock<Own> =
+    LazyLock::new(|| Own::new(include_str!("../../templates/worker.sh.tera"), "files"));
 const SERVICE: &str = include_str!("../../templates/piaas-worker.service");
 const UNIT: &str = include_str!("../../templates/worker-unit.conf");
 

@@ -20,7 +20,7 @@ use crate::cli::{exit, output};
 use crate::recipe::lock::{self, Change};
 use crate::recipe::model::{Manager, Resolved};
 use crate::recipe::{self, Lock, Revision};
-use crate::render::locked;
+use crate::render::{self, locked};
 
 pub async fn run(context: &Context, args: &LockArgs) -> CliResult {
     let mut names = args.recipe.clone();
@@ -36,7 +36,7 @@ pub async fn run(context: &Context, args: &LockArgs) -> CliResult {
 
 fn load(context: &Context, name: &str) -> Result<Resolved, CliError> {
     let given = recipe::Given::default();
-    recipe::load(&context.settings.recipes, name, &given).map_err(|found| invalid(&found))
+    render::load(&context.settings.recipes, name, &given).map_err(|found| invalid(&found))
 }
 
 /// What came of one recipe.

@@ -15,9 +15,9 @@ use crate::cli::context::{Connected, Context, cloud, invalid, say_without_effect
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
 use crate::cli::{exit, lent, output};
-use crate::digest;
 use crate::recipe::model::{BaseRef, BuildSpec, ImageSpec, Resolved};
-use crate::recipe::{self, Given, Lock};
+use crate::recipe::{Given, Lock};
+use crate::{digest, render};
 
 pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
     let recipe = match (&args.changed_since, &args.recipe) {
@@ -154,7 +154,7 @@ pub fn rendered(
     given: &Given,
 ) -> Result<(Resolved, Vec<LayerPlan>), CliError> {
     let resolved =
-        recipe::load(&context.settings.recipes, recipe, given).map_err(|found| invalid(&found))?;
+        render::load(&context.settings.recipes, recipe, given).map_err(|found| invalid(&found))?;
     let layers = layers_of(context, &resolved)?;
     say_without_effect(&resolved);
     for (one, layer) in resolved.line.iter().zip(&layers) {

@@ -6,10 +6,10 @@ use crate::cli::args::{CloudName, Format, RenderArgs};
 use crate::cli::context::{Context, invalid, io};
 use crate::cli::error::CliResult;
 use crate::cli::{exit, output};
-use crate::{bake, localcloud, recipe, render};
+use crate::{bake, localcloud, render};
 
 pub fn run(context: &Context, args: &RenderArgs) -> CliResult {
-    let resolved = recipe::load(
+    let resolved = render::load(
         &context.settings.recipes,
         &args.recipe.recipe,
         &args.recipe.sets.given(),

@@ -11,11 +11,11 @@ use crate::cli::error::CliResult;
 use crate::cli::style::{Style, elapsed};
 use crate::cli::{exit, output};
 use crate::recipe::model::{BaseRef, Resolved, Value};
-use crate::{digest, recipe, render};
+use crate::{digest, render};
 
 pub fn run(context: &Context, args: &ShowArgs) -> CliResult {
     let given = args.recipe.sets.given();
-    let resolved = recipe::load(&context.settings.recipes, &args.recipe.recipe, &given)
+    let resolved = render::load(&context.settings.recipes, &args.recipe.recipe, &given)
         .map_err(|found| invalid(&found))?;
     if args.resolved {
         // The bytes of the worker's agent are of no interest here.

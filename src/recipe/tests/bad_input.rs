@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::Kitchen;
 use super::cases;
-use crate::recipe::{Given, load};
+use crate::recipe::Given;
+use crate::render::load;
 
 const FILE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
