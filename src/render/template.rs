@@ -656,10 +656,15 @@ fn report(
     match error.kind() {
         ErrorKind::SyntaxError(report) | ErrorKind::RenderingError(report) => {
             let at = source.original(report.span().range.start);
-            match engine::way_out(report.message()) {
-                Some((message, help)) => tell(found, text, at, origin, message, help),
-                None => tell(found, text, at, origin, lower(report.message()), help),
-            }
+            // Only a condition stands in braces that are not its own.
+            let message = match lower(report.message()).strip_prefix("found `}}` but expected ") {
+                Some(expected) if at >= text.len() => {
+                    format!("the condition ends too early, expected {expected}")
+                }
+                _ => lower(report.message()),
+            };
+            let (message, help) = engine::way_out(&message).unwrap_or((&message, help));
+            tell(found, text, at, origin, message, help);
         }
         // Unknown filters, tests and functions come as finished reports, a blank line between them.
         other => {
