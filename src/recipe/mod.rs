@@ -5,10 +5,12 @@
 //! may be set by a child, a values file or the command line (`parameters`), and `labels`, `image`, `build`, `roll`,
 //! `retention` and `distribution` are overridden key by key. What is wrong comes back as [`Diagnostics`], all at once,
 //! each with its place and a way out. [`schema`] says for editors what a file may look like; [`secret`] what may be in
-//! the place of a secret.
+//! the place of a secret. The keys and words of a file are the types of `format`: the reader and the schema have them
+//! from there.
 
 pub mod diagnostic;
 pub mod files;
+mod format;
 pub mod init;
 mod inline;
 mod load;

@@ -1,19 +1,13 @@
 //! `roll`, `retention` and `distribution`: what is done with an image once it is baked. None of it is in the image.
 
-use super::keys;
 use crate::recipe::diagnostic::Diagnostics;
+use crate::recipe::format::{Distribution, MAX_HEALTHY, MOST_KEPT, Retention, Roll, keys};
 use crate::recipe::model::{DistributionSpec, RetentionSpec, RollSpec};
 use crate::recipe::node::Node;
 use crate::recipe::units;
 
-/// What an instance refresh takes as `MaxHealthyPercentage` (Auto Scaling API, `RefreshPreferences`); at 100 nothing
-/// could be launched before something ends.
-const MAX_HEALTHY: std::ops::RangeInclusive<u32> = 101..=200;
-/// Images of one recipe.
-const MOST_KEPT: u32 = 1000;
-
 pub fn read_roll(node: Node<'_>, found: &mut Diagnostics) -> RollSpec {
-    let fields = node.fields(&keys::ROLL, found);
+    let fields = node.fields(keys::<Roll>(), found);
     let duration = |key: &str, found: &mut Diagnostics| {
         fields
             .get(key)
@@ -66,7 +60,7 @@ pub fn read_roll(node: Node<'_>, found: &mut Diagnostics) -> RollSpec {
 }
 
 pub fn read_retention(node: Node<'_>, found: &mut Diagnostics) -> RetentionSpec {
-    let fields = node.fields(&keys::RETENTION, found);
+    let fields = node.fields(keys::<Retention>(), found);
     let keep = fields.get("keep").and_then(|node| {
         let keep = node.count(MOST_KEPT, found)?;
         if keep == 0 {
@@ -84,7 +78,7 @@ pub fn read_retention(node: Node<'_>, found: &mut Diagnostics) -> RetentionSpec 
 }
 
 pub fn read_distribution(node: Node<'_>, found: &mut Diagnostics) -> DistributionSpec {
-    let fields = node.fields(&keys::DISTRIBUTION, found);
+    let fields = node.fields(keys::<Distribution>(), found);
     let list = |key: &str,
                 what: &str,
                 check: fn(&str) -> bool,

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use semver::VersionReq;
 
 use super::parameters::texts;
-use super::{NAME_HELP, Place, keys};
+use super::{NAME_HELP, Place};
 use crate::recipe::diagnostic::Diagnostics;
+use crate::recipe::format::{self, keys};
 use crate::recipe::model::BaseRef;
 use crate::recipe::node::Node;
 use crate::recipe::units;
@@ -23,8 +24,8 @@ pub enum From {
 }
 
 pub fn read_from(node: Node<'_>, found: &mut Diagnostics) -> Option<From> {
-    let fields = node.fields(&keys::FROM, found);
-    let choice = fields.one_of(&keys::FROM_CHOICES, found)?;
+    let fields = node.fields(keys::<format::From>(), found);
+    let choice = fields.one_of(&format::From::ONE_OF, found)?;
     let version = fields.entry("version").and_then(|entry| {
         if choice.key != "recipe" {
             found.push(entry.diagnostic("`version` goes with `recipe` only", "remove it"));
@@ -83,7 +84,7 @@ pub fn read_from(node: Node<'_>, found: &mut Diagnostics) -> Option<From> {
 const RANGE_HELP: &str = "write a range such as ^1, ~1.2 or >=1.0, <3";
 
 pub fn read_filter(node: Node<'_>, found: &mut Diagnostics) -> Option<BaseRef> {
-    let fields = node.fields(&keys::FILTER, found);
+    let fields = node.fields(keys::<format::Filter>(), found);
     let owners = fields.require(
         "owners",
         "name the owners: without them anybody's image could match",

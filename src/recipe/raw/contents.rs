@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::{Place, keys, read_when};
+use super::{Place, read_when};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::files;
+use crate::recipe::format::{DebianPackage, File, Managers, Package, keys};
 use crate::recipe::model::{FileSpec, InlineText, Manager, PackageSpec, Source, TreeSpec};
 use crate::recipe::node::{Entry, Fields, Node};
 use crate::recipe::twice::{KEEP_ONE, REMOVE_ONE, Taken, listed_twice, twice};
@@ -26,7 +27,7 @@ pub fn read_packages(node: Node<'_>, found: &mut Diagnostics) -> RawPackages {
             dnf: None,
         };
     }
-    let fields = node.fields(&keys::MANAGERS, found);
+    let fields = node.fields(keys::<Managers>(), found);
     let mut list = |manager: Manager| {
         let node = fields.get(manager.name())?;
         Some((Place::of(&node), read_list(node, manager, found)))
@@ -70,7 +71,7 @@ fn read_package(node: Node<'_>, manager: Manager, found: &mut Diagnostics) -> Op
         ),
     };
     let (name, when) = if node.is_map() {
-        let fields = node.fields(&keys::PACKAGE, found);
+        let fields = node.fields(keys::<Package<DebianPackage>>(), found);
         let when = read_when(&fields, found);
         (fields.require("name", help, found)?, when)
     } else {
@@ -134,7 +135,7 @@ impl Installed {
 }
 
 fn read_file(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<Installed> {
-    let fields = node.fields(&keys::FILE, found);
+    let fields = node.fields(keys::<File>(), found);
     let path = fields
         .require("path", "write `path:` with the place on the machine", found)
         .and_then(|node| {
@@ -152,7 +153,7 @@ fn read_file(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<Inst
     };
     let (owner, group) = (user("owner", found), user("group", found));
     let when = read_when(&fields, found);
-    let source = fields.one_of(&keys::FILE_CHOICES, found);
+    let source = fields.one_of(&File::ONE_OF, found);
     if let Some(entry) = source.filter(|entry| entry.key == "tree") {
         return read_tree(node, entry, &fields, dir, (path, owner, group, when), found);
     }

@@ -3,7 +3,6 @@
 mod after;
 mod base;
 mod contents;
-pub mod keys;
 mod labels;
 mod parameters;
 mod sample;
@@ -17,6 +16,7 @@ use std::path::{Path, PathBuf};
 use semver::Version;
 
 use super::diagnostic::{Diagnostics, visible};
+use super::format::{self, SCHEMA, keys};
 use super::model::{
     DistributionSpec, FileSpec, InlineText, Location, RetentionSpec, RollSpec, StepSpec, TreeSpec,
     WorkerSpec,
@@ -32,13 +32,11 @@ use settings::{read_build, read_image};
 use steps::read_step;
 use worker::read_worker;
 
+pub use super::format::Kind;
 pub use base::From;
 pub use contents::RawPackages;
-pub use parameters::{Kind, Limits, Pattern, RawParameter, RawParameterKind, parameter_value};
+pub use parameters::{Limits, Pattern, RawParameter, RawParameterKind, parameter_value};
 pub use settings::{RawBuild, RawImage};
-
-/// The schema this version reads.
-pub const SCHEMA: &str = "piaas-bake/v1";
 
 /// What a recipe file says; `None` where it says nothing, so that its parent's word stands.
 #[derive(Debug)]
@@ -104,7 +102,7 @@ impl Place {
 
 /// Reads a document; `None` if a part is missing that nothing works without (then `found` says so).
 pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<RawRecipe> {
-    let top = document.root().fields(&keys::RECIPE, found);
+    let top = document.root().fields(keys::<format::Recipe>(), found);
     if let Some(schema) = top.require(
         "schema",
         "begin the file with `schema: piaas-bake/v1`",

@@ -2,8 +2,9 @@
 
 use regex::Regex;
 
-use super::{Place, is_one_line, keys, sample};
+use super::{Place, is_one_line, sample};
 use crate::recipe::diagnostic::{Diagnostics, suggest};
+use crate::recipe::format::{self, Kind, keys};
 use crate::recipe::model::Value;
 use crate::recipe::node::{Entry, Node};
 use crate::recipe::units;
@@ -124,36 +125,7 @@ impl Limits {
     }
 }
 
-/// The type of a parameter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    String,
-    Integer,
-    Boolean,
-    List,
-}
-
 impl Kind {
-    fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "string" => Self::String,
-            "integer" => Self::Integer,
-            "boolean" => Self::Boolean,
-            "list" => Self::List,
-            _ => return None,
-        })
-    }
-
-    /// As the recipe writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::String => "string",
-            Self::Integer => "integer",
-            Self::Boolean => "boolean",
-            Self::List => "list",
-        }
-    }
-
     /// The type of a value.
     pub fn of(value: &Value) -> Self {
         match value {
@@ -205,7 +177,9 @@ fn may_be_secret(node: Node<'_>) -> bool {
 }
 
 fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<RawParameterKind> {
-    let fields = entry.node.fields(&keys::PARAMETER, found);
+    let fields = entry
+        .node
+        .fields(keys::<format::Declaration<String>>(), found);
     let description = fields.get("description").and_then(|description| {
         description.checked(
             "one line",
@@ -219,7 +193,7 @@ fn read_declaration(entry: Entry<'_>, found: &mut Diagnostics) -> Option<RawPara
         let text = node.text(found)?;
         let kind = Kind::parse(text);
         if kind.is_none() {
-            let help = suggest(text, keys::PARAMETER_TYPES);
+            let help = suggest(text, keys::<Kind>().iter().copied());
             found.push(node.diagnostic(format!("`{text}` is not a type of parameters"), help));
         }
         kind

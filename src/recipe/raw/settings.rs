@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::keys;
 use crate::recipe::diagnostic::Diagnostics;
+use crate::recipe::format::{Architecture, BootMode, Build, Filesystem, Image, keys};
 use crate::recipe::node::{Fields, Node};
 use crate::recipe::units;
 
@@ -27,14 +27,14 @@ pub struct RawBuild {
 }
 
 pub fn read_image(node: Node<'_>, found: &mut Diagnostics) -> RawImage {
-    let fields = node.fields(&keys::IMAGE, found);
+    let fields = node.fields(keys::<Image>(), found);
     RawImage {
         size_gib: fields
             .get("size")
             .and_then(|node| node.parsed("a size", units::size_gib, found)),
-        filesystem: choice(&fields, "filesystem", &keys::FILESYSTEMS, found),
-        architecture: choice(&fields, "architecture", &keys::ARCHITECTURES, found),
-        boot_mode: choice(&fields, "boot_mode", &keys::BOOT_MODES, found),
+        filesystem: choice(&fields, "filesystem", keys::<Filesystem>(), found),
+        architecture: choice(&fields, "architecture", keys::<Architecture>(), found),
+        boot_mode: choice(&fields, "boot_mode", keys::<BootMode>(), found),
     }
 }
 
@@ -54,7 +54,7 @@ fn choice(
 }
 
 pub fn read_build(node: Node<'_>, found: &mut Diagnostics) -> RawBuild {
-    let fields = node.fields(&keys::BUILD, found);
+    let fields = node.fields(keys::<Build>(), found);
     let optional = |key: &str,
                     what: &str,
                     help: &str,

@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{is_one_line, keys, read_when};
+use super::{is_one_line, read_when};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::files;
+use crate::recipe::format::{MOST_RETRIES, Step, keys};
 use crate::recipe::model::{InlineText, Source, StepSpec};
 use crate::recipe::node::Node;
 use crate::recipe::units;
 
-/// More tries than this hide a fault.
-const MOST_RETRIES: u32 = 10;
-
 pub fn read_step(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<StepSpec> {
-    let fields = node.fields(&keys::STEP, found);
+    let fields = node.fields(keys::<Step>(), found);
     let name = fields
         .require("name", "say in a few words what the step does", found)
         .and_then(|node| {
@@ -26,7 +24,7 @@ pub fn read_step(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<
                 found,
             )
         });
-    let source = fields.one_of(&keys::STEP_CHOICES, found).and_then(|entry| {
+    let source = fields.one_of(&Step::ONE_OF, found).and_then(|entry| {
         let node = entry.node;
         match entry.key {
             "run" => {

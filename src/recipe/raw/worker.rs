@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::keys::{ADAPTERS, BUILDBOT, COMMAND};
 use crate::recipe::diagnostic::Diagnostics;
+use crate::recipe::format::{Adapter, Buildbot, Command, keys};
 use crate::recipe::model::{InlineText, WorkerCommands, WorkerSpec};
 use crate::recipe::node::{Fields, Node};
 use crate::recipe::units;
@@ -24,16 +24,10 @@ pub fn read_worker(node: Node<'_>, found: &mut Diagnostics) -> Option<WorkerSpec
     }
     let before = found.0.len();
     let adapter = adapter(&node, found)?;
-    let keys: &[&str] = if adapter == "buildbot" {
-        &BUILDBOT
-    } else {
-        &COMMAND
-    };
-    let fields = node.fields(keys, found);
     let spec = if adapter == "buildbot" {
-        buildbot(&fields, found)
+        buildbot(&node.fields(keys::<Buildbot>(), found), found)
     } else {
-        command(&fields, found)
+        command(&node.fields(keys::<Command>(), found), found)
     };
     spec.filter(|_| found.0.len() == before)
 }
@@ -52,12 +46,13 @@ fn adapter<'d>(node: &Node<'d>, found: &mut Diagnostics) -> Option<&'d str> {
         return None;
     };
     let name = entry.node.text(found)?;
-    if ADAPTERS.contains(&name) {
+    let adapters = keys::<Adapter>();
+    if adapters.contains(&name) {
         return Some(name);
     }
     found.push(entry.node.diagnostic(
         format!("`{name}` is not an adapter"),
-        format!("choose from: {}", ADAPTERS.join(", ")),
+        format!("choose from: {}", adapters.join(", ")),
     ));
     None
 }
