@@ -54,7 +54,7 @@ pub enum UnitState {
 /// A path that came, went or is another.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct FileChange<'a> {
-    /// The package that owns the path, if that is among the packages that changed.
+    /// The package that owns the path, as the packages that changed name it, if it is among them.
     pub changed_package: Option<String>,
     /// In what it differs; nothing for one that came or went.
     pub differs: Vec<Aspect>,
@@ -113,8 +113,7 @@ pub fn compare<'a>(from: &'a TreeManifest, to: &'a TreeManifest) -> Comparison<'
     let files = files.map(|(from, to)| {
         let owner = |entry: Option<&Entry>| {
             let owner = entry?.package.as_ref()?.to_string();
-            let name = owner.split(':').next()?;
-            changed.contains(name).then(|| name.to_owned())
+            changed.get(&owner).cloned()
         };
         FileChange {
             changed_package: owner(to).or_else(|| owner(from)),
@@ -167,8 +166,9 @@ fn pairs<'a, T, K: Ord>(
     pairs
 }
 
-/// The changes, and the names of the packages in them without architectures.
-fn packages<'a>(from: &'a [Package], to: &'a [Package]) -> (Vec<PackageChange>, BTreeSet<&'a str>) {
+/// The changes, and the packages in them by the names that dpkg has for their lists: with the architecture where there
+/// may be one of another.
+fn packages(from: &[Package], to: &[Package]) -> (Vec<PackageChange>, BTreeMap<String, String>) {
     let mut architectures: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for one in from.iter().chain(to) {
         let known = architectures.entry(&one.name).or_default();
@@ -176,18 +176,21 @@ fn packages<'a>(from: &'a [Package], to: &'a [Package]) -> (Vec<PackageChange>, 
     }
     let version = |one: Option<&Package>| one.map(|one| one.version.clone());
     let mut changes = Vec::new();
-    let mut names = BTreeSet::new();
-    let key = |one: &'a Package| (one.name.as_str(), one.architecture.as_str());
+    let mut names = BTreeMap::new();
+    let key = |one: &Package| (one.name.clone(), one.architecture.clone());
     for ((name, architecture), (from, to)) in pairs(from.iter(), to.iter(), key) {
         if from == to {
             continue;
         }
-        names.insert(name);
+        let whole = format!("{name}:{architecture}");
+        let package = match architectures[name.as_str()].len() {
+            1 => name.clone(),
+            _ => whole.clone(),
+        };
+        names.insert(name, package.clone());
+        names.insert(whole, package.clone());
         changes.push(PackageChange {
-            package: match architectures[name].len() {
-                1 => name.to_owned(),
-                _ => format!("{name}:{architecture}"),
-            },
+            package,
             from: version(from),
             to: version(to),
         });
@@ -382,7 +385,12 @@ pub(crate) mod tests {
                 ("usr/bin/jq", Node::file(content, 0o755, 0)),
                 ("usr/bin/same", Node::file(content, 0o755, 0)),
                 ("usr/bin/own", Node::file(content, 0o755, 0)),
+                ("usr/lib/libc.so", Node::file(content, 0o755, 0)),
                 ("var/lib/dpkg/info/jq:amd64.list", list("/usr/bin/jq\n")),
+                (
+                    "var/lib/dpkg/info/libc6:amd64.list",
+                    list("/usr/lib/libc.so\n"),
+                ),
                 ("var/lib/dpkg/info/same.list", list("/usr/bin/same\n")),
             ]
         };
@@ -422,6 +430,7 @@ pub(crate) mod tests {
             ("usr/bin/jq", Some("jq")),
             ("usr/bin/own", None),
             ("usr/bin/same", None),
+            ("usr/lib/libc.so", None),
             ("var/lib/dpkg/status", None),
         ];
         assert_eq!(

@@ -105,83 +105,61 @@ async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliError> {
 
 /// The differences for people. Without `all` lists are cut, and a directory that came or went stands for what is in it.
 fn text(found: &Comparison<'_>, all: bool) -> String {
-    let mut out = String::new();
-    let mut list = |title: String, lines: Vec<String>| {
-        if lines.is_empty() {
-            return;
-        }
-        out.push_str(&format!("\n{title}\n"));
-        let shown = if all { lines.len() } else { SHOWN };
-        for line in lines.iter().take(shown) {
-            out.push_str(&format!("  {line}\n"));
-        }
-        if lines.len() > shown {
-            let more = lines.len() - shown;
-            out.push_str(&format!("  and {more} more; --all shows them\n"));
-        }
-    };
-    let rows: Vec<_> = found
-        .packages
-        .iter()
-        .map(|one| {
-            let how = match (&one.from, &one.to) {
-                (Some(from), Some(to)) => format!("{from} -> {to}"),
-                (None, to) => format!("+ {}", to.as_deref().unwrap_or_default()),
-                (Some(from), None) => format!("- {from}"),
-            };
-            vec![one.package.clone(), how]
-        })
-        .collect();
-    list(format!("packages: {}", rows.len()), lines(&rows));
-    let rows: Vec<_> = found
-        .services
-        .iter()
-        .map(|one| {
-            let how = format!("{} -> {}", state(one.from), state(one.to));
-            vec![one.unit.to_string(), how]
-        })
-        .collect();
-    list(format!("services: {}", rows.len()), lines(&rows));
+    let packages = found.packages.iter().map(|one| {
+        let how = match (&one.from, &one.to) {
+            (Some(from), Some(to)) => format!("{from} -> {to}"),
+            (None, to) => format!("+ {}", to.as_deref().unwrap_or_default()),
+            (Some(from), None) => format!("- {from}"),
+        };
+        vec![one.package.clone(), how]
+    });
+    let services = found.services.iter().map(|one| {
+        let how = format!("{} -> {}", state(one.from), state(one.to));
+        vec![one.unit.to_string(), how]
+    });
     let (of_packages, others): (Vec<_>, Vec<_>) = found
         .files
         .iter()
         .partition(|one| one.changed_package.is_some());
-    let title = format!("files of no changed package: {}", others.len());
-    list(title, files(&others, all));
-    let mut title = format!("files of changed packages: {}", of_packages.len());
-    if all {
-        list(title, files(&of_packages, all));
-    } else if !of_packages.is_empty() {
-        title.push_str("; --all shows them");
-        list(title, vec![of_whom(&of_packages)]);
-    }
-    let rows: Vec<_> = found
-        .directories
-        .iter()
-        .filter(|(_, bytes)| bytes.from != bytes.to)
-        .map(|(name, bytes)| vec![format!("/{}", name.trim_start_matches('/')), grown(*bytes)])
-        .collect();
-    list(format!("size: {}", grown(found.total)), lines(&rows));
-    if found.total.from == found.total.to && rows.is_empty() {
-        out.push_str(&format!("\nsize: {}, as before\n", bytes(found.total.to)));
+    let other_sizes = found.directories.iter();
+    let other_sizes = other_sizes.filter(|(_, bytes)| bytes.from != bytes.to);
+    let directories = other_sizes
+        .map(|(name, bytes)| vec![format!("/{}", name.trim_start_matches('/')), grown(*bytes)]);
+    let mut out = String::new();
+    let mut list = |title: &str, count: usize, lines: Vec<String>| {
+        if count == 0 {
+            return;
+        }
+        let shown = if all { lines.len() } else { SHOWN };
+        let more = lines.len().saturating_sub(shown);
+        out.push_str(&format!("\n{title}: {count}\n"));
+        for line in lines.iter().take(shown) {
+            out.push_str(&format!("  {line}\n"));
+        }
+        if more > 0 {
+            out.push_str(&format!("  and {more} more; --all shows them\n"));
+        }
+    };
+    list("packages", found.packages.len(), columns(packages));
+    list("services", found.services.len(), columns(services));
+    let title = "files of no changed package";
+    list(title, others.len(), files(&others, all));
+    let lines = if all {
+        files(&of_packages, all)
+    } else {
+        vec!["--all shows them".to_owned()]
+    };
+    list("files of changed packages", of_packages.len(), lines);
+    out.push_str(&format!("\nsize: {}\n", grown(found.total)));
+    for line in columns(directories) {
+        out.push_str(&format!("  {line}\n"));
     }
     out
 }
 
-fn lines(rows: &[Vec<String>]) -> Vec<String> {
-    output::table(rows).lines().map(str::to_owned).collect()
-}
-
-/// How many files of which package.
-fn of_whom(files: &[&FileChange<'_>]) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for package in files.iter().flat_map(|one| &one.changed_package) {
-        *counts.entry(package).or_default() += 1;
-    }
-    let counts = counts
-        .iter()
-        .map(|(package, count)| format!("{package} {count}"));
-    counts.collect::<Vec<_>>().join(", ")
+fn columns(rows: impl Iterator<Item = Vec<String>>) -> Vec<String> {
+    let table = output::table(&rows.collect::<Vec<_>>());
+    table.lines().map(str::to_owned).collect()
 }
 
 fn state(state: UnitState) -> &'static str {
@@ -193,6 +171,9 @@ fn state(state: UnitState) -> &'static str {
 }
 
 fn grown(Bytes { from, to }: Bytes) -> String {
+    if from == to {
+        return format!("{}, as before", bytes(to));
+    }
     let sign = if to < from { '-' } else { '+' };
     let difference = bytes(from.abs_diff(to));
     format!("{} -> {} ({sign}{difference})", bytes(from), bytes(to))
@@ -426,8 +407,8 @@ attributes security.capability
   + /opt/  2 files, 1.5 MiB
   ~ /var/lib/dpkg/status  content
 
-files of changed packages: 1; --all shows them
-  jq 1
+files of changed packages: 1
+  --all shows them
 
 size: 180 B -> 1.5 MiB (+1.5 MiB)
   /etc  12 B -> 9 B (-3 B)
