@@ -169,7 +169,9 @@ fn changed_blocks(trees: &[std::ffi::OsString]) {
     let mut manifests = trees.iter().map(|root| {
         let tree = Tree::scan(root.as_ref(), SOURCE_DATE).expect("the tree can be read");
         let written = disk::write(&tree, &disk_spec(8), &dir.path().join("disk"), &|_| {});
-        written.expect("it is the tree of a system that boots").1
+        written
+            .expect("it is the tree of a system that boots")
+            .blocks
     });
     let before = manifests.next().expect("there is a first tree");
     for (after, root) in manifests.zip(&trees[1..]) {

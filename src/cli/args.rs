@@ -179,6 +179,8 @@ pub enum Verb {
     Lock(LockArgs),
     /// Say in words what makes two images or recipes differ
     Why(WhyArgs),
+    /// Say what two images differ in: packages, services, files and sizes
+    Diff(DiffArgs),
     /// List, show and export images
     #[command(subcommand)]
     Images(ImagesVerb),
@@ -391,6 +393,22 @@ pub struct WhyArgs {
     /// The other one [default: the newest image of recipe A]
     #[arg(add = completions::images())]
     pub b: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The image before: an AMI id, a recipe name for its latest image, or RECIPE@candidate
+    #[arg(add = completions::images())]
+    pub a: String,
+    /// The image after
+    #[arg(add = completions::images())]
+    pub b: String,
+    /// Show every file, those of packages that changed too, and what is in directories that came or went
+    #[arg(long)]
+    pub all: bool,
+    /// End with exit code 4 if they differ
+    #[arg(long)]
+    pub exit_code: bool,
 }
 
 #[derive(Debug, Subcommand)]

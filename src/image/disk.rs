@@ -47,7 +47,7 @@ pub struct DiskReport {
     pub size_bytes: u64,
     /// SHA-256 of the disk's bytes, in hex.
     pub disk_sha256: String,
-    /// Digest of the tree ([`Tree::digest`]), in hex.
+    /// Digest of the tree ([`Tree::digest`]), in hex: SHA-256 of its manifest.
     pub tree_digest: String,
     /// Bytes of the disk that are not holes, in pages of 4 KiB.
     pub data_bytes: u64,
@@ -60,6 +60,15 @@ pub struct DiskReport {
     pub kernels: Vec<String>,
     /// The kernel's command line.
     pub command_line: String,
+}
+
+/// A written disk, with what it is to be known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub report: DiskReport,
+    pub blocks: BlockManifest,
+    /// The manifest of the tree ([`Tree::manifest`]).
+    pub tree: String,
 }
 
 /// A partition of a written disk.
@@ -80,12 +89,7 @@ pub struct PartitionReport {
 ///
 /// # Errors
 /// The tree has no kernel or boot loader, does not fit, or could not be read; the disk could not be written.
-pub fn write(
-    tree: &Tree,
-    spec: &DiskSpec,
-    out: &Path,
-    progress: &dyn Fn(u8),
-) -> Result<(DiskReport, BlockManifest)> {
+pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> Result<Written> {
     let size_bytes = spec.size_bytes / MIB * MIB;
     if size_bytes < LEAST_BYTES {
         return Err(ImageError::DiskTooSmall {
@@ -122,14 +126,13 @@ pub fn write(
     let contents = tree.survey()?;
     progress(low8(SURVEY_PERCENT));
     ext4::write(tree, &contents, region(1), &root)?;
-    let tree_digest = tree.digest_with(&contents);
+    let tree = tree.manifest(&contents)?;
     drop(contents);
 
     let (partial, file) = create_beside(out)?;
     file.set_len(size_bytes)
         .map_err(ImageError::io("extend", out))?;
-    let (disk_sha256, data_bytes, manifest) =
-        write_pieces(pieces, &file, out, size_bytes, progress)?;
+    let (disk_sha256, data_bytes, blocks) = write_pieces(pieces, &file, out, size_bytes, progress)?;
     partial
         .persist(out)
         .map_err(|error| ImageError::io("create", out)(error.error))?;
@@ -137,7 +140,7 @@ pub fn write(
     let report = DiskReport {
         size_bytes,
         disk_sha256: hex::encode(disk_sha256),
-        tree_digest: hex::encode(tree_digest),
+        tree_digest: hex::encode(Sha256::digest(&tree)),
         data_bytes,
         disk_guid: disk_guid.to_string(),
         partitions: partitions.iter().map(report).collect(),
@@ -145,7 +148,11 @@ pub fn write(
         kernels: loader.kernels,
         command_line: loader.command_line,
     };
-    Ok((report, manifest))
+    Ok(Written {
+        report,
+        blocks,
+        tree,
+    })
 }
 
 /// A new file next to `out` that vanishes unless it is moved there. Its name is fixed, so a writer that was killed

@@ -3,10 +3,12 @@
 //! A directory is read into a canonical [`tree`]; [`disk`] writes it as a GPT disk ([`gpt`]) with an EFI system
 //! partition ([`fat`]) and an [`ext4`] root. Every identifier is derived from a seed and every time from a source
 //! date, so one tree, one seed and one date give one sequence of bytes on any host. The writers lay out pieces
-//! ([`Pieces`]); [`output`] then writes them by all cores, with a checksum of each block ([`manifest`]). No kernel, no `mke2fs` and no
-//! `mtools` takes part: their output depends on their versions and on the file system they run on.
+//! ([`Pieces`]); [`output`] then writes them by all cores, with a checksum of each block ([`manifest`]). What two trees
+//! differ in is told by [`compare`], from their manifests. No kernel, no `mke2fs` and no `mtools` takes part: their
+//! output depends on their versions and on the file system they run on.
 
 mod bytes;
+pub mod compare;
 pub mod disk;
 mod error;
 pub mod ext4;

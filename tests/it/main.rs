@@ -9,6 +9,7 @@ mod clients;
 mod cloud_faults;
 mod cloud_wire;
 mod completion;
+mod diff;
 mod fleet;
 mod host;
 mod image;

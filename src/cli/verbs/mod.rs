@@ -8,6 +8,7 @@ pub mod cloud_expose;
 pub mod cloud_run;
 pub mod cloud_shell;
 pub mod config;
+pub mod diff;
 pub mod doctor;
 pub mod fleet;
 pub mod fleet_args;

@@ -42,6 +42,20 @@ pub fn short(secs: i64) -> String {
     }
 }
 
+/// A number of bytes in the largest unit that it has one of: `812 B`, `1.5 MiB`.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut shown = format!("{count} B");
+    for (unit, power) in units.into_iter().zip(1..) {
+        let one = 1_u64 << (10 * power);
+        if count >= one {
+            shown = format!("{:.1} {unit}", count as f64 / one as f64);
+        }
+    }
+    shown
+}
+
 /// The beginning of an instance id.
 #[must_use]
 pub fn head(id: &str) -> &str {

@@ -1,16 +1,12 @@
 //! What of a tree changes together: each Debian package, and what else is in a directory.
-//!
-//! Source of who owns what: `/var/lib/dpkg/info` in the tree itself, where dpkg(1) keeps the names of a package's files
-//! in `<package>.list`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
 use crate::image::Result;
-use crate::image::tree::{Kind, NodeId, Tree, split};
+use crate::image::tree::{NodeId, Tree, packages, split};
 
-const INFO: &[u8] = b"var/lib/dpkg/info";
 /// Components of a directory's path that name the unit of what no package owns.
 const COMPONENTS: usize = 3;
 
@@ -30,7 +26,7 @@ pub(super) struct Unit<'a> {
 /// # Errors
 /// A list of a package's files could not be read.
 pub(super) fn units(tree: &Tree) -> Result<Vec<Unit<'_>>> {
-    let owners = owners(tree)?;
+    let owners = packages::owners(tree)?;
     let mut units: BTreeMap<(u64, Vec<u8>), Nodes<'_>> = BTreeMap::new();
     let mut seen = vec![false; tree.nodes().len()];
     for (path, id) in tree.names().filter(|(path, _)| !path.is_empty()) {
@@ -76,57 +72,10 @@ fn directory<'a>(tree: &Tree, path: &'a [u8], id: NodeId) -> &'a [u8] {
     }
 }
 
-/// The package of each path that packages own; `None` for a directory of several.
-fn owners(tree: &Tree) -> Result<HashMap<Vec<u8>, Option<Vec<u8>>>> {
-    let mut owners: HashMap<Vec<u8>, Option<Vec<u8>>> = HashMap::new();
-    let info = tree.names().filter_map(|(path, _)| {
-        let (directory, name) = split(path);
-        let dot = name.iter().rposition(|byte| *byte == b'.')?;
-        (directory == INFO).then_some((path, &name[..dot], &name[dot..]))
-    });
-    for (path, package, kind) in info {
-        owners.insert(path.to_vec(), Some(package.to_vec()));
-        let list = match tree.content(path) {
-            Some((size, content)) if kind == b".list" => content.whole(size)?,
-            _ => continue,
-        };
-        for line in list.split(|byte| *byte == b'\n') {
-            let Some(owned) = line.strip_prefix(b"/").and_then(|path| resolve(tree, path)) else {
-                continue;
-            };
-            let several = tree
-                .find(&owned)
-                .is_some_and(|id| tree.node(id).is_directory());
-            owners
-                .entry(owned)
-                .and_modify(|owner| {
-                    if several {
-                        *owner = None;
-                    }
-                })
-                .or_insert_with(|| Some(package.to_vec()));
-        }
-    }
-    Ok(owners)
-}
-
-/// A package's path as the tree has it: a package may say `bin/sh` where `bin` is a link to `usr/bin`.
-fn resolve(tree: &Tree, path: &[u8]) -> Option<Vec<u8>> {
-    if tree.find(path).is_some() {
-        return Some(path.to_vec());
-    }
-    let slash = path.iter().position(|byte| *byte == b'/')?;
-    let Kind::Symlink { target } = &tree.node(tree.find(&path[..slash])?).kind else {
-        return None;
-    };
-    let moved = [target, &path[slash..]].concat();
-    tree.find(&moved).is_some().then_some(moved)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::tree::Node;
+    use crate::image::tree::{Kind, Node};
 
     #[test]
     fn a_package_has_its_files_its_own_directories_and_its_lists() {

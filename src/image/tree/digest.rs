@@ -7,14 +7,11 @@ use std::ops::Range;
 use sha2::{Digest, Sha256};
 
 use super::super::{ImageError, Result};
-use super::{Content, Kind, Node, Tree};
+use super::{Content, Kind, Tree};
 use crate::parallel;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
-
-/// Names the format of the records, so that another format gives other digests.
-const FORMAT: &[u8] = b"piaas-bake tree v1\n";
 
 /// Bytes of a file in which zeros are looked for: a block of a file system, a page of the host.
 const PAGE: usize = 4096;
@@ -28,32 +25,13 @@ pub struct Survey {
 }
 
 impl Tree {
-    /// The digest of everything in the tree: names, kinds, owners, modes, times, attributes, links and contents.
+    /// The digest of everything in the tree: names, kinds, owners, modes, times, attributes, links and contents. It is
+    /// the SHA-256 of [`Tree::manifest`].
     ///
     /// # Errors
     /// A file could not be read or has changed since the scan.
     pub fn digest(&self) -> Result<[u8; 32]> {
-        Ok(self.digest_with(&self.survey()?))
-    }
-
-    /// As [`Tree::digest`], with what [`Tree::survey`] has told, by node.
-    #[must_use]
-    pub fn digest_with(&self, contents: &[Survey]) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        hash.update(FORMAT);
-        let mut first_name: Vec<Option<&[u8]>> = vec![None; self.nodes().len()];
-        for (path, id) in self.names() {
-            field(&mut hash, path);
-            match first_name[id.0] {
-                Some(first) => {
-                    hash.update(b"hard link");
-                    field(&mut hash, first);
-                }
-                None => record(&mut hash, self.node(id), &contents[id.0].sha256),
-            }
-            first_name[id.0].get_or_insert(path);
-        }
-        hash.finalize().into()
+        Ok(Sha256::digest(self.manifest(&self.survey()?)?).into())
     }
 
     /// Reads every file once, on all cores; by node.
@@ -178,50 +156,9 @@ impl Content {
     }
 }
 
-/// A length and the bytes, so that no two lists of fields read the same.
-fn field(hash: &mut Sha256, bytes: &[u8]) {
-    hash.update((bytes.len() as u64).to_le_bytes());
-    hash.update(bytes);
-}
-
-fn record(hash: &mut Sha256, node: &Node, content: &[u8; 32]) {
-    let numbers = |hash: &mut Sha256, a: u32, b: u32| {
-        hash.update(a.to_le_bytes());
-        hash.update(b.to_le_bytes());
-    };
-    match &node.kind {
-        Kind::Directory => field(hash, b"directory"),
-        Kind::File { size, .. } => {
-            field(hash, b"file");
-            hash.update(size.to_le_bytes());
-            hash.update(content);
-        }
-        Kind::Symlink { target } => {
-            field(hash, b"symlink");
-            field(hash, target);
-        }
-        Kind::CharDevice { major, minor } => {
-            field(hash, b"char");
-            numbers(hash, *major, *minor);
-        }
-        Kind::BlockDevice { major, minor } => {
-            field(hash, b"block");
-            numbers(hash, *major, *minor);
-        }
-        Kind::Fifo => field(hash, b"fifo"),
-    }
-    numbers(hash, node.uid, node.gid);
-    hash.update(node.mode.to_le_bytes());
-    hash.update(node.mtime.to_le_bytes());
-    hash.update((node.xattrs.len() as u64).to_le_bytes());
-    for (name, value) in &node.xattrs {
-        field(hash, name);
-        field(hash, value);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Node;
     use super::*;
 
     fn sample() -> Tree {
@@ -241,13 +178,13 @@ mod tests {
         tree
     }
 
-    /// A known answer: it may change only with [`FORMAT`].
+    /// A known answer: it may change only with [`super::super::FORMAT`].
     #[test]
     fn the_digest_is_stable() {
         let digest = hex::encode(sample().digest().unwrap());
         assert_eq!(
             digest,
-            "547b4425c2d3374ad01c389e0743a736cbab1a973aeac5e71e263e7f2c48d963"
+            "a9d4d631602fa5149ea5fe2fb9b9df152e2d8835317f21b1718144330e953a5f"
         );
     }
 

@@ -4,6 +4,8 @@
 //! whole seconds, clamped to a source date. Names that share an inode share a [`Node`].
 
 mod digest;
+mod manifest;
+pub(crate) mod packages;
 mod scan;
 
 use std::collections::BTreeMap;
@@ -11,6 +13,8 @@ use std::path::PathBuf;
 
 pub use digest::Survey;
 pub(crate) use digest::data_runs;
+pub use manifest::{ByteString, Entry, EntryType, FORMAT, TreeManifest};
+pub use packages::Package;
 
 /// Permission bits with set-uid, set-gid and sticky: the low 12 bits of `st_mode`.
 pub const MODE_MASK: u32 = 0o7777;

@@ -5,7 +5,7 @@
 //! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `notice.json`
 //! (when a Spot Instance ends), `lock` (held by the supervisor).
 //! `snapshots/<id>/`: `layer/`, `chain.json`, `spec.json`, `progress.json`, `disk.raw`, `disk.json` (what is on it),
-//! `blocks.json` (its block manifest), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
+//! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
 
 use std::fs::File;
 use std::io;
@@ -20,6 +20,9 @@ use crate::localcloud::driver::Power;
 
 /// When a Spot Instance ends, once it is told: a timestamp in a machine's directory.
 pub const NOTICE: &str = "notice.json";
+
+/// The tree manifest of a disk, beside it.
+pub const TREE: &str = "tree.jsonl";
 
 /// What a supervisor says of its machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -184,6 +187,20 @@ pub fn remove_dir(dir: &Path) -> io::Result<()> {
             _ => return Ok(()),
         }
     }
+}
+
+/// Removes the disk in a snapshot's directory and its manifests; its layer stays.
+///
+/// # Errors
+/// The file system refuses.
+pub fn remove_disk(dir: &Path) -> io::Result<()> {
+    for name in ["disk.raw", "disk.json", "blocks.json", TREE] {
+        match std::fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Removes the directory of a machine, whose lock the caller holds. Others may look at it and write to it meanwhile:

@@ -424,17 +424,43 @@ impl Driver for NspawnDriver {
         if is_locked(&dir) {
             return Ok(());
         }
-        match std::fs::remove_file(dir.join("disk.raw")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io(&dir)(error));
-            }
-            _ => {}
-        }
+        files::remove_disk(&dir).map_err(io(&dir))?;
         self.prune()
     }
 
     fn disk(&self, snapshot_id: &str) -> Option<PathBuf> {
         let done = self.snapshot_progress(snapshot_id).done;
         Some(self.snapshot_dir(snapshot_id).join("disk.raw")).filter(|disk| done && disk.is_file())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deleted_disk_takes_its_manifests_along_and_leaves_a_layer_that_is_needed() {
+        let cloud = tempfile::tempdir().unwrap();
+        let dir = cloud.path().join("snapshots/snap-1");
+        let machine = cloud.path().join("instances/i-1");
+        let layer = dir.join("layer");
+        std::fs::create_dir_all(&layer).unwrap();
+        std::fs::create_dir_all(&machine).unwrap();
+        for path in [&dir, &machine] {
+            put_json(&path.join("chain.json"), &[&layer]).unwrap();
+        }
+        let files =
+            ["disk.raw", "disk.json", "blocks.json", files::TREE].map(|name| dir.join(name));
+        for file in &files {
+            std::fs::write(file, "").unwrap();
+        }
+        let base = cloud.path().join("base");
+        let driver = NspawnDriver::new(cloud.path().to_owned(), base, PathBuf::new());
+        driver.delete_snapshot("snap-1").unwrap();
+        assert!(files.iter().all(|file| !file.exists()));
+        assert!(layer.exists());
+        remove_machine(&machine).unwrap();
+        prune(cloud.path()).unwrap();
+        assert!(!dir.exists());
     }
 }

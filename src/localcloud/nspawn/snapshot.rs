@@ -7,7 +7,9 @@ use std::process::{Command, ExitCode};
 
 use sha2::{Digest, Sha256};
 
-use super::files::{Progress, Status, get_json, make_root, put_json, remove_dir};
+use super::files::{
+    Progress, Status, TREE, get_json, make_root, put_json, remove_dir, remove_disk,
+};
 use super::overlay;
 use crate::image::SOURCE_DATE;
 use crate::image::disk::{self, DiskSpec};
@@ -51,7 +53,7 @@ pub fn main(dir: &Path) -> ExitCode {
     let result = write(dir);
     if dir.join("deleted").exists() {
         // Deleted while it was being written: what is left goes now, or with the last chain that needs it.
-        let _nothing_more_to_do = std::fs::remove_file(dir.join("disk.raw"));
+        let _nothing_more_to_do = remove_disk(dir);
         return ExitCode::SUCCESS;
     }
     let (last, code) = match result {
@@ -124,9 +126,10 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
             );
         }
     };
-    let (report, blocks) = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
-    put_json(&dir.join("disk.json"), &report)?;
-    put_json(&dir.join("blocks.json"), &blocks)?;
+    let written = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
+    put_json(&dir.join("disk.json"), &written.report)?;
+    put_json(&dir.join("blocks.json"), &written.blocks)?;
+    std::fs::write(dir.join(TREE), written.tree)?;
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
     std::fs::remove_dir(&root)?;
     Ok(())

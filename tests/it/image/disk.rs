@@ -8,7 +8,7 @@ use std::path::Path;
 use piaas_bake::image::ImageError;
 use piaas_bake::image::disk::{self, DiskSpec};
 use piaas_bake::image::manifest::{Block, BlockManifest};
-use piaas_bake::image::tree::{Content, Node, Tree};
+use piaas_bake::image::tree::{Content, Node, Tree, TreeManifest};
 use sha2::{Digest, Sha256};
 
 use super::{DATE, MIB, assert_clean, bare, has, noise, run};
@@ -93,15 +93,28 @@ fn is_clean_in_all_its_parts() {
     let path = directory.path().join("disk.raw");
     let tree = bootable();
     let percents = std::cell::RefCell::new(Vec::new());
-    let (report, manifest) = disk::write(&tree, &spec(), &path, &|percent| {
+    let written = disk::write(&tree, &spec(), &path, &|percent| {
         percents.borrow_mut().push(percent)
     })
     .unwrap();
+    let (report, manifest) = (written.report, written.blocks);
     assert_eq!(
         report.kernels,
         ["6.1.0-12-cloud-amd64", "6.1.0-1-cloud-amd64"]
     );
     assert_eq!(report.tree_digest, hex::encode(tree.digest().unwrap()));
+    assert_eq!(
+        report.tree_digest,
+        hex::encode(Sha256::digest(&written.tree))
+    );
+    let listed = TreeManifest::parse(&written.tree).unwrap();
+    assert!(
+        listed
+            .entries
+            .iter()
+            .map(|entry| entry.path.0.as_slice())
+            .eq(tree.names().map(|(path, _)| path))
+    );
     let percents = percents.into_inner();
     assert!(
         percents.is_sorted() && percents.last() == Some(&100),
@@ -164,7 +177,7 @@ fn is_clean_in_all_its_parts() {
 #[test]
 fn has_the_bytes_it_always_had() {
     let directory = tempfile::tempdir().unwrap();
-    let (report, _) = disk::write(
+    let written = disk::write(
         &bootable(),
         &spec(),
         &directory.path().join("disk"),
@@ -172,7 +185,7 @@ fn has_the_bytes_it_always_had() {
     )
     .unwrap();
     assert_eq!(
-        report.disk_sha256,
+        written.report.disk_sha256,
         "ceae380e0fd351348e5887a3aaebf6ada6d16cd4aca278a85e1dbf8012d2f638"
     );
 }
@@ -218,7 +231,7 @@ fn a_changed_package_moves_little_else() {
     let write = |changed| {
         disk::write(&packaged(changed), &spec(), &path, &|_| {})
             .unwrap()
-            .1
+            .blocks
     };
     let before = write(None);
     for package in [1, 30, 59] {
@@ -275,7 +288,11 @@ fn is_the_same_wherever_the_tree_lies_and_however_it_was_made() {
 fn other_seed_or_date_gives_other_bytes_but_the_same_tree_digest() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk");
-    let write = |spec: DiskSpec| disk::write(&bootable(), &spec, &path, &|_| {}).unwrap().0;
+    let write = |spec: DiskSpec| {
+        disk::write(&bootable(), &spec, &path, &|_| {})
+            .unwrap()
+            .report
+    };
     let one = write(spec());
     for other in [
         DiskSpec {
