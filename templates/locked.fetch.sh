@@ -41,7 +41,8 @@ if [ -s missing ]; then
     done <missing
 fi
 
-# An index of its own for each file, so that nothing is read twice.
+# An index of its own for each file, so that nothing is read twice; and an empty one, for a lock file without packages.
+: >debs/none.index
 for file in debs/*.deb; do
     [ -e "$file" ] || continue
     sha256=$(basename "$file" .deb)

@@ -181,6 +181,8 @@ pub enum Verb {
     Why(WhyArgs),
     /// Say what two images differ in: packages, services, files and sizes
     Diff(DiffArgs),
+    /// Bake an image again from its lock files, cold, and say whether it is the same to the last byte
+    Verify(VerifyArgs),
     /// List, show and export images
     #[command(subcommand)]
     Images(ImagesVerb),
@@ -409,6 +411,21 @@ pub struct DiffArgs {
     /// End with exit code 4 if they differ
     #[arg(long)]
     pub exit_code: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
+    #[arg(add = completions::images())]
+    pub image: String,
+    #[command(flatten)]
+    pub sets: SetArgs,
+    /// Show every file that differs
+    #[arg(long)]
+    pub all: bool,
+    /// Keep the other cloud, with the second image, below the state directory; the next verify removes it
+    #[arg(long)]
+    pub keep: bool,
 }
 
 #[derive(Debug, Subcommand)]

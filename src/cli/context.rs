@@ -72,6 +72,33 @@ impl Context {
         })
     }
 
+    /// The same for a local cloud in another directory, for which there is no bucket.
+    #[must_use]
+    pub fn in_state_dir(&self, dir: &Path) -> Self {
+        let mut settings = self.settings.clone();
+        settings.state_dir = dir.to_path_buf();
+        settings.bundles = None;
+        for shown in &mut settings.shown {
+            if shown.name == "state_dir" {
+                shown.value = Some(dir.display().to_string());
+                shown.origin = Origin::Flag {
+                    flag: "--state-dir",
+                };
+            }
+        }
+        Self {
+            settings,
+            format: self.format,
+            github: self.github,
+            matrix: self.matrix,
+            summary: None,
+            out: self.out,
+            err: self.err,
+            clock: self.clock.clone(),
+            region: OnceLock::new(),
+        }
+    }
+
     /// Completes the commands that messages name, with the options that this call was given.
     #[must_use]
     pub fn commands(&self) -> Commands {

@@ -85,6 +85,7 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Rebake(args) => block_on(verbs::rebake::run(context, &args)),
         Verb::Lock(args) => block_on(verbs::lock::run(context, &args)),
         Verb::Diff(args) => block_on(verbs::diff::run(context, &args)),
+        Verb::Verify(args) => block_on(verbs::verify::run(context, &args)),
         Verb::Why(args) => block_on(verbs::why::run(context, &args)),
         Verb::Images(ImagesVerb::List { recipe }) => {
             block_on(verbs::images::list(context, recipe.as_deref()))

@@ -34,7 +34,8 @@ pub fn is_guard(id: &str) -> bool {
 pub fn guards(recipe: &str, lock: Option<&Lock>, below: bool) -> (Option<Script>, Option<Script>) {
     match lock {
         Some(lock) => {
-            let with_list = |text: &str| text.replace("@LIST@", lock.lines().trim_end());
+            // Without packages there is no line at all, not an empty one.
+            let with_list = |text: &str| text.replace("@LIST@\n", &lock.lines());
             let count = super::layer::counted_to("Fetch", lock.packages.len(), "locked package");
             let fetch = script(recipe, "001-fetch", count, with_list(FETCH), FETCH_TIMEOUT);
             let title = "What is installed is what is locked".to_owned();

@@ -102,12 +102,18 @@ fn what_is_locked_is_installed_and_two_cold_bakes_are_the_same_bytes() {
     ];
     let bake = ["bake", "web", "--locked"];
     let _ = run(&sandbox, "first", &bake, &[]).expect_code(0);
-    let _ = run(&sandbox, "second", &bake, &knobs).expect_code(0);
-    let disks = ["first", "second"].map(|state| disk(&sandbox.path().join(state)));
+    // Again, cold, in a cloud of its own, with other settings of this process.
+    let verify = ["verify", "web", "--format", "json"];
+    let verified = run(&sandbox, "first", &verify, &knobs).expect_code(0);
+    let verified: serde_json::Value = serde_json::from_str(&verified.stdout).unwrap();
+    assert_eq!(verified["same"], true, "{verified}");
+    let written = disk(&sandbox.path().join("first"));
     for key in ["tree_digest", "disk_sha256"] {
-        assert_eq!(disks[0][key], disks[1][key], "{key}");
-        assert_eq!(disks[0][key].as_str().unwrap().len(), 64);
+        assert_eq!(verified["image"][key], written[key], "{key}");
+        assert_eq!(verified["again"][key], written[key], "{key}");
+        assert_eq!(written[key].as_str().unwrap().len(), 64);
     }
+    assert!(!sandbox.path().join("first/verify").exists());
 
     // Something else at the place of a package.
     let jq = text
@@ -135,6 +141,44 @@ fn what_is_locked_is_installed_and_two_cold_bakes_are_the_same_bytes() {
     let more = run(&sandbox, "none", &["bake", "web"], &[]).expect_code(4);
     assert!(more.stderr.contains("zip came later"), "{}", more.stderr);
     assert!(!sandbox.path().join("none").exists());
+}
+
+/// What comes out another time is named, file by file.
+#[test]
+fn an_image_that_is_another_one_when_it_is_baked_again_is_no_success() {
+    if !machines_wanted("an image that is another one each time") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "recipes/odd/recipe.yaml",
+        "schema: piaas-bake/v1\nname: odd\nversion: 1.0.0\ndescription: Another one each time.\n\
+         from: { ssm: /aws/service/debian/release/12/latest/amd64 }\n\
+         steps:\n  - { name: Write what nobody knows, run: cp /proc/sys/kernel/random/uuid /etc/odd }\n",
+    );
+    let _ = run(&sandbox, "state", &["bake", "odd"], &[]).expect_code(0);
+    let refused = run(&sandbox, "state", &["verify", "odd"], &[]).expect_code(4);
+    assert!(
+        refused.stderr.contains("piaas-bake lock odd"),
+        "{}",
+        refused.stderr
+    );
+    sandbox.write(
+        "recipes/odd/recipe.lock",
+        "lock: 1\nrecipe: odd\nasked: []\nindexes: []\npackages: []\n",
+    );
+    // It was baked without a lock.
+    let moved = run(&sandbox, "state", &["verify", "odd"], &[]).expect_code(4);
+    assert!(moved.stderr.contains("piaas-bake why"), "{}", moved.stderr);
+    let _ = run(&sandbox, "state", &["bake", "odd"], &[]).expect_code(0);
+    let differs = run(&sandbox, "state", &["verify", "odd", "--keep"], &[]).expect_code(4);
+    assert!(
+        differs.stdout.contains("\n  ~ /etc/odd  content\n"),
+        "{}",
+        differs.stdout
+    );
+    assert!(differs.stdout.contains("files of no changed package: 1\n"));
+    assert!(sandbox.path().join("state/verify/cloud/snapshots").is_dir());
 }
 
 /// A lock file without packages that pins the base image of us-east-1.

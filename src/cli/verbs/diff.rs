@@ -13,8 +13,9 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::view::text::bytes;
 use crate::cli::{exit, output};
 use crate::image::compare::{self, Aspect, Bytes, Comparison, FileChange, UnitState};
+use crate::image::disk::DiskReport;
 use crate::image::tree::{Entry, EntryType, TreeManifest, split};
-use crate::localcloud::nspawn::files::TREE;
+use crate::localcloud::nspawn::files::{TREE, get_json};
 
 /// Lines of a list that are shown without `--all`.
 const SHOWN: usize = 40;
@@ -62,25 +63,32 @@ pub async fn run(context: &Context, args: &DiffArgs) -> CliResult {
 }
 
 /// An image with what is in it.
-struct Listed {
-    image: Image,
+pub struct Listed {
+    pub image: Image,
     /// SHA-256 of the tree manifest, in hex.
-    digest: String,
-    tree: TreeManifest,
+    pub digest: String,
+    pub tree: TreeManifest,
+    /// SHA-256 of the disk when it was written, in hex.
+    pub disk_sha256: String,
 }
 
 impl Listed {
-    fn to_json(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> serde_json::Value {
         json!({
             "image_id": self.image.id,
             "name": self.image.name,
             "digest": self.image.digest(),
             "tree_digest": self.digest,
+            "disk_sha256": self.disk_sha256,
         })
     }
 }
 
-async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliError> {
+/// An image of the local cloud with its manifest.
+///
+/// # Errors
+/// There is no such image, or it has no manifest.
+pub async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliError> {
     let image = find(connected, word).await?;
     let Some(disk) = disk(connected, &image) else {
         let none = format!("{} has no disk on this host", image.id);
@@ -96,15 +104,18 @@ async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliError> {
     let tree = TreeManifest::parse(&text).map_err(|error| {
         CliError::failure(format!("{} is no tree manifest", path.display())).because(&error)
     })?;
+    let path = disk.with_file_name("disk.json");
+    let report: DiskReport = get_json(&path).map_err(|error| io("read", &path, &error))?;
     Ok(Listed {
         image,
+        disk_sha256: report.disk_sha256,
         digest: hex::encode(Sha256::digest(&text)),
         tree,
     })
 }
 
 /// The differences for people. Without `all` lists are cut, and a directory that came or went stands for what is in it.
-fn text(found: &Comparison<'_>, all: bool) -> String {
+pub fn text(found: &Comparison<'_>, all: bool) -> String {
     let packages = found.packages.iter().map(|one| {
         let how = match (&one.from, &one.to) {
             (Some(from), Some(to)) => format!("{from} -> {to}"),

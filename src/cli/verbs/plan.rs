@@ -112,13 +112,24 @@ impl Order {
     /// # Errors
     /// Exit code 4.
     pub fn check_locked(&self, how: &HowArgs) -> Result<(), CliError> {
-        let Some(first) = self.unlocked.first().filter(|_| how.locked) else {
+        if how.locked {
+            self.check_all_locked("--locked")?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a line of which not every recipe has a lock file. `why` it must have begins the message.
+    ///
+    /// # Errors
+    /// Exit code 4.
+    pub fn check_all_locked(&self, why: &str) -> Result<(), CliError> {
+        let Some(first) = self.unlocked.first() else {
             return Ok(());
         };
         let names = self.unlocked.join(", ");
         Err(CliError::new(
             exit::MISMATCH,
-            format!("--locked, and there is no lock file for {names}"),
+            format!("{why}, and there is no lock file for {names}"),
         )
         .hint(format!("make it, and commit it: piaas-bake lock {first}")))
     }

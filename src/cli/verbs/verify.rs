@@ -1,0 +1,155 @@
+//! `verify`: bakes an image again, cold, in a local cloud of its own, and holds the two against each other.
+
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use serde_json::json;
+
+use super::bake::{Way, cancel_on_signal, carry_out};
+use super::diff::{Listed, listed, text};
+use super::plan::{Order, Wishes, decide, prepare};
+use crate::aws::tags;
+use crate::bake::names::Channel;
+use crate::bake::plan::Decision;
+use crate::cli::args::{CloudName, Format, VerifyArgs};
+use crate::cli::context::{Context, io};
+use crate::cli::error::{CliError, CliResult};
+use crate::cli::{exit, output};
+use crate::image::compare;
+use crate::localcloud::gc;
+use crate::localcloud::nspawn::files::remove_dir;
+
+/// Where the other cloud is, in the directory of this one.
+const DIRECTORY: &str = "verify";
+
+pub async fn run(context: &Context, args: &VerifyArgs) -> CliResult {
+    if context.settings.cloud == CloudName::Aws {
+        return Err(CliError::failure(
+            "images on AWS cannot be verified: their disks are not here, and a builder that has booted leaves its traces",
+        )
+        .hint("bake the recipe on the local cloud and verify it there: it runs the same scripts"));
+    }
+    let connected = context.connect().await?;
+    let image = listed(&connected, &args.image).await?;
+    let order = order(context, &image, args)?;
+    let dir = context.settings.state_dir.join(DIRECTORY);
+    // Held until the end: two of them would be in each other's way.
+    let _lock = lock(context)?;
+    clear(&dir)?;
+    let other = context.in_state_dir(&dir);
+    let again = again(&other, &order).await;
+    let failed = again.is_err();
+    let said = again.and_then(|again| said(context, args, &image, &again));
+    match (args.keep, failed) {
+        (true, _) => output::note(&format!("kept: {}", dir.display())),
+        // What it says names its log.
+        (_, true) => reset(&dir)?,
+        _ => clear(&dir)?,
+    }
+    said
+}
+
+/// The recipe that the image was baked from, if it is still the same.
+fn order(context: &Context, image: &Listed, args: &VerifyArgs) -> Result<Order, CliError> {
+    let Listed { image, .. } = image;
+    let recipe = image.tag(tags::RECIPE).ok_or_else(|| {
+        CliError::failure(format!("{} does not say which recipe it is of", image.id))
+            .hint("only what piaas-bake has baked can be verified")
+    })?;
+    let order = prepare(context, recipe, &args.sets.given())?;
+    let now = order.layers.last().map(|layer| layer.digest.as_str());
+    if now != image.digest() {
+        return Err(CliError::new(
+            exit::MISMATCH,
+            format!("{} was baked of another {recipe} than the one here", image.id),
+        )
+        .hint(format!("what differs: piaas-bake why {} {recipe}", image.id))
+        .hint("values that were given when it was baked must be given here too, with --set or --values"));
+    }
+    order.check_all_locked("an image can only be baked again by lock files")?;
+    Ok(order)
+}
+
+fn lock(context: &Context) -> Result<std::fs::File, CliError> {
+    let path = context
+        .settings
+        .state_dir
+        .join(DIRECTORY)
+        .with_extension("lock");
+    let file = std::fs::File::create(&path).map_err(|error| io("write", &path, &error))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        if error == rustix::io::Errno::WOULDBLOCK {
+            return CliError::new(exit::LEASE_HELD, "another verify is under way here")
+                .hint("wait for its end, or name another directory with --state-dir");
+        }
+        io("lock", &path, &error.into())
+    })?;
+    Ok(file)
+}
+
+/// Removes the other cloud, with what a killed verify has left of it, and the records of its runs.
+fn clear(dir: &Path) -> Result<(), CliError> {
+    reset(dir)?;
+    remove_dir(dir).map_err(|error| io("remove", dir, &error))
+}
+
+/// Removes the machines, images and disks of the other cloud.
+fn reset(dir: &Path) -> Result<(), CliError> {
+    let cloud = dir.join("cloud");
+    gc::reset(&cloud).map_err(|error| io("remove", &cloud, &error))
+}
+
+/// Bakes it in the other cloud.
+async fn again(other: &Context, order: &Order) -> Result<Listed, CliError> {
+    let connected = other.connect_to_act().await?;
+    let wishes = Wishes::new(true, Channel::Latest, true);
+    let Decision::Bake(plan) = decide(other, &connected, order, wishes).await? else {
+        return Err(CliError::new(
+            exit::BUG,
+            "an empty cloud has the image already",
+        ));
+    };
+    let (cancel, under_way) = cancel_on_signal(other)?;
+    let way = Way {
+        cancel,
+        under_way,
+        keep_on_failure: false,
+        progress: other.progress(),
+    };
+    let baked = carry_out(other, &connected, &plan, way).await?;
+    listed(&connected, &baked.image).await
+}
+
+fn said(context: &Context, args: &VerifyArgs, image: &Listed, again: &Listed) -> CliResult {
+    let found = compare::compare(&image.tree, &again.tree);
+    let same = found.is_same() && image.disk_sha256 == again.disk_sha256;
+    match context.format {
+        Format::Json => {
+            let mut value = serde_json::to_value(&found).map_err(|error| {
+                CliError::failure("cannot write the result as JSON").because(&error)
+            })?;
+            value["image"] = image.to_json();
+            value["again"] = again.to_json();
+            value["same"] = json!(same);
+            output::json(&value)?;
+        }
+        Format::Human if same => output::data(&format!(
+            "{} {} is the same when it is baked again, to the last byte of its disk\n\
+             tree  {}\ndisk  {}\n",
+            context.out.tick(),
+            image.image.name,
+            image.digest,
+            image.disk_sha256
+        ))?,
+        Format::Human if found.is_same() => output::data(&format!(
+            "the files are the same (tree {}), and the disks are not: {} -> {}\n",
+            image.digest, image.disk_sha256, again.disk_sha256
+        ))?,
+        Format::Human => output::data(&format!(
+            "{} is another one when it is baked again\n{}",
+            image.image.name,
+            text(&found, args.all)
+        ))?,
+    }
+    Ok(if same { exit::DONE } else { exit::MISMATCH })
+}
