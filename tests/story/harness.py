@@ -89,7 +89,9 @@ class Cloud:
         line = self.server.stdout.readline()
         if not line:
             raise RuntimeError(f"cloud serve ended with exit code {self.server.wait()}")
-        serving = json.loads(line)["result"]
+        serving = json.loads(line).get("result")
+        if serving is None:
+            raise RuntimeError(f"cloud serve did not begin: {line.strip()}")
         self.endpoint = serving["endpoint"]
         self.region = serving["region"]
         self.session = boto3.Session(
