@@ -1,6 +1,7 @@
 //! `diff`: what is another in one image than in the other, by the tree manifests that the local cloud keeps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -13,9 +14,8 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::view::text::bytes;
 use crate::cli::{exit, output};
 use crate::image::compare::{self, Aspect, Bytes, Comparison, FileChange, UnitState};
-use crate::image::disk::DiskReport;
 use crate::image::tree::{Entry, EntryType, TreeManifest, split};
-use crate::localcloud::nspawn::files::{TREE, get_json};
+use crate::localcloud::nspawn::files::TREE;
 
 /// Lines of a list that are shown without `--all`.
 const SHOWN: usize = 40;
@@ -68,8 +68,8 @@ pub struct Listed {
     /// SHA-256 of the tree manifest, in hex.
     pub digest: String,
     pub tree: TreeManifest,
-    /// SHA-256 of the disk when it was written, in hex.
-    pub disk_sha256: String,
+    /// Path of the raw disk.
+    pub disk: PathBuf,
 }
 
 impl Listed {
@@ -79,7 +79,6 @@ impl Listed {
             "name": self.image.name,
             "digest": self.image.digest(),
             "tree_digest": self.digest,
-            "disk_sha256": self.disk_sha256,
         })
     }
 }
@@ -104,11 +103,9 @@ pub async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliErro
     let tree = TreeManifest::parse(&text).map_err(|error| {
         CliError::failure(format!("{} is no tree manifest", path.display())).because(&error)
     })?;
-    let path = disk.with_file_name("disk.json");
-    let report: DiskReport = get_json(&path).map_err(|error| io("read", &path, &error))?;
     Ok(Listed {
         image,
-        disk_sha256: report.disk_sha256,
+        disk,
         digest: hex::encode(Sha256::digest(&text)),
         tree,
     })
