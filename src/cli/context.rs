@@ -23,6 +23,7 @@ use crate::render::script::Layer;
 const OF_CONNECTION: [&str; 5] = ["cloud", "recipes", "state_dir", "region", "profile"];
 
 /// What a verb works with.
+#[derive(Clone)]
 pub struct Context {
     pub settings: Settings,
     /// Who reads the results.
@@ -75,7 +76,9 @@ impl Context {
     /// The same for a local cloud in another directory, for which there is no bucket.
     #[must_use]
     pub fn in_state_dir(&self, dir: &Path) -> Self {
-        let mut settings = self.settings.clone();
+        let mut other = self.clone();
+        other.summary = None;
+        let settings = &mut other.settings;
         settings.state_dir = dir.to_path_buf();
         settings.bundles = None;
         for shown in &mut settings.shown {
@@ -86,17 +89,7 @@ impl Context {
                 };
             }
         }
-        Self {
-            settings,
-            format: self.format,
-            github: self.github,
-            matrix: self.matrix,
-            summary: None,
-            out: self.out,
-            err: self.err,
-            clock: self.clock.clone(),
-            region: OnceLock::new(),
-        }
+        other
     }
 
     /// Completes the commands that messages name, with the options that this call was given.

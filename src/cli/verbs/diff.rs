@@ -37,13 +37,8 @@ pub async fn run(context: &Context, args: &DiffArgs) -> CliResult {
     let found = compare::compare(&before.tree, &after.tree);
     match context.format {
         Format::Json => {
-            let mut value = serde_json::to_value(&found).map_err(|error| {
-                CliError::failure("cannot write the result as JSON").because(&error)
-            })?;
-            value["from"] = before.to_json();
-            value["to"] = after.to_json();
-            value["same"] = json!(found.is_same());
-            output::json(&value)?;
+            let images = [("from", &before), ("to", &after)];
+            output::json(&document(&found, found.is_same(), images)?)?;
         }
         Format::Human if found.is_same() => output::data(&format!("the same: {}\n", after.digest))?,
         Format::Human => output::data(&format!(
@@ -62,6 +57,24 @@ pub async fn run(context: &Context, args: &DiffArgs) -> CliResult {
     })
 }
 
+/// What machines are told of two images, each by its key.
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn document(
+    found: &Comparison<'_>,
+    same: bool,
+    images: [(&str, &Listed); 2],
+) -> Result<serde_json::Value, CliError> {
+    let mut value = serde_json::to_value(found)
+        .map_err(|error| CliError::failure("cannot write the result as JSON").because(&error))?;
+    for (key, image) in images {
+        value[key] = image.to_json();
+    }
+    value["same"] = json!(same);
+    Ok(value)
+}
+
 /// An image with what is in it.
 pub struct Listed {
     pub image: Image,
@@ -73,7 +86,7 @@ pub struct Listed {
 }
 
 impl Listed {
-    pub fn to_json(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         json!({
             "image_id": self.image.id,
             "name": self.image.name,

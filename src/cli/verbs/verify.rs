@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
 use super::bake::{Way, cancel_on_signal, carry_out};
-use super::diff::{Listed, listed, text};
+use super::diff::{Listed, document, listed, text};
 use super::plan::{Order, Wishes, decide, prepare};
 use crate::aws::tags;
 use crate::bake::names::Channel;
@@ -18,7 +17,7 @@ use crate::cli::{exit, output};
 use crate::image::compare;
 use crate::image::disk::DiskReport;
 use crate::localcloud::gc;
-use crate::localcloud::nspawn::files::{get_json, remove_dir};
+use crate::localcloud::nspawn::files::{REPORT, get_json, remove_dir, try_lock_file};
 
 /// Where the other cloud is, in the directory of this one.
 const DIRECTORY: &str = "verify";
@@ -77,15 +76,12 @@ fn lock(context: &Context) -> Result<std::fs::File, CliError> {
         .state_dir
         .join(DIRECTORY)
         .with_extension("lock");
-    let file = std::fs::File::create(&path).map_err(|error| io("write", &path, &error))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-        if error == rustix::io::Errno::WOULDBLOCK {
-            return CliError::new(exit::LEASE_HELD, "another verify is under way here")
-                .hint("wait for its end, or name another directory with --state-dir");
-        }
-        io("lock", &path, &error.into())
-    })?;
-    Ok(file)
+    try_lock_file(&path)
+        .map_err(|error| io("lock", &path, &error))?
+        .ok_or_else(|| {
+            CliError::new(exit::LEASE_HELD, "another verify is under way here")
+                .hint("wait for its end, or name another directory with --state-dir")
+        })
 }
 
 /// Removes the other cloud, with what a killed verify has left of it, and the records of its runs.
@@ -123,7 +119,7 @@ async fn again(other: &Context, order: &Order) -> Result<Listed, CliError> {
 
 /// SHA-256 of an image's disk when it was written, in hex.
 fn disk_sha256(image: &Listed) -> Result<String, CliError> {
-    let path = image.disk.with_file_name("disk.json");
+    let path = image.disk.with_file_name(REPORT);
     let report: DiskReport = get_json(&path).map_err(|error| io("read", &path, &error))?;
     Ok(report.disk_sha256)
 }
@@ -134,14 +130,10 @@ fn said(context: &Context, args: &VerifyArgs, image: &Listed, again: &Listed) ->
     let same = found.is_same() && disks[0] == disks[1];
     match context.format {
         Format::Json => {
-            let mut value = serde_json::to_value(&found).map_err(|error| {
-                CliError::failure("cannot write the result as JSON").because(&error)
-            })?;
-            for (key, image, disk) in [("image", image, &disks[0]), ("again", again, &disks[1])] {
-                value[key] = image.to_json();
+            let mut value = document(&found, same, [("image", image), ("again", again)])?;
+            for (key, disk) in ["image", "again"].into_iter().zip(&disks) {
                 value[key]["disk_sha256"] = json!(disk);
             }
-            value["same"] = json!(same);
             output::json(&value)?;
         }
         Format::Human if same => output::data(&format!(

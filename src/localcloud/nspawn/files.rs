@@ -5,7 +5,8 @@
 //! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `notice.json`
 //! (when a Spot Instance ends), `lock` (held by the supervisor).
 //! `snapshots/<id>/`: `layer/`, `chain.json`, `spec.json`, `progress.json`, `disk.raw`, `disk.json` (what is on it),
-//! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
+//! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `lock` (held by the writer), `deleted` (removed
+//! once no chain needs its layer).
 
 use std::fs::File;
 use std::io;
@@ -20,6 +21,9 @@ use crate::localcloud::driver::Power;
 
 /// When a Spot Instance ends, once it is told: a timestamp in a machine's directory.
 pub const NOTICE: &str = "notice.json";
+
+/// What is on a disk, beside it.
+pub const REPORT: &str = "disk.json";
 
 /// The tree manifest of a disk, beside it.
 pub const TREE: &str = "tree.jsonl";
@@ -194,7 +198,7 @@ pub fn remove_dir(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// The file system refuses.
 pub fn remove_disk(dir: &Path) -> io::Result<()> {
-    for name in ["disk.raw", "disk.json", "blocks.json", TREE] {
+    for name in ["disk.raw", REPORT, "blocks.json", TREE] {
         match std::fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

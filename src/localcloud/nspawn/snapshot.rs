@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use sha2::{Digest, Sha256};
 
 use super::files::{
-    Progress, Status, TREE, get_json, make_root, put_json, remove_dir, remove_disk,
+    Progress, REPORT, Status, TREE, get_json, make_root, put_json, remove_dir, remove_disk,
 };
 use super::overlay;
 use crate::image::SOURCE_DATE;
@@ -127,7 +127,7 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     let written = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
-    put_json(&dir.join("disk.json"), &written.report)?;
+    put_json(&dir.join(REPORT), &written.report)?;
     put_json(&dir.join("blocks.json"), &written.blocks)?;
     std::fs::write(dir.join(TREE), written.tree)?;
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
