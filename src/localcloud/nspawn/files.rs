@@ -21,6 +21,9 @@ use crate::localcloud::driver::Power;
 /// When a Spot Instance ends, once it is told: a timestamp in a machine's directory.
 pub const NOTICE: &str = "notice.json";
 
+/// Where the host has files of packages: a path in a machine's directory.
+pub const DEBS: &str = "debs.json";
+
 /// What a supervisor says of its machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
