@@ -96,7 +96,7 @@ pub enum BaseError {
         status: String,
         last_lines: String,
     },
-    #[error("the files of {} packages are not in the cache {cache}: {}", lacks.len(), lacks.join(", "))]
+    #[error("{cache} does not have the files of {}", lacks.join(", "))]
     Lacks { cache: PathBuf, lacks: Vec<String> },
     #[error(
         "a base made from what is locked has something else in it: {}; was it locked by another version of piaas-bake?",
@@ -437,4 +437,60 @@ fn make(root: &Path, recipe: &Recipe<'_>, progress: &dyn Fn(&str)) -> Result<(),
         status: status.to_string(),
         last_lines,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::debs::Package;
+
+    #[test]
+    fn a_base_is_at_its_own_place_if_it_is_what_is_wanted() {
+        let cache = tempfile::tempdir().unwrap();
+        let own = cache.path().join("base/bookworm-amd64-00000000");
+        let mut wanted = Base {
+            released: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            indexes: Vec::new(),
+            packages: vec![Package {
+                name: "git".into(),
+                version: "1".into(),
+                architecture: "amd64".into(),
+                size: 1,
+                sha256: "ab".repeat(32),
+                url: "http://m/git.deb".into(),
+            }],
+        };
+        let digest = wanted.digest();
+        let beside = own.with_file_name(format!("bookworm-amd64-00000000-{}", &digest[..16]));
+        // A note without the base is of no use.
+        std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+        put_json(&note_of(&own), &wanted).unwrap();
+        assert_eq!(place(&own, &digest), beside);
+        std::fs::create_dir_all(own.join("usr/lib")).unwrap();
+        std::fs::write(own.join("usr/lib/os-release"), "").unwrap();
+        assert_eq!(place(&own, &digest), own);
+        assert_eq!(place(&own, &digest[..16]), own);
+        wanted.packages[0].version = "2".into();
+        let other = place(&own, &wanted.digest());
+        assert!(other != own && other != beside);
+        // What is missing is told before anything is made.
+        let error = ensure_locked(&own, &wanted, &|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with("does not have the files of git 2"),
+            "{error}"
+        );
+        std::fs::create_dir_all(&beside).unwrap();
+        let foreign = own.with_file_name("bookworm-amd64-000000001");
+        std::fs::create_dir_all(&foreign).unwrap();
+        remove_all(&own).unwrap();
+        assert_eq!(
+            (own.exists(), beside.exists(), foreign.exists()),
+            (false, false, true)
+        );
+    }
 }
