@@ -305,6 +305,23 @@ pub struct HowArgs {
     pub candidate: bool,
 }
 
+impl BakeArgs {
+    /// The option by which recipes without a lock file are refused.
+    #[must_use]
+    pub fn only_locked(&self) -> Option<&'static str> {
+        let offline = self.offline.then_some("--offline");
+        offline.or_else(|| self.how.only_locked())
+    }
+}
+
+impl HowArgs {
+    /// As [`BakeArgs::only_locked`].
+    #[must_use]
+    pub fn only_locked(&self) -> Option<&'static str> {
+        self.locked.then_some("--locked")
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct SetArgs {
     /// Set a parameter (can be repeated)
@@ -347,6 +364,9 @@ pub struct BakeArgs {
     pub sets: SetArgs,
     #[command(flatten)]
     pub how: HowArgs,
+    /// Ask no archive for packages: all that lock files name must be on this host (local cloud; implies --locked)
+    #[arg(long)]
+    pub offline: bool,
     /// How many bakes may go on at the same time [default: 4]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,

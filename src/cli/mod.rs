@@ -13,6 +13,7 @@ mod github;
 mod interrupt;
 mod lent;
 mod lines;
+mod locked;
 mod output;
 mod style;
 mod usage;
