@@ -27,4 +27,5 @@ mod roll_options;
 pub mod saved;
 pub mod schema;
 pub mod show;
+pub mod test;
 pub mod why;
