@@ -194,13 +194,25 @@ pub fn last_lines(console: &Path, most: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<String> = text
         .lines()
-        .map(|line| {
-            let plain: String = line.chars().filter(|one| !one.is_control()).collect();
-            plain.trim_end().to_owned()
-        })
+        .map(|line| plain(line).trim_end().to_owned())
         .filter(|line| !line.is_empty())
         .collect();
     lines[lines.len().saturating_sub(most)..].to_vec()
+}
+
+/// A line without control characters and control sequences (ECMA-48, "CSI": up to a byte from `@` to `~`).
+fn plain(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line.chars();
+    while let Some(one) = rest.next() {
+        if one == '\u{1b}' && rest.as_str().starts_with('[') {
+            rest.next();
+            rest.find(|one| ('@'..='~').contains(one));
+        } else if !one.is_control() {
+            out.push(one);
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -248,8 +260,8 @@ mod tests {
     fn a_console_is_shown_without_what_moves_a_cursor() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
-        std::fs::write(&path, "\x1b[2Ja\r\n\r\nb\x07\r\nc\r\n").unwrap();
-        assert_eq!(last_lines(&path, 2), ["b", "c"]);
+        std::fs::write(&path, "a\r\n\x1b[2Jb\x07\r\n\r\n\x1b[0;1mc[d]\x1b[0m\r\n").unwrap();
+        assert_eq!(last_lines(&path, 2), ["b", "c[d]"]);
         assert_eq!(
             last_lines(&dir.path().join("none"), 2),
             Vec::<String>::new()
