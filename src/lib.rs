@@ -6,6 +6,7 @@
 //! The rooms, top to bottom; arrows point down this list only:
 //!
 //! - [`cli`]: one file per verb, and the readers of the event stream. Only this room prints.
+//! - [`vm`]: an image's disk boots in QEMU and is tested there. Runs the bundles of [`bake`].
 //! - [`bake`]: plan, steps, AMI. Knows EC2, SSM and tags.
 //! - [`fleet`]: one worker more when all are busy, none that is idle for long. Reads the records of [`roll`].
 //! - [`roll`]: a group goes to another image by an instance refresh, or back.
@@ -41,4 +42,5 @@ pub mod process;
 pub mod recipe;
 pub mod render;
 pub mod roll;
+pub mod vm;
 pub mod worker;

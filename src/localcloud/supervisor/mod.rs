@@ -8,7 +8,7 @@ mod agent;
 pub mod cgroup;
 mod devices;
 mod gateway;
-mod imds;
+pub mod imds;
 mod network;
 mod shared;
 
