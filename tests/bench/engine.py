@@ -95,6 +95,10 @@ def packer(options, waits):
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     _, port = moto.get_host_and_port()
+    # What it knows belongs to the process, and so to the run before as well.
+    reset = http.client.HTTPConnection("127.0.0.1", port)
+    reset.request("POST", "/moto-api/reset")
+    reset.getresponse().read()
     front = proxy(waits, port)
     endpoint = f"http://127.0.0.1:{front.server_port}"
     import boto3

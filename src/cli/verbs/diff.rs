@@ -1,20 +1,19 @@
 //! `diff`: what is another in one image than in the other, by the tree manifests that the local cloud keeps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::images::{disk, find, tree};
 use crate::bake::images::Image;
 use crate::cli::args::{CloudName, DiffArgs, Format};
-use crate::cli::context::{Connected, Context, io};
+use crate::cli::context::{Connected, Context};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::view::text::bytes;
 use crate::cli::{exit, output};
 use crate::image::compare::{self, Aspect, Bytes, Comparison, FileChange, UnitState};
-use crate::image::disk::DiskReport;
 use crate::image::tree::{Entry, EntryType, TreeManifest, split};
-use crate::localcloud::nspawn::files::get_json;
 
 /// Lines of a list that are shown without `--all`.
 const SHOWN: usize = 40;
@@ -67,8 +66,8 @@ pub struct Listed {
     /// SHA-256 of the tree manifest, in hex.
     pub digest: String,
     pub tree: TreeManifest,
-    /// SHA-256 of the disk when it was written, in hex.
-    pub disk_sha256: String,
+    /// Path of the raw disk.
+    pub disk: PathBuf,
 }
 
 impl Listed {
@@ -78,7 +77,6 @@ impl Listed {
             "name": self.image.name,
             "digest": self.image.digest(),
             "tree_digest": self.digest,
-            "disk_sha256": self.disk_sha256,
         })
     }
 }
@@ -95,11 +93,9 @@ pub async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliErro
             .hint("only images that the local cloud has made are compared, not its base image"));
     };
     let (digest, tree) = tree(&disk)?;
-    let path = disk.with_file_name("disk.json");
-    let report: DiskReport = get_json(&path).map_err(|error| io("read", &path, &error))?;
     Ok(Listed {
         image,
-        disk_sha256: report.disk_sha256,
+        disk,
         digest,
         tree,
     })

@@ -17,8 +17,9 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::locked::connect;
 use crate::cli::{exit, output};
 use crate::image::compare;
+use crate::image::disk::DiskReport;
 use crate::localcloud::gc;
-use crate::localcloud::nspawn::files::remove_dir;
+use crate::localcloud::nspawn::files::{get_json, remove_dir};
 
 /// Where the other cloud is, in the directory of this one.
 const DIRECTORY: &str = "verify";
@@ -122,16 +123,26 @@ async fn again(other: &Context, order: &Order) -> Result<Listed, CliError> {
     listed(&connected, &baked.image).await
 }
 
+/// SHA-256 of an image's disk when it was written, in hex.
+fn disk_sha256(image: &Listed) -> Result<String, CliError> {
+    let path = image.disk.with_file_name("disk.json");
+    let report: DiskReport = get_json(&path).map_err(|error| io("read", &path, &error))?;
+    Ok(report.disk_sha256)
+}
+
 fn said(context: &Context, args: &VerifyArgs, image: &Listed, again: &Listed) -> CliResult {
     let found = compare::compare(&image.tree, &again.tree);
-    let same = found.is_same() && image.disk_sha256 == again.disk_sha256;
+    let disks = [disk_sha256(image)?, disk_sha256(again)?];
+    let same = found.is_same() && disks[0] == disks[1];
     match context.format {
         Format::Json => {
             let mut value = serde_json::to_value(&found).map_err(|error| {
                 CliError::failure("cannot write the result as JSON").because(&error)
             })?;
-            value["image"] = image.to_json();
-            value["again"] = again.to_json();
+            for (key, image, disk) in [("image", image, &disks[0]), ("again", again, &disks[1])] {
+                value[key] = image.to_json();
+                value[key]["disk_sha256"] = json!(disk);
+            }
             value["same"] = json!(same);
             output::json(&value)?;
         }
@@ -141,11 +152,11 @@ fn said(context: &Context, args: &VerifyArgs, image: &Listed, again: &Listed) ->
             context.out.tick(),
             image.image.name,
             image.digest,
-            image.disk_sha256
+            disks[0]
         ))?,
         Format::Human if found.is_same() => output::data(&format!(
             "the files are the same (tree {}), and the disks are not: {} -> {}\n",
-            image.digest, image.disk_sha256, again.disk_sha256
+            image.digest, disks[0], disks[1]
         ))?,
         Format::Human => output::data(&format!(
             "{} is another one when it is baked again\n{}",
