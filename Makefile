@@ -17,7 +17,7 @@ demo: build ## the whole story on the local cloud: image, fleet, roll, a bad ima
 	@bash tests/scripts/setup.sh fleet
 	@bash tests/scripts/demo.sh
 
-demo-vm: build ## boot the disk of that image in QEMU, by UEFI
+demo-vm: build ## boot the disk of that image in QEMU, by UEFI, and test it there
 	@bash tests/scripts/setup.sh vm
 	@bash tests/scripts/demo-vm.sh
 

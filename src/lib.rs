@@ -6,6 +6,7 @@
 //! The rooms, top to bottom; arrows point down this list only:
 //!
 //! - [`cli`]: one file per verb, and the readers of the event stream. Only this room prints.
+//! - [`vm`]: an image's disk boots in QEMU and is tested there. Runs the bundles of [`bake`].
 //! - [`bake`]: plan, steps, AMI. Knows EC2, SSM and tags.
 //! - [`fleet`]: one worker more when all are busy, none that is idle for long. Reads the records of [`roll`].
 //! - [`roll`]: a group goes to another image by an instance refresh, or back.
@@ -13,8 +14,10 @@
 //! - [`worker`]: the agent on a worker; the binary `piaas-worker`. Knows neither EC2 nor SSM.
 //! - [`journal`]: the write-ahead log of intents and outcomes.
 //! - [`aws`]: clients, errors, waiting, tags, objects in S3.
-//! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`].
+//! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`] and
+//!   [`debs`].
 //! - [`image`]: canonical file trees, ext4, FAT, GPT, disks.
+//! - [`debs`]: packages by their content, and the files of them on this host.
 //! - [`clock`], [`cancel`], [`lease`], [`process`], [`events`], [`parallel`]: time, passed in; asking work to stop; one
 //!   process at a time, and whether it lives; what work tells while it goes on; the same work on all cores.
 //! - `fuzz`: what reads input from outside, under arbitrary input. Only in tests and in the fuzzer.
@@ -24,6 +27,7 @@ pub mod bake;
 pub mod cancel;
 pub mod cli;
 pub mod clock;
+pub mod debs;
 pub mod digest;
 pub mod events;
 pub mod fleet;
@@ -38,4 +42,5 @@ pub mod process;
 pub mod recipe;
 pub mod render;
 pub mod roll;
+pub mod vm;
 pub mod worker;

@@ -6,8 +6,9 @@
 #              package SHA256 BYTES NAME VERSION ARCHITECTURE URL
 #            those that no archive has, which a step installed from a file of its own:
 #              local NAME VERSION ARCHITECTURE
-#            and the indexes that apt has read:
+#            and the indexes that apt has read, and when their suites were released:
 #              index SUITE PATH SHA256
+#              released SUITE DATE
 set -eu
 export LC_ALL=C
 
@@ -61,4 +62,5 @@ apt-get indextargets --format '$(URI) $(METAKEY) $(FILENAME)' 'Created-By: Packa
         [ -r "$release" ] || continue
         sum=$(awk -v key="$key" '/^[^ ]/ { on = /^SHA256:/ } on && $3 == key { print $1 }' "$release")
         [ -z "$sum" ] || echo "index ${uri%"$key"} $key $sum"
+        sed -n "s|^Date:|released ${uri%"$key"}|p" "$release"
     done >>'@LAYER@'

@@ -4,8 +4,11 @@
 # A line of the list: sha256, bytes, name, version, architecture, URL. What the layers below have locked is kept: the
 # archive that apt sees grows. Nothing of it is written where apt keeps its own: the runner names apt.conf to every
 # script (APT_CONFIG, apt.conf(5)), and the seal removes the directory.
+#
+# The local cloud shows its machines the packages that its host has, by sha256; elsewhere there is nothing at that place.
 set -eu
 
+kept=/run/piaas-bake/debs
 here=/var/cache/piaas-bake
 mkdir -p "$here/debs" "$here/lists/partial" "$here/none"
 cd "$here"
@@ -15,14 +18,23 @@ END
 
 while read -r sha256 bytes name version architecture url; do
     file=debs/$sha256.deb
-    [ -e "$file" ] || echo "$sha256 $bytes $name $version $architecture $url"
+    if [ -e "$file" ]; then
+        continue
+    fi
+    # Checked as it is here: what somebody has written there since is nothing to us.
+    if cp "$kept/$sha256.deb" "$file.part" 2>/dev/null &&
+        echo "$sha256  $file.part" | sha256sum --check --status; then
+        mv "$file.part" "$file"
+    else
+        echo "$sha256 $bytes $name $version $architecture $url"
+    fi
 done <list >missing
 
 if [ -s missing ]; then
     # apt's own fetcher: it knows the proxy, tries again, and fetches side by side.
     set --
     while read -r sha256 _ _ _ _ url; do
-        set -- "$@" "$url" "$here/debs/$sha256.part"
+        set -- "$@" "$url" "$here/debs/$sha256.deb.part"
     done <missing
     /usr/lib/apt/apt-helper --option Acquire::Retries=5 --option APT::Sandbox::User=root \
         download-file "$@" >fetched 2>&1 || {
@@ -32,8 +44,8 @@ if [ -s missing ]; then
     }
     # Nothing is unpacked, or read as an archive, that is not what the lock names.
     while read -r sha256 _ name version _ url; do
-        if echo "$sha256  debs/$sha256.part" | sha256sum --check --status; then
-            mv "debs/$sha256.part" "debs/$sha256.deb"
+        if echo "$sha256  debs/$sha256.deb.part" | sha256sum --check --status; then
+            mv "debs/$sha256.deb.part" "debs/$sha256.deb"
         else
             echo "$name $version is not what the lock file names: $url has another sha256"
             exit 4

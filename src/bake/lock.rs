@@ -8,8 +8,9 @@ use super::phases::commands;
 use super::plan::Plan;
 use super::run::Run;
 use crate::aws::Clients;
+use crate::debs::Line;
 use crate::events::Sink;
-use crate::recipe::{Lock, LockedIndex, LockedPackage};
+use crate::recipe::{LockedIndex, LockedPackage};
 use crate::render::locked::RECORDS;
 
 /// What the layer of one recipe has installed.
@@ -121,44 +122,27 @@ fn parse(recipe: &str, text: &str) -> Option<Recorded> {
         local: Vec::new(),
     };
     for line in text.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            ["package", sha256, size, name, version, architecture, url] => {
-                let package = LockedPackage {
-                    name: name.into(),
-                    version: version.into(),
-                    architecture: architecture.into(),
-                    size: size.parse().ok()?,
-                    sha256: sha256.into(),
-                    url: url.into(),
-                };
-                if package.fault().is_some() {
-                    return None;
-                }
-                recorded.packages.push(package);
-            }
-            ["local", name, version, _] => recorded.local.push(format!("{name} {version}")),
-            ["index", suite, path, sha256] => recorded.indexes.push(LockedIndex {
-                suite: suite.into(),
-                path: path.into(),
-                sha256: sha256.into(),
-            }),
-            _ => return None,
+        match Line::read(line)? {
+            Line::Package(package) => recorded.packages.push(package),
+            Line::Local(what) => recorded.local.push(what),
+            Line::Index(index) => recorded.indexes.push(index),
+            Line::Released(..) => {}
         }
     }
     Some(recorded)
 }
 
-impl From<&Lock> for Part {
-    /// What a bake by this lock installs, for whoever asks whether the archive has moved since.
-    fn from(lock: &Lock) -> Self {
-        let packages = lock.packages.iter().map(|package| Package {
+impl Part {
+    /// What a bake by a lock installs, for whoever asks whether the archive has moved since.
+    #[must_use]
+    pub fn locked(indexes: &[LockedIndex], packages: &[LockedPackage]) -> Self {
+        let packages = packages.iter().map(|package| Package {
             name: package.name.clone(),
             version: package.version.clone(),
             offered: package.version.clone(),
         });
         Self {
-            indexes: lock.indexes.clone(),
+            indexes: indexes.to_vec(),
             packages: packages.collect(),
         }
     }

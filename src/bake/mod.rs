@@ -10,7 +10,7 @@ pub mod calls;
 mod engine;
 mod error;
 pub mod event;
-mod follow;
+pub(crate) mod follow;
 pub mod images;
 pub mod lock;
 mod machine;
@@ -28,7 +28,7 @@ mod undo;
 pub use crate::aws::ssm::{Invocation, Verdict};
 pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use base::{BaseError, resolve};
-pub use bundle::{HOME, TooLarge, user_data};
+pub use bundle::{Bundle, HOME, TooLarge, user_data};
 pub use engine::{
     Baked, DeadRun, Settings, bake, fits_commands, undo_dead_run, undo_dead_runs, unfinished,
 };

@@ -20,7 +20,7 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 recipe invalid, 4 lock or digest mismatch, 5 refused by the cloud,
-6 bake failed and cleaned up, 7 bake failed and clean-up incomplete, 8 roll halted or rolled back, 9 timed out,
+6 bake or test failed and cleaned up, 7 bake failed and clean-up incomplete, 8 roll halted or rolled back, 9 timed out,
 10 lease held by another run, 70 bug, 130 interrupted.
 
 First steps:  piaas-bake doctor --fix    piaas-bake plan ci-worker    piaas-bake bake ci-worker";
@@ -177,6 +177,8 @@ pub enum Verb {
     Rebake(RebakeArgs),
     /// Pin exactly what recipes install, in a lock file beside each; move that, or say what has moved
     Lock(LockArgs),
+    /// Boot the disk of an image in QEMU, test it there, and look at what its first boot makes and leaves
+    Test(TestArgs),
     /// Say in words what makes two images or recipes differ
     Why(WhyArgs),
     /// Say what two images differ in: packages, services, files and sizes
@@ -217,6 +219,9 @@ pub enum Verb {
     /// Write the disk of one snapshot of the local cloud
     #[command(hide = true)]
     LocalSnapshot { dir: PathBuf },
+    /// Pass a connection that is standard input and output on to an address
+    #[command(hide = true)]
+    LocalRelay { address: std::net::SocketAddr },
     /// Answer the machines of the local cloud
     #[command(hide = true)]
     LocalEndpoint {
@@ -305,6 +310,23 @@ pub struct HowArgs {
     pub candidate: bool,
 }
 
+impl BakeArgs {
+    /// The option by which recipes without a lock file are refused.
+    #[must_use]
+    pub fn only_locked(&self) -> Option<&'static str> {
+        let offline = self.offline.then_some("--offline");
+        offline.or_else(|| self.how.only_locked())
+    }
+}
+
+impl HowArgs {
+    /// As [`BakeArgs::only_locked`].
+    #[must_use]
+    pub fn only_locked(&self) -> Option<&'static str> {
+        self.locked.then_some("--locked")
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct SetArgs {
     /// Set a parameter (can be repeated)
@@ -347,6 +369,9 @@ pub struct BakeArgs {
     pub sets: SetArgs,
     #[command(flatten)]
     pub how: HowArgs,
+    /// Ask no archive for packages: all that lock files name must be on this host (local cloud; implies --locked)
+    #[arg(long)]
+    pub offline: bool,
     /// How many bakes may go on at the same time [default: 4]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
@@ -385,6 +410,21 @@ pub struct LockArgs {
     /// Say what the lock files have in another version than at a revision of git, and change nothing
     #[arg(long, value_name = "REV", num_args = 0..=1, require_equals = true, default_missing_value = "HEAD")]
     pub diff: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// The image: an AMI id, a recipe name for its latest image, or RECIPE@candidate
+    #[arg(add = completions::images())]
+    pub image: String,
+    /// Boot its disk in QEMU, with the image's own kernel
+    #[arg(long, required = true)]
+    pub vm: bool,
+    #[command(flatten)]
+    pub sets: SetArgs,
+    /// How long a boot may take, beside the time-outs of the recipe's tests
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = crate::recipe::units::duration)]
+    pub timeout: std::time::Duration,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ use super::view::progress::Progress;
 use super::{exit, output, worker_agent};
 use crate::aws::{self, Account, Clients, Commands, ConnectError, Connection, Kind};
 use crate::clock::{SharedClock, SystemClock};
+use crate::localcloud::base::BaseError;
 use crate::localcloud::faults::Faults;
 use crate::localcloud::nspawn::NspawnDriver;
 use crate::localcloud::{self, LocalCloud, doctor};
@@ -240,14 +241,24 @@ impl Context {
     /// # Errors
     /// As [`Self::connect`], and a host that cannot run machines.
     pub async fn connect_to_act(&self) -> Result<Connected, CliError> {
-        if self.settings.cloud == CloudName::Local {
-            self.check_host()?;
-        }
-        let connected = self.connect().await?;
-        self.say_where(&connected);
+        let connected = self.connect_to_host(true).await?;
         if connected.local.is_some() {
             self.make_base().await?;
         }
+        Ok(connected)
+    }
+
+    /// As [`Self::connect_to_act`], without the base image; `with_mirror` says whether it could not do without the
+    /// mirror.
+    ///
+    /// # Errors
+    /// As [`Self::connect_to_act`].
+    pub async fn connect_to_host(&self, with_mirror: bool) -> Result<Connected, CliError> {
+        if self.settings.cloud == CloudName::Local {
+            self.check_host(with_mirror)?;
+        }
+        let connected = self.connect().await?;
+        self.say_where(&connected);
         Ok(connected)
     }
 
@@ -355,8 +366,10 @@ impl Context {
         ))
     }
 
-    fn check_host(&self) -> Result<(), CliError> {
-        let checks = doctor::checks(&self.doctor_config());
+    fn check_host(&self, with_mirror: bool) -> Result<(), CliError> {
+        let mut config = self.doctor_config();
+        config.mirror = config.mirror.filter(|_| with_mirror);
+        let checks = doctor::checks(&config);
         let failed: Vec<_> = checks
             .iter()
             .filter(|check| check.required && !check.passed())
@@ -386,22 +399,45 @@ impl Context {
         doctor::Config {
             state_dir: self.settings.state_dir.clone(),
             base_dir: self.settings.base_dir(),
-            mirror: self.settings.mirror.clone(),
+            mirror: Some(self.settings.mirror.clone()),
         }
     }
 
-    async fn make_base(&self) -> Result<(), CliError> {
+    /// Makes the base image of the local cloud if it is not there yet.
+    ///
+    /// # Errors
+    /// The mirror does not give it.
+    pub async fn make_base(&self) -> Result<(), CliError> {
         let (base, mirror) = (self.settings.base_dir(), self.settings.mirror.clone());
         if localcloud::base::is_made(&base) {
             return Ok(());
         }
         let title = format!("Debian base image from {mirror} (once, about a minute)");
+        let made = self.show_base(&title, move |progress| {
+            localcloud::base::ensure(&base, &mirror, progress)
+        });
+        made.await?.map_err(|error| {
+            CliError::failure("cannot make the base image")
+                .because(&error)
+                .hint("check the mirror with `piaas-bake doctor`, or set PIAAS_MIRROR")
+        })
+    }
+
+    /// Shows how a base image is made.
+    ///
+    /// # Errors
+    /// What makes it panicked.
+    pub async fn show_base<T: Send + 'static>(
+        &self,
+        title: &str,
+        make: impl FnOnce(&dyn Fn(&str)) -> Result<T, BaseError> + Send + 'static,
+    ) -> Result<Result<T, BaseError>, CliError> {
         let mut progress = self.progress();
-        progress.begin(&title);
+        progress.begin(title);
         let started = std::time::Instant::now();
         let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel::<String>();
         let made = tokio::task::spawn_blocking(move || {
-            localcloud::base::ensure(&base, &mirror, &|line| {
+            make(&|line| {
                 // The view is gone only when the program ends.
                 let _ = sender.send(line.to_owned());
             })
@@ -412,18 +448,11 @@ impl Context {
         let result = made.await.map_err(|error| {
             CliError::new(exit::BUG, "the base image maker panicked").because(&error)
         })?;
-        match result {
-            Ok(()) => {
-                progress.done(&title, started.elapsed());
-                Ok(())
-            }
-            Err(error) => {
-                progress.failed(&title);
-                Err(CliError::failure("cannot make the base image")
-                    .because(&error)
-                    .hint("check the mirror with `piaas-bake doctor`, or set PIAAS_MIRROR"))
-            }
+        match &result {
+            Ok(_) => progress.done(title, started.elapsed()),
+            Err(_) => progress.failed(title),
         }
+        Ok(result)
     }
 }
 

@@ -12,7 +12,7 @@ pub const RECIPE_INVALID: u8 = 3;
 pub const MISMATCH: u8 = 4;
 /// The cloud refused: credentials, permission, quota, or it is not reachable.
 pub const CLOUD_REFUSED: u8 = 5;
-/// A bake failed; everything it created is removed.
+/// A bake, or the test of an image, failed; everything it created is removed.
 pub const BAKE_FAILED: u8 = 6;
 /// A bake failed and something it created is still there; it was printed with the command that removes it.
 pub const CLEANUP_INCOMPLETE: u8 = 7;

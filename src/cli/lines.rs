@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::events::Stamped;
-use crate::{bake, fleet, roll};
+use crate::{bake, fleet, roll, vm};
 
 /// Version of the format.
 pub const VERSION: u8 = 1;
@@ -47,6 +47,12 @@ pub enum Told {
         recipe: String,
         #[serde(flatten)]
         event: bake::Event,
+    },
+    /// The test of an image in a virtual machine goes on.
+    Test {
+        image: String,
+        #[serde(flatten)]
+        event: vm::event::Event,
     },
     /// A roll goes on.
     Roll {

@@ -13,6 +13,7 @@ mod github;
 mod interrupt;
 mod lent;
 mod lines;
+mod locked;
 mod output;
 mod style;
 mod usage;
@@ -42,6 +43,7 @@ pub fn main() -> ExitCode {
     match &cli.verb {
         Verb::LocalMachine { dir } => return crate::localcloud::supervisor::main(dir),
         Verb::LocalSnapshot { dir } => return crate::localcloud::nspawn::snapshot_main(dir),
+        Verb::LocalRelay { address } => return crate::localcloud::relay::main(*address),
         Verb::LocalEndpoint { dir, base } => return crate::localcloud::endpoint::main(dir, base),
         _ => {}
     }
@@ -86,6 +88,7 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Lock(args) => block_on(verbs::lock::run(context, &args)),
         Verb::Diff(args) => block_on(verbs::diff::run(context, &args)),
         Verb::Verify(args) => block_on(verbs::verify::run(context, &args)),
+        Verb::Test(args) => block_on(verbs::test::run(context, &args)),
         Verb::Why(args) => block_on(verbs::why::run(context, &args)),
         Verb::Images(ImagesVerb::List { recipe }) => {
             block_on(verbs::images::list(context, recipe.as_deref()))
@@ -116,7 +119,10 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Cloud(CloudVerb::Run { image, command }) => {
             block_on(verbs::cloud_run::run(context, &image, &command))
         }
-        Verb::LocalMachine { .. } | Verb::LocalSnapshot { .. } | Verb::LocalEndpoint { .. } => {
+        Verb::LocalMachine { .. }
+        | Verb::LocalSnapshot { .. }
+        | Verb::LocalRelay { .. }
+        | Verb::LocalEndpoint { .. } => {
             unreachable!("handled before the settings are read")
         }
     }

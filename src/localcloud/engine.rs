@@ -294,6 +294,18 @@ impl LocalCloud {
         Ok(look())
     }
 
+    /// Offers the base image of this digest ([`Base::digest`](crate::debs::Base::digest)) in a region, and gives its id.
+    /// A machine can be launched from it as soon as it has been made.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn offer_base(&self, region: &str, digest: &str) -> Result<String, StateError> {
+        let mut locked = self.locked(region)?;
+        let image = locked.state.offer_base(digest);
+        locked.save()?;
+        Ok(image)
+    }
+
     pub(super) fn driver(&self) -> &dyn Driver {
         self.driver.as_ref()
     }

@@ -21,6 +21,7 @@ pub mod inventory;
 pub mod nspawn;
 pub mod quotas;
 pub mod regions;
+pub mod relay;
 pub mod s3;
 pub mod scripted;
 mod secrets;

@@ -75,7 +75,7 @@ pub fn base_snapshot(region: &str) -> String {
     id(region, BASE_SNAPSHOT)
 }
 
-/// Whether a snapshot is the base image's in any region: they are one directory on this host.
+/// Whether a snapshot is a base image's in any region: each is one directory on this host.
 #[must_use]
 pub fn is_base_snapshot(snapshot: &str) -> bool {
     static ALL: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
@@ -84,7 +84,25 @@ pub fn is_base_snapshot(snapshot: &str) -> bool {
             .map(|(name, _)| base_snapshot(name))
             .collect()
     });
-    ALL.contains(snapshot)
+    ALL.contains(snapshot) || locked_digest(snapshot).is_some()
+}
+
+/// How many digits of the digest of a base that is locked its ids have.
+pub const LOCKED_DIGITS: usize = 16;
+
+/// An id, of an image or a snapshot, for the base of this digest: what ids of others never look like. It is the same in
+/// all regions, as the base is.
+#[must_use]
+pub fn locked_id(prefix: &str, digest: &str) -> String {
+    format!("{prefix}-b{digest:.LOCKED_DIGITS$}")
+}
+
+/// The first digits of the digest of a base, if the snapshot is of a locked one.
+#[must_use]
+pub fn locked_digest(snapshot: &str) -> Option<&str> {
+    let digits = snapshot.strip_prefix("snap-b")?;
+    let hex = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    (digits.len() == LOCKED_DIGITS && digits.bytes().all(hex)).then_some(digits)
 }
 
 /// The domain of private names (EC2 User Guide, "EC2 instance hostnames and domains").
@@ -110,6 +128,15 @@ mod tests {
             assert!(is_base_snapshot(&base_snapshot(name)));
         }
         assert!(!is_base_snapshot("snap-00000000000000000"));
+        let locked = locked_id("snap", &"0123456789abcdef".repeat(4));
+        assert_eq!(locked_digest(&locked), Some("0123456789abcdef"));
+        for other in [
+            BASE_SNAPSHOT,
+            "snap-b0123456789abcde",
+            "snap-b../../../../../..",
+        ] {
+            assert_eq!(locked_digest(other), None, "{other}");
+        }
         assert!(REGIONS.is_sorted());
     }
 }

@@ -373,13 +373,31 @@ impl State {
 
     /// Puts in what every region has from the beginning, unless it is there.
     fn furnish(&mut self) {
-        let base_snapshot = regions::base_snapshot(&self.region);
+        let snapshot = regions::base_snapshot(&self.region);
+        let image = regions::base_image(&self.region);
+        self.offer(image, BASE_NAME.to_owned(), snapshot, self.created);
+        let group = super::ec2::network::default_group(&self.region);
+        self.groups.entry(group.id.clone()).or_insert(group);
+    }
+
+    /// Offers the base of a digest, as its publisher does, and gives its image. Whoever asks for the newest one of a name
+    /// gets the usual base.
+    pub fn offer_base(&mut self, digest: &str) -> String {
+        let image = regions::locked_id("ami", digest);
+        let snapshot = regions::locked_id("snap", digest);
+        let name = format!("{BASE_NAME}-{}", &image["ami-".len()..]);
+        let earlier = self.created - jiff::SignedDuration::from_secs(1);
+        self.offer(image.clone(), name, snapshot, earlier);
+        image
+    }
+
+    fn offer(&mut self, image: String, name: String, snapshot: String, created: Timestamp) {
         let snapshot = Snapshot {
-            id: base_snapshot.clone(),
+            id: snapshot,
             description: "Debian 12, amd64".to_owned(),
             owner_id: BASE_OWNER.to_owned(),
-            started: self.created,
-            completed: Some(self.created),
+            started: created,
+            completed: Some(created),
             state: Progress::Done,
             state_message: String::new(),
             percent: 100,
@@ -389,14 +407,14 @@ impl State {
             tags: Tags::new(),
         };
         let image = Image {
-            id: regions::base_image(&self.region),
-            name: BASE_NAME.to_owned(),
+            id: image,
+            name,
             description: "Debian 12 (bookworm) for machines on this host".to_owned(),
             owner_id: BASE_OWNER.to_owned(),
-            created: self.created,
+            created,
             state: Progress::Done,
             state_reason: None,
-            snapshot_id: base_snapshot,
+            snapshot_id: snapshot.id.clone(),
             size: super::ec2::types::BASE_SIZE,
             volume_kind: "gp3".to_owned(),
             source_instance_id: None,
@@ -404,11 +422,9 @@ impl State {
             tags: Tags::new(),
             owner: None,
         };
-        let group = super::ec2::network::default_group(&self.region);
         self.images.entry(image.id.clone()).or_insert(image);
         let id = snapshot.id.clone();
         self.snapshots.entry(id).or_insert(snapshot);
-        self.groups.entry(group.id.clone()).or_insert(group);
     }
 
     fn unique(&mut self) -> String {

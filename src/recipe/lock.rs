@@ -12,9 +12,12 @@ use super::diagnostic::Diagnostic;
 use super::files;
 use super::model::Location;
 use super::units;
+pub use crate::debs::{Base as LocalBase, Index as LockedIndex, Package as LockedPackage};
 
 /// Name of the file.
 pub const FILE: &str = "recipe.lock";
+/// The place of [`Lock::local_base`] among those of [`Lock::base`].
+pub const LOCAL: &str = "local";
 /// Version of the format.
 const FORMAT: u32 = 1;
 
@@ -27,42 +30,18 @@ pub struct Lock {
     /// Name of the recipe.
     pub recipe: String,
     /// Of a recipe at the root of a line: the image that it stands on, by region and architecture
-    /// (`us-east-1 x86_64`). The local cloud has one base, which is not in it.
+    /// (`us-east-1 x86_64`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base: BTreeMap<String, String>,
+    /// Likewise, what the base image of the local cloud is made of; it has no id that means the same on every host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_base: Option<LocalBase>,
     /// The packages that the recipe asked for by name, as it names them.
     pub asked: BTreeSet<String>,
     /// The indexes that apt had read.
     pub indexes: Vec<LockedIndex>,
     /// All that the layer installed, also what they depend on and what its steps asked for, by name.
     pub packages: Vec<LockedPackage>,
-}
-
-/// What an archive offered.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LockedIndex {
-    /// URL of the suite, such as `http://deb.debian.org/debian/dists/bookworm/`.
-    pub suite: String,
-    /// Path below it, such as `main/binary-amd64/Packages`.
-    pub path: String,
-    /// Of the index, unpacked, as the suite's release file has it.
-    pub sha256: String,
-}
-
-/// One package, as an archive offers it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LockedPackage {
-    pub name: String,
-    pub version: String,
-    pub architecture: String,
-    /// Bytes of the file.
-    pub size: u64,
-    /// Of the file, in hex.
-    pub sha256: String,
-    /// Where the file was found. Any other place is as good: the sha256 says what it is.
-    pub url: String,
 }
 
 /// A package that two locks have in another version, or that only one of them has.
@@ -90,6 +69,7 @@ impl Lock {
             lock: FORMAT,
             recipe: recipe.to_owned(),
             base: BTreeMap::new(),
+            local_base: None,
             asked: asked.into_iter().collect(),
             indexes,
             packages,
@@ -153,11 +133,12 @@ impl Lock {
             let message = format!("`{id}`, the base image of {place}, is no image id");
             return Err(wrong(message, line.unwrap_or(0) + 1, 1));
         }
-        for package in &lock.packages {
+        let of_base = lock.local_base.iter().flat_map(|base| &base.packages);
+        for package in of_base.chain(&lock.packages) {
             if let Some(what) = package.fault() {
                 let name = &package.name;
-                let named = |line: &str| line.starts_with('-') && line.contains(name.as_str());
-                let line = text.lines().position(named);
+                let written = json(package);
+                let line = text.lines().position(|line| line.ends_with(&written));
                 let message = format!("the {what} of the package `{name}` cannot be used");
                 return Err(wrong(message, line.unwrap_or(0) + 1, 1));
             }
@@ -180,6 +161,13 @@ impl Lock {
         let _infallible = writeln!(text, "asked: {}", json(&self.asked));
         list(&mut text, "indexes", &self.indexes);
         list(&mut text, "packages", &self.packages);
+        if let Some(base) = &self.local_base {
+            text.push_str("local_base:\n");
+            let _infallible = writeln!(text, "  released: {}", json(&base.released));
+            let _infallible = writeln!(text, "  asked: {}", json(&base.asked));
+            list(&mut text, "  indexes", &base.indexes);
+            list(&mut text, "  packages", &base.packages);
+        }
         text
     }
 
@@ -196,23 +184,26 @@ impl Lock {
     /// What is another in `new`, by name.
     #[must_use]
     pub fn changes(&self, new: &Self) -> Vec<Change> {
-        let key = |package: &LockedPackage| (package.name.clone(), package.architecture.clone());
-        let keys: BTreeSet<_> = self.packages.iter().chain(&new.packages).map(key).collect();
-        let version = |lock: &Self, wanted: &(String, String)| {
-            let mut all = lock.packages.iter();
-            all.find(|package| key(package) == *wanted)
-                .map(|package| (package.version.clone(), package.sha256.clone()))
-        };
-        keys.into_iter()
-            .filter_map(|wanted| {
-                let (from, to) = (version(self, &wanted), version(new, &wanted));
-                (from != to).then(|| Change {
-                    package: wanted.0,
-                    from: from.map(|(version, _)| version),
-                    to: to.map(|(version, _)| version),
-                })
-            })
-            .collect()
+        changes(&self.packages, &new.packages)
+    }
+
+    /// What is another in the local cloud's base of `new`, by name.
+    #[must_use]
+    pub fn base_changes(&self, new: &Self) -> Vec<Change> {
+        let packages = |lock: &'_ Self| lock.local_base.clone().map(|base| base.packages);
+        let (old, new) = (packages(self), packages(new));
+        changes(&old.unwrap_or_default(), &new.unwrap_or_default())
+    }
+
+    /// What the layer stands on, by place: the ids of [`Self::base`], and the digest of [`Self::local_base`] at
+    /// [`Self::place`] of [`LOCAL`].
+    #[must_use]
+    pub fn pins(&self) -> BTreeMap<String, String> {
+        let mut pins = self.base.clone();
+        if let Some(base) = &self.local_base {
+            pins.insert(Self::place(LOCAL, "x86_64"), base.digest());
+        }
+        pins
     }
 
     /// The versions by name; of a package in several architectures, with that.
@@ -252,44 +243,35 @@ impl Lock {
     }
 }
 
-impl LockedPackage {
-    /// What of it is not as Debian's policy (5.6.1, 5.6.8, 5.6.12) and an archive have it; such a thing could be more
-    /// than a word in a shell.
-    #[must_use]
-    pub fn fault(&self) -> Option<&'static str> {
-        let of = |text: &str, more: &str| {
-            !text.is_empty()
-                && text
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
-        };
-        let hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let address = self
-            .url
-            .strip_prefix("http://")
-            .or_else(|| self.url.strip_prefix("https://"));
-        [
-            ("name", of(&self.name, "+-.")),
-            ("version", of(&self.version, ".+-~:")),
-            ("architecture", of(&self.architecture, "-")),
-            ("sha256", self.sha256.len() == 64 && hex(&self.sha256)),
-            (
-                "url",
-                address.is_some_and(|rest| of(rest, "-._~%:/?#[]@!*+,;=")),
-            ),
-        ]
-        .into_iter()
-        .find(|(_, good)| !good)
-        .map(|(what, _)| what)
-    }
+/// What is another in the packages `new`, by name.
+#[must_use]
+pub fn changes(old: &[LockedPackage], new: &[LockedPackage]) -> Vec<Change> {
+    let by_name = |packages: &[LockedPackage]| -> BTreeMap<_, _> {
+        let named = packages.iter().map(|package| {
+            let key = (package.name.clone(), package.architecture.clone());
+            (key, (package.version.clone(), package.sha256.clone()))
+        });
+        named.collect()
+    };
+    let (old, new) = (by_name(old), by_name(new));
+    let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    keys.into_iter()
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| Change {
+            package: key.0.clone(),
+            from: old.get(key).map(|(version, _)| version.clone()),
+            to: new.get(key).map(|(version, _)| version.clone()),
+        })
+        .collect()
 }
 
-/// A list, an item on each line.
+/// A list, an item on each line, as far in as its name.
 fn list(text: &mut String, name: &str, items: &[impl Serialize]) {
+    let indent = &name[..name.len() - name.trim_start().len()];
     text.push_str(name);
     text.push_str(if items.is_empty() { ": []\n" } else { ":\n" });
     for item in items {
-        let _infallible = writeln!(text, "- {}", json(item));
+        let _infallible = writeln!(text, "{indent}- {}", json(item));
     }
 }
 
@@ -358,6 +340,33 @@ mod tests {
             ),
             (4, true)
         );
+        let mut on_local = written.clone();
+        let base = || LocalBase {
+            released: [("s".to_owned(), "Mon".to_owned())].into(),
+            asked: ["apt".to_owned()].into(),
+            indexes: Vec::new(),
+            packages: vec![package("apt", "2.6")],
+        };
+        on_local.local_base = Some(base());
+        let text = on_local.to_text();
+        assert!(text.starts_with(&written.to_text()));
+        assert!(
+            text.contains("\n  packages:\n  - {\"name\":\"apt\","),
+            "{text}"
+        );
+        assert_eq!(Lock::read(&text, path, "web").unwrap(), on_local);
+        assert_eq!(
+            on_local.pins(),
+            [("local x86_64".to_owned(), base().digest())].into()
+        );
+        assert_eq!(
+            (written.pins().len(), on_local.changes(&written).len()),
+            (0, 0)
+        );
+        assert_eq!(written.base_changes(&on_local)[0].package, "apt");
+        let wrong = text.replace("\"2.6\"", "\"2 6\"");
+        let error = Lock::read(&wrong, path, "web").unwrap_err();
+        assert_eq!(error.location.unwrap().line, wrong.lines().count());
         let empty = lock(&[]);
         assert_eq!(Lock::read(&empty.to_text(), path, "web").unwrap(), empty);
         assert_eq!(written.lines().lines().count(), 2);

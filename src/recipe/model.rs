@@ -88,12 +88,10 @@ impl Resolved {
         self.installs_worker() || self.about.values().any(|about| about.secret.is_some())
     }
 
-    /// The base images that the lock file of the root pins ([`Lock::base`]).
+    /// The lock file of the recipe at the root.
     #[must_use]
-    pub fn pins(&self) -> &BTreeMap<String, String> {
-        static NONE: BTreeMap<String, String> = BTreeMap::new();
-        let lock = self.line.first().and_then(|root| root.lock.as_ref());
-        lock.map_or(&NONE, |lock| &lock.base)
+    pub fn root_lock(&self) -> Option<&Lock> {
+        self.line.first().and_then(|root| root.lock.as_ref())
     }
 
     /// The sections that are checked and shown, and that no verb of this version acts on.

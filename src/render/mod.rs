@@ -83,7 +83,7 @@ fn render_but(
             layer.provision.splice(0..0, first);
             layer.provision.extend(last);
             layer.locked = lock.map(Lock::versions).unwrap_or_default();
-            layer.pins = lock.map(|lock| lock.base.clone()).unwrap_or_default();
+            layer.pins = lock.map(Lock::pins).unwrap_or_default();
             below |= lock.is_some();
             layer
         })

@@ -8,6 +8,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use piaas_bake::clock::SystemClock;
+use piaas_bake::image::SOURCE_DATE;
+use piaas_bake::image::tree::Tree;
+use piaas_bake::localcloud::base;
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::scripted::Scripted;
 use piaas_bake::localcloud::serve::serve;
@@ -86,7 +89,7 @@ fn what_is_locked_is_installed_and_two_cold_bakes_are_the_same_bytes() {
     assert!(locked.stdout.contains("web  jq "), "{}", locked.stdout);
     let file = sandbox.recipes().join("web/recipe.lock");
     let text = std::fs::read_to_string(&file).unwrap();
-    for name in ["jq", "libjq1", "libonig5"] {
+    for name in ["jq", "libjq1", "libonig5", "libc6"] {
         assert!(text.contains(&format!("\"name\":\"{name}\"")), "{text}");
     }
     // It has all that is asked for: nothing is launched, and nothing moves.
@@ -115,18 +118,10 @@ fn what_is_locked_is_installed_and_two_cold_bakes_are_the_same_bytes() {
     }
     assert!(!sandbox.path().join("first/verify").exists());
 
+    let sha256 = sha256_of("jq", &text);
+    a_mirror_is_not_needed(&sandbox, &text, &written);
+
     // Something else at the place of a package.
-    let jq = text
-        .lines()
-        .find(|line| line.contains("\"name\":\"jq\""))
-        .unwrap();
-    let sha256 = jq
-        .split("\"sha256\":\"")
-        .nth(1)
-        .unwrap()
-        .split('"')
-        .next()
-        .unwrap();
     std::fs::write(&file, text.replace(sha256, &"0".repeat(64))).unwrap();
     let other = run(&sandbox, "third", &bake, &[]).expect_code(4);
     assert!(
@@ -181,6 +176,127 @@ fn an_image_that_is_another_one_when_it_is_baked_again_is_no_success() {
     assert!(sandbox.path().join("state/verify/cloud/snapshots").is_dir());
 }
 
+fn sha256_of<'a>(package: &str, lock: &'a str) -> &'a str {
+    let name = format!("\"name\":\"{package}\"");
+    let line = lock.lines().find(|line| line.contains(&name)).unwrap();
+    let rest = line.split("\"sha256\":\"").nth(1).unwrap();
+    rest.split('"').next().unwrap()
+}
+
+/// A host that has nothing but the lock file and the files that it names makes the same base and the same image, with a
+/// mirror that is dead; and the mirror may drop what is locked.
+fn a_mirror_is_not_needed(sandbox: &Sandbox, lock: &str, disk_before: &serde_json::Value) {
+    let dead = "http://127.0.0.1:9";
+    let other = sandbox.path().join("other-cache");
+    std::fs::create_dir_all(other.join("debs")).unwrap();
+    for entry in std::fs::read_dir(cache_dir().join("debs")).unwrap() {
+        let from = entry.unwrap().path();
+        let to = other.join("debs").join(from.file_name().unwrap());
+        std::fs::copy(from, to).unwrap();
+    }
+    let offline = |state: &str| {
+        let mut command = sandbox.command(&["bake", "web", "--offline"]);
+        command
+            .env("PIAAS_CACHE_DIR", &other)
+            .env("PIAAS_STATE_DIR", sandbox.path().join(state))
+            .env("PIAAS_MIRROR", dead)
+            .env("http_proxy", dead);
+        Run::from(command.stdin(Stdio::null()).output().unwrap())
+    };
+    // All that is missing is named, and nothing is done.
+    let jq = other.join(format!("debs/{}.deb", sha256_of("jq", lock)));
+    let libc = other.join(format!("debs/{}.deb", sha256_of("libc6", lock)));
+    std::fs::rename(&jq, jq.with_extension("aside")).unwrap();
+    let whole = std::fs::read(&libc).unwrap();
+    std::fs::write(&libc, vec![0; whole.len()]).unwrap();
+    let refused = offline("offline").expect_code(1);
+    for part in ["2 packages that lock files name", "jq 1.", "libc6 2."] {
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+    assert!(!other.join("base").exists());
+    std::fs::rename(jq.with_extension("aside"), &jq).unwrap();
+    std::fs::write(&libc, whole).unwrap();
+
+    let _ = offline("offline").expect_code(0);
+    let here = base::record(&cache_dir().join("base").join(base::directory_name())).unwrap();
+    let roots = [cache_dir(), other.clone()].map(|cache| {
+        let own = cache.join("base").join(base::directory_name());
+        base::place(&own, &here.digest())
+    });
+    assert_ne!(roots[0].file_name(), roots[1].file_name());
+    let digest = |root: &Path| Tree::scan(root, SOURCE_DATE).unwrap().digest().unwrap();
+    assert_eq!(digest(&roots[0]), digest(&roots[1]));
+    let made = disk(&sandbox.path().join("offline"));
+    for key in ["tree_digest", "disk_sha256"] {
+        assert_eq!(made[key], disk_before[key], "{key}");
+    }
+
+    // Without the file of a package, and with an archive that does not have it any more.
+    let file = sandbox.recipes().join("web/recipe.lock");
+    let dropped = lock.replace("http://deb.debian.org/", "http://127.0.0.1:9/");
+    assert_ne!(dropped, lock, "the lock has no URL of the archive");
+    std::fs::write(&file, dropped).unwrap();
+    let bake = ["bake", "web", "--locked"];
+    let _ = run(sandbox, "dropped", &bake, &[]).expect_code(0);
+    std::fs::write(&file, lock).unwrap();
+}
+
+/// A lock of the local cloud's base, with a package of this version and this date of the archive.
+fn with_base(version: &str, date: &str) -> String {
+    let suite = "http://deb.debian.org/debian/dists/bookworm/";
+    let sha256 = "ab".repeat(32);
+    format!(
+        "lock: 1\nrecipe: web\nasked: [jq]\nindexes: []\npackages: []\nlocal_base:\n  released: {{ \"{suite}\": {date} }}\n\
+         \x20 asked: [apt]\n  indexes:\n  - {{ suite: \"{suite}\", path: main/binary-amd64/Packages, sha256: {sha256} }}\n\
+         \x20 packages:\n  - {{ name: apt, version: \"{version}\", architecture: amd64, size: 1, sha256: {sha256}, \
+         url: \"http://deb.debian.org/apt.deb\" }}\n"
+    )
+}
+
+#[test]
+fn the_base_of_the_local_cloud_is_an_image_by_what_it_is_made_of() {
+    let sandbox = Sandbox::new();
+    sandbox.write("recipes/web/recipe.yaml", RECIPE);
+    let json = |run: Run| serde_json::from_str::<serde_json::Value>(&run.stdout).unwrap();
+    let plan = |lock: &str, more: &[&str]| {
+        sandbox.write("recipes/web/recipe.lock", lock);
+        let args = [&["plan", "web", "--format", "json"][..], more].concat();
+        json(sandbox.run(&args).expect_code(0))
+    };
+    let one = plan(&with_base("2.6.1", "Monday"), &["-o", "web.plan"]);
+    let id = one["base_image"].as_str().unwrap();
+    assert!(
+        id.starts_with("ami-b") && id.len() == BASE_IMAGE.len(),
+        "{id}"
+    );
+    // It is the one that it was when it is planned again, from the file too.
+    let again = json(
+        sandbox
+            .run(&["plan", "web.plan", "--format", "json"])
+            .expect_code(0),
+    );
+    assert_eq!(again["base_image"], one["base_image"]);
+    // What else the archive had that day is nothing to it.
+    let later = plan(&with_base("2.6.1", "Tuesday"), &[]);
+    assert_eq!(
+        (&later["base_image"], &later["digest"]),
+        (&one["base_image"], &one["digest"])
+    );
+    let moved = plan(&with_base("2.6.2", "Tuesday"), &[]);
+    assert_ne!(moved["base_image"], one["base_image"]);
+    assert_ne!(moved["digest"], one["digest"]);
+    sandbox.write("recipes/web/recipe.lock", &with_base("2; rm", "Monday"));
+    let wrong = sandbox.run(&["plan", "web"]).expect_code(3);
+    assert!(
+        wrong.stderr.contains("the version of the package `apt`"),
+        "{}",
+        wrong.stderr
+    );
+    // Without it the base is this host's, as ever.
+    let unlocked = plan(&pinning(BASE_IMAGE), &[]);
+    assert_eq!(unlocked["base_image"], BASE_IMAGE);
+}
+
 /// A lock file without packages that pins the base image of us-east-1.
 fn pinning(id: &str) -> String {
     format!(
@@ -199,9 +315,9 @@ async fn the_base_image_is_the_one_that_is_locked() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(serve(cloud, listener, std::future::pending()));
-    let plan = async |lock: &str, code: i32| {
+    let plan = async |args: &[&str], lock: &str, code: i32| {
         sandbox.write("recipes/web/recipe.lock", lock);
-        let mut command = sandbox.command(&["plan", "web", "--locked", "--format", "json"]);
+        let mut command = sandbox.command(&[&["plan", "--format", "json"], args].concat());
         command
             .args(["--cloud", "aws", "--region", "us-east-1"])
             .env("AWS_ENDPOINT_URL", &endpoint)
@@ -211,14 +327,23 @@ async fn the_base_image_is_the_one_that_is_locked() {
         Run::from(output.await.unwrap().unwrap()).expect_code(code)
     };
     let json = |run: Run| serde_json::from_str::<serde_json::Value>(&run.stdout).unwrap();
-    let pinned = json(plan(&pinning(BASE_IMAGE), 0).await);
+    let pinned = json(
+        plan(
+            &["web", "--locked", "-o", "web.plan"],
+            &pinning(BASE_IMAGE),
+            0,
+        )
+        .await,
+    );
+    let again = json(plan(&["web.plan"], &pinning(BASE_IMAGE), 0).await);
+    assert_eq!(again["digest"], pinned["digest"]);
     assert_eq!(pinned["base_image"], BASE_IMAGE, "{pinned}");
     let free = pinning(BASE_IMAGE).replace("base: ", "# base: ");
-    let free = json(plan(&free, 0).await);
+    let free = json(plan(&["web"], &free, 0).await);
     assert_eq!(free["base_image"], BASE_IMAGE, "{free}");
     assert_ne!(pinned["digest"], free["digest"]);
     // Another one than the parameter names now; it is not there any more.
-    let gone = plan(&pinning("ami-00000000000000000"), 4).await;
+    let gone = plan(&["web"], &pinning("ami-00000000000000000"), 4).await;
     for part in [
         "ami-00000000000000000 does not exist",
         "the lock file names it",

@@ -25,5 +25,6 @@ mod secrets_real;
 mod settings;
 mod story;
 mod support;
+mod vm;
 mod worker;
 mod workflows;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use flate2::write::GzEncoder;
 use piaas_bake::bake::packages::{Archive, Record, read};
+use piaas_bake::debs::{Cache, Package};
 use sha2::{Digest as _, Sha256};
 
 /// A web server of files, and what it was asked for.
@@ -187,4 +188,39 @@ async fn what_cannot_be_told_is_an_error_that_says_why() {
     assert!(moved(&blind).await.unwrap_err().contains("not noted"));
     let nothing = Record::after(None, read("end\n").unwrap());
     assert_eq!(moved(&nothing).await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn a_file_of_a_package_is_kept_if_it_is_what_is_locked() {
+    let mirror = Mirror::new();
+    mirror.put("/pool/git.deb", "content");
+    mirror.put("/old/git.deb", "-> /pool/git.deb");
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new(dir.path().join("debs"));
+    let git = |path: &str, size: u64, content: &str| Package {
+        name: "git".into(),
+        version: "1".into(),
+        architecture: "amd64".into(),
+        size,
+        sha256: sha256(content.as_bytes()),
+        url: format!("{}{path}", mirror.address),
+    };
+    let archive = Archive::new().unwrap();
+    for (package, why) in [
+        (git("/pool/git.deb", 7, "another"), "another sha256"),
+        (git("/pool/git.deb", 6, "content"), "is larger"),
+        (git("/gone/git.deb", 7, "content"), "status 404"),
+    ] {
+        let error = archive.fetch(&package, &cache).await.unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
+    // Nothing is left of what was refused.
+    assert_eq!(std::fs::read_dir(cache.dir()).unwrap().count(), 0);
+    let wanted = git("/old/git.deb", 7, "content");
+    archive.fetch(&wanted, &cache).await.unwrap();
+    assert_eq!(cache.lacks([&wanted]), Vec::<&Package>::new());
+    assert_eq!(
+        std::fs::read(cache.path(&wanted.sha256)).unwrap(),
+        b"content"
+    );
 }

@@ -17,7 +17,7 @@ say "the image that stays"
 shown=${bake#"$PWD"/}
 next() { printf '  %-58s %s\n' "$1" "${2-}" >&2; } # command, what it does
 printf '\nNext:\n' >&2
-next 'make demo-vm' 'boot the same disk in QEMU, by UEFI'
+next 'make demo-vm' 'boot the same disk in QEMU, by UEFI, and test it there'
 next "$shown plan $recipe" 'what a bake would do now: nothing'
 next "$shown bake $recipe --set master_host=ci.example.org"
 next "$shown why $recipe" 'what makes two images differ'

@@ -1,20 +1,24 @@
 //! Asking apt archives over HTTP what they hold now. Every file is asked for once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use aws_smithy_http_client::{Connector, proxy::ProxyConfig, tls};
 use aws_smithy_runtime_api::client::http::HttpConnector as _;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt as _, Limited};
 use sha2::{Digest as _, Sha256};
 
 use super::index::{Form, Packing, Release, offers};
 use super::{Moved, Record};
+use crate::debs::{Cache, Package};
 
-/// The longest that one file may take.
+/// The longest that a file about the archive may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The longest that the file of a package may take.
+const FILE_PATIENCE: Duration = Duration::from_secs(1800);
 /// Bytes of an `InRelease` file: Debian's has about 200 KB.
 const RELEASE_LIMIT: usize = 8 << 20;
 /// Bytes of an index, packed: Debian's largest has 12 MB.
@@ -124,18 +128,46 @@ impl Archive {
         Ok(offers(&String::from_utf8_lossy(&text)))
     }
 
-    async fn get(&self, url: &str, limit: usize) -> Result<Vec<u8>, String> {
-        tokio::time::timeout(PATIENCE, self.follow(url, limit))
-            .await
-            .unwrap_or_else(|_| {
-                Err(format!(
-                    "{url}: no whole answer within {} s",
-                    PATIENCE.as_secs()
-                ))
-            })
+    /// Fetches the file of a package into a cache.
+    ///
+    /// # Errors
+    /// It cannot be had, or is not what is wanted.
+    pub async fn fetch(&self, package: &Package, cache: &Cache) -> Result<(), String> {
+        let url = &package.url;
+        let unkept = |error: std::io::Error| format!("{} cannot be kept: {error}", package.name);
+        let whole = async {
+            let mut body = self.follow(url).await?;
+            let mut file = cache.begin().map_err(unkept)?;
+            let mut left = package.size;
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| format!("{url}: {error}"))?;
+                let Ok(bytes) = frame.into_data() else {
+                    continue;
+                };
+                left = left
+                    .checked_sub(bytes.len() as u64)
+                    .ok_or_else(|| format!("{url} is larger than the lock file says"))?;
+                file.write_all(&bytes).map_err(unkept)?;
+            }
+            Ok(file)
+        };
+        let file = patiently(url, FILE_PATIENCE, whole).await?;
+        let kept = cache.keep(file, package).map_err(unkept)?;
+        kept.map(drop)
+            .ok_or_else(|| format!("{url} is not what the lock file names: another sha256"))
     }
 
-    async fn follow(&self, url: &str, limit: usize) -> Result<Vec<u8>, String> {
+    async fn get(&self, url: &str, limit: usize) -> Result<Vec<u8>, String> {
+        let whole = async {
+            let body = Limited::new(self.follow(url).await?, limit).collect().await;
+            body.map(|whole| whole.to_bytes().to_vec())
+                .map_err(|error| format!("{url}: {error}"))
+        };
+        patiently(url, PATIENCE, whole).await
+    }
+
+    /// The body of what is at an address, or where that leads.
+    async fn follow(&self, url: &str) -> Result<SdkBody, String> {
         let mut place = url.to_owned();
         for _ in 0..=REDIRECTS {
             if !place.starts_with("http://") && !place.starts_with("https://") {
@@ -146,7 +178,7 @@ impl Archive {
                     "user-agent",
                     concat!("piaas-bake/", env!("CARGO_PKG_VERSION")),
                 )
-                .body(aws_smithy_types::body::SdkBody::empty())
+                .body(SdkBody::empty())
                 .map_err(|error| format!("{place}: {error}"))?;
             let request =
                 HttpRequest::try_from(request).map_err(|error| format!("{place}: {error}"))?;
@@ -158,18 +190,30 @@ impl Archive {
             let status = response.status().as_u16();
             let target = response.headers().get("location").map(str::to_owned);
             match (status, target) {
-                (200, _) => {
-                    let body = Limited::new(response.into_body(), limit).collect().await;
-                    return body
-                        .map(|whole| whole.to_bytes().to_vec())
-                        .map_err(|error| format!("{place}: {error}"));
-                }
+                (200, _) => return Ok(response.into_body()),
                 (301 | 302 | 303 | 307 | 308, Some(target)) => place = resolve(&place, &target),
                 _ => return Err(format!("{place} answers with status {status}")),
             }
         }
         Err(format!("{url} is redirected again and again"))
     }
+}
+
+/// What comes of asking an address, if it comes in time.
+async fn patiently<T>(
+    url: &str,
+    patience: Duration,
+    whole: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let late = |_| {
+        Err(format!(
+            "{url}: no whole answer within {} s",
+            patience.as_secs()
+        ))
+    };
+    tokio::time::timeout(patience, whole)
+        .await
+        .unwrap_or_else(late)
 }
 
 /// Where a redirection leads. (RFC 3986, 5.2, for the forms that mirrors use.)

@@ -21,6 +21,7 @@ use crate::cli::args::{BakeArgs, CloudName, Format};
 use crate::cli::context::{Connected, Context, cloud};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::lines::Told;
+use crate::cli::locked::{connect, supply};
 use crate::cli::style::elapsed;
 use crate::cli::view::progress::Progress;
 use crate::cli::{exit, github, interrupt, lent, output, view};
@@ -32,14 +33,20 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
     };
     let plan = saved::named(argument, &args.sets, &args.how)?;
     let (connected, order, decision, channel) = if let Some(plan) = plan {
+        if args.offline {
+            let what =
+                "--offline goes with recipes: a plan file does not have all of its lock files";
+            return Err(CliError::new(exit::USAGE, what));
+        }
         let connected = context.connect_to_act().await?;
         let (order, decision) = saved::reopen(context, &connected, &plan).await?;
+        supply(context, &connected, &[&order], false).await?;
         (connected, order, decision, plan.channel)
     } else {
         let order = prepare(context, argument, &args.sets.given())?;
-        order.check_locked(&args.how)?;
-        let connected = context.connect_to_act().await?;
-        let order = order.pinned(&connected.clients);
+        order.check_locked(args.only_locked())?;
+        let connected = connect(context, &[&order], args.offline).await?;
+        let order = order.pinned(&connected)?;
         let wishes = Wishes::from(&args.how);
         let channel = wishes.channel;
         let decision = decide(context, &connected, &order, wishes).await?;

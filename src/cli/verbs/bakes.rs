@@ -19,6 +19,7 @@ use crate::cancel::Cancel;
 use crate::cli::args::{BakeArgs, Format};
 use crate::cli::context::{Connected, Context};
 use crate::cli::error::{CliError, CliResult};
+use crate::cli::locked::connect;
 use crate::cli::style::elapsed;
 use crate::cli::view::progress::Lanes;
 use crate::cli::{exit, github, output};
@@ -53,9 +54,10 @@ enum Ending {
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
     refuse_options(args)?;
     let mut nodes = nodes(context, args)?;
-    let connected = context.connect_to_act().await?;
+    let orders: Vec<&Order> = nodes.iter().map(|node| &node.order).collect();
+    let connected = connect(context, &orders, args.offline).await?;
     for node in &mut nodes {
-        node.order = node.order.clone().pinned(&connected.clients);
+        node.order = node.order.clone().pinned(&connected)?;
     }
     let (cancel, under_way) = cancel_on_signal(context)?;
     for node in nodes.iter().filter(|node| !node.asked) {
@@ -129,7 +131,7 @@ fn nodes(context: &Context, args: &BakeArgs) -> Result<Vec<Node>, CliError> {
     let mut orders = Vec::new();
     for recipe in asked {
         let order = prepare(context, recipe, &Given::default())?;
-        order.check_locked(&args.how)?;
+        order.check_locked(args.only_locked())?;
         orders.push((order, true));
     }
     // Nothing is started from without a cache.

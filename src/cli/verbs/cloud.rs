@@ -368,7 +368,7 @@ pub fn reset(context: &Context, yes: bool, base: bool) -> CliResult {
         |error: std::io::Error| CliError::failure("cannot reset the local cloud").because(&error);
     gc::reset(&dir).map_err(failed)?;
     if base {
-        localcloud::nspawn::files::remove_dir(&context.settings.base_dir()).map_err(failed)?;
+        localcloud::base::remove_all(&context.settings.base_dir()).map_err(failed)?;
     }
     match context.format {
         Format::Json => output::json(&json!({ "removed": dir }))?,

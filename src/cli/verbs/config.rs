@@ -134,6 +134,10 @@ pub const VARIABLES: &[Variable] = &[
         "Debian mirror of the local cloud's base image",
     ),
     plain(
+        "PIAAS_VM_ACCEL",
+        "accelerator of QEMU for test --vm: kvm or tcg; without it KVM where it works",
+    ),
+    plain(
         "PIAAS_NO_PROGRESS",
         "plain lines instead of a live view, if set",
     ),
@@ -367,6 +371,7 @@ mod tests {
             "DEBIAN_FRONTEND",
             "NOTIFY_SOCKET",
             "FAILED",
+            "KILL",
             "POST",
         ];
         let mut found = 0;

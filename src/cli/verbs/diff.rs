@@ -4,18 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
-use super::images::{disk, find};
+use super::images::{disk, find, tree};
 use crate::bake::images::Image;
 use crate::cli::args::{CloudName, DiffArgs, Format};
-use crate::cli::context::{Connected, Context, io};
+use crate::cli::context::{Connected, Context};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::view::text::bytes;
 use crate::cli::{exit, output};
 use crate::image::compare::{self, Aspect, Bytes, Comparison, FileChange, UnitState};
 use crate::image::tree::{Entry, EntryType, TreeManifest, split};
-use crate::localcloud::nspawn::files::TREE;
 
 /// Lines of a list that are shown without `--all`.
 const SHOWN: usize = 40;
@@ -107,19 +105,11 @@ pub async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliErro
         return Err(CliError::failure(none)
             .hint("only images that the local cloud has made are compared, not its base image"));
     };
-    let path = disk.with_file_name(TREE);
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        io("read", &path, &error).hint(
-            "a disk that an older piaas-bake wrote has no tree manifest: bake it again, with --force",
-        )
-    })?;
-    let tree = TreeManifest::parse(&text).map_err(|error| {
-        CliError::failure(format!("{} is no tree manifest", path.display())).because(&error)
-    })?;
+    let (digest, tree) = tree(&disk)?;
     Ok(Listed {
         image,
         disk,
-        digest: hex::encode(Sha256::digest(&text)),
+        digest,
         tree,
     })
 }

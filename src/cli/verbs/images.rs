@@ -5,6 +5,7 @@ use std::path::Path;
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use crate::aws::tags;
 use crate::bake::images::{self, Image};
@@ -14,6 +15,8 @@ use crate::cli::context::{Connected, Context, cloud, io};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, output};
 use crate::digest::{Manifest, Under};
+use crate::image::tree::TreeManifest;
+use crate::localcloud::nspawn::files::TREE;
 
 pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
     let connected = context.connect().await?;
@@ -304,6 +307,23 @@ pub fn disk(connected: &Connected, image: &Image) -> Option<std::path::PathBuf> 
         .snapshots
         .first()
         .and_then(|snapshot| cloud.disk(snapshot))
+}
+
+/// The tree manifest beside a raw disk, and its SHA-256 in hex.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn tree(disk: &Path) -> Result<(String, TreeManifest), CliError> {
+    let path = disk.with_file_name(TREE);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        io("read", &path, &error).hint(
+            "a disk that an older piaas-bake wrote has no tree manifest: bake it again, with --force",
+        )
+    })?;
+    let tree = TreeManifest::parse(&text).map_err(|error| {
+        CliError::failure(format!("{} is no tree manifest", path.display())).because(&error)
+    })?;
+    Ok((hex::encode(Sha256::digest(&text)), tree))
 }
 
 fn status(image: &Image) -> &str {

@@ -10,16 +10,18 @@ use super::bake::{Way, cancel_on_signal, describe, failed, watched};
 use super::plan::{Order, Wishes, decide, layers_of};
 use crate::bake::lock::{Recorded, record};
 use crate::bake::names::Channel;
-use crate::bake::packages::{Archive, Part};
+use crate::bake::packages::{Archive, Moved, Part, Record};
 use crate::bake::plan::Decision;
 use crate::bake::{Settings, Stamped};
 use crate::cli::args::{Format, LockArgs};
 use crate::cli::context::{Connected, Context, invalid, io};
 use crate::cli::error::{CliError, CliResult};
+use crate::cli::locked::supply;
 use crate::cli::{exit, output};
+use crate::localcloud::base;
 use crate::recipe::lock::{self, Change};
 use crate::recipe::model::{Manager, Resolved};
-use crate::recipe::{self, Lock, Revision};
+use crate::recipe::{self, LocalBase, Lock, LockedIndex, LockedPackage, Revision};
 use crate::render::{self, locked};
 
 pub async fn run(context: &Context, args: &LockArgs) -> CliResult {
@@ -39,10 +41,15 @@ fn load(context: &Context, name: &str) -> Result<Resolved, CliError> {
     render::load(&context.settings.recipes, name, &given).map_err(|found| invalid(&found))
 }
 
+/// The base images of a lock: [`Lock::base`] and [`Lock::local_base`].
+type Bases = (BTreeMap<String, String>, Option<LocalBase>);
+
 /// What came of one recipe.
 struct Written {
     recipe: String,
     changes: Vec<Change>,
+    /// In the local cloud's base.
+    base_changes: Vec<Change>,
     packages: usize,
     /// Installed by a step from a file of its own.
     local: Vec<String>,
@@ -88,7 +95,8 @@ async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
             progress: context.progress(),
         };
         output::note(&format!("locking {}", open.join(", ")));
-        let (recorded, base, clean) = one(context, connected, &resolved, &open, way).await?;
+        let (recorded, base, clean) =
+            one(context, connected, &resolved, (&open, update), way).await?;
         left_over |= !clean;
         for layer in recorded {
             written.push(put(&resolved, layer, &base)?);
@@ -127,9 +135,9 @@ async fn one(
     context: &Context,
     connected: &Connected,
     resolved: &Resolved,
-    recipes: &[String],
+    (recipes, update): (&[String], bool),
     way: Way,
-) -> Result<(Vec<Recorded>, BTreeMap<String, String>, bool), CliError> {
+) -> Result<(Vec<Recorded>, Bases, bool), CliError> {
     let mut free = resolved.clone();
     for one in &mut free.line {
         if recipes.contains(&one.name) {
@@ -145,7 +153,21 @@ async fn one(
         layer.layer.provision.insert(0, before);
         layer.layer.provision.push(after);
     }
-    let order = Order::new(&free, layers).pinned(&connected.clients);
+    let mut order = Order::new(&free, layers);
+    let of_root = recipes.contains(&resolved.line[0].name);
+    let old = resolved.root_lock();
+    let of_old = old.and_then(|lock| lock.local_base.as_ref());
+    let local = match connected.local {
+        Some(_) if of_root => base_to_lock(context, of_old, update).await?,
+        _ => None,
+    };
+    if let Some(local) = &local {
+        let place = Lock::place(lock::LOCAL, &resolved.image.architecture);
+        order.pins.insert(place, local.digest());
+        order.local_base = Some(local.clone());
+    }
+    let order = order.pinned(connected)?;
+    supply(context, connected, &[&order], false).await?;
     // From the base: an image of a parent may have been baked without its lock.
     let decision = decide(
         context,
@@ -175,21 +197,52 @@ async fn one(
     for left in &record.left_over {
         output::note(&format!("{}: {}", resolved.name, describe(left)));
     }
-    // What the root's lock pins stays for the regions that are not here.
-    let mut base = resolved.pins().clone();
-    if connected.clients.cloud == "aws" {
+    // What the root's lock pins stays for the clouds and regions that are not here.
+    let mut base = old.map(|lock| lock.base.clone()).unwrap_or_default();
+    let local = local.or_else(|| of_old.cloned());
+    if connected.local.is_none() {
         let here = Lock::place(&connected.clients.region, &resolved.image.architecture);
         base.insert(here, plan.base.id.clone());
     }
-    Ok((record.layers, base, record.left_over.is_empty()))
+    Ok((record.layers, (base, local), record.left_over.is_empty()))
+}
+
+/// What the local cloud's base is made of, which a root's lock file is to name: what it names already, else that of this
+/// host. If the lock is moved, the first of these that the mirror has not left behind, else a new one.
+async fn base_to_lock(
+    context: &Context,
+    old: Option<&LocalBase>,
+    update: bool,
+) -> Result<Option<LocalBase>, CliError> {
+    let (own, mirror) = (context.settings.base_dir(), context.settings.mirror.clone());
+    let known: Vec<LocalBase> = old.cloned().into_iter().chain(base::record(&own)).collect();
+    if !update || known.is_empty() {
+        return Ok(known.into_iter().next());
+    }
+    let mut archive = Archive::new()
+        .map_err(|error| CliError::failure(format!("cannot prepare TLS: {error}")))?;
+    let mut behind = 0;
+    for one in known {
+        let record = Record::after(None, Part::locked(&one.indexes, &one.packages));
+        let moved = archive.moved(&record).await.map_err(|error| {
+            CliError::failure(format!(
+                "cannot tell whether the base image has moved: {error}"
+            ))
+        })?;
+        if moved.is_empty() {
+            return Ok(Some(one));
+        }
+        behind = moved.len();
+    }
+    let packages = if behind == 1 { "package" } else { "packages" };
+    let title = format!("Debian base image from {mirror}: {behind} {packages} moved");
+    let made = context.show_base(&title, move |progress| base::renew(&own, &mirror, progress));
+    made.await?
+        .map_err(|error| CliError::failure("cannot make a new base image").because(&error))
 }
 
 /// Writes the lock file of a recipe of the line: the old one or the new one is there, whatever happens.
-fn put(
-    resolved: &Resolved,
-    layer: Recorded,
-    base: &BTreeMap<String, String>,
-) -> Result<Written, CliError> {
+fn put(resolved: &Resolved, layer: Recorded, (base, local): &Bases) -> Result<Written, CliError> {
     let recipe = resolved
         .line
         .iter()
@@ -203,14 +256,16 @@ fn put(
         .is_some_and(|root| root.name == recipe.name)
     {
         new.base = base.clone();
+        new.local_base = local.clone();
     }
     let old = recipe.lock.clone();
-    let changes = old.unwrap_or_else(|| Lock::new(&recipe.name, [], Vec::new(), Vec::new()));
+    let old = old.unwrap_or_else(|| Lock::new(&recipe.name, [], Vec::new(), Vec::new()));
     let path = recipe.dir.join(lock::FILE);
     store(&path, &new.to_text()).map_err(|error| io("write", &path, &error))?;
     Ok(Written {
         recipe: recipe.name.clone(),
-        changes: changes.changes(&new),
+        changes: old.changes(&new),
+        base_changes: old.base_changes(&new),
         packages: new.packages.len(),
         local: layer.local,
     })
@@ -235,6 +290,7 @@ fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), 
                 "recipe": one.recipe,
                 "packages": one.packages,
                 "changes": one.changes,
+                "base_changes": one.base_changes,
                 "local": one.local,
             })
         });
@@ -260,8 +316,20 @@ fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), 
             ));
         }
         output::data(&changes_text(&one.recipe, &one.changes))?;
+        output::data(&base_text(&one.recipe, &one.base_changes))?;
     }
     Ok(())
+}
+
+/// What moved in the local cloud's base. That it is locked at all is no list of packages.
+fn base_text(recipe: &str, changes: &[Change]) -> String {
+    if !changes.is_empty() && changes.iter().all(|change| change.from.is_none()) {
+        return format!(
+            "{recipe}  base image of the local cloud  + {} packages\n",
+            changes.len()
+        );
+    }
+    changes_text(&format!("{recipe} base"), changes)
 }
 
 /// Packages that moved, as people read them.
@@ -297,10 +365,14 @@ fn diff(context: &Context, names: &[String], rev: &str) -> CliResult {
         let none = || Lock::new(name, [], Vec::new(), Vec::new());
         let old = read(revision.recipes())?.unwrap_or_else(none);
         let new = read(recipes)?.unwrap_or_else(none);
-        let changes = old.changes(&new);
+        let (changes, of_base) = (old.changes(&new), old.base_changes(&new));
         match context.format {
-            Format::Json => documents.push(json!({ "recipe": name, "changes": changes })),
-            Format::Human => output::data(&changes_text(name, &changes))?,
+            Format::Json => documents
+                .push(json!({ "recipe": name, "changes": changes, "base_changes": of_base })),
+            Format::Human => {
+                output::data(&changes_text(name, &changes))?;
+                output::data(&base_text(name, &of_base))?;
+            }
         }
     }
     if context.format == Format::Json {
@@ -324,29 +396,38 @@ async fn check(context: &Context, names: &[String]) -> CliResult {
             ));
             continue;
         };
-        let record = crate::bake::packages::Record::after(None, Part::from(&lock));
-        let moved = archive.moved(&record).await.map_err(|error| {
-            CliError::failure(format!("cannot tell what has moved for {name}: {error}"))
-        })?;
+        let mut moved = async |indexes: &[LockedIndex], packages: &[LockedPackage]| {
+            let record = Record::after(None, Part::locked(indexes, packages));
+            archive.moved(&record).await.map_err(|error| {
+                CliError::failure(format!("cannot tell what has moved for {name}: {error}"))
+            })
+        };
+        let own = moved(&lock.indexes, &lock.packages).await?;
+        let of_base = match &lock.local_base {
+            Some(base) => moved(&base.indexes, &base.packages).await?,
+            None => Vec::new(),
+        };
         if context.format == Format::Human {
-            let changes: Vec<Change> = moved
-                .into_iter()
-                .map(|one| Change {
-                    package: one.package,
-                    from: Some(one.from),
-                    to: Some(one.to),
-                })
-                .collect();
-            output::data(&changes_text(name, &changes))?;
-            if changes.is_empty() {
+            output::data(&changes_text(name, &as_changes(&own)))?;
+            output::data(&base_text(name, &as_changes(&of_base)))?;
+            if own.is_empty() && of_base.is_empty() {
                 output::note(&format!("{} {name}: nothing has moved", context.err.tick()));
             }
         } else {
-            documents.push(json!({ "recipe": name, "moved": moved }));
+            documents.push(json!({ "recipe": name, "moved": own, "base_moved": of_base }));
         }
     }
     if context.format == Format::Json {
         output::json(&json!({ "locks": documents }))?;
     }
     Ok(exit::DONE)
+}
+
+fn as_changes(moved: &[Moved]) -> Vec<Change> {
+    let changes = moved.iter().map(|one| Change {
+        package: one.package.clone(),
+        from: Some(one.from.clone()),
+        to: Some(one.to.clone()),
+    });
+    changes.collect()
 }

@@ -27,5 +27,6 @@ mod roll_options;
 pub mod saved;
 pub mod schema;
 pub mod show;
+pub mod test;
 pub mod verify;
 pub mod why;

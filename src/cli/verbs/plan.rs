@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::{changed, saved, show};
-use crate::aws::Clients;
 use crate::bake::names::Channel;
 use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
 use crate::bake::{self, SurveyError, calls};
@@ -16,7 +15,7 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::style::elapsed;
 use crate::cli::{exit, lent, output};
 use crate::recipe::model::{BaseRef, BuildSpec, ImageSpec, Resolved};
-use crate::recipe::{Given, Lock};
+use crate::recipe::{Given, LocalBase, Lock, LockedPackage, lock};
 use crate::{digest, render};
 
 pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
@@ -30,9 +29,9 @@ pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
         return show_plan(context, &connected, &order, recipe, &decision);
     }
     let order = prepare(context, recipe, &args.sets.given())?;
-    order.check_locked(&args.how)?;
+    order.check_locked(args.how.only_locked())?;
     let connected = context.connect().await?;
-    let order = order.pinned(&connected.clients);
+    let order = order.pinned(&connected)?;
     let decision = decide(context, &connected, &order, Wishes::from(&args.how)).await?;
     if let Some(path) = &args.output {
         saved::write(context, &connected, &order, &args.how, &decision, path)?;
@@ -68,8 +67,14 @@ pub struct Order {
     /// The disk of each layer's image.
     pub disks: Vec<ImageSpec>,
     pub build: BuildSpec,
-    /// The base images that the lock file at the root pins ([`Lock::base`]).
+    /// The image that it stands on here, once that is known: the one that a lock file pins, or what `base` means.
+    pub stands_on: BaseRef,
+    /// What the lock file at the root pins ([`Lock::pins`]).
     pub pins: BTreeMap<String, String>,
+    /// What the base of the local cloud is made of, if that is locked.
+    pub local_base: Option<LocalBase>,
+    /// The packages that the line's lock files name.
+    pub debs: Vec<LockedPackage>,
     /// The recipes of the line that have no lock file.
     pub unlocked: Vec<String>,
 }
@@ -78,6 +83,7 @@ impl Order {
     /// The order of a recipe that has been rendered.
     #[must_use]
     pub fn new(resolved: &Resolved, layers: Vec<LayerPlan>) -> Self {
+        let root = resolved.root_lock();
         Self {
             recipe: resolved.name.clone(),
             description: resolved.description.clone(),
@@ -89,7 +95,15 @@ impl Order {
                 .map(|recipe| recipe.image.clone())
                 .collect(),
             build: resolved.build.clone(),
-            pins: resolved.pins().clone(),
+            stands_on: resolved.base.clone(),
+            pins: root.map(Lock::pins).unwrap_or_default(),
+            local_base: root.and_then(|lock| lock.local_base.clone()),
+            debs: resolved
+                .line
+                .iter()
+                .filter_map(|recipe| recipe.lock.as_ref())
+                .flat_map(|lock| lock.packages.iter().cloned())
+                .collect(),
             unlocked: resolved
                 .line
                 .iter()
@@ -100,42 +114,41 @@ impl Order {
     }
 
     /// Lets the line stand on the very image that its lock file names for this region.
-    #[must_use]
-    pub fn pinned(mut self, clients: &Clients) -> Self {
+    ///
+    /// # Errors
+    /// The local cloud's records cannot be written.
+    pub fn pinned(mut self, connected: &Connected) -> Result<Self, CliError> {
         let architecture = &self.image().architecture;
-        self.base = pinned(&self.base, &self.pins, clients, architecture);
-        self
+        self.stands_on = pinned(&self.base, &self.pins, connected, architecture)?;
+        Ok(self)
     }
 
-    /// Refuses a line of which not every recipe has a lock file, if that is asked for.
+    /// The digest of the base of the local cloud that its lock file names.
+    #[must_use]
+    pub fn base_digest(&self) -> Option<&str> {
+        let place = Lock::place(lock::LOCAL, &self.image().architecture);
+        self.pins.get(&place).map(String::as_str)
+    }
+
+    /// Refuses a line of which not every recipe has a lock file, if an option asks for that.
     ///
     /// # Errors
     /// Exit code 4.
-    pub fn check_locked(&self, how: &HowArgs) -> Result<(), CliError> {
-        if how.locked {
-            self.check_all_locked("--locked")?;
-        }
-        Ok(())
-    }
-
-    /// Refuses a line of which not every recipe has a lock file. `why` it must have begins the message.
-    ///
-    /// # Errors
-    /// Exit code 4.
-    pub fn check_all_locked(&self, why: &str) -> Result<(), CliError> {
-        let Some(first) = self.unlocked.first() else {
+    pub fn check_locked(&self, asked: Option<&str>) -> Result<(), CliError> {
+        let (Some(option), Some(first)) = (asked, self.unlocked.first()) else {
             return Ok(());
         };
         let names = self.unlocked.join(", ");
         Err(CliError::new(
             exit::MISMATCH,
-            format!("{why}, and there is no lock file for {names}"),
+            format!("{option}, and there is no lock file for {names}"),
         )
         .hint(format!("make it, and commit it: piaas-bake lock {first}")))
     }
 
     /// The disk of the image.
-    fn image(&self) -> &ImageSpec {
+    #[must_use]
+    pub fn image(&self) -> &ImageSpec {
         self.disks
             .last()
             .expect("a line has the recipe itself at its end")
@@ -200,19 +213,33 @@ pub fn layers_of(context: &Context, resolved: &Resolved) -> Result<Vec<LayerPlan
         .collect())
 }
 
-/// The base image here: the one that a lock file pins, or what the recipe says. The local cloud has one base.
-#[must_use]
+/// The base image here: the one that a lock file pins, or what the recipe says. The local cloud offers the one of a
+/// digest, whether it has been made yet or not.
+///
+/// # Errors
+/// The local cloud's records cannot be written.
 pub fn pinned(
     base: &BaseRef,
     pins: &BTreeMap<String, String>,
-    clients: &Clients,
+    connected: &Connected,
     architecture: &str,
-) -> BaseRef {
-    let here = pins.get(&Lock::place(&clients.region, architecture));
-    match here.filter(|_| clients.cloud == "aws") {
-        Some(id) => BaseRef::Ami { id: id.clone() },
-        None => base.clone(),
-    }
+) -> Result<BaseRef, CliError> {
+    let region = &connected.clients.region;
+    let place = connected
+        .local
+        .as_ref()
+        .map_or(region.as_str(), |_| lock::LOCAL);
+    let id = match (
+        pins.get(&Lock::place(place, architecture)),
+        &connected.local,
+    ) {
+        (None, _) => return Ok(base.clone()),
+        (Some(id), None) => id.clone(),
+        (Some(digest), Some(local)) => local.offer_base(region, digest).map_err(|error| {
+            CliError::failure("cannot write the local cloud's records").because(&error)
+        })?,
+    };
+    Ok(BaseRef::Ami { id })
 }
 
 /// How to bake.
@@ -260,7 +287,7 @@ pub async fn decide(
     wishes: Wishes,
 ) -> Result<Decision, CliError> {
     let clients = &connected.clients;
-    let base = bake::resolve(clients, &order.base, &order.image().architecture)
+    let base = bake::resolve(clients, &order.stands_on, &order.image().architecture)
         .await
         .map_err(|error| match &error {
             bake::BaseError::Cloud(error) => cloud(error),

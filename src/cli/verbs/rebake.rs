@@ -17,9 +17,10 @@ use crate::cli::args::{Format, RebakeArgs};
 use crate::cli::context::{Connected, Context, cloud, invalid};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::lines::{Line, Word};
+use crate::cli::locked::supply;
 use crate::cli::{exit, github, output};
 use crate::recipe::model::Resolved;
-use crate::recipe::{self, Given};
+use crate::recipe::{self, Given, Lock};
 
 /// A recipe and what is known about it.
 struct Case {
@@ -188,7 +189,8 @@ impl<'a> Judge<'a> {
     async fn base(&mut self, resolved: &Resolved) -> Result<Result<String, String>, CliError> {
         let architecture = &resolved.image.architecture;
         let clients = &self.connected.clients;
-        let base = pinned(&resolved.base, resolved.pins(), clients, architecture);
+        let pins = resolved.root_lock().map(Lock::pins).unwrap_or_default();
+        let base = pinned(&resolved.base, &pins, self.connected, architecture)?;
         let key = format!("{base:?} {architecture}");
         if let Some(known) = self.bases.get(&key) {
             return Ok(known.clone());
@@ -242,7 +244,8 @@ async fn bake_all(
             channel: Channel::Candidate,
             starts: Some(judge.fresh_parents(&case.resolved, &case.layers).await?),
         };
-        let order = Order::new(&case.resolved, case.layers.clone()).pinned(&connected.clients);
+        let order = Order::new(&case.resolved, case.layers.clone()).pinned(connected)?;
+        supply(context, connected, &[&order], false).await?;
         let decision = decide(context, connected, &order, wishes).await;
         let result = match decision {
             Ok(Decision::Bake(plan)) => {

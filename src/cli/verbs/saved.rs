@@ -1,6 +1,5 @@
 //! Plan files: written by `plan -o`, looked at by `plan FILE`, carried out by `bake FILE`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::plan::{Order, Wishes, decide};
@@ -75,7 +74,14 @@ impl From<&Saved> for Order {
             build: saved.build.clone(),
             // The plan is what it is; it has the scripts that hold it to its locks.
             unlocked: Vec::new(),
-            pins: BTreeMap::new(),
+            pins: saved
+                .line
+                .first()
+                .map(|root| root.layer.pins.clone())
+                .unwrap_or_default(),
+            stands_on: saved.base.clone(),
+            local_base: None,
+            debs: Vec::new(),
         }
     }
 }
@@ -182,7 +188,7 @@ pub async fn reopen(
         return Err(refuse(moved));
     }
     let wishes = Wishes::new(saved.force, saved.channel, saved.no_cache);
-    let order = Order::from(saved);
+    let order = Order::from(saved).pinned(connected)?;
     let decision = decide(context, connected, &order, wishes).await?;
     let moved = saved.moved(&saved.place, &Outcome::from(&decision));
     if moved.is_empty() {

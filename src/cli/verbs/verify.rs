@@ -13,6 +13,7 @@ use crate::bake::plan::Decision;
 use crate::cli::args::{CloudName, Format, VerifyArgs};
 use crate::cli::context::{Context, io};
 use crate::cli::error::{CliError, CliResult};
+use crate::cli::locked::connect;
 use crate::cli::{exit, output};
 use crate::image::compare;
 use crate::image::disk::DiskReport;
@@ -66,7 +67,7 @@ fn order(context: &Context, image: &Listed, args: &VerifyArgs) -> Result<Order, 
         .hint(format!("what differs: piaas-bake why {} {recipe}", image.id))
         .hint("values that were given when it was baked must be given here too, with --set or --values"));
     }
-    order.check_all_locked("an image can only be baked again by lock files")?;
+    order.check_locked(Some("an image is baked again by lock files"))?;
     Ok(order)
 }
 
@@ -98,9 +99,10 @@ fn reset(dir: &Path) -> Result<(), CliError> {
 
 /// Bakes it in the other cloud.
 async fn again(other: &Context, order: &Order) -> Result<Listed, CliError> {
-    let connected = other.connect_to_act().await?;
+    let connected = connect(other, &[order], false).await?;
+    let order = order.clone().pinned(&connected)?;
     let wishes = Wishes::new(true, Channel::Latest, true);
-    let Decision::Bake(plan) = decide(other, &connected, order, wishes).await? else {
+    let Decision::Bake(plan) = decide(other, &connected, &order, wishes).await? else {
         return Err(CliError::new(
             exit::BUG,
             "an empty cloud has the image already",

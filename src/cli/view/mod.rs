@@ -8,6 +8,7 @@ mod golden;
 mod golden_groups;
 pub mod progress;
 pub mod roll;
+pub mod test;
 pub mod text;
 
 use tokio::sync::mpsc::UnboundedReceiver;

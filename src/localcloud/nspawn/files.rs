@@ -28,6 +28,9 @@ pub const REPORT: &str = "disk.json";
 /// The tree manifest of a disk, beside it.
 pub const TREE: &str = "tree.jsonl";
 
+/// Where the host has files of packages: a path in a machine's directory.
+pub const DEBS: &str = "debs.json";
+
 /// What a supervisor says of its machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {

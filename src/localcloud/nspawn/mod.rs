@@ -17,12 +17,13 @@ use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
 
+use super::base;
 use super::driver::{
     CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
     SnapshotProgress, SnapshotSpec,
 };
 use super::endpoint;
-use super::regions::is_base_snapshot;
+use super::regions::{is_base_snapshot, locked_digest};
 use files::{
     NOTICE, Progress, Status, Want, get_json, is_locked, put_json, remove_dir, remove_machine,
     try_lock,
@@ -56,6 +57,14 @@ impl NspawnDriver {
 
     /// The layers of a snapshot, top first.
     fn chain_of(&self, snapshot: &str) -> Result<Vec<PathBuf>, DriverError> {
+        if let Some(digest) = locked_digest(snapshot) {
+            let place = base::place(&self.base, digest);
+            return if base::is_made(&place) {
+                Ok(vec![place])
+            } else {
+                Err(failed(format!("the base {} is not made", place.display())))
+            };
+        }
         if is_base_snapshot(snapshot) {
             return Ok(vec![self.base.clone()]);
         }
@@ -204,6 +213,7 @@ impl Driver for NspawnDriver {
         }
         files::make_root(&dir.join("upper")).map_err(io(&dir))?;
         put_json(&dir.join("chain.json"), &chain).map_err(io(&dir))?;
+        put_json(&dir.join(files::DEBS), &base::cache(&self.base).dir()).map_err(io(&dir))?;
         put_json(&dir.join("spec.json"), spec).map_err(io(&dir))?;
         match try_lock(&dir).map_err(io(&dir))? {
             Some(lock) => self.boot(&dir, lock),

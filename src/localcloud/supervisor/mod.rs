@@ -8,7 +8,7 @@ mod agent;
 pub mod cgroup;
 mod devices;
 mod gateway;
-mod imds;
+pub mod imds;
 mod network;
 mod shared;
 
@@ -32,7 +32,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::driver::{LaunchSpec, Power};
 use super::ec2::types::{self, InstanceType};
 use super::nspawn::files::{
-    Status, Want, get_json, put_json, remove_dir, remove_machine, subdirectories,
+    DEBS as DEBS_NOTE, Status, Want, get_json, put_json, remove_dir, remove_machine, subdirectories,
 };
 use super::nspawn::{overlay, prune};
 use cgroup::Part;
@@ -52,6 +52,10 @@ const LOOK: Duration = Duration::from_millis(20);
 const RESOLVED: &str = "/run/systemd/nspawn/piaas-bake.resolved.conf";
 /// What the machine sees as its host's os-release(5): a copy in memory, for the same reason.
 const OS_RELEASE: &str = "/run/systemd/nspawn/piaas-bake.os-release";
+/// The files of packages that this host has, as the supervisor mounts them.
+const DEBS: &str = "/run/systemd/nspawn/piaas-bake.debs";
+/// Where the machine sees them (`templates/locked.fetch.sh`).
+const DEBS_INSIDE: &str = "/run/piaas-bake/debs";
 /// Commands at once (amazon-ssm-agent, `CommandWorkersLimit`).
 const WORKERS: usize = 5;
 
@@ -149,6 +153,22 @@ fn hide_os_release() -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts the files of packages that this host has, if it has any. An overlay without a layer of its own to write to:
+/// unlike a directory of the host's, root in a machine cannot mount that anew for writing.
+fn offer_debs(dir: &Path) -> io::Result<()> {
+    // A machine that an older version launched has no note of them.
+    let Ok(debs) = get_json::<PathBuf>(&dir.join(DEBS_NOTE)) else {
+        return Ok(());
+    };
+    if !debs.is_dir() {
+        return Ok(());
+    }
+    let nothing = PathBuf::from(format!("{DEBS}.none"));
+    std::fs::create_dir(&nothing)?;
+    std::fs::create_dir(DEBS)?;
+    overlay::mount_layers(&[debs, nothing], Path::new(DEBS))
+}
+
 impl Supervisor {
     fn start(dir: &Path) -> io::Result<Self> {
         overlay::private_namespace()?;
@@ -177,6 +197,7 @@ impl Supervisor {
             format!("[Resolve]\nDNS={}\n", network::dns(&spec.private_ip)),
         )?;
         hide_os_release()?;
+        offer_debs(dir)?;
         let network = Network::new()?;
         let slirp = network.connect(&spec.private_ip)?;
         imds::serve(network.metadata.try_clone()?, spec.clone(), dir)?;
@@ -241,6 +262,9 @@ impl Supervisor {
         let mut bind = std::ffi::OsString::from("--bind-ro=");
         bind.push(RESOLVED);
         bind.push(":/run/systemd/resolved.conf.d/local.conf");
+        let debs = Path::new(DEBS)
+            .is_dir()
+            .then(|| format!("--bind-ro={DEBS}:{DEBS_INSIDE}"));
         let mut namespace = std::ffi::OsString::from("--network-namespace-path=");
         namespace.push(self.network.path());
         let mut command = Command::new("systemd-nspawn");
@@ -271,6 +295,7 @@ impl Supervisor {
             .arg(format!("--hostname={name}"))
             .arg(namespace)
             .arg(bind)
+            .args(debs)
             .arg("--directory")
             .arg(self.dir.join("root"))
             .env_clear()

@@ -161,6 +161,14 @@ async fn what_a_machine_mounts_anew_is_its_own() {
     let own = std::fs::metadata(&path).unwrap();
     use std::os::unix::fs::MetadataExt as _;
     assert_ne!(seen.await.trim(), format!("{}:{}", own.dev(), own.ino()));
+    // The packages that the host keeps: it sees them, and cannot write among them.
+    let write = "cd /run/piaas-bake/debs && ls | grep -c '[.]deb$'\n\
+        mount -o remount,rw,bind . 2>/dev/null; mount -o remount,rw . 2>/dev/null; touch new 2>/dev/null || echo refused";
+    let out = cloud.attempt(&machine, write).await;
+    assert!(
+        out.ends_with("\nrefused\n") && !out.starts_with("0\n"),
+        "{out}"
+    );
     cloud.terminate(&machine).await;
     cloud.assert_nothing_left();
 }

@@ -1,0 +1,362 @@
+//! Debian packages by their content: how an archive offers them, what a base is made of, and the files that are kept on
+//! this host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// What an archive offered.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    /// URL of the suite, such as `http://deb.debian.org/debian/dists/bookworm/`.
+    pub suite: String,
+    /// Path below it, such as `main/binary-amd64/Packages`.
+    pub path: String,
+    /// Of the index, unpacked, as the suite's release file has it.
+    pub sha256: String,
+}
+
+/// One package, as an archive offers it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    pub name: String,
+    pub version: String,
+    pub architecture: String,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Of the file, in hex.
+    pub sha256: String,
+    /// Where the file was found. Any other place is as good: the sha256 says what it is.
+    pub url: String,
+}
+
+/// What the base image of the local cloud was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// When each suite was released, by its URL, as its release file has it (`Date`).
+    pub released: BTreeMap<String, String>,
+    /// The packages that were not installed for others alone, as apt notes it.
+    pub asked: BTreeSet<String>,
+    pub indexes: Vec<Index>,
+    /// All that is installed, by name.
+    pub packages: Vec<Package>,
+}
+
+/// A line of what `templates/lock.record.sh` writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    Package(Package),
+    Index(Index),
+    /// Name and version of what no archive has.
+    Local(String),
+    /// The suite and the date of its release.
+    Released(String, String),
+}
+
+impl Line {
+    /// Reads one; `None` if it is something else, or has what [`Package::fault`] finds.
+    #[must_use]
+    pub fn read(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["package", sha256, size, name, version, architecture, url] => {
+                let package = Package {
+                    name: name.into(),
+                    version: version.into(),
+                    architecture: architecture.into(),
+                    size: size.parse().ok()?,
+                    sha256: sha256.into(),
+                    url: url.into(),
+                };
+                package.fault().is_none().then_some(Self::Package(package))
+            }
+            ["local", name, version, _] => Some(Self::Local(format!("{name} {version}"))),
+            ["index", suite, path, sha256] => Some(Self::Index(Index {
+                suite: suite.into(),
+                path: path.into(),
+                sha256: sha256.into(),
+            })),
+            ["released", suite, ref date @ ..] => {
+                Some(Self::Released(suite.into(), date.join(" ")))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Package {
+    /// What of it is not as Debian's policy (5.6.1, 5.6.8, 5.6.12) and an archive have it; such a thing could be more
+    /// than a word in a shell.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        let of = |text: &str, more: &str| {
+            !text.is_empty()
+                && text
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+        };
+        let hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let address = self
+            .url
+            .strip_prefix("http://")
+            .or_else(|| self.url.strip_prefix("https://"));
+        [
+            ("name", of(&self.name, "+-.")),
+            ("version", of(&self.version, ".+-~:")),
+            ("architecture", of(&self.architecture, "-")),
+            ("sha256", self.sha256.len() == 64 && hex(&self.sha256)),
+            (
+                "url",
+                address.is_some_and(|rest| of(rest, "-._~%:/?#[]@!*+,;=")),
+            ),
+        ]
+        .into_iter()
+        .find(|(_, good)| !good)
+        .map(|(what, _)| what)
+    }
+}
+
+impl Base {
+    /// The base of these lines and of the packages that were asked for; `None` unless archives have all that is
+    /// installed.
+    #[must_use]
+    pub fn read(lines: &str, asked: &str) -> Option<Self> {
+        let mut base = Self {
+            released: BTreeMap::new(),
+            asked: asked.lines().map(str::to_owned).collect(),
+            indexes: Vec::new(),
+            packages: Vec::new(),
+        };
+        for line in lines.lines() {
+            match Line::read(line)? {
+                Line::Package(package) => base.packages.push(package),
+                Line::Index(index) => base.indexes.push(index),
+                Line::Released(suite, date) => {
+                    base.released.insert(suite, date);
+                }
+                Line::Local(_) => return None,
+            }
+        }
+        base.packages.sort();
+        base.indexes.sort();
+        Some(base).filter(|base| !base.packages.is_empty())
+    }
+
+    /// The archive that has a suite.
+    #[must_use]
+    pub fn archive(&self, suite: &str) -> Option<&str> {
+        let end = format!("/dists/{suite}/");
+        self.indexes
+            .iter()
+            .find_map(|index| index.suite.strip_suffix(&end))
+    }
+
+    /// What of it cannot be used, and of which package.
+    #[must_use]
+    pub fn fault(&self) -> Option<(&'static str, &Package)> {
+        self.packages
+            .iter()
+            .find_map(|package| Some((package.fault()?, package)))
+    }
+
+    /// Digest, in hex, of what makes a base what it is: its packages, what they are there for, and the archives that it
+    /// goes on with. Where a file came from, and what else an archive had that day, is not in it.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut text = String::new();
+        let suites: BTreeSet<&str> = self.indexes.iter().map(|one| one.suite.as_str()).collect();
+        for suite in suites {
+            let _infallible = writeln!(text, "suite {suite}");
+        }
+        for name in &self.asked {
+            let _infallible = writeln!(text, "asked {name}");
+        }
+        for package in &self.packages {
+            let Package {
+                name,
+                version,
+                architecture,
+                sha256,
+                ..
+            } = package;
+            let _infallible = writeln!(text, "package {sha256} {name} {version} {architecture}");
+        }
+        hex::encode(Sha256::digest(text))
+    }
+}
+
+/// Files of packages, each by its sha256. What is in it is what its name says, or of no use: everybody who reads a file
+/// checks it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    /// The one in this directory, which need not be there.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a file is, or would be.
+    #[must_use]
+    pub fn path(&self, sha256: &str) -> PathBuf {
+        self.dir.join(format!("{sha256}.deb"))
+    }
+
+    /// The packages whose files it does not have, each file once. Only their sizes are looked at.
+    #[must_use]
+    pub fn lacks<'a>(&self, packages: impl IntoIterator<Item = &'a Package>) -> Vec<&'a Package> {
+        let mut seen = BTreeSet::new();
+        packages
+            .into_iter()
+            .filter(|package| seen.insert(&package.sha256))
+            .filter(|package| {
+                let found = self.path(&package.sha256).metadata();
+                !found.is_ok_and(|file| file.is_file() && file.len() == package.size)
+            })
+            .collect()
+    }
+
+    /// Whether the file of a package is there and is what its name says.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn holds(&self, package: &Package) -> io::Result<bool> {
+        match std::fs::File::open(self.path(&package.sha256)) {
+            Ok(mut file) => Ok(sha256_of(&mut file)? == package.sha256),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a file of a package in, whatever it is.
+    ///
+    /// # Errors
+    /// It cannot be read, or not be moved here.
+    pub fn adopt(&self, file: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(&self.dir)?;
+        let sha256 = sha256_of(&mut std::fs::File::open(file)?)?;
+        std::fs::rename(file, self.path(&sha256))
+    }
+
+    /// A place for a file that is not whole yet, beside those that are.
+    ///
+    /// # Errors
+    /// The directory cannot be written to.
+    pub fn begin(&self) -> io::Result<tempfile::NamedTempFile> {
+        std::fs::create_dir_all(&self.dir)?;
+        tempfile::Builder::new()
+            .prefix(".part-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(&self.dir)
+    }
+
+    /// Takes a file in by its content; `None` if that is not what is wanted.
+    ///
+    /// # Errors
+    /// It cannot be read or kept.
+    pub fn keep(
+        &self,
+        file: tempfile::NamedTempFile,
+        wanted: &Package,
+    ) -> io::Result<Option<PathBuf>> {
+        if sha256_of(&mut file.reopen()?)? != wanted.sha256 {
+            return Ok(None);
+        }
+        let path = self.path(&wanted.sha256);
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        Ok(Some(path))
+    }
+}
+
+/// The sha256 of what is left to read, in hex.
+fn sha256_of(file: &mut std::fs::File) -> io::Result<String> {
+    use io::Read as _;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex::encode(hash.finalize())),
+            length => hash.update(&buffer[..length]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn package(name: &str, content: &str) -> Package {
+        Package {
+            name: name.into(),
+            version: "1".into(),
+            architecture: "amd64".into(),
+            size: content.len() as u64,
+            sha256: hex::encode(Sha256::digest(content)),
+            url: format!("http://m/debian/pool/{name}.deb"),
+        }
+    }
+
+    #[test]
+    fn a_file_is_kept_by_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().join("debs"));
+        let (git, jq) = (package("git", "git"), package("jq", "jq"));
+        assert_eq!(cache.lacks([&git, &jq, &git]), [&git, &jq]);
+        let mut file = cache.begin().unwrap();
+        file.write_all(b"git").unwrap();
+        assert!(cache.keep(file, &git).unwrap().is_some());
+        let mut file = cache.begin().unwrap();
+        file.write_all(b"xx").unwrap();
+        assert_eq!(cache.keep(file, &jq).unwrap(), None);
+        assert_eq!(cache.lacks([&git, &jq]), [&jq]);
+        assert!(cache.holds(&git).unwrap() && !cache.holds(&jq).unwrap());
+        std::fs::write(cache.path(&git.sha256), "gxt").unwrap();
+        assert!(!cache.holds(&git).unwrap());
+        assert_eq!(std::fs::read_dir(cache.dir()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_digest_of_a_base_is_of_what_it_is_made_of() {
+        let base = Base {
+            released: BTreeMap::from([("s".into(), "today".into())]),
+            asked: BTreeSet::from(["git".into()]),
+            indexes: vec![Index {
+                suite: "http://m/debian/dists/bookworm/".into(),
+                path: "main/binary-amd64/Packages".into(),
+                sha256: "aa".into(),
+            }],
+            packages: vec![package("git", "git")],
+        };
+        assert_eq!(base.archive("bookworm"), Some("http://m/debian"));
+        assert_eq!(base.archive("bookworm-updates"), None);
+        let with = |change: fn(&mut Base)| {
+            let mut other = base.clone();
+            change(&mut other);
+            other.digest() == base.digest()
+        };
+        assert!(with(|base| base.released.clear()));
+        assert!(with(|base| base.indexes[0].sha256 = "bb".into()));
+        assert!(with(|base| base.packages[0].url = "http://n/x".into()));
+        assert!(!with(|base| base.packages[0].sha256 = "bb".into()));
+        assert!(!with(|base| base.packages[0].version = "2".into()));
+        assert!(!with(|base| base.indexes.clear()));
+        assert!(!with(|base| base.asked.clear()));
+    }
+}
