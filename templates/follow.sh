@@ -1,10 +1,10 @@
 # Waits until a log has grown past OFFSET, has ended, or WAIT seconds are over; then prints one line
 # "size running|ended" and, in base64, at most LIMIT bytes from OFFSET on.
-log='@LOG@' offset=@OFFSET@ left=@WAIT@ limit=@LIMIT@
+log='@LOG@' offset=@OFFSET@ left=$((@WAIT@ * 5)) limit=@LIMIT@
 size() { if [ -e "$log" ]; then wc -c <"$log"; else echo 0; fi; }
 while [ "$(size)" -le "$offset" ] && [ ! -e "$log.exit" ] && [ "$left" -gt 0 ]; do
     left=$((left - 1))
-    sleep 1
+    sleep 0.2
 done
 # The end is looked at before the size: once it is there the log does not grow any more.
 state=running

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -26,6 +28,9 @@ const ROOT_START: u64 = ESP_START + ESP_BYTES;
 const LEAST_BYTES: u64 = ROOT_START + 65 * MIB;
 /// Zeros hashed at a time.
 const CHUNK: usize = 1 << 20;
+/// Blocks of 512 KiB that the checksum of the whole may be behind the writing: 64 MiB. Those with data follow each other,
+/// and there it keeps up; behind them lie holes with a few blocks of tables.
+const BEHIND: usize = 128;
 /// Share of the progress that looking at the tree takes; writing the disk takes the rest.
 const SURVEY_PERCENT: u64 = 30;
 
@@ -71,6 +76,36 @@ pub struct Written {
     pub tree: String,
 }
 
+/// A disk that is in its place, and whose checksum is still being made: of 8 GiB, mostly holes, that takes longer than
+/// the writing.
+#[derive(Debug)]
+pub struct Laid {
+    report: DiskReport,
+    pub blocks: BlockManifest,
+    /// The manifest of the tree ([`Tree::manifest`]).
+    pub tree: String,
+    sha256: JoinHandle<[u8; 32]>,
+}
+
+impl Laid {
+    /// Waits for the checksum.
+    #[must_use]
+    pub fn finish(self) -> Written {
+        let sha256 = self
+            .sha256
+            .join()
+            .expect("a thread that only hashes bytes in memory does not panic");
+        Written {
+            report: DiskReport {
+                disk_sha256: hex::encode(sha256),
+                ..self.report
+            },
+            blocks: self.blocks,
+            tree: self.tree,
+        }
+    }
+}
+
 /// A partition of a written disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionReport {
@@ -84,12 +119,20 @@ pub struct PartitionReport {
 /// Writes a disk that UEFI firmware boots (x86-64) to `out`, a sparse file, and hashes it and its blocks. `progress`
 /// is told percents, never falling, 100 last.
 ///
+/// # Errors
+/// As [`lay`].
+pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> Result<Written> {
+    lay(tree, spec, out, progress).map(Laid::finish)
+}
+
+/// As [`write`], but for the checksum of the whole, which may come later.
+///
 /// The disk is written beside `out` and put in its place when it is complete. The same tree and spec give the same
 /// bytes. The tree must not change meanwhile, for each file is read twice; one that shrinks is an error.
 ///
 /// # Errors
 /// The tree has no kernel or boot loader, does not fit, or could not be read; the disk could not be written.
-pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> Result<Written> {
+pub fn lay(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> Result<Laid> {
     let size_bytes = spec.size_bytes / MIB * MIB;
     if size_bytes < LEAST_BYTES {
         return Err(ImageError::DiskTooSmall {
@@ -132,14 +175,14 @@ pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) ->
     let (partial, file) = create_beside(out)?;
     file.set_len(size_bytes)
         .map_err(ImageError::io("extend", out))?;
-    let (disk_sha256, data_bytes, blocks) = write_pieces(pieces, &file, out, size_bytes, progress)?;
+    let (sha256, data_bytes, blocks) = write_pieces(pieces, &file, out, size_bytes, progress)?;
     partial
         .persist(out)
         .map_err(|error| ImageError::io("create", out)(error.error))?;
     progress(100);
     let report = DiskReport {
         size_bytes,
-        disk_sha256: hex::encode(disk_sha256),
+        disk_sha256: String::new(),
         tree_digest: hex::encode(Sha256::digest(&tree)),
         data_bytes,
         disk_guid: disk_guid.to_string(),
@@ -148,10 +191,11 @@ pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) ->
         kernels: loader.kernels,
         command_line: loader.command_line,
     };
-    Ok(Written {
+    Ok(Laid {
         report,
         blocks,
         tree,
+        sha256,
     })
 }
 
@@ -207,47 +251,56 @@ fn identifier(seed: &[u8; 32], purpose: &str) -> Uuid {
     uuid::Builder::from_custom_bytes(*half).into_uuid()
 }
 
-/// Writes a disk and returns its SHA-256, the bytes that are not holes, and its blocks.
+/// Writes a disk and returns its SHA-256 to be, the bytes that are not holes, and its blocks.
 ///
-/// The checksum of the whole is the one thing here that cannot be shared out: this thread makes it, from blocks in
-/// memory, while the others make the next ones.
+/// The checksum of the whole is the one thing here that cannot be shared out: a thread of its own makes it from blocks
+/// in memory, while the others make the next ones, and goes on when all are written.
 fn write_pieces(
     pieces: Pieces<'_>,
     file: &File,
     path: &Path,
     size_bytes: u64,
     progress: &dyn Fn(u8),
-) -> Result<([u8; 32], u64, BlockManifest)> {
-    let (mut hash, mut position, mut data_bytes) = (Sha256::new(), 0, 0);
-    let zeros = vec![0; CHUNK];
+) -> Result<(JoinHandle<[u8; 32]>, u64, BlockManifest)> {
+    let mut data_bytes = 0;
     let mut manifest = BlockManifest {
         block_bytes: BLOCK_BYTES,
         size_bytes,
         blocks: Vec::new(),
     };
-    let tell = |position: u64| {
+    let (sender, receiver) = sync_channel(BEHIND);
+    let sha256 = std::thread::spawn(move || hash(&receiver, size_bytes));
+    output::write(pieces, file, path, |written, share| {
+        data_bytes += written.data_bytes;
+        sender
+            .send((written.block.0 * BLOCK_BYTES, written.bytes))
+            .expect("the thread takes blocks until there are no more");
+        manifest.blocks.push(written.block);
         progress(low8(
-            SURVEY_PERCENT + position * (99 - SURVEY_PERCENT) / size_bytes,
+            SURVEY_PERCENT + (99 - SURVEY_PERCENT) * share.0 / share.1,
         ));
-    };
-    let skip_to = |hash: &mut Sha256, mut from: u64, to: u64| {
-        while from < to {
-            let count = (to - from).min(CHUNK as u64);
-            hash.update(&zeros[..usize::try_from(count).expect("a chunk fits in memory")]);
-            from += count;
-            tell(from);
+    })?;
+    Ok((sha256, data_bytes, manifest))
+}
+
+/// SHA-256 of a disk of this size with these blocks, which come in order, and zeros between them.
+fn hash(blocks: &Receiver<(u64, Vec<u8>)>, size_bytes: u64) -> [u8; 32] {
+    let zeros = vec![0; CHUNK];
+    let (mut hash, mut position) = (Sha256::new(), 0);
+    let skip = |hash: &mut Sha256, from: u64, to: u64| {
+        let mut left = usize::try_from(to - from).expect("a disk's size fits in 64 bits");
+        while left > 0 {
+            let count = left.min(CHUNK);
+            hash.update(&zeros[..count]);
+            left -= count;
         }
     };
-    output::write(pieces, file, path, |written| {
-        let start = written.block.0 * BLOCK_BYTES;
-        skip_to(&mut hash, position, start);
+    for (start, bytes) in blocks {
+        skip(&mut hash, position, start);
+        hash.update(&bytes);
         // A disk has whole MiB, so no block goes past its end.
         position = start + BLOCK_BYTES;
-        hash.update(&written.bytes);
-        data_bytes += written.data_bytes;
-        manifest.blocks.push(written.block);
-        tell(position);
-    })?;
-    skip_to(&mut hash, position, size_bytes);
-    Ok((hash.finalize().into(), data_bytes, manifest))
+    }
+    skip(&mut hash, position, size_bytes);
+    hash.finalize().into()
 }

@@ -27,8 +27,8 @@ pub struct Written {
     pub block: Block,
 }
 
-/// Writes `pieces` into `file`, which reads as zeros, and hands each block that is not all zeros to `take`, in order.
-/// Pages of zeros become holes. `path` is for messages.
+/// Writes `pieces` into `file`, which reads as zeros, and hands each block that is not all zeros to `take`, in order,
+/// with how many of how many blocks are through. Pages of zeros become holes. `path` is for messages.
 ///
 /// # Errors
 /// A file of the tree could not be read or is shorter than it was, or the disk could not be written.
@@ -36,7 +36,7 @@ pub fn write(
     pieces: Pieces<'_>,
     file: &File,
     path: &Path,
-    mut take: impl FnMut(Written),
+    mut take: impl FnMut(Written, (u64, u64)),
 ) -> Result<()> {
     let pieces = pieces.sorted();
     let blocks = block_indexes(&pieces);
@@ -66,7 +66,7 @@ pub fn write(
                 .recv()
                 .expect("a worker sends each of its blocks or an error")?;
             if written.data_bytes > 0 {
-                take(written);
+                take(written, (turn as u64 + 1, blocks.len() as u64));
             }
         }
         Ok(())
@@ -187,7 +187,10 @@ mod tests {
             let mut indexes = Vec::new();
             let file = tempfile::tempfile().unwrap();
             let path = Path::new("disk");
-            write(pieces, &file, path, |written| indexes.push(written.block.0)).map(|()| indexes)
+            write(pieces, &file, path, |written, _| {
+                indexes.push(written.block.0)
+            })
+            .map(|()| indexes)
         };
         assert_eq!(
             write().unwrap(),

@@ -9,6 +9,7 @@ use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::clock::JumpingClock;
 use piaas_bake::image::tree::{Node, Tree};
 use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::nspawn::snapshot;
 use piaas_bake::localcloud::scripted::Scripted;
 use piaas_bake::localcloud::{
     ACCESS_KEY, BASE_IMAGE, DEFAULT_REGION, MACHINE_ENDPOINT, SECRET_KEY, connector,
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::support::{Run, Sandbox, cache_dir, machines_wanted};
+use piaas_bake::localcloud::nspawn::snapshot;
 
 const BEFORE: &str = r#"schema: piaas-bake/v1
 name: web
@@ -72,10 +74,9 @@ fn two_images_are_compared_by_packages_services_and_files() {
         ids.push(image["image_id"].as_str().unwrap().to_owned());
         // The digest is that of what lies beside the disk.
         let disk = PathBuf::from(image["disk"].as_str().unwrap());
-        let read = |name| std::fs::read(disk.with_file_name(name)).unwrap();
-        let report: Value = serde_json::from_slice(&read("disk.json")).unwrap();
-        let digest = hex::encode(Sha256::digest(read("tree.jsonl")));
-        assert_eq!(report["tree_digest"], digest);
+        let tree = std::fs::read(disk.with_file_name("tree.jsonl")).unwrap();
+        let report = snapshot::report(disk.parent().unwrap()).unwrap();
+        assert_eq!(report.tree_digest, hex::encode(Sha256::digest(tree)));
     }
     let [before, now] = [&*ids[0], &*ids[1]];
 

@@ -12,6 +12,7 @@ use piaas_bake::image::SOURCE_DATE;
 use piaas_bake::image::tree::Tree;
 use piaas_bake::localcloud::base;
 use piaas_bake::localcloud::engine::LocalCloud;
+use piaas_bake::localcloud::nspawn::snapshot;
 use piaas_bake::localcloud::scripted::Scripted;
 use piaas_bake::localcloud::serve::serve;
 use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, SECRET_KEY};
@@ -64,7 +65,7 @@ fn disk(state: &Path) -> serde_json::Value {
         .map(|entry| entry.unwrap().path())
         .collect();
     assert_eq!(snapshots.len(), 1, "{snapshots:?}");
-    serde_json::from_slice(&std::fs::read(snapshots[0].join("disk.json")).unwrap()).unwrap()
+    serde_json::to_value(snapshot::report(&snapshots[0]).unwrap()).unwrap()
 }
 
 #[test]

@@ -148,8 +148,9 @@ pub fn cache_dir() -> PathBuf {
 
 /// What is left of a local cloud on this host: processes, mounts and interfaces that name `state`.
 pub fn left_on_host(state: &Path) -> Vec<String> {
-    // The endpoint of the machines ends within about a second of the last one.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    // The endpoint of the machines ends within about a second of the last one, the writer of a disk when it has its
+    // checksum.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     loop {
         let left = now_on_host(state);
         if left.is_empty() || std::time::Instant::now() >= deadline {

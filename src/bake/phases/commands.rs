@@ -32,7 +32,7 @@ const DRAIN_READS: u32 = 10_000;
 const COMMAND: Patience = Patience {
     what: "a command to end",
     stall: Duration::from_secs(900),
-    first: Duration::from_millis(100),
+    first: Duration::from_millis(30),
     longest: Duration::from_secs(2),
 };
 
@@ -273,7 +273,7 @@ pub async fn execute(
     let mut pace = run.pace(Patience {
         what: "the scripts to end",
         stall: longest + Duration::from_secs(900),
-        first: Duration::from_millis(150),
+        first: Duration::from_millis(50),
         longest: Duration::from_secs(1),
     });
     let mut looks: u32 = 0;

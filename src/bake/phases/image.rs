@@ -17,7 +17,7 @@ const SNAPSHOT: Patience = Patience {
     what: "the snapshot to be written",
     // A large volume may stand at one percentage for a long time.
     stall: Duration::from_secs(3600),
-    first: Duration::from_secs(1),
+    first: Duration::from_millis(250),
     longest: Duration::from_secs(10),
 };
 

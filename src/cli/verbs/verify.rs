@@ -16,9 +16,9 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::locked::connect;
 use crate::cli::{exit, output};
 use crate::image::compare;
-use crate::image::disk::DiskReport;
 use crate::localcloud::gc;
-use crate::localcloud::nspawn::files::{REPORT, get_json, remove_dir, try_lock_file};
+use crate::localcloud::nspawn::files::{REPORT, remove_dir, try_lock_file};
+use crate::localcloud::nspawn::snapshot;
 
 /// Where the other cloud is, in the directory of this one.
 const DIRECTORY: &str = "verify";
@@ -121,8 +121,8 @@ async fn again(other: &Context, order: &Order) -> Result<Listed, CliError> {
 
 /// SHA-256 of an image's disk when it was written, in hex.
 fn disk_sha256(image: &Listed) -> Result<String, CliError> {
-    let path = image.disk.with_file_name(REPORT);
-    let report: DiskReport = get_json(&path).map_err(|error| io("read", &path, &error))?;
+    let dir = image.disk.parent().unwrap_or(&image.disk);
+    let report = snapshot::report(dir).map_err(|error| io("read", &dir.join(REPORT), &error))?;
     Ok(report.disk_sha256)
 }
 

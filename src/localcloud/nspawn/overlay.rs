@@ -25,16 +25,29 @@ pub fn private_namespace() -> io::Result<()> {
 
 /// Mounts a machine's root: its own layer over `lower` (top first).
 ///
+/// What the machine syncs is not written at once (`volatile`; kernel, overlayfs.rst): dpkg syncs each file that it
+/// unpacks. Nothing is lost when processes die, whichever; when this host loses its power, a machine that runs may.
+///
 /// # Errors
 /// The kernel refuses, or there are too many layers for one mount.
 pub fn mount_root(lower: &[PathBuf], upper: &Path, work: &Path, root: &Path) -> io::Result<()> {
+    // The kernel's mark of a layer whose host may have lost its power. This one has gone on, or has booted since, and
+    // then a machine's disk is as after a power cut.
+    match std::fs::remove_dir_all(work.join("work/incompat/volatile")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let options = format!(
         "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=off",
         joined(lower),
         escaped(upper),
         escaped(work)
     );
-    overlay(&options, root)
+    match overlay(&format!("{options},volatile"), root) {
+        // A kernel before 5.10.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => overlay(&options, root),
+        other => other,
+    }
 }
 
 /// Mounts layers read-only, top first.

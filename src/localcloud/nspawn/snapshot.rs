@@ -1,10 +1,12 @@
 //! Snapshots: a machine's layer is frozen at once, its disk is written by a process of its own.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use super::files::{
@@ -12,7 +14,7 @@ use super::files::{
 };
 use super::overlay;
 use crate::image::SOURCE_DATE;
-use crate::image::disk::{self, DiskSpec};
+use crate::image::disk::{self, DiskReport, DiskSpec};
 use crate::image::tree::Tree;
 use crate::localcloud::driver::{Power, SnapshotSpec};
 
@@ -56,29 +58,27 @@ pub fn main(dir: &Path) -> ExitCode {
         let _nothing_more_to_do = remove_disk(dir);
         return ExitCode::SUCCESS;
     }
-    let (last, code) = match result {
-        Ok(()) => (
-            Progress {
-                percent: 100,
-                done: true,
-                error: None,
-            },
-            ExitCode::SUCCESS,
-        ),
-        Err(error) => (
-            Progress {
-                percent: 0,
-                done: false,
-                error: Some(error.to_string()),
-            },
-            ExitCode::FAILURE,
-        ),
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
     };
-    match put_json(&dir.join("progress.json"), &last) {
-        Ok(()) => code,
-        // The lock falls with this process, and then the disk counts as failed.
-        Err(_) => ExitCode::FAILURE,
-    }
+    let failed = Progress {
+        percent: 0,
+        done: false,
+        error: Some(error.to_string()),
+    };
+    // If this fails too: the lock falls with this process, and then the disk counts as failed.
+    let _ = put_json(&dir.join("progress.json"), &failed);
+    ExitCode::FAILURE
+}
+
+/// What is on the disk in a snapshot's directory. Its checksum comes after the disk: this waits for the writer to end.
+///
+/// # Errors
+/// There is none, or the writer has died before it was made.
+pub fn report(dir: &Path) -> io::Result<DiskReport> {
+    let lock = File::open(dir.join("lock"))?;
+    rustix::fs::flock(&lock, FlockOperation::LockShared)?;
+    get_json(&dir.join(REPORT))
 }
 
 /// What the identifiers of a disk come from: its size alone.
@@ -126,10 +126,16 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
             );
         }
     };
-    let written = disk::write(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
-    put_json(&dir.join(REPORT), &written.report)?;
-    put_json(&dir.join("blocks.json"), &written.blocks)?;
-    std::fs::write(dir.join(TREE), written.tree)?;
+    let laid = disk::lay(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
+    put_json(&dir.join("blocks.json"), &laid.blocks)?;
+    std::fs::write(dir.join(TREE), &laid.tree)?;
+    let done = Progress {
+        percent: 100,
+        done: true,
+        error: None,
+    };
+    put_json(&dir.join("progress.json"), &done)?;
+    put_json(&dir.join(REPORT), &laid.finish().report)?;
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
     std::fs::remove_dir(&root)?;
     Ok(())
