@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::support::{Run, Sandbox, cache_dir, machines_wanted};
-use piaas_bake::localcloud::nspawn::snapshot;
 
 const BEFORE: &str = r#"schema: piaas-bake/v1
 name: web
