@@ -1,18 +1,22 @@
 #!/bin/sh
 # Runs the scripts of a list, one after the other, and remembers which are done.
 #
-#   sh runner.sh LIST          LIST is a file of this directory: steps, validate or test
+#   sh runner.sh LIST [SECONDS]     LIST is a file of this directory: steps, validate or test
 #
 # A line of a list: number TAB file TAB time-out in seconds TAB retries TAB reboot (0 or 1) TAB title.
 # Output goes to log/LIST, with a frame (a line that starts with the ASCII record separator) at each beginning and end:
 #   begin N ATTEMPT | end N EXIT SECONDS | skip N | retry N EXIT
-# log/LIST.exit appears when the list is over. Standard output stays short; its last line is the result:
-#   ok COUNT | failed N EXIT ATTEMPTS
+# log/LIST.exit appears when the list is over, log/LIST.paused while it pauses. Standard output stays short; its last
+# line is the result:
+#   ok COUNT | failed N EXIT ATTEMPTS | paused N
+# It pauses after a script when SECONDS have passed since it began; run again, it goes on with the next.
 # Exit: 0 all done, 1 a script failed, 2 the bundle is not usable, 194 reboot and run this again (SSM's rule).
 set -u
 
 dir=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 2
 list=${1:?which list}
+patience=${2-}
+began=$(date +%s)
 cd "$dir" || exit 2
 [ -r "$list" ] || { echo "no list $list in $dir"; exit 2; }
 
@@ -32,6 +36,12 @@ mkdir -p "$dir/log" "$dir/done" || exit 2
 # A command whose answer is lost is sent again: the second runner waits for the first, then finds its work done.
 exec 9>lock && flock 9 || exit 2
 rm -f "$log.exit"
+# Where a pause was, nobody is told once more of what came before.
+told=0
+if [ -e "$log.paused" ]; then
+    told=$(cat "$log.paused") || exit 2
+    rm -f "$log.paused"
+fi
 
 finish() { # exit code, result
     sync
@@ -60,7 +70,7 @@ count=0
 while IFS=$tab read -r number file limit retries reboot title <&3; do
     count=$((count + 1))
     if [ -e "done/$number" ]; then
-        echo "${frame}skip $number" >>"$log"
+        [ "$count" -le "$told" ] || echo "${frame}skip $number" >>"$log"
         continue
     fi
     tries=0
@@ -86,6 +96,11 @@ while IFS=$tab read -r number file limit retries reboot title <&3; do
         sync
         echo "script $number asked for a reboot"
         exit 194
+    fi
+    if [ -n "$patience" ] && [ $(($(date +%s) - began)) -ge "$patience" ]; then
+        echo "$count" >"$log.paused"
+        echo "paused $number"
+        exit 0
     fi
 done 3<"$list"
 finish 0 "ok $count"

@@ -16,6 +16,8 @@ pub const EXPIRES: &str = "piaas-bake:expires";
 pub const STATUS: &str = "piaas-bake:status";
 /// Id of the image at the root of the line.
 pub const BASE_IMAGE: &str = "piaas-bake:base-image";
+/// Of the layer of a single script: the digest of that script on all below it.
+pub const LAYER: &str = "piaas-bake:layer";
 /// What the console shows.
 pub const NAME: &str = "Name";
 

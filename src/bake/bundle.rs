@@ -156,6 +156,12 @@ impl Bundle {
         format!("exec /bin/sh {}/runner.sh {}", self.dir(), list.as_str())
     }
 
+    /// As [`Self::run`], with a pause after the script that is under way when this time is over.
+    #[must_use]
+    pub fn run_for(&self, list: List, patience: Duration) -> String {
+        format!("{} {}", self.run(list), patience.as_secs())
+    }
+
     /// The scripts of a list.
     #[must_use]
     pub fn scripts(&self, list: List) -> &[Script] {

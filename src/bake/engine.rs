@@ -1,6 +1,7 @@
 //! The bake itself: the phases in order, and the way back when one of them fails.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -33,6 +34,8 @@ pub struct Settings<'a> {
     pub cancel: Cancel,
     /// Leave the machine on which a bake fails, for somebody to look at.
     pub keep_on_failure: bool,
+    /// Keep the layer of a script each time that so much work has been done since the last one; `None`: of none.
+    pub layers: Option<Duration>,
 }
 
 /// A finished image.
@@ -198,6 +201,8 @@ pub(super) fn open<'a>(
         settings.cancel,
     );
     run.bundles = settings.bundles;
+    // A layer is not cleaned: what a script makes of a secret may lie in it.
+    run.layers = settings.layers.filter(|_| plan.secrets.is_empty());
     Ok(run)
 }
 
@@ -236,7 +241,10 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     let (groups, builder) = equipped(run, &bundle).await?;
     commands::note_packages(run, &builder, &bundle).await?;
     run.enter(Phase::Provision)?;
-    commands::execute(run, &builder, &bundle, List::Steps).await?;
+    match run.layers {
+        Some(patience) => commands::provision(run, &builder, &bundle, patience).await?,
+        None => commands::execute(run, &builder, &bundle, List::Steps).await?,
+    }
     run.enter(Phase::Validate)?;
     commands::execute(run, &builder, &bundle, List::Validate).await?;
     run.enter(Phase::Seal)?;
@@ -285,12 +293,15 @@ pub(super) async fn equipped(
 }
 
 /// What is installed in the image: by this bake, and by those of the image that it started from, if that is known.
-async fn record(run: &Run<'_>, installed: Option<Part>) -> Result<Option<Record>, Failure> {
+pub(super) async fn record(
+    run: &Run<'_>,
+    installed: Option<Part>,
+) -> Result<Option<Record>, Failure> {
     let Some(part) = installed else {
         return Ok(None);
     };
     let start = &run.plan.start;
-    if start.layers == 0 {
+    if start.image.id == run.plan.base.id {
         return Ok(Some(Record::after(None, part)));
     }
     let before = images::packages(run.clients, &start.image.id).await?;

@@ -76,6 +76,8 @@ pub enum Resource {
     /// The object in S3 that a machine fetches its bundle from.
     Bundle,
     Image,
+    /// The image of a builder between two scripts, for bakes to come.
+    Layer,
     Tester,
     /// The SSM parameters that hold the image's manifest and its packages.
     Manifest,
@@ -85,10 +87,11 @@ pub enum Resource {
 
 impl Resource {
     /// All kinds, in the order in which a bake creates them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SecurityGroup,
         Self::Builder,
         Self::Bundle,
+        Self::Layer,
         Self::Image,
         Self::Tester,
         Self::Manifest,
@@ -103,6 +106,7 @@ impl Resource {
             Self::Builder => "builder",
             Self::Bundle => "bundle",
             Self::Image => "image",
+            Self::Layer => "layer",
             Self::Tester => "tester",
             Self::Manifest => "manifest",
             Self::Latest => "latest",

@@ -12,6 +12,8 @@ pub struct Answer {
     pub size: u64,
     /// The runner has finished its list: the log does not grow any more.
     pub ended: bool,
+    /// The runner pauses, or has not taken up its list again yet.
+    pub paused: bool,
     /// New bytes of the log.
     pub bytes: Vec<u8>,
 }
@@ -21,15 +23,17 @@ pub struct Answer {
 pub fn answer(stdout: &str) -> Option<Answer> {
     let mut lines = stdout.lines();
     let (size, state) = lines.next()?.split_once(' ')?;
-    let ended = match state {
-        "ended" => true,
-        "running" => false,
+    let (ended, paused) = match state {
+        "ended" => (true, false),
+        "paused" => (false, true),
+        "running" => (false, false),
         _ => return None,
     };
     let text: String = lines.map(str::trim).collect();
     Some(Answer {
         size: size.parse().ok()?,
         ended,
+        paused,
         bytes: STANDARD.decode(text).ok()?,
     })
 }
@@ -161,6 +165,10 @@ pub enum Result {
         exit_code: i32,
         attempts: u32,
     },
+    /// It went as far as this script, for now.
+    Paused {
+        number: u32,
+    },
 }
 
 /// Finds the result in a runner's standard output; `None` if it did not get that far.
@@ -177,6 +185,9 @@ pub fn result(stdout: &str) -> Option<Result> {
                 exit_code: exit_code.parse().ok()?,
                 attempts: attempts.parse().ok()?,
             }),
+            ["paused", number] => Some(Result::Paused {
+                number: number.parse().ok()?,
+            }),
             _ => None,
         }
     })
@@ -191,6 +202,7 @@ mod tests {
         let expected = Answer {
             size: 12,
             ended: false,
+            paused: false,
             bytes: b"hello\nworld\n".to_vec(),
         };
         assert_eq!(answer("12 running\naGVsbG8K\nd29ybGQK\n"), Some(expected));
@@ -199,9 +211,11 @@ mod tests {
             Some(Answer {
                 size: 0,
                 ended: true,
+                paused: false,
                 bytes: vec![]
             })
         );
+        assert!(answer("0 paused\n").unwrap().paused);
         for wrong in ["", "12\n", "x running\n", "1 asleep\n", "1 running\n***\n"] {
             assert_eq!(answer(wrong), None, "{wrong:?}");
         }

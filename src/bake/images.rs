@@ -197,7 +197,7 @@ fn means(image: &Image, word: &str) -> bool {
 /// Characters in one part of a manifest: what a standard parameter holds (SSM quotas, "Standard parameter value size").
 const PART: usize = 4096;
 /// Parts of one manifest: what one `GetParameters` call takes.
-const PARTS: usize = 10;
+pub(super) const PARTS: usize = 10;
 
 /// Names and values of the parameters that hold a text: gzip, base64, cut into parts named `<name>`, `<name>.2`,
 /// `<name>.3`, … `None` if it is too large for ten parts.
@@ -217,7 +217,7 @@ pub fn parts(name: &str, text: &str) -> Option<Vec<(String, String)>> {
     })
 }
 
-fn part_name(name: &str, index: usize) -> String {
+pub(super) fn part_name(name: &str, index: usize) -> String {
     if index == 0 {
         name.to_owned()
     } else {

@@ -12,6 +12,7 @@ mod error;
 pub mod event;
 pub(crate) mod follow;
 pub mod images;
+pub mod layers;
 pub mod lock;
 mod machine;
 pub mod names;

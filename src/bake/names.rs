@@ -46,6 +46,14 @@ pub fn image_name(recipe: &str, version: &Version, digest: &str) -> String {
     format!("{recipe}-{version}-{}", &digest[..digest.len().min(12)]).replace('+', "_")
 }
 
+/// `piaas-bake-layer-<recipe>-<digest32>`, of the layer of a script.
+#[must_use]
+pub fn layer_name(recipe: &str, digest: &str) -> String {
+    let name = format!("piaas-bake-layer-{recipe}");
+    let short: String = name.chars().take(IMAGE_NAME_LIMIT - 33).collect();
+    format!("{short}-{}", &digest[..digest.len().min(32)])
+}
+
 /// `name` if it is free, else the first free one of `name-2`, `name-3`, …
 #[must_use]
 pub fn free_name(name: &str, taken: &BTreeSet<&str>) -> String {

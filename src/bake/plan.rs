@@ -11,7 +11,7 @@ use super::event::Phase;
 use super::images::Image;
 use super::names::{BundleStore, Channel, IMAGE_NAME_LIMIT, free_name, image_name};
 use crate::aws::tags;
-use crate::digest::{Digest, Manifest};
+use crate::digest::{Digest, Manifest, Step, steps};
 use crate::journal::RunState;
 use crate::recipe::model::{BuildSpec, ImageSpec, Manager};
 use crate::render::script::{Layer, Script};
@@ -56,6 +56,8 @@ pub struct Target {
     pub force: bool,
     /// What is to name the image.
     pub channel: Channel,
+    /// Whether single scripts are layers too: each is an image, and on AWS an image costs minutes.
+    pub by_step: bool,
 }
 
 impl Target {
@@ -77,6 +79,8 @@ pub struct KnownRun {
 pub struct Survey {
     /// Our images with a digest of the line.
     pub of_line: Vec<Image>,
+    /// Layers of single scripts of the line, on its base image.
+    pub steps: Vec<Image>,
     /// What the channels of the recipe name at the moment.
     pub channels: BTreeMap<Channel, String>,
     /// All images of this account whose name begins with the name of the image to be.
@@ -91,6 +95,16 @@ pub struct Start {
     pub image: Image,
     /// How many layers of the line it holds already.
     pub layers: usize,
+    /// How many scripts of the line have run on it.
+    pub scripts: usize,
+}
+
+impl Start {
+    /// Whether it is the layer of a single script, not cleaned as an image is.
+    #[must_use]
+    pub fn is_step(&self) -> bool {
+        self.image.tag(tags::LAYER).is_some()
+    }
 }
 
 /// What a bake does.
@@ -106,6 +120,8 @@ pub struct Plan {
     pub image_name: String,
     pub base: Image,
     pub start: Start,
+    /// All scripts that provision the line, in order, as layers: on the base image that `start` stands on.
+    pub chain: Vec<Step>,
     /// Recipes that run on the builder, in order.
     pub layers: Vec<String>,
     pub steps: Vec<Script>,
@@ -159,11 +175,7 @@ impl Plan {
     /// from the bottom would.
     #[must_use]
     pub fn root_image(&self) -> &str {
-        if self.start.layers == 0 {
-            return &self.base.id;
-        }
-        let root = self.start.image.tag(tags::BASE_IMAGE);
-        root.unwrap_or(&self.base.id)
+        root_image(&self.start.image, &self.base)
     }
 
     /// When anyone may remove what a run of this plan that starts at `now` leaves: its time limit and an hour.
@@ -288,20 +300,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         return Err(PlanError::NameTooLong { name });
     }
 
-    let below = target.layers.len() - 1;
-    let start = (0..below)
-        .rev()
-        .find_map(|index| {
-            let image = ready(&target.layers[index].digest)?.clone();
-            Some(Start {
-                image,
-                layers: index + 1,
-            })
-        })
-        .unwrap_or_else(|| Start {
-            image: target.base.clone(),
-            layers: 0,
-        });
+    let start = start(target, survey, ready);
     if start.image.size_gib > target.image.size_gib {
         return Err(PlanError::TooSmall {
             image: start.image.id,
@@ -312,6 +311,8 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
 
     let all = target.layers.iter().map(|layer| &layer.layer);
     let to_run = &target.layers[start.layers..];
+    let rendered = || target.layers.iter().map(|layer| &layer.layer);
+    let chain = steps(root_image(&start.image, &target.base), rendered());
     Ok(Decision::Bake(Box::new(Plan {
         recipe: top.recipe.clone(),
         version: top.version.clone(),
@@ -325,9 +326,10 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
             .iter()
             .map(|layer| format!("{} {}", layer.recipe, layer.version))
             .collect(),
-        steps: to_run
-            .iter()
-            .flat_map(|layer| layer.layer.provision.clone())
+        steps: rendered()
+            .flat_map(|layer| &layer.provision)
+            .skip(start.scripts)
+            .cloned()
             .collect(),
         validate: all
             .clone()
@@ -345,8 +347,65 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         build: target.build.clone(),
         channel: target.channel,
         start,
+        chain,
         stale,
     })))
+}
+
+/// The image that holds most of the line already: the image of a parent, or the layer of a script. Of the two that
+/// have run the same scripts the image is taken, which is clean.
+fn start<'s>(
+    target: &Target,
+    survey: &'s Survey,
+    ready: impl Fn(&str) -> Option<&'s Image>,
+) -> Start {
+    let scripts = |layers: &[LayerPlan]| -> usize {
+        layers.iter().map(|one| one.layer.provision.len()).sum()
+    };
+    let below = target.layers.len() - 1;
+    let parent = (1..=below).rev().find_map(|layers| {
+        let image = ready(&target.layers[layers - 1].digest)?.clone();
+        Some(Start {
+            image,
+            layers,
+            scripts: scripts(&target.layers[..layers]),
+        })
+    });
+    let start = parent.unwrap_or_else(|| Start {
+        image: target.base.clone(),
+        layers: 0,
+        scripts: 0,
+    });
+    // Who bakes again what is there wants what its own scripts do now.
+    if target.force {
+        return start;
+    }
+    let chain = steps(&target.base.id, target.layers.iter().map(|one| &one.layer));
+    let step = (start.scripts..chain.len()).rev().find_map(|index| {
+        let digest = chain[index].digest.to_string();
+        let image = survey
+            .steps
+            .iter()
+            .find(|image| image.state == "available" && image.tag(tags::LAYER) == Some(&digest))?;
+        Some(Start {
+            image: image.clone(),
+            layers: (0..=target.layers.len())
+                .rev()
+                .find(|layers| scripts(&target.layers[..*layers]) <= index + 1)
+                .unwrap_or(0)
+                .min(below),
+            scripts: index + 1,
+        })
+    });
+    step.unwrap_or(start)
+}
+
+/// Id of the image at the root of one that a builder starts from.
+fn root_image<'a>(start: &'a Image, base: &'a Image) -> &'a str {
+    if start.id == base.id {
+        return &base.id;
+    }
+    start.tag(tags::BASE_IMAGE).unwrap_or(&base.id)
 }
 
 /// The image of a digest that a channel should name: the newest, but a candidate does not become the latest as long as

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -44,6 +45,8 @@ pub(super) struct Run<'a> {
     pub sink: &'a dyn Sink<Event>,
     /// Where bundles are put for machines to fetch; `None`: they go in commands.
     pub bundles: Option<BundleStore>,
+    /// Keep the layer of a script each time that so much work has been done since the last one; `None`: of none.
+    pub layers: Option<Duration>,
     /// When anyone may remove what this run leaves.
     pub expires: Timestamp,
     pub tail: Tail,
@@ -71,6 +74,7 @@ impl<'a> Run<'a> {
             journal,
             sink,
             bundles: None,
+            layers: None,
             expires: plan.expires(now),
             tail: Tail::new(LAST_LINES),
             cancel,

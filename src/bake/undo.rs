@@ -110,7 +110,7 @@ impl Undo<'_> {
             Some(kind @ (Resource::Builder | Resource::Tester)) => self.instance(kind, entry).await,
             Some(Resource::Bundle) => self.bundle(entry).await,
             Some(Resource::SecurityGroup) => self.security_group(entry).await,
-            Some(Resource::Image) => self.image(entry).await,
+            Some(kind @ (Resource::Image | Resource::Layer)) => self.image(kind, entry).await,
             Some(Resource::Manifest) => self.manifest(entry).await,
             Some(Resource::Latest) => self.latest(entry).await,
             None => Err(aws::Error::incomplete(
@@ -178,17 +178,34 @@ impl Undo<'_> {
         Ok(())
     }
 
-    async fn image(&self, entry: &Entry) -> Result<(), Failure> {
+    async fn image(&self, kind: Resource, entry: &Entry) -> Result<(), Failure> {
         let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
         let name = &entry.token;
+        // The snapshot of a layer may outlast the run, and does not have its tag.
+        let tag = match kind {
+            Resource::Layer => (tags::NAME, name.as_str()),
+            _ => (tags::RUN, run),
+        };
         for id in self.ids(entry, Search::Image { name, run }).await? {
-            self.remove_image(&id, run).await?;
+            self.remove_with_snapshots(kind, &id, tag).await?;
         }
         Ok(())
     }
 
-    /// Deregisters an image and deletes its snapshots, also those that it does not name any more.
+    /// Deregisters an unfinished image of a run and deletes the run's snapshots.
     pub async fn remove_image(&self, id: &str, run: &str) -> Result<(), Failure> {
+        self.remove_with_snapshots(Resource::Image, id, (tags::RUN, run))
+            .await
+    }
+
+    /// Deregisters an image and deletes its snapshots: those that it names, and those with this tag, which it may not
+    /// name any more.
+    async fn remove_with_snapshots(
+        &self,
+        kind: Resource,
+        id: &str,
+        (tag, value): (&str, &str),
+    ) -> Result<(), Failure> {
         let mut snapshots = images::get(self.clients, id)
             .await?
             .map(|image| image.snapshots)
@@ -208,7 +225,7 @@ impl Undo<'_> {
             .ec2
             .describe_snapshots()
             .owner_ids("self")
-            .filters(filter(format!("tag:{}", tags::RUN), [run.to_owned()]))
+            .filters(filter(format!("tag:{tag}"), [value.to_owned()]))
             .send()
             .await
             .call("ec2", "DescribeSnapshots")?;
@@ -232,7 +249,7 @@ impl Undo<'_> {
             gone_is_fine(answer.map(drop))?;
         }
         self.emit(Event::Removed {
-            kind: Resource::Image,
+            kind,
             id: id.to_owned(),
         });
         Ok(())
@@ -383,7 +400,7 @@ fn by_hand(kind: Resource, entry: &Entry, commands: &Commands) -> String {
         (Resource::SecurityGroup, Some(id)) => {
             format!("aws ec2 delete-security-group --group-id {id}")
         }
-        (Resource::Image, Some(id)) => {
+        (Resource::Image | Resource::Layer, Some(id)) => {
             format!("aws ec2 deregister-image --delete-associated-snapshots --image-id {id}")
         }
         (Resource::Bundle, _) => {

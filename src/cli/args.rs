@@ -299,7 +299,7 @@ pub struct HowArgs {
     /// Bake even if an image with this digest exists
     #[arg(long)]
     pub force: bool,
-    /// Start from the base image even if an image of a parent recipe exists
+    /// Start from the base image even if an image of a parent recipe or a layer of a script exists
     #[arg(long)]
     pub no_cache: bool,
     /// Refuse a recipe without a lock file, or whose parents have none
@@ -372,6 +372,9 @@ pub struct BakeArgs {
     /// Ask no archive for packages: all that lock files name must be on this host (local cloud; implies --locked)
     #[arg(long)]
     pub offline: bool,
+    /// Say of each script whether it has run in a layer that is there, and if not, what is another than before
+    #[arg(long)]
+    pub explain: bool,
     /// How many bakes may go on at the same time [default: 4]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
@@ -512,11 +515,14 @@ pub enum CloudVerb {
     },
     /// Show machines, images, disks and what was left behind
     Status,
-    /// Remove what dead runs and crashes left; images and live machines stay
+    /// Remove what dead runs and crashes left, and layers beyond a limit; images and live machines stay
     Gc {
         /// Only what this dead run left, by its id
         #[arg(long, value_name = "RUN", add = completions::dead_runs())]
         run: Option<String>,
+        /// What layers of single scripts may take of the disk, in GiB: those of the newest images stay [default: 20]
+        #[arg(long, value_name = "GIB", conflicts_with = "run")]
+        layers: Option<u64>,
         /// Only say what would be removed
         #[arg(long)]
         dry_run: bool,

@@ -106,9 +106,11 @@ fn run(context: &Context, verb: Verb) -> CliResult {
             block_on(verbs::cloud::serve(context, listen, faults.as_deref()))
         }
         Verb::Cloud(CloudVerb::Status) => block_on(verbs::cloud::status(context)),
-        Verb::Cloud(CloudVerb::Gc { run, dry_run }) => {
-            block_on(verbs::cloud::gc(context, run.as_deref(), dry_run))
-        }
+        Verb::Cloud(CloudVerb::Gc {
+            run,
+            layers,
+            dry_run,
+        }) => block_on(verbs::cloud::gc(context, run.as_deref(), layers, dry_run)),
         Verb::Cloud(CloudVerb::Reset { yes, base }) => verbs::cloud::reset(context, yes, base),
         Verb::Cloud(CloudVerb::Expose { port, remove }) => {
             verbs::cloud_expose::run(context, port, remove)

@@ -139,7 +139,7 @@ impl Manifest {
 }
 
 /// Sorts the keys itself: whether `serde_json` does depends on the features that other crates ask of it.
-fn canonical(value: &serde_json::Value, json: &mut String) {
+pub(super) fn canonical(value: &serde_json::Value, json: &mut String) {
     use serde_json::Value;
     match value {
         Value::Array(items) => {
@@ -228,7 +228,7 @@ fn worker(worker: &InstalledWorker) -> ManifestWorker {
     }
 }
 
-fn script(script: &Script) -> ManifestScript {
+pub(super) fn script(script: &Script) -> ManifestScript {
     ManifestScript {
         id: script.id.clone(),
         title: script.title.clone(),

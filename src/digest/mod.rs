@@ -11,6 +11,8 @@
 mod changed;
 mod explain;
 mod manifest;
+mod step;
+mod trail;
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +24,8 @@ pub use explain::explain;
 pub use manifest::{
     FORMAT, Manifest, ManifestError, ManifestScript, ManifestWorker, Under, chain, chain_of,
 };
+pub use step::{Step, steps};
+pub use trail::{Told, Use, trail};
 
 /// A sha256, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

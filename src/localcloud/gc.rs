@@ -1,13 +1,14 @@
 //! What crashes leave behind on this host, and its removal.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
 use super::endpoint;
-use super::nspawn::files::{Want, is_locked, put_json, remove_dir, subdirectories};
+use super::nspawn::files::{Want, get_json, is_locked, put_json, remove_dir, subdirectories};
 use super::nspawn::prune;
 use super::s3::Buckets;
 use super::state::Store;
@@ -125,6 +126,57 @@ pub fn sweep(cloud: &Path, leftovers: &[Leftover]) -> io::Result<()> {
     }
     // Without a machine their endpoint ends by itself, at its next look.
     wait_until(&cloud.display().to_string(), || !endpoint::runs(cloud))
+}
+
+/// The frozen root of a machine, from which others start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// What it takes of the disk; nothing of its own if another snapshot stands on it, whose layer would stay without it.
+    pub bytes: u64,
+    /// When it was made, or the last snapshot that stands on it.
+    pub used: SystemTime,
+}
+
+/// The layers below `cloud`, by the ids of their snapshots.
+#[must_use]
+pub fn layers(cloud: &Path) -> BTreeMap<String, Layer> {
+    let snapshots = subdirectories(&cloud.join("snapshots"));
+    let made = |dir: &Path| {
+        let written = std::fs::metadata(dir.join("chain.json")).and_then(|file| file.modified());
+        written.unwrap_or(SystemTime::UNIX_EPOCH)
+    };
+    let chains: Vec<(&PathBuf, Vec<PathBuf>)> = snapshots
+        .iter()
+        .map(|dir| (dir, get_json(&dir.join("chain.json")).unwrap_or_default()))
+        .collect();
+    let mut found = BTreeMap::new();
+    for dir in &snapshots {
+        let layer = dir.join("layer");
+        let above = chains
+            .iter()
+            .filter(|(other, chain)| *other != dir && chain.contains(&layer));
+        let above = above.map(|(other, _)| made(other)).max();
+        let bytes = if above.is_some() { 0 } else { taken(&layer) };
+        let used = above.map_or_else(|| made(dir), |above| above.max(made(dir)));
+        if let Some(id) = dir.file_name().and_then(|name| name.to_str()) {
+            found.insert(id.to_owned(), Layer { bytes, used });
+        }
+    }
+    found
+}
+
+/// What a directory and all below it take of the disk.
+fn taken(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(about) = path.symlink_metadata() else {
+        return 0;
+    };
+    let entries = about
+        .is_dir()
+        .then(|| std::fs::read_dir(path).ok())
+        .flatten();
+    let below = entries.into_iter().flatten().flatten();
+    about.blocks() * 512 + below.map(|entry| taken(&entry.path())).sum::<u64>()
 }
 
 /// Ends every machine and removes all files of the cloud.

@@ -12,7 +12,8 @@ use super::script::{SEAL, SEALED_PATHS, SEALED_SECRETS, Script};
 use crate::image::SOURCE_DATE;
 use crate::recipe::secret;
 
-const RUNNER: &str = include_str!("../../templates/runner.sh");
+/// Runs the scripts of a list on a machine.
+pub const RUNNER: &str = include_str!("../../templates/runner.sh");
 
 /// One file of a machine's directory.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use super::super::follow::{self, Cutter, Piece};
 use super::super::machine;
 use super::super::packages::{self, Part};
 use super::super::run::Run;
+use super::layer;
 use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::Patience;
 use crate::aws::{Error, Kind};
@@ -263,12 +264,50 @@ pub async fn execute(
     if bundle.scripts(list).is_empty() {
         return Ok(());
     }
+    let mut follower = Follower::new(instance, bundle, list);
+    go_on(run, &mut follower, &bundle.run(list)).await?;
+    Ok(())
+}
+
+/// Runs the steps, and keeps layers of them: the one under way each time that so much work has been done.
+pub async fn provision(
+    run: &mut Run<'_>,
+    instance: &str,
+    bundle: &Bundle,
+    patience: Duration,
+) -> Result<(), Failure> {
+    let list = List::Steps;
+    let mut follower = Follower::new(instance, bundle, list);
+    let done = bundle.scripts(list).len();
+    let mut next = 0;
+    while next < done {
+        let command = bundle.run_for(list, patience);
+        let Some(number) = go_on(run, &mut follower, &command).await? else {
+            break;
+        };
+        next = usize::try_from(number).unwrap_or(done);
+        layer::keep(run, instance, bundle, next).await?;
+    }
+    Ok(())
+}
+
+/// Runs a list up to its end or, if the command says so, to a pause: then the number of the last script that has run.
+async fn go_on(
+    run: &mut Run<'_>,
+    follower: &mut Follower<'_>,
+    command: &str,
+) -> Result<Option<u32>, Failure> {
+    let Follower {
+        instance,
+        bundle,
+        list,
+        ..
+    } = *follower;
     run.check()?;
     run.tail.clear();
     let longest = bundle.longest(list);
     let comment = format!("piaas-bake: {} of {}", list.as_str(), run.plan.image_name);
-    let runner = ssm::send(run.clients, instance, &bundle.run(list), longest, &comment).await?;
-    let mut follower = Follower::new(instance, bundle, list);
+    let runner = ssm::send(run.clients, instance, command, longest, &comment).await?;
     // SSM itself ends the runner at its time-out; a reboot and its delivery come on top.
     let mut pace = run.pace(Patience {
         what: "the scripts to end",
@@ -303,7 +342,12 @@ pub async fn execute(
     if matches!(ended.verdict, Verdict::Success | Verdict::Failed(_)) {
         follower.drain(run).await?;
     }
-    verdict(instance, bundle.scripts(list), bundle.offset(list), ended)
+    let paused = match follow::result(&ended.stdout) {
+        Some(follow::Result::Paused { number }) => Some(number),
+        _ => None,
+    };
+    verdict(instance, bundle.scripts(list), bundle.offset(list), ended)?;
+    Ok(paused)
 }
 
 /// What the end of a runner means. Its own last line says which script failed; the log is for people.
@@ -364,6 +408,8 @@ struct Follower<'a> {
     command: Option<String>,
     /// The machine said that the log is complete.
     ended: bool,
+    /// It said that the log does not grow at the moment: nothing waits there for that.
+    paused: bool,
 }
 
 impl<'a> Follower<'a> {
@@ -376,6 +422,7 @@ impl<'a> Follower<'a> {
             offset: 0,
             command: None,
             ended: false,
+            paused: false,
         }
     }
 
@@ -395,7 +442,7 @@ impl<'a> Follower<'a> {
                 self.command = None;
                 let before = self.offset;
                 self.take(run, &ended)?;
-                if !self.ended {
+                if !self.ended && !self.paused {
                     self.command = self.send(run, FOLLOW_WAIT).await?;
                 }
                 Ok(self.offset > before)
@@ -428,6 +475,7 @@ impl<'a> Follower<'a> {
         };
         self.offset += answer.bytes.len() as u64;
         self.ended = answer.ended && self.offset >= answer.size;
+        self.paused = answer.paused;
         for piece in self.cutter.push(&answer.bytes) {
             self.tell(run, piece)?;
         }

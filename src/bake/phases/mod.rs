@@ -4,4 +4,5 @@ pub(super) mod commands;
 pub(super) mod deliver;
 pub(super) mod image;
 pub(super) mod launch;
+pub(super) mod layer;
 pub(super) mod publish;

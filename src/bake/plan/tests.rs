@@ -57,6 +57,7 @@ pub fn target() -> Target {
         },
         force: false,
         channel: Channel::Latest,
+        by_step: true,
     }
 }
 

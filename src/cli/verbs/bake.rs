@@ -3,12 +3,13 @@
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::plan::{Wishes, decide, prepare};
-use super::{bakes, saved};
+use super::{bakes, layers, saved};
 use crate::aws::Commands;
 use crate::bake::images::Image;
 use crate::bake::names::{Channel, RunId};
@@ -26,6 +27,9 @@ use crate::cli::style::elapsed;
 use crate::cli::view::progress::Progress;
 use crate::cli::{exit, github, interrupt, lent, output, view};
 use crate::journal;
+
+/// Work that is worth the layer of a script: it is kept in about a second.
+const LAYER_AFTER: Duration = Duration::from_secs(5);
 
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
     let [argument] = args.recipe.as_slice() else {
@@ -76,6 +80,9 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
             Ok(exit::DONE)
         }
         Decision::Bake(plan) => {
+            if args.explain {
+                layers::tell(context, &plan, &args.how)?;
+            }
             let (cancel, under_way) = cancel_on_signal(context)?;
             let way = Way {
                 cancel,
@@ -252,6 +259,8 @@ pub async fn carry_out(
         Ok(baked) => {
             context.summarize(&summary(plan, &baked))?;
             returned?;
+            layers::remember(context, plan)?;
+            layers::trim(connected, layers::LIMIT_GIB).await?;
             Ok(baked)
         }
         Err(error) => {
@@ -300,6 +309,7 @@ pub async fn watched<T>(
         cancel: way.cancel,
         keep_on_failure: way.keep_on_failure,
         bundles: context.settings.bundles.clone(),
+        layers: connected.local.is_some().then_some(LAYER_AFTER),
     };
     way.under_way.with(|runs| runs.push(run.clone()));
     let result = act(settings, &sink).await;

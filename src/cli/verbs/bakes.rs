@@ -11,7 +11,7 @@ use super::bake::{
     cancel_on_signal, carry_out, describe, not_baked,
 };
 use super::plan::{Order, Wishes, decide, prepare};
-use super::saved;
+use super::{layers, saved};
 use crate::bake::Baked;
 use crate::bake::images::Image;
 use crate::bake::plan::{Decision, Plan};
@@ -242,6 +242,9 @@ async fn one(
             Ok(Ending::AlreadyBaked(image))
         }
         Decision::Bake(plan) => {
+            if args.explain {
+                layers::tell(context, &plan, &args.how)?;
+            }
             let way = Way {
                 cancel,
                 under_way,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::layers;
 use crate::bake;
 use crate::cli::args::{CloudName, Format};
 use crate::cli::context::{Connected, Context, io};
@@ -155,11 +156,17 @@ pub async fn status(context: &Context) -> CliResult {
     Ok(exit::DONE)
 }
 
-pub async fn gc(context: &Context, run: Option<&str>, dry_run: bool) -> CliResult {
+pub async fn gc(
+    context: &Context,
+    run: Option<&str>,
+    layers_gib: Option<u64>,
+    dry_run: bool,
+) -> CliResult {
+    let limit = layers_gib.unwrap_or(layers::LIMIT_GIB);
     let connected = context.connect().await?;
     let runs = dead_runs(context, run)?;
     if dry_run {
-        return would_remove(context, &connected, &runs, run.is_none());
+        return would_remove(context, &connected, &runs, run.is_none().then_some(limit)).await;
     }
     context.say_where(&connected);
     let (clients, account) = (&connected.clients, &connected.account.id);
@@ -173,6 +180,10 @@ pub async fn gc(context: &Context, run: Option<&str>, dry_run: bool) -> CliResul
         Some(local) if run.is_none() => sweep(context, local)?,
         _ => (Reaped::default(), Vec::new()),
     };
+    let layers = match run {
+        None => layers::trim(&connected, limit).await?,
+        Some(_) => Vec::new(),
+    };
     let lent = lent::forgotten(context, &connected)?;
     let secrets = lent.names().to_vec();
     lent.take_back(&connected).await?;
@@ -182,6 +193,7 @@ pub async fn gc(context: &Context, run: Option<&str>, dry_run: bool) -> CliResul
             "dead_runs": dead,
             "orphans": reaped,
             "secrets": secrets,
+            "layers": layers,
             "left_behind": left,
         }))?,
         Format::Human => {
@@ -214,6 +226,7 @@ pub async fn gc(context: &Context, run: Option<&str>, dry_run: bool) -> CliResul
                     .map(|name| format!("removed the secret {name} that a bake had lent")),
             );
             lines.extend(left.iter().map(|one| format!("removed: {one}")));
+            lines.extend(layers.iter().map(|one| format!("removed the {one}")));
             if lines.is_empty() {
                 lines.push("nothing to remove".to_owned());
             }
@@ -298,11 +311,12 @@ fn faults(file: &Path) -> Result<Arc<Faults>, CliError> {
     Ok(Arc::new(script))
 }
 
-fn would_remove(
+/// With a limit for layers everything is looked at, else these runs alone.
+async fn would_remove(
     context: &Context,
     connected: &Connected,
     runs: &[RunFile],
-    all: bool,
+    layers_gib: Option<u64>,
 ) -> CliResult {
     let mut lines = Vec::new();
     for file in runs {
@@ -312,7 +326,7 @@ fn would_remove(
             lines.push(format!("{kind} {id} of the dead run {name}"));
         }
     }
-    if let Some(local) = connected.local.as_ref().filter(|_| all) {
+    if let (Some(local), Some(limit)) = (&connected.local, layers_gib) {
         let items = inventory(local)?;
         let orphans = items
             .iter()
@@ -326,6 +340,12 @@ fn would_remove(
         lines.extend(left.iter().map(ToString::to_string));
         let lent = lent::forgotten(context, connected)?;
         lines.extend(lent.names().iter().map(|name| format!("the secret {name}")));
+        let surplus = layers::surplus(connected, limit).await?;
+        lines.extend(
+            surplus
+                .iter()
+                .map(|(layer, size)| format!("the {}", layers::words(layer, *size))),
+        );
     }
     match context.format {
         Format::Json => output::json(&json!({ "would_remove": lines }))?,

@@ -310,6 +310,7 @@ pub async fn decide(
         build: order.build.clone(),
         force: wishes.force,
         channel: wishes.channel,
+        by_step: connected.local.is_some(),
     };
     let mut survey = bake::survey(clients, &target, &context.runs())
         .await
@@ -323,6 +324,7 @@ pub async fn decide(
         survey
             .of_line
             .retain(|image| image.digest() == top.as_deref() || starts.contains(&image.id));
+        survey.steps.retain(|image| starts.contains(&image.id));
     }
     bake::plan::plan(&target, &survey, context.clock.now()).map_err(|error| {
         let refused = CliError::new(error.exit_code(), error.to_string());
@@ -429,11 +431,20 @@ fn bake_text(context: &Context, order: &Order, argument: &str, plan: &Plan, plac
         plan.base.id,
         show::base(&order.base)
     );
-    if plan.start.layers > 0 {
+    let start = &plan.start;
+    if start.is_step() {
+        let _ = writeln!(
+            out,
+            "  start   {} (a layer): {} of {} scripts are not run again",
+            start.image.id,
+            start.scripts,
+            plan.chain.len()
+        );
+    } else if start.layers > 0 {
         let _ = writeln!(
             out,
             "  start   {} ({}): its {} recipes are not run again",
-            plan.start.image.id, plan.start.image.name, plan.start.layers
+            start.image.id, start.image.name, start.layers
         );
     }
     let build = &plan.build;

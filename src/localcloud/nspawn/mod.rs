@@ -397,8 +397,16 @@ impl Driver for NspawnDriver {
             .ok_or_else(|| failed(format!("{} is in use", spec.snapshot_id)))?;
         put_json(&dir.join("spec.json"), spec).map_err(io(&dir))?;
         put_json(&dir.join("progress.json"), &Progress::default()).map_err(io(&dir))?;
-        snapshot::freeze(&machine, &dir).map_err(io(&dir))?;
-        self.detach("local-snapshot", &dir, lock)
+        if snapshot::freeze(&machine, &dir).map_err(io(&dir))? {
+            return self.detach("local-snapshot", &dir, lock);
+        }
+        // Machines start from its layer; the disk of a machine that went on is written once somebody asks for it.
+        let done = Progress {
+            percent: 100,
+            done: true,
+            error: None,
+        };
+        put_json(&dir.join("progress.json"), &done).map_err(io(&dir))
     }
 
     fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress {
@@ -439,8 +447,18 @@ impl Driver for NspawnDriver {
     }
 
     fn disk(&self, snapshot_id: &str) -> Option<PathBuf> {
-        let done = self.snapshot_progress(snapshot_id).done;
-        Some(self.snapshot_dir(snapshot_id).join("disk.raw")).filter(|disk| done && disk.is_file())
+        let dir = self.snapshot_dir(snapshot_id);
+        let disk = dir.join("disk.raw");
+        if !self.snapshot_progress(snapshot_id).done {
+            return None;
+        }
+        if !disk.is_file() && dir.join("chain.json").exists() && !dir.join("deleted").exists() {
+            if let Some(lock) = try_lock(&dir).ok()? {
+                self.detach("local-snapshot", &dir, lock).ok()?;
+            }
+            snapshot::report(&dir).ok()?;
+        }
+        Some(disk).filter(|disk| disk.is_file())
     }
 }
 

@@ -21,11 +21,11 @@ use crate::localcloud::driver::{Power, SnapshotSpec};
 /// Freezes the root of a machine into `dir/layer` and writes `dir/chain.json`.
 ///
 /// A machine that is off hands its own layer over and goes on from it with a fresh one; of a running machine the
-/// layer is copied, as consistent as a disk after a power cut (`NoReboot`).
+/// layer is copied, as consistent as a disk after a power cut (`NoReboot`). Gives whether it was off.
 ///
 /// # Errors
 /// The file system refuses.
-pub fn freeze(machine: &Path, dir: &Path) -> io::Result<()> {
+pub fn freeze(machine: &Path, dir: &Path) -> io::Result<bool> {
     let (upper, layer) = (machine.join("upper"), dir.join("layer"));
     let lower: Vec<PathBuf> = get_json(&machine.join("chain.json"))?;
     let mut chain = vec![layer.clone()];
@@ -46,7 +46,8 @@ pub fn freeze(machine: &Path, dir: &Path) -> io::Result<()> {
             return Err(io::Error::other(format!("cp ended with {copied}")));
         }
     }
-    put_json(&dir.join("chain.json"), &chain)
+    put_json(&dir.join("chain.json"), &chain)?;
+    Ok(off)
 }
 
 /// The process that writes one disk (hidden verb `local-snapshot`).
@@ -61,13 +62,19 @@ pub fn main(dir: &Path) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
+    let of_disk = dir.join("progress.json");
+    if get_json(&of_disk).is_ok_and(|progress: Progress| progress.done) {
+        // Nobody waits for what is missing; who asks for it finds that it is not there.
+        eprintln!("{}: {error}", dir.display());
+        return ExitCode::FAILURE;
+    }
     let failed = Progress {
         percent: 0,
         done: false,
         error: Some(error.to_string()),
     };
     // If this fails too: the lock falls with this process, and then the disk counts as failed.
-    let _ = put_json(&dir.join("progress.json"), &failed);
+    let _ = put_json(&of_disk, &failed);
     ExitCode::FAILURE
 }
 
@@ -111,7 +118,9 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         seed: seed(spec.size_gib),
         source_date: SOURCE_DATE,
     };
-    let shown = Cell::new(0);
+    // Of a snapshot that was complete without its disk, nobody waits for that.
+    let before: Progress = get_json(&dir.join("progress.json"))?;
+    let shown = Cell::new(if before.done { 100 } else { 0 });
     let progress = |percent: u8| {
         if percent > shown.get() && percent < 100 {
             shown.set(percent);

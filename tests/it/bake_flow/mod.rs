@@ -6,6 +6,7 @@ mod bundles;
 mod calls;
 pub mod cloud;
 mod kept;
+mod layers;
 mod noted;
 mod secrets;
 
@@ -42,6 +43,7 @@ struct World {
     dir: tempfile::TempDir,
     runs: Mutex<u32>,
     keep: Mutex<bool>,
+    layers: Mutex<Option<Duration>>,
     bundles: Option<BundleStore>,
 }
 
@@ -87,6 +89,7 @@ impl World {
             dir,
             runs: Mutex::new(0),
             keep: Mutex::new(false),
+            layers: Mutex::new(None),
             bundles: None,
         }
     }
@@ -120,6 +123,7 @@ impl World {
             },
             force: false,
             channel: Channel::Latest,
+            by_step: true,
         }
     }
 
@@ -154,6 +158,7 @@ impl World {
             run,
             bundles: self.bundles.clone(),
             cancel,
+            layers: *self.layers.lock().unwrap(),
         };
         bake::bake(&self.clients, plan, settings, sink).await
     }

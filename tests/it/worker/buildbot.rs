@@ -482,7 +482,8 @@ async fn nothing_starts_any_more(cloud: &Cloud, master: &Master, instance: &str)
         }
         assert!(Instant::now() < deadline, "it does not reboot");
     }
-    let up = "systemctl is-system-running --wait; systemctl start buildbot-worker@ci; systemctl show -P ActiveState buildbot-worker@ci";
+    // One that is not up says why.
+    let up = "systemctl is-system-running --wait || systemctl --failed --plain --no-legend; systemctl start buildbot-worker@ci; systemctl show -P ActiveState buildbot-worker@ci";
     assert_eq!(cloud.run(instance, up).await.1, "running\ninactive\n");
     let status = cloud
         .wait(instance, "drained still", |status| {

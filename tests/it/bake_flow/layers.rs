@@ -1,0 +1,175 @@
+//! Layers of single scripts: what a bake keeps on its way, and where the next one starts.
+
+use piaas_bake::bake::layers;
+
+use super::*;
+
+/// A world whose bakes keep the layer of each script.
+async fn world() -> World {
+    let world = World::new().await;
+    *world.layers.lock().unwrap() = Some(Duration::ZERO);
+    world
+}
+
+/// As the last of the world's recipes, with another text of its script.
+async fn changed(world: &World, text: &str) -> Target {
+    let mut target = world.target().await;
+    let top = &mut target.layers[1];
+    top.digest = "c".repeat(64);
+    top.layer.provision[0].text = text.into();
+    target
+}
+
+#[tokio::test]
+async fn a_changed_script_runs_on_the_layer_of_the_one_before() {
+    let world = world().await;
+    let heard = Heard::default();
+    let plan = world.plan(&world.target().await).await;
+    let baked = world.bake(&plan, Cancel::never(), &heard).await.unwrap();
+    let kept = layers::list(&world.clients).await.unwrap();
+    assert_eq!(kept.len(), 2);
+    // Each script once, also where it was gone on from.
+    let events = heard.0.into_inner().unwrap();
+    let scripts: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::StepStarted { title, .. } | Event::StepSkipped { title, .. } => {
+                Some(title.as_str())
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(scripts[..2], ["do base/step-001", "do worker/step-001"]);
+    assert_eq!(scripts.iter().filter(|one| one.contains("step")).count(), 2);
+    // What is kept is no image of a recipe.
+    let all = images::list(&world.clients, None).await.unwrap();
+    assert_eq!(
+        all.iter().map(|image| &image.id).collect::<Vec<_>>(),
+        [&baked.image]
+    );
+
+    let target = changed(&world, "echo again >\"$MACHINE/built\"\n").await;
+    let plan = world.plan(&target).await;
+    assert!(plan.start.is_step());
+    assert_eq!((plan.start.scripts, plan.steps.len()), (1, 1));
+    assert_eq!(plan.validate.len(), 2);
+    assert_eq!(plan.root_image(), target.base.id);
+    world.bake(&plan, Cancel::never(), &()).await.unwrap();
+    assert_eq!(layers::list(&world.clients).await.unwrap().len(), 3);
+
+    // With all scripts the same nothing of them runs, whatever else is another.
+    let mut checks = world.target().await;
+    checks.layers[1].digest = "d".repeat(64);
+    let plan = world.plan(&checks).await;
+    assert_eq!((plan.start.scripts, plan.steps.len()), (2, 0));
+
+    // Who forces a bake wants its scripts to run; and no layer is another's of the same scripts on another base.
+    let forced = Target {
+        force: true,
+        ..checks.clone()
+    };
+    assert_eq!(world.plan(&forced).await.start.scripts, 0);
+    let mut other = checks;
+    other.base.id = "ami-00000000000000001".into();
+    other.layers[1].digest = "e".repeat(64);
+    let survey = survey(&world.clients, &other, &world.runs()).await.unwrap();
+    assert_eq!(survey.steps, []);
+}
+
+#[tokio::test]
+async fn a_bake_that_fails_leaves_the_layers_of_what_went_well() {
+    let world = world().await;
+    let mut target = world.target().await;
+    target.layers[1].layer.provision[0].text = "exit 3\n".into();
+    let plan = world.plan(&target).await;
+    world.bake(&plan, Cancel::never(), &()).await.unwrap_err();
+    assert_eq!(layers::list(&world.clients).await.unwrap().len(), 1);
+    let plan = world.plan(&world.target().await).await;
+    assert_eq!((plan.start.scripts, plan.steps.len()), (1, 1));
+    world.bake(&plan, Cancel::never(), &()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_removed_layer_takes_all_of_it_along_and_removing_it_twice_is_fine() {
+    let world = world().await;
+    let plan = world.plan(&world.target().await).await;
+    world.bake(&plan, Cancel::never(), &()).await.unwrap();
+    for layer in layers::list(&world.clients).await.unwrap() {
+        for _ in 0..2 {
+            layers::remove(&world.clients, &layer).await.unwrap();
+        }
+    }
+    assert_all_or_nothing(&world, "without its layers").await;
+}
+
+#[tokio::test]
+async fn with_secrets_nothing_is_kept() {
+    let world = world().await;
+    let mut plan = world.plan(&world.target().await).await;
+    plan.secrets.insert("token".into(), "ssm:/token".into());
+    world.bake(&plan, Cancel::never(), &()).await.unwrap();
+    assert_eq!(layers::list(&world.clients).await.unwrap(), []);
+}
+
+/// After a clean-up there are whole layers, and beside them nothing or one whole image.
+async fn assert_whole(world: &World, context: &str) {
+    let kept = layers::list(&world.clients).await.unwrap();
+    let snapshots = world.machines.snapshots_left();
+    for layer in &kept {
+        assert_eq!(layer.state, "available", "{context}");
+        assert!(snapshots.contains(&layer.snapshots[0]), "{context}");
+        layers::remove(&world.clients, layer).await.unwrap();
+    }
+    assert_all_or_nothing(world, context).await;
+}
+
+/// Requests of a bake that goes well and keeps layers: those that change something, from the making of the first layer to
+/// that of the second. What is before and after them is the same without layers.
+async fn changing() -> Vec<(usize, String)> {
+    let world = world().await;
+    let plan = world.plan(&world.target().await).await;
+    world.wire.fail(Fault::None);
+    world.bake(&plan, Cancel::never(), &()).await.unwrap();
+    let all: Vec<_> = world.wire.operations().into_iter().enumerate().collect();
+    let mut making = all.iter().filter(|(_, name)| name == "CreateImage");
+    let (first, second) = (making.next().unwrap().0, making.next().unwrap().0);
+    let between = all.into_iter().take(second + 1).skip(first);
+    between.filter(|(_, name)| changes(name)).collect()
+}
+
+#[tokio::test]
+async fn whatever_becomes_of_a_request_layers_are_whole_or_not_there() {
+    for (number, operation) in changing().await {
+        for fault in [
+            Fault::CutOff(number),
+            Fault::Refuse(number),
+            Fault::Lose(number),
+        ] {
+            let context = format!("{operation} (request {number}): {fault:?}");
+            let world = world().await;
+            let plan = world.plan(&world.target().await).await;
+            world.wire.fail(fault);
+            let outcome = world.bake(&plan, Cancel::never(), &()).await;
+            world.wire.fail(Fault::None);
+            if matches!(fault, Fault::Lose(_)) {
+                assert_eq!(outcome.unwrap().left_over, [], "{context}");
+            }
+            world.undo_dead_runs().await;
+            assert_whole(&world, &context).await;
+        }
+        for fault in [Fault::HangBefore(number), Fault::HangAfter(number)] {
+            let context = format!("killed at {operation}, {fault:?}");
+            let world = world().await;
+            let plan = world.plan(&world.target().await).await;
+            world.wire.fail(fault);
+            tokio::select! {
+                outcome = world.bake(&plan, Cancel::never(), &()) => panic!("{context}: {outcome:?}"),
+                () = world.wire.hung.notified() => {}
+            }
+            world.wire.fail(Fault::None);
+            world.undo_dead_runs().await;
+            assert_whole(&world, &context).await;
+            assert_eq!(world.run_states(), [RunState::Finished], "{context}");
+        }
+    }
+}
