@@ -305,6 +305,8 @@ async fn go_on(
     } = *follower;
     run.check()?;
     run.tail.clear();
+    // One that is still under way reads what has been read since.
+    follower.command = None;
     let longest = bundle.longest(list);
     let comment = format!("piaas-bake: {} of {}", list.as_str(), run.plan.image_name);
     let runner = ssm::send(run.clients, instance, command, longest, &comment).await?;

@@ -15,7 +15,7 @@ use super::{listed, put_some};
 /// The one document there is.
 pub const DOCUMENT: &str = "AWS-RunShellScript";
 /// How long after sending an invocation is not there yet: SSM is eventually consistent.
-const UNSEEN: SignedDuration = SignedDuration::from_millis(300);
+const UNSEEN: SignedDuration = SignedDuration::from_millis(60);
 /// Characters of output that `GetCommandInvocation` gives.
 const STDOUT_LIMIT: usize = 24_000;
 const STDERR_LIMIT: usize = 8_000;
