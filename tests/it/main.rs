@@ -13,6 +13,7 @@ mod diff;
 mod fleet;
 mod host;
 mod image;
+mod layers;
 mod lock;
 mod machines;
 mod metadata;
