@@ -18,6 +18,7 @@ use crate::aws::tags;
 use crate::aws::{Clients, Commands};
 use crate::cancel::Cancel;
 use crate::events::Sink;
+use crate::image::tree::TreeManifest;
 use crate::journal::{self, Entry, Journal, RunHeader, RunState};
 
 /// What a run needs besides its plan.
@@ -33,6 +34,23 @@ pub struct Settings<'a> {
     pub cancel: Cancel,
     /// Leave the machine on which a bake fails, for somebody to look at.
     pub keep_on_failure: bool,
+    /// Where finished disks can be read; without it the builder's own assertion stands.
+    pub disks: Option<&'a dyn Disks>,
+}
+
+/// Reads what is on the disk of an image.
+pub trait Disks: Sync {
+    /// The tree of an image's disk; `None` if its disk cannot be read here.
+    ///
+    /// # Errors
+    /// It should be readable, and is not; why.
+    fn tree(&self, image: &Image) -> Result<Option<TreeManifest>, String>;
+}
+
+impl std::fmt::Debug for dyn Disks + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Disks")
+    }
 }
 
 /// A finished image.
@@ -172,7 +190,7 @@ fn kept(run: &Run<'_>, failure: &Failure, phase: Option<Phase>) -> Option<Kept> 
 pub(super) fn open<'a>(
     clients: &'a Clients,
     plan: &'a Plan,
-    settings: Settings<'_>,
+    settings: Settings<'a>,
     log_path: &Path,
     sink: &'a dyn Sink<Event>,
 ) -> Result<Run<'a>, Failure> {
@@ -198,6 +216,7 @@ pub(super) fn open<'a>(
         settings.cancel,
     );
     run.bundles = settings.bundles;
+    run.disks = settings.disks;
     Ok(run)
 }
 
@@ -209,8 +228,8 @@ pub(super) fn bundles(plan: &Plan) -> [Bundle; 2] {
     ];
     let tests = [(List::Test, plan.test.as_slice())];
     [
-        Bundle::new(&lists, &plan.payloads),
-        Bundle::new(&tests, &plan.payloads),
+        Bundle::new(&lists, &plan.payloads, &plan.sealed),
+        Bundle::new(&tests, &plan.payloads, &[]),
     ]
 }
 
@@ -249,6 +268,7 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     run.enter(Phase::Image)?;
     let (image_intent, id) = image::create(run, &builder).await?;
     let made = image::available(run, &id).await?;
+    image::inspect(run, &made)?;
     // The snapshot is complete: the builder may go while its image is tested.
     let _waited_for_at_the_end = super::machine::terminate(run.clients, &builder).await;
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use super::engine::Disks;
 use super::error::Failure;
 use super::event::{Event, Phase, Resource, Stamped};
 use super::follow::Tail;
@@ -44,6 +45,8 @@ pub(super) struct Run<'a> {
     pub sink: &'a dyn Sink<Event>,
     /// Where bundles are put for machines to fetch; `None`: they go in commands.
     pub bundles: Option<BundleStore>,
+    /// Where finished disks can be read.
+    pub disks: Option<&'a dyn Disks>,
     /// When anyone may remove what this run leaves.
     pub expires: Timestamp,
     pub tail: Tail,
@@ -71,6 +74,7 @@ impl<'a> Run<'a> {
             journal,
             sink,
             bundles: None,
+            disks: None,
             expires: plan.expires(now),
             tail: Tail::new(LAST_LINES),
             cancel,

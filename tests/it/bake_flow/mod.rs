@@ -7,6 +7,7 @@ mod calls;
 pub mod cloud;
 mod kept;
 mod noted;
+mod sealed;
 mod secrets;
 
 use std::collections::BTreeMap;
@@ -19,10 +20,11 @@ use piaas_bake::bake::event::{Event, Phase, Stamped};
 use piaas_bake::bake::names::{BundleStore, Channel, RunId};
 use piaas_bake::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target, plan};
 use piaas_bake::bake::{
-    self, BakeError, Baked, Cancel, DeadRun, Failure, Settings, cancel_pair, images, survey,
+    self, BakeError, Baked, Cancel, DeadRun, Disks, Failure, Settings, cancel_pair, images, survey,
 };
 use piaas_bake::clock::{JumpingClock, SharedClock};
 use piaas_bake::events::Sink;
+use piaas_bake::image::tree::TreeManifest;
 use piaas_bake::journal::{self, RunState};
 use piaas_bake::localcloud::driver::Driver;
 use piaas_bake::localcloud::engine::LocalCloud;
@@ -43,6 +45,14 @@ struct World {
     runs: Mutex<u32>,
     keep: Mutex<bool>,
     bundles: Option<BundleStore>,
+    /// What is on every finished disk, if disks can be read here.
+    tree: Option<TreeManifest>,
+}
+
+impl Disks for World {
+    fn tree(&self, _: &images::Image) -> Result<Option<TreeManifest>, String> {
+        Ok(self.tree.clone())
+    }
 }
 
 /// Keeps all events.
@@ -88,6 +98,7 @@ impl World {
             runs: Mutex::new(0),
             keep: Mutex::new(false),
             bundles: None,
+            tree: None,
         }
     }
 
@@ -154,6 +165,7 @@ impl World {
             run,
             bundles: self.bundles.clone(),
             cancel,
+            disks: Some(self),
         };
         bake::bake(&self.clients, plan, settings, sink).await
     }
@@ -448,7 +460,7 @@ async fn what_comes_back_after_sealing_is_found() {
     })
     .await;
     assert!(
-        matches!(&error.failure, Failure::NotSealed { remains } if remains[0].ends_with("/root/.bash_history")),
+        matches!(&error.failure, Failure::NotSealed { remains, .. } if remains[0].path.ends_with("/root/.bash_history")),
         "{error}"
     );
 }
