@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod fleet_args;
 pub mod images;
 pub mod init;
+pub mod leaks;
 pub mod lint;
 pub mod lock;
 pub mod man;
