@@ -213,7 +213,7 @@ fn the_lines_that_a_bake_asks_for_are_lines_of_a_recipe() {
     use crate::image::leaks::{Action, explain, lines, table};
     for leak in table().iter().filter(|leak| leak.action == Action::Refused) {
         let found = explain(&leak.path.replace(['*', '?'], "a b"), &[]);
-        // What is below a home with a blank is another's: its name becomes a pattern.
+        // A name with a blank, which no recipe can write, becomes a pattern.
         for line in lines(std::slice::from_ref(&found)).concat() {
             let kitchen = Kitchen::new();
             kitchen.recipe("a", &format!("seal:\n  {line}\n"));
