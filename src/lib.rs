@@ -16,7 +16,7 @@
 //! - [`aws`]: clients, errors, waiting, tags, objects in S3.
 //! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`] and
 //!   [`debs`].
-//! - [`image`]: canonical file trees, ext4, FAT, GPT, disks.
+//! - [`image`]: canonical file trees, ext4, FAT, GPT, disks; the table of known leaks.
 //! - [`debs`]: packages by their content, and the files of them on this host.
 //! - [`clock`], [`cancel`], [`lease`], [`process`], [`events`], [`parallel`]: time, passed in; asking work to stop; one
 //!   process at a time, and whether it lives; what work tells while it goes on; the same work on all cores.

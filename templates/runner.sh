@@ -25,7 +25,9 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 HOME=/root LC_ALL=C.UTF-8 TZ=UTC DEBIAN_FRONTEND=noninteractive PIAAS_BUNDLE=$dir
 # Tools that write a date write this one (https://reproducible-builds.org/specs/source-date-epoch/).
 SOURCE_DATE_EPOCH=$(cat source-date) || exit 2
-export PATH HOME LC_ALL TZ DEBIAN_FRONTEND PIAAS_BUNDLE SOURCE_DATE_EPOCH
+# An import of Python would write the time of its source beside it; what compiles on purpose goes by the date above.
+PYTHONDONTWRITEBYTECODE=1
+export PATH HOME LC_ALL TZ DEBIAN_FRONTEND PIAAS_BUNDLE SOURCE_DATE_EPOCH PYTHONDONTWRITEBYTECODE
 
 apt_conf=/var/cache/piaas-bake/apt.conf
 tab=$(printf '\t')

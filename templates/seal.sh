@@ -5,19 +5,21 @@
 #   seal.sh assert   fails and names what is still there
 #   seal.sh late     the last cleaning, run by systemd when everything else has stopped
 #
-# The list is sealed-paths, beside this file, and so is source-date: the time, in seconds since the epoch, of what
-# must have one. PIAAS_ROOT is the root to work on; empty but in tests.
+# The table is sealed-paths, beside this file, with what the recipe adds to it: paths to remove or to empty, and `keep`
+# for what is refused otherwise. So is source-date: the time, in seconds since the epoch, of what must have one.
+# PIAAS_ROOT is the root to work on; empty but in tests.
 set -u
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 2
 root=${PIAAS_ROOT-}
 armed=/run/piaas-bake-seal
 agent_log=/var/log/amazon
+tab=$(printf '\t')
 
-# Calls "$1 ACTION PATH" for each path that matches an entry of the list; "$2" limits it to the entries of that time.
+# Calls "$1 ACTION PATH" for each path that matches an entry of the table; "$2" limits it to the entries of that time.
 each() {
-    while IFS="$(printf '\t')" read -r when action pattern <&3; do
-        case $when in '#'* | '') continue ;; esac
+    while IFS=$tab read -r when action pattern _why <&3; do
+        case $when in '#'* | '' | -) continue ;; esac
         [ -z "$2" ] || [ "$when" = "$2" ] || continue
         # The pattern is meant to expand, and holds no blanks.
         # shellcheck disable=SC2086
@@ -32,6 +34,46 @@ old_logs() {
     find "$1" ! -path "$root$agent_log/*" \
         \( -name '*.gz' -o -name '*.xz' -o -name '*.old' -o -name '*.[0-9]' -o -name '*-[0-9]*' \
         -o -path "$root/var/log/journal/*" \) ! -type d "$2"
+}
+
+# Whether the recipe keeps a path, or a directory above it.
+kept() {
+    while IFS=$tab read -r _when action pattern _why <&4; do
+        [ "$action" = keep ] || continue
+        # shellcheck disable=SC2086
+        for whole in $root$pattern; do
+            case $1/ in "$whole"/*) return 0 ;; esac
+        done
+    done 4<"$here/sealed-paths"
+    return 1
+}
+
+# Links of a directory to names that it does not have.
+dangling() {
+    find "$1" -maxdepth 1 -type l ! -lname '*/*' | while IFS= read -r one; do
+        name=$1/$(readlink "$one")
+        if [ ! -e "$name" ] && [ ! -L "$name" ]; then echo "$one"; fi
+    done
+}
+
+# The directory of Info is a head up to its menu, then sections: a title and entries, which install-info keeps sorted,
+# and a blank line. "clean" sorts the sections and "remains" prints the file if they are not. Debian's update-info-dir
+# brings them out of order, and Debian has perl.
+menu() { # clean|remains, file
+    command -v perl >/dev/null || return 0
+    perl -0777 -e '
+        use strict;
+        use warnings;
+        my ($mode, $file) = @ARGV;
+        open(my $in, "<:raw", $file) or die("$file: $!\n");
+        my ($head, $menu) = <$in> =~ /\A(.*?^\* Menu:[^\n]*\n+)(.*)\z/ms or exit(0);
+        my $sorted = join("\n\n", sort(split(/\n{2,}/, $menu =~ s/\A\n+|\n+\z//gr))) . "\n";
+        exit(0) if $sorted eq $menu;
+        if ($mode eq "remains") { print("$file\n"); exit(0) }
+        # In place: owner and mode stay.
+        open(my $out, ">:raw", $file) or die("$file: $!\n");
+        print({$out} $head . $sorted) && close($out) or die("$file: $!\n");
+    ' "$1" "$2"
 }
 
 # A keystore of Java (JKS) has the time at which each entry came into it, and ends with a SHA-1 over everything and the
@@ -98,7 +140,11 @@ clean() {
             fi
             ;;
         tree) find "$2" -xdev ! -type d -delete ;;
+        dangling) dangling "$2" | while IFS= read -r one; do rm -f -- "$one"; done ;;
+        sorted) LC_ALL=C sort -o "$2" -- "$2" ;;
+        menu) menu clean "$2" ;;
         keystore) keystore clean "$2" ;;
+        refused | keep) ;;
         logs)
             old_logs "$2" -delete
             if [ -d "$root/var/log/journal" ]; then find "$root/var/log/journal" -mindepth 1 -delete; fi
@@ -119,7 +165,12 @@ remains() {
             fi
             ;;
         tree) find "$2" -xdev ! -type d ;;
+        dangling) dangling "$2" ;;
+        sorted) LC_ALL=C sort -c -- "$2" 2>/dev/null || echo "$2" ;;
+        menu) menu remains "$2" || echo "$2" ;;
         keystore) keystore remains "$2" || echo "$2" ;;
+        refused) find "$2" -xdev ! -type d | while IFS= read -r one; do kept "$one" || echo "$one"; done ;;
+        keep) ;;
         logs)
             old_logs "$2" -print
             find "$2" ! -path "$root$agent_log/*" -type f -size +0 -print

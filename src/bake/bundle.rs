@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::archive;
 use super::event::List;
 use crate::aws::objects::PresignedUrl;
+use crate::image::leaks::Sealed;
 use crate::render::machine;
 use crate::render::script::Script;
 
@@ -55,14 +56,18 @@ impl TooLarge {
 }
 
 impl Bundle {
-    /// Packs these lists of scripts with the payloads that they name.
+    /// Packs these lists of scripts with the payloads that they name, and the seal with what the recipe says of its own.
     #[must_use]
-    pub fn new(lists: &[(List, &[Script])], payloads: &BTreeMap<String, Bytes>) -> Self {
+    pub fn new(
+        lists: &[(List, &[Script])],
+        payloads: &BTreeMap<String, Bytes>,
+        sealed: &[Sealed],
+    ) -> Self {
         let named: Vec<_> = lists
             .iter()
             .map(|(list, scripts)| (list.as_str(), *scripts))
             .collect();
-        let entries = machine::entries(&named, payloads);
+        let entries = machine::entries(&named, payloads, sealed);
         let files = entries
             .iter()
             .map(|(path, entry)| (path.clone(), entry.mode, entry.bytes.as_ref()));
@@ -268,7 +273,7 @@ mod tests {
             (List::Steps, plan.steps.as_slice()),
             (List::Validate, plan.validate.as_slice()),
         ];
-        Bundle::new(&lists, &plan.payloads)
+        Bundle::new(&lists, &plan.payloads, &plan.sealed)
     }
 
     fn unpack(bundle: &Bundle) -> BTreeMap<String, String> {
@@ -341,8 +346,8 @@ mod tests {
                 (List::Test, &plan.test),
             ];
             let bundles = [
-                Bundle::new(&lists[..2], &plan.payloads),
-                Bundle::new(&lists[2..], &plan.payloads),
+                Bundle::new(&lists[..2], &plan.payloads, &plan.sealed),
+                Bundle::new(&lists[2..], &plan.payloads, &[]),
             ];
             let mut carried: BTreeMap<String, Vec<u8>> =
                 BTreeMap::from([("user-data.sh".into(), b"its user data".to_vec())]);
@@ -394,7 +399,7 @@ mod tests {
         plan.steps[0].text = format!("cat {}/token\n", secret::DIR);
         let list = &unpack(&bundle(&plan))["sealed-paths"];
         assert!(
-            list.ends_with("now\tgone\t/run/piaas-bake-secrets\n"),
+            list.ends_with("now\tgone\t/run/piaas-bake-secrets\trandom: secrets of steps\n"),
             "{list}"
         );
     }

@@ -19,6 +19,7 @@ use crate::aws::tags;
 use crate::aws::{Clients, Commands};
 use crate::cancel::Cancel;
 use crate::events::Sink;
+use crate::image::tree::TreeManifest;
 use crate::journal::{self, Entry, Journal, RunHeader, RunState};
 
 /// What a run needs besides its plan.
@@ -36,6 +37,23 @@ pub struct Settings<'a> {
     pub keep_on_failure: bool,
     /// Keep the layer of a script each time that so much work has been done since the last one; `None`: of none.
     pub layers: Option<Duration>,
+    /// Where finished disks can be read; without it the builder's own assertion stands.
+    pub disks: Option<&'a dyn Disks>,
+}
+
+/// Reads what is on the disk of an image.
+pub trait Disks: Sync {
+    /// The tree of an image's disk; `None` if its disk cannot be read here.
+    ///
+    /// # Errors
+    /// It should be readable, and is not; why.
+    fn tree(&self, image: &Image) -> Result<Option<TreeManifest>, String>;
+}
+
+impl std::fmt::Debug for dyn Disks + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Disks")
+    }
 }
 
 /// A finished image.
@@ -175,7 +193,7 @@ fn kept(run: &Run<'_>, failure: &Failure, phase: Option<Phase>) -> Option<Kept> 
 pub(super) fn open<'a>(
     clients: &'a Clients,
     plan: &'a Plan,
-    settings: Settings<'_>,
+    settings: Settings<'a>,
     log_path: &Path,
     sink: &'a dyn Sink<Event>,
 ) -> Result<Run<'a>, Failure> {
@@ -203,6 +221,7 @@ pub(super) fn open<'a>(
     run.bundles = settings.bundles;
     // A layer is not cleaned: what a script makes of a secret may lie in it.
     run.layers = settings.layers.filter(|_| plan.secrets.is_empty());
+    run.disks = settings.disks;
     Ok(run)
 }
 
@@ -214,8 +233,8 @@ pub(super) fn bundles(plan: &Plan) -> [Bundle; 2] {
     ];
     let tests = [(List::Test, plan.test.as_slice())];
     [
-        Bundle::new(&lists, &plan.payloads),
-        Bundle::new(&tests, &plan.payloads),
+        Bundle::new(&lists, &plan.payloads, &plan.sealed),
+        Bundle::new(&tests, &plan.payloads, &[]),
     ]
 }
 
@@ -257,6 +276,7 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     run.enter(Phase::Image)?;
     let (image_intent, id) = image::create(run, &builder).await?;
     let made = image::available(run, &id).await?;
+    image::inspect(run, &made)?;
     // The snapshot is complete: the builder may go while its image is tested.
     let _waited_for_at_the_end = super::machine::terminate(run.clients, &builder).await;
 

@@ -9,6 +9,7 @@ use super::bundle::TooLarge;
 use super::event::{Phase, Resource};
 use crate::aws::ssm::Verdict;
 use crate::aws::{self, wait::Stalled};
+use crate::image::leaks::{self, Found};
 use crate::journal;
 use crate::render::locked;
 
@@ -40,9 +41,18 @@ pub enum Failure {
         verdict: Verdict,
         said: String,
     },
-    /// Something that must not be in an image is still there, or came back.
-    #[error("the builder is not clean after sealing; still there: {}", remains.join(", "))]
-    NotSealed { remains: Vec<String> },
+    /// Something that must not be in an image is still there, or came back. `place` is what was looked at.
+    #[error(
+        "the {place} is not clean after sealing; still there: {}",
+        listed(remains)
+    )]
+    NotSealed {
+        place: &'static str,
+        remains: Vec<Found>,
+    },
+    /// What is on the finished disk could not be read.
+    #[error("cannot look for known leaks on the disk of {image}: {reason}")]
+    NotInspected { image: String, reason: String },
     /// The machine went away under us.
     #[error(
         "instance {instance} is {state}{}; its console may say more (aws ec2 get-console-output)",
@@ -72,6 +82,43 @@ pub enum Failure {
     NotRecorded { recipe: String },
     #[error("interrupted")]
     Cancelled,
+}
+
+/// The most paths that a message names.
+const NAMED: usize = 40;
+
+fn listed(remains: &[Found]) -> String {
+    let mut names: Vec<String> = remains.iter().take(NAMED).map(Found::to_string).collect();
+    if remains.len() > NAMED {
+        names.push(format!("and {} more", remains.len() - NAMED));
+    }
+    names.join(", ")
+}
+
+impl Failure {
+    /// What to do about it, where that is known.
+    #[must_use]
+    pub fn ways_out(&self) -> Vec<String> {
+        let Self::NotSealed { remains, .. } = self else {
+            return Vec::new();
+        };
+        let mut ways: Vec<String> = leaks::lines(remains)
+            .into_iter()
+            .map(|[gone, keep]| {
+                format!(
+                    "add to `seal:` of the recipe: {gone}; or, if every machine is meant to have the same: {keep}"
+                )
+            })
+            .collect();
+        if leaks::came_back(remains) {
+            ways.push(
+                "what is cleaned and came back is written by a service: only enable it, so that it starts at first boot, \
+                 or stop it in a step"
+                    .to_owned(),
+            );
+        }
+        ways
+    }
 }
 
 fn script_message(title: &str, id: &str, exit_code: i32, attempts: u32, limit: Duration) -> String {
@@ -185,7 +232,8 @@ mod tests {
             .exit_code(),
             9
         );
-        assert_eq!(error(Failure::NotSealed { remains: vec![] }).exit_code(), 6);
+        let (place, remains) = ("builder", vec![]);
+        assert_eq!(error(Failure::NotSealed { place, remains }).exit_code(), 6);
         let mut refused = aws::Error::incomplete("ec2", "RunInstances", "x");
         refused.kind = aws::Kind::Quota;
         let mut refused = error(Failure::Cloud(refused));
@@ -197,6 +245,28 @@ mod tests {
             command: "aws".into(),
         });
         assert_eq!(refused.exit_code(), 7);
+    }
+
+    #[test]
+    fn what_is_left_is_named_with_its_reason_and_a_way_out() {
+        let remains = ["/var/lib/mysql/auto.cnf", "/root/.bash_history"];
+        let failure = Failure::NotSealed {
+            place: "finished disk",
+            remains: remains.map(|path| leaks::explain(path, &[])).to_vec(),
+        };
+        assert_eq!(
+            failure.to_string(),
+            "the finished disk is not clean after sealing; still there: \
+             /var/lib/mysql/auto.cnf (random: the id of the server), \
+             /root/.bash_history (history: what somebody typed)"
+        );
+        let ways = failure.ways_out();
+        assert_eq!(ways.len(), 2);
+        let line = "- { path: /var/lib/mysql/auto.cnf, action: gone };";
+        assert!(ways[0].contains(line), "{ways:?}");
+        let many = vec![leaks::explain("/etc/ssl/private/x", &[]); NAMED + 3];
+        assert!(listed(&many).ends_with(", and 3 more"));
+        assert_eq!(Failure::Cancelled.ways_out(), [] as [&str; 0]);
     }
 
     #[test]

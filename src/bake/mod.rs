@@ -31,7 +31,7 @@ pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use base::{BaseError, resolve};
 pub use bundle::{Bundle, HOME, TooLarge, user_data};
 pub use engine::{
-    Baked, DeadRun, Settings, bake, fits_commands, undo_dead_run, undo_dead_runs, unfinished,
+    Baked, DeadRun, Disks, Settings, bake, fits_commands, undo_dead_run, undo_dead_runs, unfinished,
 };
 pub use error::{BakeError, Failure, Kept, LeftOver};
 pub use event::{Event, Phase, Resource, Stamped};

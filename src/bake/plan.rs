@@ -12,6 +12,7 @@ use super::images::Image;
 use super::names::{BundleStore, Channel, IMAGE_NAME_LIMIT, free_name, image_name};
 use crate::aws::tags;
 use crate::digest::{Digest, Manifest, Step, steps};
+use crate::image::leaks::Sealed;
 use crate::journal::RunState;
 use crate::recipe::model::{BuildSpec, ImageSpec, Manager};
 use crate::render::script::{Layer, Script};
@@ -136,6 +137,8 @@ pub struct Plan {
     pub build: BuildSpec,
     /// The secrets that its scripts read: the reference, by parameter.
     pub secrets: BTreeMap<String, String>,
+    /// What the line says about paths that the image must not have, or may.
+    pub sealed: Vec<Sealed>,
     /// What is to name the image.
     pub channel: Channel,
     /// Unfinished images of this name that dead runs left; removed first.
@@ -341,6 +344,8 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
             .clone()
             .flat_map(|layer| layer.secrets.clone())
             .collect(),
+        // Likewise: what a parent's image keeps is still in it.
+        sealed: all.clone().flat_map(|layer| layer.sealed.clone()).collect(),
         payloads: all.flat_map(|layer| layer.payloads.clone()).collect(),
         volume_gib: target.image.size_gib,
         architecture: target.image.architecture.clone(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::engine::Disks;
 use super::error::Failure;
 use super::event::{Event, Phase, Resource, Stamped};
 use super::follow::Tail;
@@ -47,6 +48,8 @@ pub(super) struct Run<'a> {
     pub bundles: Option<BundleStore>,
     /// Keep the layer of a script each time that so much work has been done since the last one; `None`: of none.
     pub layers: Option<Duration>,
+    /// Where finished disks can be read.
+    pub disks: Option<&'a dyn Disks>,
     /// When anyone may remove what this run leaves.
     pub expires: Timestamp,
     pub tail: Tail,
@@ -75,6 +78,7 @@ impl<'a> Run<'a> {
             sink,
             bundles: None,
             layers: None,
+            disks: None,
             expires: plan.expires(now),
             tail: Tail::new(LAST_LINES),
             cancel,

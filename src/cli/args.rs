@@ -185,6 +185,8 @@ pub enum Verb {
     Diff(DiffArgs),
     /// Bake an image again from its lock files, cold, and say whether it is the same to the last byte
     Verify(VerifyArgs),
+    /// List what differs from machine to machine or from bake to bake, and what is done about it in images
+    Leaks,
     /// List, show and export images
     #[command(subcommand)]
     Images(ImagesVerb),

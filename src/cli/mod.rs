@@ -88,6 +88,7 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Lock(args) => block_on(verbs::lock::run(context, &args)),
         Verb::Diff(args) => block_on(verbs::diff::run(context, &args)),
         Verb::Verify(args) => block_on(verbs::verify::run(context, &args)),
+        Verb::Leaks => verbs::leaks::run(context),
         Verb::Test(args) => block_on(verbs::test::run(context, &args)),
         Verb::Why(args) => block_on(verbs::why::run(context, &args)),
         Verb::Images(ImagesVerb::List { recipe }) => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Manifest, ManifestScript, ManifestWorker, Under};
+use crate::image::leaks::Sealed;
 use crate::recipe::model::BaseRef;
 use crate::render::locked::is_guard;
 
@@ -28,6 +29,7 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     files(&mut words, a, b);
     trees(&mut words, a, b);
     secrets(&mut words, &a.secrets, &b.secrets);
+    sealed(&mut words, &a.sealed, &b.sealed);
     worker(&mut words, a.worker.as_ref(), b.worker.as_ref());
     // Their scripts differ because the lists do, and that is said already.
     let mut said = Vec::new();
@@ -365,6 +367,15 @@ fn scripts(
         words.push(format!("{kind} \"{}\" removed", key.0));
     }
     moved(words, kind, &a_keys, &b_keys);
+}
+
+fn sealed(words: &mut Vec<String>, a: &[Sealed], b: &[Sealed]) {
+    for (one, other, what) in [(b, a, "added"), (a, b, "removed")] {
+        let only = one.iter().filter(|line| !other.contains(line));
+        words.extend(
+            only.map(|line| format!("seal: {} for {} {what}", line.action.word(), line.path)),
+        );
+    }
 }
 
 fn environment(

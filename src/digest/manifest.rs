@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Digest;
 use crate::image::SOURCE_DATE;
+use crate::image::leaks::Sealed;
 use crate::recipe::model::{BaseRef, ImageSpec, Resolved};
 use crate::render::script::{
     InstalledDirectory, InstalledFile, InstalledLink, InstalledWorker, Layer, SEAL, SEALED_PATHS,
@@ -48,6 +49,9 @@ pub struct Manifest {
     /// References of the secrets that scripts read, by parameter; never a value. A layer without any has no such input.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, String>,
+    /// What it says about paths that the image must not have, or may, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sealed: Vec<Sealed>,
     /// The agent on the worker. A layer without one has no such input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<ManifestWorker>,
@@ -55,7 +59,7 @@ pub struct Manifest {
     pub validate: Vec<ManifestScript>,
     pub test: Vec<ManifestScript>,
     pub image: ImageSpec,
-    /// Of what cleans the builder before it becomes an image: the script and its list of paths, one after the other.
+    /// Of what cleans the builder before it becomes an image: the script and its table, one after the other.
     pub seal: Digest,
     /// [`SOURCE_DATE`].
     pub source_date: i64,
@@ -206,6 +210,7 @@ fn manifest(on: Under, layer: &Layer, image: &ImageSpec) -> Manifest {
         directories: layer.directories.clone(),
         links: layer.links.clone(),
         secrets: layer.secrets.clone(),
+        sealed: layer.sealed.clone(),
         worker: layer.worker.as_ref().map(worker),
         provision: layer.provision.iter().map(script).collect(),
         validate: layer.validate.iter().map(script).collect(),

@@ -49,7 +49,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "080e27701c9ae210aafbf2e0997a39be3a3296b46a18aaf4a998bd4d98bc2736"
+        "d3df826d71f796b3e34fe44fb9d3fbcbdb60a67516dbd9d7aca06a18ffb5d8d8"
     );
     let (child, digest) = &chain[1];
     assert_eq!(
@@ -58,7 +58,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "078f2df4540d1858314384813755f5a709cd48a2fbce58b13215f2bb5088dbb1"
+        "c38033846a79cfeb931e31c1b90cbc88fc50bc44b3d26f8cbc7ca0f6b4832ed3"
     );
     assert_eq!(digest.short(), digest.to_string()[..12]);
     // The digest is that of the text, so `sha256sum` of a stored manifest shows it.

@@ -4,7 +4,7 @@
 //! partition ([`fat`]) and an [`ext4`] root. Every identifier is derived from a seed and every time from a source
 //! date, so one tree, one seed and one date give one sequence of bytes on any host. The writers lay out pieces
 //! ([`Pieces`]); [`output`] then writes them by all cores, with a checksum of each block ([`manifest`]). What two trees
-//! differ in is told by [`compare`], from their manifests. No kernel, no `mke2fs` and no `mtools` takes part: their
+//! differ in is told by [`compare`], from their manifests, and what must not be in one by [`leaks`]. No kernel, no `mke2fs` and no `mtools` takes part: their
 //! output depends on their versions and on the file system they run on.
 
 mod bytes;
@@ -14,6 +14,7 @@ mod error;
 pub mod ext4;
 pub mod fat;
 pub mod gpt;
+pub mod leaks;
 mod loader;
 pub mod manifest;
 pub mod output;

@@ -8,7 +8,7 @@ use super::load::{Given, Line};
 use super::lock::Lock;
 use super::manager;
 use super::model::{
-    BuildSpec, DistributionSpec, ImageSpec, LineRecipe, Resolved, RetentionSpec, RollSpec,
+    BuildSpec, DistributionSpec, ImageSpec, LineRecipe, Resolved, RetentionSpec, RollSpec, SealSpec,
 };
 use super::parameters::Parameters;
 use super::raw::{RawBuild, RawImage};
@@ -79,6 +79,7 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Merged {
             recipe.version.clone(),
             recipe.description.clone(),
         );
+        contradicted(&recipes, &recipe.seal, &mut found);
         let lock = Lock::beside(&recipe.dir, &recipe.name);
         let lock = lock.map_err(|wrong| found.push(wrong)).ok().flatten();
         recipes.push(LineRecipe {
@@ -94,6 +95,7 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Merged {
             files: recipe.files,
             trees: recipe.trees,
             worker: recipe.worker,
+            seal: recipe.seal,
             steps: recipe.steps,
             validate: recipe.validate,
             test: recipe.test,
@@ -149,6 +151,31 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Merged {
         resolved,
         in_doubt,
         found,
+    }
+}
+
+/// Refuses a child's word on a path of which one of its parents has another one.
+fn contradicted(parents: &[LineRecipe], seal: &[SealSpec], found: &mut Diagnostics) {
+    for one in seal {
+        let (path, action) = (&one.sealed.path, one.sealed.action);
+        let other = parents.iter().find_map(|parent| {
+            let mut of_parent = parent.seal.iter().map(|one| &one.sealed);
+            let other = of_parent.find(|other| other.path == *path && other.action != action)?;
+            Some((parent, other.action))
+        });
+        if let Some((parent, other)) = other {
+            found.push(Diagnostic {
+                location: Some(one.at.clone()),
+                source_line: None,
+                message: format!(
+                    "`{path}` is `{}` here and `{}` in the parent `{}`",
+                    action.word(),
+                    other.word(),
+                    parent.name
+                ),
+                help: Some("what a parent says stays; remove one of the two lines".into()),
+            });
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub use super::inline::InlineText;
 use super::lock::Lock;
 use super::secret::Reference;
 use super::units;
+use crate::image::leaks::Sealed;
 use crate::worker::config;
 
 /// A recipe line, merged: what to bake, on what, in which order.
@@ -196,6 +197,8 @@ pub struct LineRecipe {
     pub trees: Vec<TreeSpec>,
     /// The agent that this recipe installs; a child has its parent's, unless it says something of its own.
     pub worker: Option<WorkerSpec>,
+    /// Paths that the image must not have, or may; they add to those of its parents.
+    pub seal: Vec<SealSpec>,
     pub steps: Vec<StepSpec>,
     pub validate: Vec<StepSpec>,
     pub test: Vec<StepSpec>,
@@ -327,6 +330,15 @@ pub enum TreeKind {
     File { source: PathBuf, executable: bool },
     /// A symbolic link that stays inside.
     Link { target: String },
+}
+
+/// A path that the seal treats as the recipe says.
+#[derive(Debug, Clone)]
+pub struct SealSpec {
+    pub sealed: Sealed,
+    /// Why it may stay.
+    pub reason: Option<String>,
+    pub at: Location,
 }
 
 /// Which CI agent the agent on the worker talks to, and how.

@@ -51,6 +51,7 @@ pub fn layer(
     let mut layer = Layer {
         labels: recipe.labels.clone(),
         manager: recipe.manager,
+        sealed: recipe.seal.iter().map(|one| one.sealed.clone()).collect(),
         ..Layer::new(&recipe.name, recipe.version.clone())
     };
     for package in &recipe.packages {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::quote;
 use super::script::{SEAL, SEALED_PATHS, SEALED_SECRETS, Script};
 use crate::image::SOURCE_DATE;
+use crate::image::leaks::Sealed;
 use crate::recipe::secret;
 
 /// Runs the scripts of a list on a machine.
@@ -36,11 +37,12 @@ pub enum Kind<'a> {
 }
 
 /// The files of a machine's directory, by their paths in it: these lists of scripts, by name, with the payloads that they
-/// name.
+/// name, and the seal with what the recipe says of its own.
 #[must_use]
 pub fn entries<'a>(
     lists: &[(&str, &'a [Script])],
     payloads: &'a BTreeMap<String, Bytes>,
+    own: &[Sealed],
 ) -> BTreeMap<String, Entry<'a>> {
     let scripts = || lists.iter().flat_map(|(_, scripts)| scripts.iter());
     let mut files = BTreeMap::new();
@@ -51,6 +53,7 @@ pub fn entries<'a>(
     if scripts().any(|script| script.text.contains(secret::DIR)) {
         sealed.push_str(SEALED_SECRETS);
     }
+    sealed.extend(own.iter().map(Sealed::line));
     for (name, bytes) in [
         ("runner.sh", Cow::Borrowed(RUNNER.as_bytes())),
         ("seal.sh", Cow::Borrowed(SEAL.as_bytes())),

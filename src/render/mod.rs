@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use script::{Layer, Script};
 
+use crate::image::leaks::Sealed;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::model::{Location, Resolved};
 use crate::recipe::{self, Given, Lock, Merged};
@@ -132,8 +133,13 @@ pub fn write_dir(layers: &[Layer], user_data: &str, dir: &Path) -> io::Result<Ve
         .iter()
         .flat_map(|layer| layer.payloads.clone())
         .collect();
-    let builder = machine::entries(&[("steps", &steps), ("validate", &validate)], &payloads);
-    let tester = machine::entries(&[("test", &test)], &payloads);
+    let sealed: Vec<Sealed> = layers
+        .iter()
+        .flat_map(|layer| layer.sealed.clone())
+        .collect();
+    let lists = [("steps", &*steps), ("validate", &*validate)];
+    let builder = machine::entries(&lists, &payloads, &sealed);
+    let tester = machine::entries(&[("test", &test)], &payloads, &[]);
 
     let mut files = BTreeMap::from([("user-data.sh".to_owned(), user_data.as_bytes())]);
     for (machine, entries) in [("builder", &builder), ("tester", &tester)] {

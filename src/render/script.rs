@@ -6,17 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::image::leaks::{self, Sealed};
 use crate::recipe::model::Manager;
 use crate::recipe::seconds;
 
 /// Cleans a builder before it becomes an image, and asserts that it is clean.
 pub const SEAL: &str = include_str!("../../templates/seal.sh");
 
-/// The list that [`SEAL`] works through.
-pub const SEALED_PATHS: &str = include_str!("../../templates/sealed-paths");
+/// The table that [`SEAL`] works through.
+pub const SEALED_PATHS: &str = leaks::TABLE;
 
 /// What [`SEALED_PATHS`] has besides on a machine that gets secrets.
-pub const SEALED_SECRETS: &str = "\n# Secrets of steps.\nnow\tgone\t/run/piaas-bake-secrets\n";
+pub const SEALED_SECRETS: &str =
+    "\n# Secrets of steps.\nnow\tgone\t/run/piaas-bake-secrets\trandom: secrets of steps\n";
 
 /// Everything one recipe of a line does, rendered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub struct Layer {
     pub links: Vec<InstalledLink>,
     /// The secrets that its scripts read: the reference, by parameter.
     pub secrets: BTreeMap<String, String>,
+    /// What it says about paths that the image must not have, or may.
+    #[serde(default)]
+    pub sealed: Vec<Sealed>,
     /// The agent on the worker, if this layer installs it.
     pub worker: Option<InstalledWorker>,
     /// Packages, files, the worker's agent and steps, in order.
@@ -75,6 +80,7 @@ impl Layer {
             directories: Vec::new(),
             links: Vec::new(),
             secrets: BTreeMap::new(),
+            sealed: Vec::new(),
             worker: None,
             provision: Vec::new(),
             validate: Vec::new(),

@@ -134,7 +134,7 @@ pub async fn prove(order: Order<'_>, sink: &dyn Sink<Event>) -> Result<Proof, Fa
         console: order.dir.join(CONSOLE).display().to_string(),
     });
     let mut boot = Boot::new(&order, accelerator, sink);
-    let bundle = Bundle::new(&[(List::Test, order.tests)], order.payloads);
+    let bundle = Bundle::new(&[(List::Test, order.tests)], order.payloads, &[]);
     let status = boot.run(Some(&bundle)).await;
     let listing = match &status {
         Ok(_) => files::read(&order.dir.join("carrier")).map_err(|_| Failure::Incomplete),

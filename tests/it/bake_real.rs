@@ -276,6 +276,82 @@ fn judge_disk(disk: &Path) {
 }
 
 #[test]
+fn a_known_leak_is_refused_by_name_wherever_it_is_made_until_the_recipe_has_its_line() {
+    if !machines_wanted("known leaks on real machines") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // The one is there when the builder is sealed. The other is written by a service that stops with the machine, after
+    // the builder was found clean, as a database does.
+    let recipe = r#"schema: piaas-bake/v1
+name: leaky
+version: 1.0.0
+description: Makes what is new in every bake.
+from: { ssm: /aws/service/debian/release/12/latest/amd64 }
+files:
+  - path: /etc/systemd/system/store.service
+    content: |
+      [Service]
+      Type=oneshot
+      RemainAfterExit=yes
+      ExecStart=/bin/true
+      ExecStop=/bin/sh -c 'date +%%N >/var/lib/redis/dump.rdb'
+steps:
+  - name: Make a server
+    run: |
+      mkdir -p /var/lib/mysql /var/lib/redis
+      cat /proc/sys/kernel/random/uuid >/var/lib/mysql/auto.cnf
+      systemctl start store.service
+"#;
+    let bake = |lines: &[&str], code| {
+        let seal: String = lines.iter().map(|line| format!("  {line}\n")).collect();
+        let seal = if lines.is_empty() {
+            seal
+        } else {
+            format!("seal:\n{seal}")
+        };
+        sandbox.write("recipes/leaky/recipe.yaml", &format!("{recipe}{seal}"));
+        run(&sandbox, &["bake", "leaky"]).expect_code(code)
+    };
+    let server = "- { path: /var/lib/mysql/auto.cnf, action: gone }";
+    let store = "- { path: /var/lib/redis/dump.rdb, action: gone }";
+    let first = bake(&[], 6).stderr;
+    for said in [
+        "the builder is not clean after sealing",
+        "/var/lib/mysql/auto.cnf (random: the id of the server)",
+        server,
+    ] {
+        assert!(first.contains(said), "no {said} in\n{first}");
+    }
+    let second = bake(&[server], 6).stderr;
+    for said in [
+        "the finished disk is not clean after sealing",
+        "/var/lib/redis/dump.rdb (clock: when it was saved)",
+        store,
+    ] {
+        assert!(second.contains(said), "no {said} in\n{second}");
+    }
+    let images = json(&run(&sandbox, &["images", "list", "--format", "json"]).expect_code(0));
+    assert_eq!(images["images"], serde_json::json!([]));
+    let image = bake(&[server, store], 0).stdout;
+    let none = "test ! -e /var/lib/mysql/auto.cnf && test ! -e /var/lib/redis/dump.rdb";
+    let _ = run(
+        &sandbox,
+        &["cloud", "run", image.trim(), "--", "sh", "-c", none],
+    )
+    .expect_code(0);
+    let kept = "- { path: /var/lib/redis/*, action: keep, reason: The same start for all. }";
+    let image = bake(&[server, kept], 0).stdout;
+    let there = "test -s /var/lib/redis/dump.rdb";
+    let _ = run(
+        &sandbox,
+        &["cloud", "run", image.trim(), "--", "sh", "-c", there],
+    )
+    .expect_code(0);
+    assert_nothing_left(&sandbox.state());
+}
+
+#[test]
 fn two_bakes_of_two_recipes_at_once() {
     if !machines_wanted("two bakes at once on real machines") {
         return;

@@ -352,6 +352,40 @@ worker: { adapter: buildbot, unit: b@ci.service }
 }
 
 #[test]
+fn known_leaks_are_listed_with_their_reason() {
+    let sandbox = Sandbox::new();
+    let said = sandbox.run(&["leaks"]).expect_code(0).stdout;
+    let row = |line: &&str| {
+        line.split_whitespace()
+            .take(3)
+            .eq(["/etc/machine-id", "empty", "random:"])
+    };
+    assert!(said.lines().any(|line| row(&line)), "{said}");
+    let said = sandbox
+        .run(&["leaks", "--format", "json"])
+        .expect_code(0)
+        .stdout;
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let leak = serde_json::json!({ "path": "/var/lib/mysql/auto.cnf", "action": "refused", "why": "random: the id of the server" });
+    assert!(said["leaks"].as_array().unwrap().contains(&leak));
+
+    let recipe = "schema: piaas-bake/v1\nname: own\nversion: 1.0.0\ndescription: Its own leaks.\n\
+                  from: { ami: ami-0123456789abcdef0 }\n\
+                  seal: [{ path: /etc/docker/key.json, action: keep, reason: One engine. }]\n";
+    sandbox.write("recipes/own/recipe.yaml", recipe);
+    let said = sandbox
+        .run(&["show", "own", "--resolved"])
+        .expect_code(0)
+        .stdout;
+    let row = ["keep", "/etc/docker/key.json", "because: One engine."];
+    let has = |line: &str| row.iter().all(|part| line.contains(part));
+    assert!(said.lines().any(has), "{said}");
+    let said = sandbox.run(&["show", "own", "--resolved", "--format", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&said.expect_code(0).stdout).unwrap();
+    assert_eq!(said["line"][0]["contents"][0]["reason"], "One engine.");
+}
+
+#[test]
 fn the_schema_is_printed_and_shipped_recipes_and_new_ones_are_valid_by_it() {
     let sandbox = Sandbox::new();
     let schema = sandbox.run(&["schema"]).expect_code(0).stdout;

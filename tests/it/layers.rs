@@ -12,7 +12,7 @@ schema: piaas-bake/v1
 name: web
 version: 1.0.0
 description: A test.
-from: { base: debian-12 }
+from: { ssm: /aws/service/debian/release/12/latest/amd64 }
 steps:
   - name: The long one
     run: |
@@ -59,7 +59,10 @@ fn what_begins_at_a_layer_is_what_begins_at_the_base() {
         first.stderr
     );
 
-    let changed = RECIPE.replace("echo one", "echo two; chmod 600 /opt/long; rm /opt/again; echo");
+    let changed = RECIPE.replace(
+        "echo one",
+        "echo two; chmod 600 /opt/long; rm /opt/again; echo",
+    );
     sandbox.write("recipes/web/recipe.yaml", &changed);
     let second = bake(&sandbox, &[]);
     let line = |of: &Run, title: &str| {

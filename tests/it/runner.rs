@@ -155,7 +155,7 @@ fn without_a_first_line_it_is_strict_sh_and_with_one_it_is_what_it_says() {
 #[test]
 fn a_script_sees_its_own_environment_only() {
     let mut bundle = Bundle::new();
-    let show = "echo \"$HOME $LC_ALL $TZ $DEBIAN_FRONTEND $SOURCE_DATE_EPOCH $(umask) $(pwd) ${KEY-unset}\"; echo \"$PIAAS_BUNDLE\"\n";
+    let show = "echo \"$HOME $LC_ALL $TZ $DEBIAN_FRONTEND $SOURCE_DATE_EPOCH $PYTHONDONTWRITEBYTECODE $(umask) $(pwd) ${KEY-unset}\"; echo \"$PIAAS_BUNDLE\"\n";
     bundle
         .script(show, "export KEY='it'\\''s $(odd); \"x\"\n'\n", PLAIN)
         .script(show, "", PLAIN);
@@ -163,10 +163,10 @@ fn a_script_sees_its_own_environment_only() {
     let log = bundle.log();
     assert_eq!(
         log[1],
-        "/root C.UTF-8 UTC noninteractive 1686355200 0022 / it's $(odd); \"x\""
+        "/root C.UTF-8 UTC noninteractive 1686355200 1 0022 / it's $(odd); \"x\""
     );
     assert!(
-        log.contains(&"/root C.UTF-8 UTC noninteractive 1686355200 0022 / unset".to_owned()),
+        log.contains(&"/root C.UTF-8 UTC noninteractive 1686355200 1 0022 / unset".to_owned()),
         "{log:?}"
     );
     assert_eq!(log[3], bundle.dir.path().display().to_string());

@@ -4,6 +4,7 @@
 //! and short `follow` commands read it: each waits on the machine until the log has grown and prints what is new.
 //! A line is seen one such round trip after it was written: on AWS one to three seconds, locally a fraction of that.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::bundle::Bundle;
@@ -17,6 +18,7 @@ use super::layer;
 use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::Patience;
 use crate::aws::{Error, Kind};
+use crate::image::leaks;
 use crate::render::script::Script;
 
 /// Time-out of our own short commands.
@@ -242,9 +244,17 @@ pub async fn seal(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<
     .await?;
     match ended.verdict {
         Verdict::Success => Ok(()),
-        Verdict::Failed(1) if !ended.stdout.trim().is_empty() => Err(Failure::NotSealed {
-            remains: ended.stdout.lines().map(str::to_owned).collect(),
-        }),
+        Verdict::Failed(1) if !ended.stdout.trim().is_empty() => {
+            let paths: BTreeSet<&str> = ended.stdout.lines().collect();
+            let own = &run.plan.sealed;
+            Err(Failure::NotSealed {
+                place: "builder",
+                remains: paths
+                    .into_iter()
+                    .map(|path| leaks::explain(path, own))
+                    .collect(),
+            })
+        }
         verdict => Err(Failure::Command {
             what: "assert that the machine is sealed",
             instance: instance.to_owned(),

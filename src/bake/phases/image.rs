@@ -11,6 +11,7 @@ use super::super::run::Run;
 use crate::aws::error::Context as _;
 use crate::aws::wait::Patience;
 use crate::aws::{Error, Kind, tags};
+use crate::image::leaks;
 use crate::journal::{Facts, IntentId};
 
 const SNAPSHOT: Patience = Patience {
@@ -90,6 +91,26 @@ pub async fn available(run: &mut Run<'_>, id: &str) -> Result<Image, Failure> {
             None => "not visible yet".to_owned(),
         };
         run.pause(&mut pace, &state).await?;
+    }
+}
+
+/// Holds the finished disk against the table of known leaks, where it can be read: what was written after the builder
+/// had been found clean is there too.
+pub fn inspect(run: &Run<'_>, made: &Image) -> Result<(), Failure> {
+    let Some(disks) = run.disks else {
+        return Ok(());
+    };
+    let tree = disks.tree(made).map_err(|reason| Failure::NotInspected {
+        image: made.id.clone(),
+        reason,
+    })?;
+    let remains = tree.map(|tree| leaks::inspect(&tree, &run.plan.sealed));
+    match remains {
+        Some(remains) if !remains.is_empty() => Err(Failure::NotSealed {
+            place: "finished disk",
+            remains,
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::images::tests::image;
 use super::*;
+use crate::image::leaks::Action;
 
 fn script(id: &str) -> Script {
     Script {
@@ -122,10 +123,21 @@ fn the_deepest_ready_ancestor_is_the_start_but_all_checks_run() {
         of_line: vec![ready("ami-a", 'a'), ready("ami-b", 'b')],
         ..Survey::default()
     };
-    let plan = bake(&target(), &survey);
+    let mut target = target();
+    for layer in &mut target.layers {
+        let path = format!("/srv/{}", layer.recipe);
+        let action = Action::Gone;
+        layer.layer.sealed.push(Sealed { path, action });
+    }
+    let plan = bake(&target, &survey);
     assert_eq!(
         (plan.start.image.id.as_str(), plan.start.layers),
         ("ami-b", 2)
+    );
+    let sealed: Vec<&str> = plan.sealed.iter().map(|one| one.path.as_str()).collect();
+    assert_eq!(
+        sealed,
+        ["/srv/debian-base", "/srv/ci-base", "/srv/ci-worker"]
     );
     assert_eq!(ids(&plan.steps), ["ci-worker/step-001-a"]);
     assert_eq!(plan.validate.len(), 3);

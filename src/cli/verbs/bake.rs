@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::plan::{Wishes, decide, prepare};
-use super::{bakes, layers, saved};
+use super::{bakes, images, layers, saved};
 use crate::aws::Commands;
 use crate::bake::images::Image;
 use crate::bake::names::{Channel, RunId};
@@ -26,6 +26,7 @@ use crate::cli::locked::{connect, supply};
 use crate::cli::style::elapsed;
 use crate::cli::view::progress::Progress;
 use crate::cli::{exit, github, interrupt, lent, output, view};
+use crate::image::tree::TreeManifest;
 use crate::journal;
 
 /// Work that is worth the layer of a script: it is kept in about a second.
@@ -310,6 +311,7 @@ pub async fn watched<T>(
         keep_on_failure: way.keep_on_failure,
         bundles: context.settings.bundles.clone(),
         layers: connected.local.is_some().then_some(LAYER_AFTER),
+        disks: Some(connected),
     };
     way.under_way.with(|runs| runs.push(run.clone()));
     let result = act(settings, &sink).await;
@@ -320,6 +322,18 @@ pub async fn watched<T>(
         CliError::new(exit::BUG, "the view of the run panicked").because(&error)
     })?;
     Ok((result, returned))
+}
+
+/// Only the local cloud's are at hand.
+impl bake::Disks for Connected {
+    fn tree(&self, image: &Image) -> Result<Option<TreeManifest>, String> {
+        let Some(disk) = images::disk(self, image) else {
+            return Ok(None);
+        };
+        let (_, tree) = images::tree(&disk)
+            .map_err(|error| [vec![error.message], error.causes].concat().join(": "))?;
+        Ok(Some(tree))
+    }
 }
 
 fn summary(plan: &Plan, baked: &Baked) -> String {
@@ -357,6 +371,9 @@ fn failure_summary(context: &Context, plan: &Plan, error: &BakeError) -> String 
     // An indented block: no line can end it.
     for line in &error.last_lines {
         out.push_str(&format!("    {}\n", line.replace(char::is_control, " ")));
+    }
+    for way in error.failure.ways_out() {
+        out.push_str(&format!("\n- {}\n", github::plain(&way)));
     }
     for left in &error.left_over {
         out.push_str(&format!("\n- {}\n", github::plain(&describe(left))));
@@ -440,6 +457,9 @@ pub fn failed(context: &Context, error: &BakeError) -> CliError {
             "bundle_bucket is {}; `piaas-bake config show` says where that comes from",
             store.bucket
         ));
+    }
+    for way in error.failure.ways_out() {
+        edge = edge.hint(way);
     }
     if error.log.exists() {
         edge = edge.hint(format!("the whole output is in {}", error.log.display()));

@@ -15,6 +15,7 @@ pub mod fleet_args;
 pub mod images;
 pub mod init;
 pub mod layers;
+pub mod leaks;
 pub mod lint;
 pub mod lock;
 pub mod man;

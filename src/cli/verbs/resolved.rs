@@ -63,6 +63,9 @@ fn recipe(recipe: &LineRecipe) -> Json {
         .map(|one| {
             let when = one.when.map(|when| when.text.as_str());
             let mut item = json!({ "kind": one.kind, "title": one.title, "when": when, "from": location(one.at) });
+            if let Some(reason) = one.reason {
+                item["reason"] = json!(reason);
+            }
             if let Some(step) = one.step {
                 item["timeout"] = json!(seconds(step.timeout));
                 item["retries"] = json!(step.retries);
@@ -114,6 +117,8 @@ struct Content<'r> {
     at: &'r Location,
     /// A step, a validation or a test.
     step: Option<&'r StepSpec>,
+    /// Of a line of `seal`.
+    reason: Option<&'r str>,
 }
 
 /// What a recipe adds, in the order in which a bake comes to it.
@@ -124,6 +129,7 @@ fn contents(recipe: &LineRecipe) -> Vec<Content<'_>> {
         when,
         at,
         step: None,
+        reason: None,
     };
     let packages = recipe.packages.iter();
     let packages = packages.map(|one| ("package", &one.name, &one.when, &one.at));
@@ -131,6 +137,14 @@ fn contents(recipe: &LineRecipe) -> Vec<Content<'_>> {
     let files = files.map(|one| ("file", &one.path, &one.when, &one.at));
     let trees = recipe.trees.iter();
     let trees = trees.map(|one| ("tree", &one.path, &one.when, &one.at));
+    let seal = recipe.seal.iter().map(|one| Content {
+        kind: one.sealed.action.word(),
+        title: &one.sealed.path,
+        when: None,
+        at: &one.at,
+        step: None,
+        reason: one.reason.as_deref(),
+    });
     let lists = [
         ("step", &recipe.steps),
         ("validate", &recipe.validate),
@@ -143,6 +157,7 @@ fn contents(recipe: &LineRecipe) -> Vec<Content<'_>> {
             when: step.when.as_ref(),
             at: &step.at,
             step: Some(step),
+            reason: None,
         })
     });
     packages
@@ -150,6 +165,7 @@ fn contents(recipe: &LineRecipe) -> Vec<Content<'_>> {
         .chain(trees)
         .map(|(kind, title, when, at)| installed(kind, title.as_str(), when.as_ref(), at))
         .chain(steps)
+        .chain(seal)
         .collect()
 }
 
@@ -226,6 +242,9 @@ pub fn text(context: &Context, resolved: &Resolved) -> String {
             let mut words = place(one.at);
             if let Some(when) = one.when {
                 let _ = write!(words, ", when {}", when.text);
+            }
+            if let Some(reason) = one.reason {
+                let _ = write!(words, ", because: {reason}");
             }
             if let Some(step) = one.step {
                 let _ = write!(words, ", at most {}", seconds(step.timeout));

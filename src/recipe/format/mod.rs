@@ -69,6 +69,8 @@ pub struct Recipe {
     validate: Option<Vec<Step>>,
     /// Checks on a machine booted from the image.
     test: Option<Vec<Step>>,
+    /// What the image must not have, or may have although no two machines should have it in common.
+    seal: Option<Vec<Seal>>,
     image: Option<Image>,
     build: Option<Build>,
     roll: Option<Roll>,
@@ -305,6 +307,19 @@ pub struct Command {
     start: Filled,
     /// For each command; 10s if nothing is said.
     timeout: Option<Duration>,
+}
+
+/// A path that the seal treats as this recipe says, beside the known leaks (piaas-bake leaks).
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend(
+    "anyOf" = [{ "required": ["reason"] }, { "properties": { "action": { "enum": ["gone", "empty"] } } }]
+))]
+pub struct Seal {
+    path: SealedPath,
+    action: SealAction,
+    /// Why; with keep it must be said.
+    reason: Option<Line>,
 }
 
 /// The disk that comes out.

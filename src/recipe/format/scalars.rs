@@ -51,6 +51,11 @@ texts! {
         "pattern": r"^(/([^/.\x00-\x1f\x7f-\x9f]|\.[^/.\x00-\x1f\x7f-\x9f]|\.\.[^/\x00-\x1f\x7f-\x9f])[^/\x00-\x1f\x7f-\x9f]*)+$",
         "maxLength": 4095
     }
+    /// Absolute path on the machine; * and ? stand for letters of one name, but not in the first one.
+    SealedPath {
+        "pattern": r"^/([A-Za-z0-9_+@:=~%-]|\.[A-Za-z0-9_+@:=~%-]|\.\.[A-Za-z0-9._+@:=~%-])[A-Za-z0-9._+@:=~%-]*(/([A-Za-z0-9_+@:=~%*?-]|\.[A-Za-z0-9_+@:=~%*?-]|\.\.[A-Za-z0-9._+@:=~%*?-])[A-Za-z0-9._+@:=~%*?-]*)+$",
+        "maxLength": 4095
+    }
     /// The name of a user or a group.
     User { "pattern": "^[a-z_][a-z0-9_-]{0,31}$" }
     /// Octal, in quotes; "0644" if nothing is said.
@@ -99,6 +104,15 @@ pub struct Percentage(#[schemars(range(min = 1, max = 100))] u32);
 pub enum Adapter {
     Buildbot,
     Command,
+}
+
+/// What is done: it is removed, it loses its bytes or its entries, or it may stay.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SealAction {
+    Gone,
+    Empty,
+    Keep,
 }
 
 /// Of the root volume.

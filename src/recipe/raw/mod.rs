@@ -6,6 +6,7 @@ mod contents;
 mod labels;
 mod parameters;
 mod sample;
+mod seal;
 mod settings;
 mod steps;
 mod worker;
@@ -18,8 +19,8 @@ use semver::Version;
 use super::diagnostic::{Diagnostics, visible};
 use super::format::{self, SCHEMA, keys};
 use super::model::{
-    DistributionSpec, FileSpec, InlineText, Location, RetentionSpec, RollSpec, StepSpec, TreeSpec,
-    WorkerSpec,
+    DistributionSpec, FileSpec, InlineText, Location, RetentionSpec, RollSpec, SealSpec, StepSpec,
+    TreeSpec, WorkerSpec,
 };
 use super::node::{Document, Fields, Node};
 use super::units;
@@ -28,6 +29,7 @@ use base::read_from;
 use contents::{read_files, read_packages};
 use labels::read_labels;
 use parameters::read_parameters;
+use seal::read_seal;
 use settings::{read_build, read_image};
 use steps::read_step;
 use worker::read_worker;
@@ -56,6 +58,7 @@ pub struct RawRecipe {
     pub steps: Vec<StepSpec>,
     pub validate: Vec<StepSpec>,
     pub test: Vec<StepSpec>,
+    pub seal: Vec<SealSpec>,
     pub image: RawImage,
     pub build: RawBuild,
     pub roll: RollSpec,
@@ -187,6 +190,7 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         steps("validate", found),
         steps("test", found),
     );
+    let seal = read_seal(list("seal", found), found);
     let image = section(&top, "image", found, read_image);
     let build = section(&top, "build", found, read_build);
     let roll = section(&top, "roll", found, read_roll);
@@ -219,6 +223,7 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         steps: provision,
         validate,
         test,
+        seal,
         image,
         build,
         roll,

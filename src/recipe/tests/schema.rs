@@ -24,6 +24,10 @@ roll: { warmup: 1m, max_healthy: 150, canary_checks: [x], checkpoints: [25, 50],
 retention: { keep: 3, max_age: 90d }
 distribution: { regions: [eu-west-1], accounts: ["123456789012"] }
 labels: { team: infra, Owner: A b }
+seal:
+  - { path: /srv/..a/.b/c*?, action: gone, reason: x }
+  - { path: /srv/x, action: empty }
+  - { path: /var/lib/mysql/auto.cnf, action: keep, reason: x }
 "#;
 
 /// What the reader alone can say: a part of its message, and why no schema says it.

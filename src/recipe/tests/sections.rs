@@ -158,3 +158,70 @@ fn what_is_wrong_with_what_comes_after_a_bake() {
         ],
     );
 }
+
+#[test]
+fn a_child_adds_to_what_its_parents_seal_and_it_is_an_input_of_the_layer_that_says_it() {
+    let kitchen = Kitchen::new();
+    let one = "seal: [{ path: /srv/x-*, action: gone, reason: Its id. }]\n";
+    kitchen.recipe("b", one).on("a", "{ recipe: b }", "");
+    let chain = || {
+        let resolved = load(kitchen.dir(), "a", &Given::default()).unwrap();
+        let layers = crate::render::render(&resolved, &[]).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        crate::render::write_dir(&layers, "", out.path()).unwrap();
+        let table = |machine| {
+            let path = out.path().join(format!("{machine}.bundle/sealed-paths"));
+            std::fs::read_to_string(path).unwrap()
+        };
+        // Machines that test seal nothing.
+        assert_eq!(table("tester"), crate::image::leaks::TABLE);
+        let table = table("builder");
+        let own = table.strip_prefix(crate::image::leaks::TABLE).unwrap();
+        (crate::digest::chain(&resolved, &layers), own.to_owned())
+    };
+    let (before, own) = chain();
+    assert_eq!(own, "now\tgone\t/srv/x-*\tthe recipe says so\n");
+    let two = "seal: [{ path: /etc/kubernetes/pki, action: keep, reason: One cluster. }, { path: /srv/x-*, action: gone }]\n";
+    kitchen.on("a", "{ recipe: b }", two);
+    let (after, own) = chain();
+    assert_eq!(
+        own.lines()
+            .map(|line| &line[..line.len() - 19])
+            .collect::<Vec<_>>(),
+        [
+            "now\tgone\t/srv/x-*",
+            "now\tkeep\t/etc/kubernetes/pki",
+            "now\tgone\t/srv/x-*"
+        ]
+    );
+    assert_eq!(before[0].1, after[0].1);
+    let why = |from, to| crate::digest::explain(from, to);
+    let words = [
+        "seal: keep for /etc/kubernetes/pki added",
+        "seal: gone for /srv/x-* added",
+    ];
+    assert_eq!(why(&before[1].0, &after[1].0), words);
+    let words = words.map(|one| one.replace("added", "removed"));
+    assert_eq!(why(&after[1].0, &before[1].0), words);
+    // Why it is so is for people.
+    kitchen.on("a", "{ recipe: b }", &two.replace("One cluster", "Two"));
+    assert_eq!(chain().0[1].1, after[1].1);
+}
+
+#[test]
+fn the_lines_that_a_bake_asks_for_are_lines_of_a_recipe() {
+    use crate::image::leaks::{Action, explain, lines, table};
+    for leak in table().iter().filter(|leak| leak.action == Action::Refused) {
+        let found = explain(&leak.path.replace(['*', '?'], "a b"), &[]);
+        // A name with a blank, which no recipe can write, becomes a pattern.
+        for line in lines(std::slice::from_ref(&found)).concat() {
+            let kitchen = Kitchen::new();
+            kitchen.recipe("a", &format!("seal:\n  {line}\n"));
+            let resolved = load(kitchen.dir(), "a", &Given::default());
+            let resolved = resolved.unwrap_or_else(|found| panic!("{line}: {found}"));
+            let sealed = &resolved.line[0].seal[0].sealed;
+            let pattern = crate::image::leaks::Pattern::new(&sealed.path);
+            assert!(pattern.matches(found.path.as_bytes()), "{line}");
+        }
+    }
+}

@@ -87,13 +87,18 @@ impl Directories {
     fn run(&self, instance: &str, script: &str) -> (i32, String, String) {
         let root = self.root.join(instance);
         std::fs::create_dir_all(&root).unwrap();
-        let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
-        let script = script
-            .replace(
-                "/var/lib/piaas-bake",
-                &format!("{}/var/lib/piaas-bake", root.display()),
-            )
-            .replace("/run/piaas-bake-seal", &templates.display().to_string());
+        let (home, armed) = ("/var/lib/piaas-bake", "/run/piaas-bake-seal");
+        let inside = |path: &str| format!("{}{path}", root.display());
+        let mut script = script
+            .replace(home, &inside(home))
+            .replace(armed, &inside(armed));
+        if script.ends_with("/seal.sh seal") {
+            // Where a machine is a directory, the seal does not take itself out of the way.
+            let (home, armed) = (inside(home), inside(armed));
+            script = format!(
+                "[ -e {armed} ] || {{ mkdir -p {armed}; cp {home}/*/seal* {home}/*/source-date {armed}; }}\n{script}"
+            );
+        }
         let run = || {
             let mut command = Command::new("/bin/sh");
             let path = std::env::var("PATH").unwrap_or_default();

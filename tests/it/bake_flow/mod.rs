@@ -8,6 +8,7 @@ pub mod cloud;
 mod kept;
 mod layers;
 mod noted;
+mod sealed;
 mod secrets;
 
 use std::collections::BTreeMap;
@@ -20,10 +21,11 @@ use piaas_bake::bake::event::{Event, Phase, Stamped};
 use piaas_bake::bake::names::{BundleStore, Channel, RunId};
 use piaas_bake::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target, plan};
 use piaas_bake::bake::{
-    self, BakeError, Baked, Cancel, DeadRun, Failure, Settings, cancel_pair, images, survey,
+    self, BakeError, Baked, Cancel, DeadRun, Disks, Failure, Settings, cancel_pair, images, survey,
 };
 use piaas_bake::clock::{JumpingClock, SharedClock};
 use piaas_bake::events::Sink;
+use piaas_bake::image::tree::TreeManifest;
 use piaas_bake::journal::{self, RunState};
 use piaas_bake::localcloud::driver::Driver;
 use piaas_bake::localcloud::engine::LocalCloud;
@@ -45,6 +47,14 @@ struct World {
     keep: Mutex<bool>,
     layers: Mutex<Option<Duration>>,
     bundles: Option<BundleStore>,
+    /// What is on every finished disk, if disks can be read here.
+    tree: Option<TreeManifest>,
+}
+
+impl Disks for World {
+    fn tree(&self, _: &images::Image) -> Result<Option<TreeManifest>, String> {
+        Ok(self.tree.clone())
+    }
 }
 
 /// Keeps all events.
@@ -91,6 +101,7 @@ impl World {
             keep: Mutex::new(false),
             layers: Mutex::new(None),
             bundles: None,
+            tree: None,
         }
     }
 
@@ -159,6 +170,7 @@ impl World {
             bundles: self.bundles.clone(),
             cancel,
             layers: *self.layers.lock().unwrap(),
+            disks: Some(self),
         };
         bake::bake(&self.clients, plan, settings, sink).await
     }
@@ -453,7 +465,7 @@ async fn what_comes_back_after_sealing_is_found() {
     })
     .await;
     assert!(
-        matches!(&error.failure, Failure::NotSealed { remains } if remains[0].ends_with("/root/.bash_history")),
+        matches!(&error.failure, Failure::NotSealed { remains, .. } if remains[0].path.ends_with("/root/.bash_history")),
         "{error}"
     );
 }
