@@ -114,6 +114,8 @@ pub struct Plan {
     pub test: Vec<Script>,
     /// Bytes that the scripts install, by sha256.
     pub payloads: BTreeMap<String, Bytes>,
+    /// What the scripts find in `SOURCE_DATE_EPOCH`.
+    pub source_date: i64,
     /// Size of the root volume in GiB.
     pub volume_gib: u32,
     pub architecture: String,
@@ -340,6 +342,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
             .flat_map(|layer| layer.secrets.clone())
             .collect(),
         payloads: all.flat_map(|layer| layer.payloads.clone()).collect(),
+        source_date: top.layer.source_date,
         volume_gib: target.image.size_gib,
         architecture: target.image.architecture.clone(),
         build: target.build.clone(),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::Diagnostic;
@@ -13,6 +14,7 @@ use super::files;
 use super::model::Location;
 use super::units;
 pub use crate::debs::{Base as LocalBase, Index as LockedIndex, Package as LockedPackage};
+use crate::image::SOURCE_DATE;
 
 /// Name of the file.
 pub const FILE: &str = "recipe.lock";
@@ -20,6 +22,8 @@ pub const FILE: &str = "recipe.lock";
 pub const LOCAL: &str = "local";
 /// Version of the format.
 const FORMAT: u32 = 1;
+/// 1980-01-01, where FAT's dates begin (Microsoft FAT specification, 2004, section 5).
+const FIRST_DATE: i64 = 315_532_800;
 
 /// What the layer of one recipe installs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +40,10 @@ pub struct Lock {
     /// Likewise, what the base image of the local cloud is made of; it has no id that means the same on every host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_base: Option<LocalBase>,
+    /// Likewise, what all scripts of the line find in `SOURCE_DATE_EPOCH`, in whole seconds. A lock without it, as older
+    /// versions wrote it, means [`SOURCE_DATE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_date: Option<Timestamp>,
     /// The packages that the recipe asked for by name, as it names them.
     pub asked: BTreeSet<String>,
     /// The indexes that apt had read.
@@ -70,6 +78,7 @@ impl Lock {
             recipe: recipe.to_owned(),
             base: BTreeMap::new(),
             local_base: None,
+            source_date: None,
             asked: asked.into_iter().collect(),
             indexes,
             packages,
@@ -128,10 +137,27 @@ impl Lock {
             let message = format!("this is the lock file of `{}`", lock.recipe);
             return Err(wrong(message, 1, 1));
         }
+        let line_of = |key: &str| {
+            text.lines()
+                .position(|line| line.starts_with(key))
+                .unwrap_or(0)
+                + 1
+        };
         if let Some((place, id)) = lock.base.iter().find(|(_, id)| !units::is_ami_id(id)) {
-            let line = text.lines().position(|line| line.starts_with("base:"));
             let message = format!("`{id}`, the base image of {place}, is no image id");
-            return Err(wrong(message, line.unwrap_or(0) + 1, 1));
+            return Err(wrong(message, line_of("base:"), 1));
+        }
+        if let Some(date) = lock.source_date
+            && (date.subsec_nanosecond() != 0
+                || !(FIRST_DATE..=SOURCE_DATE).contains(&date.as_second()))
+        {
+            // The writer of local disks clamps times to its own date: a later one would be on no disk.
+            let message = format!(
+                "the source date {date} is not a whole second from {} to {}",
+                timestamp(FIRST_DATE),
+                timestamp(SOURCE_DATE)
+            );
+            return Err(wrong(message, line_of("source_date:"), 1));
         }
         let of_base = lock.local_base.iter().flat_map(|base| &base.packages);
         for package in of_base.chain(&lock.packages) {
@@ -157,6 +183,9 @@ impl Lock {
         );
         if !self.base.is_empty() {
             let _infallible = writeln!(text, "base: {}", json(&self.base));
+        }
+        if let Some(date) = &self.source_date {
+            let _infallible = writeln!(text, "source_date: {}", json(date));
         }
         let _infallible = writeln!(text, "asked: {}", json(&self.asked));
         list(&mut text, "indexes", &self.indexes);
@@ -206,6 +235,18 @@ impl Lock {
         pins
     }
 
+    /// What scripts of the line find in `SOURCE_DATE_EPOCH`.
+    #[must_use]
+    pub fn source_date(&self) -> i64 {
+        self.source_date.map_or(SOURCE_DATE, Timestamp::as_second)
+    }
+
+    /// What [`Self::source_date`] becomes in a lock that is written over this one, or over none.
+    #[must_use]
+    pub fn kept_date(old: Option<&Self>) -> Timestamp {
+        timestamp(old.map_or(SOURCE_DATE, Self::source_date))
+    }
+
     /// The versions by name; of a package in several architectures, with that.
     #[must_use]
     pub fn versions(&self) -> BTreeMap<String, String> {
@@ -241,6 +282,10 @@ impl Lock {
         }
         lines
     }
+}
+
+fn timestamp(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).expect("the dates of locks are far within what is a time")
 }
 
 /// What is another in the packages `new`, by name.
@@ -340,6 +385,42 @@ mod tests {
             ),
             (4, true)
         );
+        let mut dated = written.clone();
+        assert_eq!(
+            (dated.source_date(), Lock::kept_date(None)),
+            (SOURCE_DATE, timestamp(SOURCE_DATE))
+        );
+        dated.source_date = Some(timestamp(FIRST_DATE));
+        let text = dated.to_text();
+        assert!(
+            text.contains("\nsource_date: \"1980-01-01T00:00:00Z\"\nasked: "),
+            "{text}"
+        );
+        assert_eq!(Lock::read(&text, path, "web").unwrap(), dated);
+        assert_eq!(Lock::kept_date(Some(&dated)).as_second(), FIRST_DATE);
+        for (date, good) in [
+            ("2023-06-10T00:00:00Z", true),
+            ("2023-06-10T00:00:01Z", false),
+            ("1979-12-31T23:59:59Z", false),
+            ("2020-01-01T00:00:00.5Z", false),
+        ] {
+            let read = Lock::read(&text.replace("1980-01-01T00:00:00Z", date), path, "web");
+            assert_eq!(read.is_ok(), good, "{date}");
+            if let Err(error) = read {
+                assert!(
+                    error
+                        .message
+                        .contains(&format!("the source date {date} is not"))
+                );
+                assert!(
+                    error
+                        .message
+                        .ends_with("from 1980-01-01T00:00:00Z to 2023-06-10T00:00:00Z")
+                );
+                assert!(error.help.unwrap().contains("piaas-bake lock web"));
+                assert_eq!(error.location.unwrap().line, 4);
+            }
+        }
         let mut on_local = written.clone();
         let base = || LocalBase {
             released: [("s".to_owned(), "Mon".to_owned())].into(),

@@ -11,6 +11,7 @@ pub use super::inline::InlineText;
 use super::lock::Lock;
 use super::secret::Reference;
 use super::units;
+use crate::image::SOURCE_DATE;
 use crate::worker::config;
 
 /// A recipe line, merged: what to bake, on what, in which order.
@@ -92,6 +93,12 @@ impl Resolved {
     #[must_use]
     pub fn root_lock(&self) -> Option<&Lock> {
         self.line.first().and_then(|root| root.lock.as_ref())
+    }
+
+    /// What scripts of the line find in `SOURCE_DATE_EPOCH`: the lock file at the root may pin it.
+    #[must_use]
+    pub fn source_date(&self) -> i64 {
+        self.root_lock().map_or(SOURCE_DATE, Lock::source_date)
     }
 
     /// The sections that are checked and shown, and that no verb of this version acts on.

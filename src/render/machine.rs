@@ -9,7 +9,6 @@ use bytes::Bytes;
 
 use super::quote;
 use super::script::{SEAL, SEALED_PATHS, SEALED_SECRETS, Script};
-use crate::image::SOURCE_DATE;
 use crate::recipe::secret;
 
 const RUNNER: &str = include_str!("../../templates/runner.sh");
@@ -35,11 +34,12 @@ pub enum Kind<'a> {
 }
 
 /// The files of a machine's directory, by their paths in it: these lists of scripts, by name, with the payloads that they
-/// name.
+/// name, and the time, in seconds since the epoch, of what is dated.
 #[must_use]
 pub fn entries<'a>(
     lists: &[(&str, &'a [Script])],
     payloads: &'a BTreeMap<String, Bytes>,
+    source_date: i64,
 ) -> BTreeMap<String, Entry<'a>> {
     let scripts = || lists.iter().flat_map(|(_, scripts)| scripts.iter());
     let mut files = BTreeMap::new();
@@ -56,7 +56,7 @@ pub fn entries<'a>(
         ("sealed-paths", Cow::Owned(sealed.into_bytes())),
         (
             "source-date",
-            Cow::Owned(format!("{SOURCE_DATE}\n").into_bytes()),
+            Cow::Owned(format!("{source_date}\n").into_bytes()),
         ),
     ] {
         put(name.to_owned(), Kind::Frame, 0o644, bytes);

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use script::{Layer, Script};
 
+use crate::image::SOURCE_DATE;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::model::{Location, Resolved};
 use crate::recipe::{self, Given, Lock, Merged};
@@ -84,6 +85,7 @@ fn render_but(
             layer.provision.extend(last);
             layer.locked = lock.map(Lock::versions).unwrap_or_default();
             layer.pins = lock.map(Lock::pins).unwrap_or_default();
+            layer.source_date = resolved.source_date();
             below |= lock.is_some();
             layer
         })
@@ -132,8 +134,10 @@ pub fn write_dir(layers: &[Layer], user_data: &str, dir: &Path) -> io::Result<Ve
         .iter()
         .flat_map(|layer| layer.payloads.clone())
         .collect();
-    let builder = machine::entries(&[("steps", &steps), ("validate", &validate)], &payloads);
-    let tester = machine::entries(&[("test", &test)], &payloads);
+    let date = layers.last().map_or(SOURCE_DATE, |top| top.source_date);
+    let builder = [("steps", steps.as_slice()), ("validate", &validate)];
+    let builder = machine::entries(&builder, &payloads, date);
+    let tester = machine::entries(&[("test", &test)], &payloads, date);
 
     let mut files = BTreeMap::from([("user-data.sh".to_owned(), user_data.as_bytes())]);
     for (machine, entries) in [("builder", &builder), ("tester", &tester)] {

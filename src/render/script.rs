@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::image::SOURCE_DATE;
 use crate::recipe::model::Manager;
 use crate::recipe::seconds;
 
@@ -36,6 +37,9 @@ pub struct Layer {
     /// The versions of all packages that its lock file has, by name; empty without one.
     #[serde(default)]
     pub locked: BTreeMap<String, String>,
+    /// What all scripts find in `SOURCE_DATE_EPOCH`, as the lock file at the root of the line pins it.
+    #[serde(default = "source_date")]
+    pub source_date: i64,
     /// The files that `provision` installs.
     pub files: Vec<InstalledFile>,
     /// The directories that trees of `provision` make.
@@ -71,6 +75,7 @@ impl Layer {
             packages: Vec::new(),
             pins: BTreeMap::new(),
             locked: BTreeMap::new(),
+            source_date: SOURCE_DATE,
             files: Vec::new(),
             directories: Vec::new(),
             links: Vec::new(),
@@ -82,6 +87,10 @@ impl Layer {
             payloads: BTreeMap::new(),
         }
     }
+}
+
+fn source_date() -> i64 {
+    SOURCE_DATE
 }
 
 /// A file that a layer installs; its bytes are the payload `sha256`.

@@ -257,6 +257,7 @@ fn put(resolved: &Resolved, layer: Recorded, (base, local): &Bases) -> Result<Wr
     {
         new.base = base.clone();
         new.local_base = local.clone();
+        new.source_date = Some(Lock::kept_date(recipe.lock.as_ref()));
     }
     let old = recipe.lock.clone();
     let old = old.unwrap_or_else(|| Lock::new(&recipe.name, [], Vec::new(), Vec::new()));
