@@ -54,7 +54,7 @@ pub struct Base {
 pub enum Line {
     Package(Package),
     Index(Index),
-    /// Name and version of what no archive has.
+    /// Name, version and architecture of what no archive has.
     Local(String),
     /// The suite and the date of its release.
     Released(String, String),
@@ -77,7 +77,9 @@ impl Line {
                 };
                 package.fault().is_none().then_some(Self::Package(package))
             }
-            ["local", name, version, _] => Some(Self::Local(format!("{name} {version}"))),
+            ["local", name, version, architecture] => {
+                Some(Self::Local(format!("{name} {version} {architecture}")))
+            }
             ["index", suite, path, sha256] => Some(Self::Index(Index {
                 suite: suite.into(),
                 path: path.into(),

@@ -210,6 +210,15 @@ impl Lock {
             .collect()
     }
 
+    /// The packages that stay if these move.
+    #[must_use]
+    pub fn without(&self, moved: &[String]) -> Self {
+        let mut kept = self.clone();
+        kept.packages
+            .retain(|package| !moved.contains(&package.name));
+        kept
+    }
+
     /// What is another in `new`, by name.
     #[must_use]
     pub fn changes(&self, new: &Self) -> Vec<Change> {

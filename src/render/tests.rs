@@ -1,5 +1,6 @@
 mod hostile;
 mod limits;
+mod locked;
 mod secrets;
 mod trees;
 mod when;

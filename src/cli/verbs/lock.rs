@@ -19,6 +19,7 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::locked::supply;
 use crate::cli::{exit, output};
 use crate::localcloud::base;
+use crate::recipe::diagnostic::nearest;
 use crate::recipe::lock::{self, Change};
 use crate::recipe::model::{Manager, Resolved};
 use crate::recipe::{self, LocalBase, Lock, LockedIndex, LockedPackage, Revision};
@@ -26,14 +27,91 @@ use crate::render::{self, locked};
 
 pub async fn run(context: &Context, args: &LockArgs) -> CliResult {
     let mut names = args.recipe.clone();
+    let update = args.update.as_deref();
+    judge_order(context, &names, update.unwrap_or_default())?;
     if names.is_empty() {
         names = recipe::names(&context.settings.recipes).map_err(|found| invalid(&found))?;
     }
     match (&args.diff, args.check) {
         (Some(rev), _) => diff(context, &names, rev),
         (None, true) => check(context, &names).await,
-        (None, false) => write(context, &names, args.update).await,
+        (None, false) => write(context, &names, update).await,
     }
+}
+
+/// Refuses packages without the one recipe that they are of.
+fn judge_order(context: &Context, names: &[String], packages: &[String]) -> Result<(), CliError> {
+    if packages.is_empty() || names.len() == 1 {
+        return Ok(());
+    }
+    let known = recipe::names(&context.settings.recipes).unwrap_or_default();
+    let (recipes, packages): (Vec<_>, Vec<_>) = packages
+        .iter()
+        .map(String::as_str)
+        .partition(|name| known.iter().any(|one| one == name));
+    let usage = |message: String, right: &[&str]| {
+        let right = right.join(" ").trim_end().to_owned();
+        Err(CliError::new(exit::USAGE, message).hint(format!("write: piaas-bake lock {right}")))
+    };
+    match (names, recipes.first()) {
+        ([], Some(first)) => usage(
+            format!("`{first}` is a recipe, and after --update come packages"),
+            &[&recipes.join(" "), "--update", &packages.join(" ")],
+        ),
+        ([], None) => usage(
+            "after --update come packages, and no recipe is named that they are of".to_owned(),
+            &["RECIPE", "--update", &packages.join(" ")],
+        ),
+        _ => usage(
+            "after --update come packages of one recipe, and several are named".to_owned(),
+            &["RECIPE", "--update", &packages.join(" ")],
+        ),
+    }
+}
+
+/// Refuses packages that the lock file of a recipe does not have.
+fn judge_packages(
+    context: &Context,
+    resolved: &Resolved,
+    packages: &[String],
+) -> Result<(), CliError> {
+    let name = &resolved.name;
+    let lock = resolved.line.last().and_then(|one| one.lock.as_ref());
+    let Some(lock) = lock.filter(|_| !packages.is_empty()) else {
+        return match packages.is_empty() {
+            true => Ok(()),
+            false => Err(CliError::failure(format!(
+                "{name} has no lock file of which packages could move"
+            ))
+            .hint(format!("make it: piaas-bake lock {name}"))),
+        };
+    };
+    let has = |lock: &Lock, package: &str| lock.packages.iter().any(|one| one.name == package);
+    let Some(lacks) = packages.iter().find(|package| !has(lock, package)) else {
+        return Ok(());
+    };
+    let refused = CliError::failure(format!("the lock file of {name} has no package `{lacks}`"));
+    let below = resolved
+        .line
+        .iter()
+        .rev()
+        .find(|one| one.lock.as_ref().is_some_and(|lock| has(lock, lacks)));
+    if let Some(below) = below {
+        return Err(refused.hint(format!(
+            "it is locked for {0}: piaas-bake lock {0} --update {lacks}",
+            below.name
+        )));
+    }
+    let is_recipe =
+        recipe::names(&context.settings.recipes).is_ok_and(|known| known.contains(lacks));
+    if is_recipe {
+        return Err(refused.hint("it is a recipe: recipes come before --update"));
+    }
+    let known = lock.packages.iter().map(|one| one.name.as_str());
+    Err(refused.hint(match nearest(lacks, known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("`lock {name}` locks what the recipe asks for and the lock file has not"),
+    }))
 }
 
 fn load(context: &Context, name: &str) -> Result<Resolved, CliError> {
@@ -55,7 +133,7 @@ struct Written {
     local: Vec<String>,
 }
 
-async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
+async fn write(context: &Context, names: &[String], update: Option<&[String]>) -> CliResult {
     // Everything is judged before anything is done.
     let mut lines = Vec::new();
     for name in names {
@@ -67,6 +145,7 @@ async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
                 recipe.manager.name()
             )));
         }
+        judge_packages(context, &resolved, update.unwrap_or_default())?;
         lines.push(resolved);
     }
     // Parents first: what is written for one counts for the next.
@@ -77,7 +156,7 @@ async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
     for line in lines {
         let resolved = load(context, &line.name)?;
         let done: BTreeSet<&str> = written.iter().map(|one| one.recipe.as_str()).collect();
-        let open = to_lock(context, &resolved, update, &done)?;
+        let open = to_lock(context, &resolved, update.is_some(), &done)?;
         if open.is_empty() {
             continue;
         }
@@ -135,7 +214,7 @@ async fn one(
     context: &Context,
     connected: &Connected,
     resolved: &Resolved,
-    (recipes, update): (&[String], bool),
+    (recipes, update): (&[String], Option<&[String]>),
     way: Way,
 ) -> Result<(Vec<Recorded>, Bases, bool), CliError> {
     let mut free = resolved.clone();
@@ -153,12 +232,29 @@ async fn one(
         layer.layer.provision.insert(0, before);
         layer.layer.provision.push(after);
     }
+    // The lock file that moves in part, and its packages that move.
+    let moved = update.unwrap_or_default();
+    let top = resolved.line.last().filter(|_| !moved.is_empty());
+    let top = top.and_then(|top| top.lock.as_ref());
+    let mut locks = locks_of(&free);
+    if let (Some(lock), Some(layer)) = (top, layers.last_mut()) {
+        locks.push((&resolved.name, lock));
+        let pins = locked::pins(&locks, moved, &layer.layer.packages);
+        // After what notes the packages that were there before.
+        layer.layer.provision.splice(1..1, pins);
+    }
     let mut order = Order::new(&free, layers);
     let of_root = recipes.contains(&resolved.line[0].name);
     let old = resolved.root_lock();
+    if let Some(lock) = top {
+        order.pins = old.map(Lock::pins).unwrap_or_default();
+        order.debs.extend(lock.without(moved).packages);
+    }
     let of_old = old.and_then(|lock| lock.local_base.as_ref());
     let local = match connected.local {
-        Some(_) if of_root => base_to_lock(context, of_old, update).await?,
+        Some(_) if of_root => {
+            base_to_lock(context, of_old, update.is_some_and(<[_]>::is_empty)).await?
+        }
         _ => None,
     };
     if let Some(local) = &local {
@@ -191,6 +287,13 @@ async fn one(
         let mut edge = failed(context, &error);
         edge.hints.retain(|hint| !hint.contains("the bake created"));
         edge.message = edge.message.replacen("the bake", "locking", 1);
+        for line in &error.last_lines {
+            if let Some(command) = line.strip_prefix(locked::MOVE_TOO) {
+                edge = edge.hint(format!(
+                    "what is locked stands in the way; move it too: {command}"
+                ));
+            }
+        }
         edge
     })?;
     returned?;
@@ -204,7 +307,19 @@ async fn one(
         let here = Lock::place(&connected.clients.region, &resolved.image.architecture);
         base.insert(here, plan.base.id.clone());
     }
-    Ok((record.layers, (base, local), record.left_over.is_empty()))
+    let locks: Vec<&Lock> = locks.into_iter().map(|(_, lock)| lock).collect();
+    let layers = record.layers.into_iter().map(|layer| match top {
+        Some(old) if layer.recipe == resolved.name => layer.kept(old, &locks),
+        _ => layer,
+    });
+    Ok((layers.collect(), (base, local), record.left_over.is_empty()))
+}
+
+/// The lock files of a line, root first.
+fn locks_of(resolved: &Resolved) -> Vec<(&str, &Lock)> {
+    let line = resolved.line.iter();
+    line.filter_map(|one| Some((one.name.as_str(), one.lock.as_ref()?)))
+        .collect()
 }
 
 /// What the local cloud's base is made of, which a root's lock file is to name: what it names already, else that of this
