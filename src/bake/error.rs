@@ -10,7 +10,7 @@ use super::event::{Phase, Resource};
 use crate::aws::ssm::Verdict;
 use crate::aws::{self, wait::Stalled};
 use crate::journal;
-use crate::render::locked;
+use crate::render::{downloads, locked};
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +151,8 @@ impl BakeError {
             Failure::TooLong { .. } | Failure::Stalled(_) => 9,
             Failure::Cloud(error) if error.is_refusal() => 5,
             Failure::Script { id, exit_code, .. }
-                if locked::is_guard(id) && *exit_code == locked::MISMATCH =>
+                if (locked::is_guard(id) || downloads::is_own(id))
+                    && *exit_code == locked::MISMATCH =>
             {
                 4
             }

@@ -4,6 +4,7 @@
 //! refused with its place. Files and environment values are rendered as plain text, except a file template whose name
 //! ends in `.sh.tera`: that is a script too. Packages and files of a recipe become one script each.
 
+pub(crate) mod downloads;
 mod engine;
 mod layer;
 pub mod locked;
@@ -64,13 +65,32 @@ pub fn lint(merged: Merged) -> Result<Resolved, Diagnostics> {
     found.or(merged.resolved)
 }
 
+/// What the recipes of a line download, root first.
+///
+/// # Errors
+/// What is wrong with the texts that say it.
+pub fn downloads(resolved: &Resolved) -> Result<Vec<Vec<downloads::Asked>>, Diagnostics> {
+    let (mut renderer, mut found) = (renderer(resolved), Diagnostics::default());
+    let line = resolved.line.iter();
+    let asked = line
+        .map(|recipe| downloads::asked(recipe, &mut renderer, &mut found))
+        .collect();
+    found.or(asked)
+}
+
+fn renderer(resolved: &Resolved) -> template::Renderer {
+    let mut of = resolved.about.values();
+    let sampled = of.any(|about| about.origin == recipe::model::Origin::Sample);
+    template::Renderer::new(&resolved.parameters).sampled(sampled)
+}
+
 /// Renders all but what names one of these parameters: that is only checked.
 fn render_but(
     in_doubt: &BTreeSet<String>,
     resolved: &Resolved,
     agent: &[u8],
 ) -> Result<Vec<Layer>, Diagnostics> {
-    let mut renderer = template::Renderer::new(&resolved.parameters).but(in_doubt);
+    let mut renderer = renderer(resolved).but(in_doubt);
     let mut found = Diagnostics::default();
     let mut below = false;
     let layers = resolved

@@ -1,3 +1,4 @@
+mod downloads;
 mod hostile;
 mod limits;
 mod locked;

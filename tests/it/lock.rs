@@ -1,6 +1,8 @@
 //! Lock files: the base image that they pin, and, on real machines, the packages: what is locked is what is installed,
 //! and two bakes of it are the same to the last byte.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -211,7 +213,7 @@ fn a_mirror_is_not_needed(sandbox: &Sandbox, lock: &str, disk_before: &serde_jso
     let whole = std::fs::read(&libc).unwrap();
     std::fs::write(&libc, vec![0; whole.len()]).unwrap();
     let refused = offline("offline").expect_code(1);
-    for part in ["2 packages that lock files name", "jq 1.", "libc6 2."] {
+    for part in ["2 files that lock files name", "jq 1.", "libc6 2."] {
         assert!(refused.stderr.contains(part), "{}", refused.stderr);
     }
     assert!(!other.join("base").exists());
@@ -407,6 +409,142 @@ fn packages_to_move_are_named_after_the_one_recipe_that_has_them() {
         &["lock", "web", "--update", "shop"],
         1,
         &["it is a recipe: recipes come before --update"],
+    );
+}
+
+/// A server of one file at every path, as long as it is told to be there.
+fn serve_file(body: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    // It ends with the process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            // The head ends with an empty line.
+            lines.map_while(Result::ok).find(String::is_empty);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
+            // Who asks may have gone.
+            let _ = stream.write_all(&[head.as_bytes(), body].concat());
+        }
+    });
+    address
+}
+
+/// What a recipe downloads, with these keys besides.
+fn downloading(url: &str, more: &str) -> String {
+    RECIPE.replace(
+        "steps:\n",
+        &format!("files:\n  - {{ path: /opt/tool, url: \"{url}\"{more} }}\nsteps:\n"),
+    )
+}
+
+#[test]
+fn downloads_are_locked_without_a_machine_and_a_bake_goes_by_them() {
+    let sandbox = Sandbox::new();
+    let cache = sandbox.path().join("cache");
+    let run = |args: &[&str], code: i32| {
+        let mut command = sandbox.command(args);
+        command.env("PIAAS_CACHE_DIR", &cache).stdin(Stdio::null());
+        Run::from(command.output().unwrap()).expect_code(code)
+    };
+    let (recipe, lock) = ("recipes/web/recipe.yaml", "recipes/web/recipe.lock");
+    let url = format!("{}/a/tool-1?x=1", serve_file(b"a tool\n"));
+    let sha256 = hex::encode(Sha256::digest(b"a tool\n"));
+    sandbox.write(recipe, &downloading(&url, ""));
+    let none = run(&["plan", "web"], 3);
+    assert!(none.stderr.contains("no lock file"), "{}", none.stderr);
+
+    // A lock file that has the packages gets its downloads from this host.
+    let old = "lock: 1\nrecipe: \"web\"\nasked: [\"jq\"]\nindexes: []\npackages: []\n";
+    sandbox.write(lock, old);
+    let locked = run(&["lock", "web"], 0);
+    let said = format!("web  {url}  + {}\n", &sha256[..12]);
+    assert_eq!(locked.stdout, said);
+    let text = std::fs::read_to_string(sandbox.path().join(lock)).unwrap();
+    let line = format!("downloads:\n- {{\"url\":\"{url}\",\"sha256\":\"{sha256}\",\"size\":7}}\n");
+    assert!(text.ends_with(&line), "{text}");
+    let kept = cache.join(format!("debs/{sha256}.deb"));
+    assert_eq!(std::fs::read(&kept).unwrap(), b"a tool\n");
+    assert_eq!(run(&["lock", "web"], 0).stdout, "");
+    assert!(!sandbox.state().exists());
+    let _ = run(&["plan", "web", "--locked"], 0);
+
+    // The recipe and its lock do not agree; and the server sides with the lock.
+    let other = "0".repeat(63) + "a";
+    sandbox.write(recipe, &downloading(&url, &format!(", sha256: {other}")));
+    for args in [&["plan", "web"][..], &["bake", "web"], &["lock", "web"]] {
+        let refused = run(args, 4);
+        for part in [&url, &other, &sha256] {
+            assert!(refused.stderr.contains(part), "{}", refused.stderr);
+        }
+    }
+    // What the lock does not have.
+    sandbox.write(
+        recipe,
+        &downloading(&format!("{url}2"), &format!(", sha256: {sha256}")),
+    );
+    let refused = run(&["plan", "web"], 4);
+    assert!(
+        refused.stderr.contains(&format!("{url}2 came later")),
+        "{}",
+        refused.stderr
+    );
+    let moved = run(&["lock", "web"], 0);
+    assert!(
+        moved.stdout.contains(&format!("{url}2  + ")),
+        "{}",
+        moved.stdout
+    );
+    assert!(
+        moved.stdout.contains(&format!("{url}   - ")),
+        "{}",
+        moved.stdout
+    );
+    let _ = run(&["plan", "web"], 0);
+}
+
+#[test]
+fn a_download_is_baked_offline_from_what_this_host_keeps() {
+    if !machines_wanted("downloads, also offline") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let body = b"a tool that no other test has\n";
+    let url = format!("{}/tool", serve_file(body));
+    let text = downloading(&url, ", mode: \"0755\"").replace(
+        "run: jq --version",
+        "run: grep -q 'no other test' /opt/tool && [ -x /opt/tool ]",
+    );
+    sandbox.write("recipes/web/recipe.yaml", &text);
+    let _ = run(&sandbox, "state", &["lock", "web"], &[]).expect_code(0);
+    let _ = run(&sandbox, "state", &["bake", "web", "--locked"], &[]).expect_code(0);
+    // Nobody serves it any more.
+    let (recipe, lock) = ["yaml", "lock"]
+        .map(|end| sandbox.recipes().join(format!("web/recipe.{end}")))
+        .into();
+    for file in [&recipe, &lock] {
+        let text = std::fs::read_to_string(file).unwrap();
+        std::fs::write(file, text.replace(&url, "http://127.0.0.1:9/tool")).unwrap();
+    }
+    let offline = ["bake", "web", "--offline"];
+    let _ = run(&sandbox, "state", &offline, &[]).expect_code(0);
+    let sha256 = hex::encode(Sha256::digest(body));
+    std::fs::remove_file(cache_dir().join(format!("debs/{sha256}.deb"))).unwrap();
+    let refused = run(
+        &sandbox,
+        "state",
+        &[&offline[..], &["--force"]].concat(),
+        &[],
+    );
+    let refused = refused.expect_code(1);
+    assert!(
+        refused.stderr.contains("tool (http://127.0.0.1:9/tool)"),
+        "{}",
+        refused.stderr
     );
 }
 

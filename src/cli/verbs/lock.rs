@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::bake::{Way, cancel_on_signal, describe, failed, watched};
+use super::lock_args::{judge_order, judge_packages};
 use super::plan::{Order, Wishes, decide, layers_of};
 use crate::bake::lock::{Recorded, record};
 use crate::bake::names::Channel;
@@ -15,14 +16,14 @@ use crate::bake::plan::Decision;
 use crate::bake::{Settings, Stamped};
 use crate::cli::args::{Format, LockArgs};
 use crate::cli::context::{Connected, Context, invalid, io};
+use crate::cli::downloads::settle;
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::locked::supply;
 use crate::cli::{exit, output};
 use crate::localcloud::base;
-use crate::recipe::diagnostic::nearest;
 use crate::recipe::lock::{self, Change};
-use crate::recipe::model::{Manager, Resolved};
-use crate::recipe::{self, LocalBase, Lock, LockedIndex, LockedPackage, Revision};
+use crate::recipe::model::{LineRecipe, Manager, Resolved};
+use crate::recipe::{self, LocalBase, Lock, LockedDownload, LockedIndex, LockedPackage, Revision};
 use crate::render::{self, locked};
 
 pub async fn run(context: &Context, args: &LockArgs) -> CliResult {
@@ -39,81 +40,6 @@ pub async fn run(context: &Context, args: &LockArgs) -> CliResult {
     }
 }
 
-/// Refuses packages without the one recipe that they are of.
-fn judge_order(context: &Context, names: &[String], packages: &[String]) -> Result<(), CliError> {
-    if packages.is_empty() || names.len() == 1 {
-        return Ok(());
-    }
-    let known = recipe::names(&context.settings.recipes).unwrap_or_default();
-    let (recipes, packages): (Vec<_>, Vec<_>) = packages
-        .iter()
-        .map(String::as_str)
-        .partition(|name| known.iter().any(|one| one == name));
-    let usage = |message: String, right: &[&str]| {
-        let right = right.join(" ").trim_end().to_owned();
-        Err(CliError::new(exit::USAGE, message).hint(format!("write: piaas-bake lock {right}")))
-    };
-    match (names, recipes.first()) {
-        ([], Some(first)) => usage(
-            format!("`{first}` is a recipe, and after --update come packages"),
-            &[&recipes.join(" "), "--update", &packages.join(" ")],
-        ),
-        ([], None) => usage(
-            "after --update come packages, and no recipe is named that they are of".to_owned(),
-            &["RECIPE", "--update", &packages.join(" ")],
-        ),
-        _ => usage(
-            "after --update come packages of one recipe, and several are named".to_owned(),
-            &["RECIPE", "--update", &packages.join(" ")],
-        ),
-    }
-}
-
-/// Refuses packages that the lock file of a recipe does not have.
-fn judge_packages(
-    context: &Context,
-    resolved: &Resolved,
-    packages: &[String],
-) -> Result<(), CliError> {
-    let name = &resolved.name;
-    let lock = resolved.line.last().and_then(|one| one.lock.as_ref());
-    let Some(lock) = lock.filter(|_| !packages.is_empty()) else {
-        return match packages.is_empty() {
-            true => Ok(()),
-            false => Err(CliError::failure(format!(
-                "{name} has no lock file of which packages could move"
-            ))
-            .hint(format!("make it: piaas-bake lock {name}"))),
-        };
-    };
-    let has = |lock: &Lock, package: &str| lock.packages.iter().any(|one| one.name == package);
-    let Some(lacks) = packages.iter().find(|package| !has(lock, package)) else {
-        return Ok(());
-    };
-    let refused = CliError::failure(format!("the lock file of {name} has no package `{lacks}`"));
-    let below = resolved
-        .line
-        .iter()
-        .rev()
-        .find(|one| one.lock.as_ref().is_some_and(|lock| has(lock, lacks)));
-    if let Some(below) = below {
-        return Err(refused.hint(format!(
-            "it is locked for {0}: piaas-bake lock {0} --update {lacks}",
-            below.name
-        )));
-    }
-    let is_recipe =
-        recipe::names(&context.settings.recipes).is_ok_and(|known| known.contains(lacks));
-    if is_recipe {
-        return Err(refused.hint("it is a recipe: recipes come before --update"));
-    }
-    let known = lock.packages.iter().map(|one| one.name.as_str());
-    Err(refused.hint(match nearest(lacks, known) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("`lock {name}` locks what the recipe asks for and the lock file has not"),
-    }))
-}
-
 fn load(context: &Context, name: &str) -> Result<Resolved, CliError> {
     let given = recipe::Given::default();
     render::load(&context.settings.recipes, name, &given).map_err(|found| invalid(&found))
@@ -128,7 +54,9 @@ struct Written {
     changes: Vec<Change>,
     /// In the local cloud's base.
     base_changes: Vec<Change>,
+    download_changes: Vec<Change>,
     packages: usize,
+    downloads: usize,
     /// Installed by a step from a file of its own.
     local: Vec<String>,
 }
@@ -154,9 +82,20 @@ async fn write(context: &Context, names: &[String], update: Option<&[String]>) -
     let mut written: Vec<Written> = Vec::new();
     let mut left_over = false;
     for line in lines {
-        let resolved = load(context, &line.name)?;
+        let mut resolved = load(context, &line.name)?;
         let done: BTreeSet<&str> = written.iter().map(|one| one.recipe.as_str()).collect();
+        let moves = update.is_some_and(<[_]>::is_empty) && !done.contains(line.name.as_str());
+        let downloads = settle(context, &mut resolved, moves).await?;
         let open = to_lock(context, &resolved, update.is_some(), &done)?;
+        for (one, downloads) in resolved.line.iter().zip(&downloads) {
+            // For these alone nobody has to install packages.
+            let lock = one.lock.as_ref().filter(|_| !open.contains(&one.name));
+            if let Some(lock) = lock.filter(|lock| lock.downloads != *downloads) {
+                let mut new = lock.clone();
+                new.downloads.clone_from(downloads);
+                written.push(put(one, &new, Vec::new())?);
+            }
+        }
         if open.is_empty() {
             continue;
         }
@@ -178,7 +117,8 @@ async fn write(context: &Context, names: &[String], update: Option<&[String]>) -
             one(context, connected, &resolved, (&open, update), way).await?;
         left_over |= !clean;
         for layer in recorded {
-            written.push(put(&resolved, layer, &base)?);
+            let (new, local, recipe) = lock_of(&resolved, layer, &base, &downloads)?;
+            written.push(put(recipe, &new, local)?);
         }
     }
     tell(context, names, &written)?;
@@ -248,7 +188,7 @@ async fn one(
     let old = resolved.root_lock();
     if let Some(lock) = top {
         order.pins = old.map(Lock::pins).unwrap_or_default();
-        order.debs.extend(lock.without(moved).packages);
+        order.debs.extend(lock.without(moved).files());
     }
     let of_old = old.and_then(|lock| lock.local_base.as_ref());
     let local = match connected.local {
@@ -356,15 +296,22 @@ async fn base_to_lock(
         .map_err(|error| CliError::failure("cannot make a new base image").because(&error))
 }
 
-/// Writes the lock file of a recipe of the line: the old one or the new one is there, whatever happens.
-fn put(resolved: &Resolved, layer: Recorded, (base, local): &Bases) -> Result<Written, CliError> {
-    let recipe = resolved
+/// The new lock of a recipe of the line, and what of its layer it cannot have.
+fn lock_of<'r>(
+    resolved: &'r Resolved,
+    layer: Recorded,
+    (base, local): &Bases,
+    downloads: &[Vec<LockedDownload>],
+) -> Result<(Lock, Vec<String>, &'r LineRecipe), CliError> {
+    let (recipe, downloads) = resolved
         .line
         .iter()
-        .find(|one| one.name == layer.recipe)
+        .zip(downloads)
+        .find(|(one, _)| one.name == layer.recipe)
         .ok_or_else(|| CliError::new(exit::BUG, "a layer of no recipe was recorded"))?;
     let asked = recipe.packages.iter().map(|package| package.name.clone());
     let mut new = Lock::new(&recipe.name, asked, layer.indexes, layer.packages);
+    new.downloads.clone_from(downloads);
     if resolved
         .line
         .first()
@@ -374,16 +321,23 @@ fn put(resolved: &Resolved, layer: Recorded, (base, local): &Bases) -> Result<Wr
         new.local_base = local.clone();
         new.source_date = Some(Lock::kept_date(recipe.lock.as_ref()));
     }
+    Ok((new, layer.local, recipe))
+}
+
+/// Writes the lock file of a recipe: the old one or the new one is there, whatever happens.
+fn put(recipe: &LineRecipe, new: &Lock, local: Vec<String>) -> Result<Written, CliError> {
     let old = recipe.lock.clone();
     let old = old.unwrap_or_else(|| Lock::new(&recipe.name, [], Vec::new(), Vec::new()));
     let path = recipe.dir.join(lock::FILE);
     store(&path, &new.to_text()).map_err(|error| io("write", &path, &error))?;
     Ok(Written {
         recipe: recipe.name.clone(),
-        changes: old.changes(&new),
-        base_changes: old.base_changes(&new),
+        changes: old.changes(new),
+        base_changes: old.base_changes(new),
+        download_changes: old.download_changes(new),
         packages: new.packages.len(),
-        local: layer.local,
+        downloads: new.downloads.len(),
+        local,
     })
 }
 
@@ -407,6 +361,8 @@ fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), 
                 "packages": one.packages,
                 "changes": one.changes,
                 "base_changes": one.base_changes,
+                "downloads": one.downloads,
+                "download_changes": one.download_changes,
                 "local": one.local,
             })
         });
@@ -421,10 +377,15 @@ fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), 
     }
     for one in written {
         output::note(&format!(
-            "{} {}: {} packages locked",
+            "{} {}: {} packages{} locked",
             context.err.tick(),
             one.recipe,
-            one.packages
+            one.packages,
+            match one.downloads {
+                0 => String::new(),
+                1 => ", 1 download".to_owned(),
+                count => format!(", {count} downloads"),
+            }
         ));
         for local in &one.local {
             output::note(&format!(
@@ -433,6 +394,7 @@ fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), 
         }
         output::data(&changes_text(&one.recipe, &one.changes))?;
         output::data(&base_text(&one.recipe, &one.base_changes))?;
+        output::data(&downloads_text(&one.recipe, &one.download_changes))?;
     }
     Ok(())
 }
@@ -446,6 +408,17 @@ fn base_text(recipe: &str, changes: &[Change]) -> String {
         );
     }
     changes_text(&format!("{recipe} base"), changes)
+}
+
+/// Downloads that are another file, each by the first digits of its sha256.
+fn downloads_text(recipe: &str, changes: &[Change]) -> String {
+    let short = |sha256: &Option<String>| sha256.as_ref().map(|sha256| sha256[..12].to_owned());
+    let changes = changes.iter().map(|change| Change {
+        package: change.package.clone(),
+        from: short(&change.from),
+        to: short(&change.to),
+    });
+    changes_text(recipe, &changes.collect::<Vec<_>>())
 }
 
 /// Packages that moved, as people read them.
@@ -482,12 +455,18 @@ fn diff(context: &Context, names: &[String], rev: &str) -> CliResult {
         let old = read(revision.recipes())?.unwrap_or_else(none);
         let new = read(recipes)?.unwrap_or_else(none);
         let (changes, of_base) = (old.changes(&new), old.base_changes(&new));
+        let downloads = old.download_changes(&new);
         match context.format {
-            Format::Json => documents
-                .push(json!({ "recipe": name, "changes": changes, "base_changes": of_base })),
+            Format::Json => documents.push(json!({
+                "recipe": name,
+                "changes": changes,
+                "base_changes": of_base,
+                "download_changes": downloads,
+            })),
             Format::Human => {
                 output::data(&changes_text(name, &changes))?;
                 output::data(&base_text(name, &of_base))?;
+                output::data(&downloads_text(name, &downloads))?;
             }
         }
     }

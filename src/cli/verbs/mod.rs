@@ -16,6 +16,7 @@ pub mod images;
 pub mod init;
 pub mod lint;
 pub mod lock;
+mod lock_args;
 pub mod man;
 pub mod plan;
 pub mod rebake;
