@@ -142,7 +142,7 @@ pub struct BakeError {
 
 impl BakeError {
     /// The process exit code that this error stands for: 7 something is left over or was kept, 130 interrupted, 9 timed out,
-    /// 5 refused by the cloud, 4 not what a lock file says, else 6.
+    /// 5 refused by the cloud, 4 not what a lock file or the sha256 of a download says, else 6.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match &self.failure {
@@ -187,6 +187,21 @@ mod tests {
             9
         );
         assert_eq!(error(Failure::NotSealed { remains: vec![] }).exit_code(), 6);
+        for (id, exit_code, code) in [
+            ("web/lock-002-check", 4, 4),
+            ("web/step-003-checked_downloads", 4, 4),
+            ("web/step-003-checked_downloads", 1, 6),
+            ("web/step-004-checked-downloads", 4, 6),
+        ] {
+            let failure = Failure::Script {
+                title: "x".into(),
+                id: id.into(),
+                exit_code,
+                attempts: 1,
+                limit: Duration::ZERO,
+            };
+            assert_eq!(error(failure).exit_code(), code, "{id}");
+        }
         let mut refused = aws::Error::incomplete("ec2", "RunInstances", "x");
         refused.kind = aws::Kind::Quota;
         let mut refused = error(Failure::Cloud(refused));
