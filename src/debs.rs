@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::recipe::units;
+
 /// What an archive offered.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,7 +56,7 @@ pub struct Base {
 pub enum Line {
     Package(Package),
     Index(Index),
-    /// Name and version of what no archive has.
+    /// Name, version and architecture of what no archive has.
     Local(String),
     /// The suite and the date of its release.
     Released(String, String),
@@ -77,7 +79,9 @@ impl Line {
                 };
                 package.fault().is_none().then_some(Self::Package(package))
             }
-            ["local", name, version, _] => Some(Self::Local(format!("{name} {version}"))),
+            ["local", name, version, architecture] => {
+                Some(Self::Local(format!("{name} {version} {architecture}")))
+            }
             ["index", suite, path, sha256] => Some(Self::Index(Index {
                 suite: suite.into(),
                 path: path.into(),
@@ -102,7 +106,6 @@ impl Package {
                     .chars()
                     .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
         };
-        let hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let address = self
             .url
             .strip_prefix("http://")
@@ -111,7 +114,7 @@ impl Package {
             ("name", of(&self.name, "+-.")),
             ("version", of(&self.version, ".+-~:")),
             ("architecture", of(&self.architecture, "-")),
-            ("sha256", self.sha256.len() == 64 && hex(&self.sha256)),
+            ("sha256", units::is_sha256(&self.sha256)),
             (
                 "url",
                 address.is_some_and(|rest| of(rest, "-._~%:/?#[]@!*+,;=")),
@@ -192,7 +195,7 @@ impl Base {
     }
 }
 
-/// Files of packages, each by its sha256. What is in it is what its name says, or of no use: everybody who reads a file
+/// Files of packages and downloads, each by its sha256. What is in it is what its name says, or of no use: everybody who reads a file
 /// checks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
@@ -263,6 +266,17 @@ impl Cache {
             .prefix(".part-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(&self.dir)
+    }
+
+    /// Takes a file in, whatever it is, and gives its sha256.
+    ///
+    /// # Errors
+    /// It cannot be read or kept.
+    pub fn take(&self, file: tempfile::NamedTempFile) -> io::Result<String> {
+        let sha256 = sha256_of(&mut file.reopen()?)?;
+        file.as_file().sync_all()?;
+        file.persist(self.path(&sha256))?;
+        Ok(sha256)
     }
 
     /// Takes a file in by its content; `None` if that is not what is wanted.

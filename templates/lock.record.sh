@@ -4,7 +4,7 @@
 #   before   which packages are there
 #   after    which were installed since, or in another version, as apt would fetch them again:
 #              package SHA256 BYTES NAME VERSION ARCHITECTURE URL
-#            those that no archive has, which a step installed from a file of its own:
+#            those that no archive has, which a step installed from a file of its own or which are pinned (locked.pin.sh):
 #              local NAME VERSION ARCHITECTURE
 #            and the indexes that apt has read, and when their suites were released:
 #              index SUITE PATH SHA256
@@ -51,7 +51,7 @@ awk -v out='@LAYER@' '
     {
         file = $1 "_" $2 "_" $3 ".deb"
         gsub(/:/, "%3a", file)
-        if (file in found) print "package", found[file], $1, $2, $3, from[file] >out
+        if (file in found && from[file] ~ /^http/) print "package", found[file], $1, $2, $3, from[file] >out
         else print "local", $1, $2, $3 >out
     }' uris new
 # shellcheck disable=SC2016 # for apt, not for the shell

@@ -56,18 +56,20 @@ impl TooLarge {
 }
 
 impl Bundle {
-    /// Packs these lists of scripts with the payloads that they name, and the seal with what the recipe says of its own.
+    /// Packs these lists of scripts with the payloads that they name, and the seal with what the recipe says of its own;
+    /// for this `SOURCE_DATE_EPOCH`.
     #[must_use]
     pub fn new(
         lists: &[(List, &[Script])],
         payloads: &BTreeMap<String, Bytes>,
         sealed: &[Sealed],
+        source_date: i64,
     ) -> Self {
         let named: Vec<_> = lists
             .iter()
             .map(|(list, scripts)| (list.as_str(), *scripts))
             .collect();
-        let entries = machine::entries(&named, payloads, sealed);
+        let entries = machine::entries(&named, payloads, sealed, source_date);
         let files = entries
             .iter()
             .map(|(path, entry)| (path.clone(), entry.mode, entry.bytes.as_ref()));
@@ -273,7 +275,7 @@ mod tests {
             (List::Steps, plan.steps.as_slice()),
             (List::Validate, plan.validate.as_slice()),
         ];
-        Bundle::new(&lists, &plan.payloads, &plan.sealed)
+        Bundle::new(&lists, &plan.payloads, &plan.sealed, plan.source_date)
     }
 
     fn unpack(bundle: &Bundle) -> BTreeMap<String, String> {
@@ -346,8 +348,8 @@ mod tests {
                 (List::Test, &plan.test),
             ];
             let bundles = [
-                Bundle::new(&lists[..2], &plan.payloads, &plan.sealed),
-                Bundle::new(&lists[2..], &plan.payloads, &[]),
+                Bundle::new(&lists[..2], &plan.payloads, &plan.sealed, plan.source_date),
+                Bundle::new(&lists[2..], &plan.payloads, &[], plan.source_date),
             ];
             let mut carried: BTreeMap<String, Vec<u8>> =
                 BTreeMap::from([("user-data.sh".into(), b"its user data".to_vec())]);

@@ -233,8 +233,8 @@ pub(super) fn bundles(plan: &Plan) -> [Bundle; 2] {
     ];
     let tests = [(List::Test, plan.test.as_slice())];
     [
-        Bundle::new(&lists, &plan.payloads, &plan.sealed),
-        Bundle::new(&tests, &plan.payloads, &[]),
+        Bundle::new(&lists, &plan.payloads, &plan.sealed, plan.source_date),
+        Bundle::new(&tests, &plan.payloads, &[], plan.source_date),
     ]
 }
 

@@ -11,7 +11,7 @@ use crate::aws::ssm::Verdict;
 use crate::aws::{self, wait::Stalled};
 use crate::image::leaks::{self, Found};
 use crate::journal;
-use crate::render::locked;
+use crate::render::{downloads, locked};
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +189,7 @@ pub struct BakeError {
 
 impl BakeError {
     /// The process exit code that this error stands for: 7 something is left over or was kept, 130 interrupted, 9 timed out,
-    /// 5 refused by the cloud, 4 not what a lock file says, else 6.
+    /// 5 refused by the cloud, 4 not what a lock file or the sha256 of a download says, else 6.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match &self.failure {
@@ -198,7 +198,8 @@ impl BakeError {
             Failure::TooLong { .. } | Failure::Stalled(_) => 9,
             Failure::Cloud(error) if error.is_refusal() => 5,
             Failure::Script { id, exit_code, .. }
-                if locked::is_guard(id) && *exit_code == locked::MISMATCH =>
+                if (locked::is_guard(id) || downloads::is_own(id))
+                    && *exit_code == locked::MISMATCH =>
             {
                 4
             }
@@ -234,6 +235,21 @@ mod tests {
         );
         let (place, remains) = ("builder", vec![]);
         assert_eq!(error(Failure::NotSealed { place, remains }).exit_code(), 6);
+        for (id, exit_code, code) in [
+            ("web/lock-002-check", 4, 4),
+            ("web/step-003-checked_downloads", 4, 4),
+            ("web/step-003-checked_downloads", 1, 6),
+            ("web/step-004-checked-downloads", 4, 6),
+        ] {
+            let failure = Failure::Script {
+                title: "x".into(),
+                id: id.into(),
+                exit_code,
+                attempts: 1,
+                limit: Duration::ZERO,
+            };
+            assert_eq!(error(failure).exit_code(), code, "{id}");
+        }
         let mut refused = aws::Error::incomplete("ec2", "RunInstances", "x");
         refused.kind = aws::Kind::Quota;
         let mut refused = error(Failure::Cloud(refused));

@@ -10,7 +10,7 @@ use super::run::Run;
 use crate::aws::Clients;
 use crate::debs::Line;
 use crate::events::Sink;
-use crate::recipe::{LockedIndex, LockedPackage};
+use crate::recipe::{Lock, LockedIndex, LockedPackage};
 use crate::render::locked::RECORDS;
 
 /// What the layer of one recipe has installed.
@@ -19,8 +19,50 @@ pub struct Recorded {
     pub recipe: String,
     pub indexes: Vec<LockedIndex>,
     pub packages: Vec<LockedPackage>,
-    /// Name and version of what no archive has: a step installed it from a file of its own.
+    /// Name, version and architecture of what no archive has: a step installed it from a file of its own.
     pub local: Vec<String>,
+}
+
+impl Recorded {
+    /// What a layer has whose lock moved in part: what is as these locks have it comes from there, whether an archive has
+    /// it still or not. What `old` says of indexes stays, so that they differ from those of today, and what was left
+    /// behind is said to have moved.
+    #[must_use]
+    pub fn kept(mut self, old: &Lock, line: &[&Lock]) -> Self {
+        let locked = |name: &str, version: &str, architecture: &str| {
+            let mut all = line.iter().flat_map(|lock| &lock.packages);
+            all.find(|one| {
+                (
+                    one.name.as_str(),
+                    one.version.as_str(),
+                    one.architecture.as_str(),
+                ) == (name, version, architecture)
+            })
+            .cloned()
+        };
+        for package in &mut self.packages {
+            if let Some(same) = locked(&package.name, &package.version, &package.architecture) {
+                *package = same;
+            }
+        }
+        for local in std::mem::take(&mut self.local) {
+            let words: Vec<&str> = local.split(' ').collect();
+            let same = match words[..] {
+                [name, version, architecture] => locked(name, version, architecture),
+                _ => None,
+            };
+            match same {
+                Some(package) => self.packages.push(package),
+                None => self.local.push(local),
+            }
+        }
+        self.indexes.retain(|new| {
+            let is_same = |old: &LockedIndex| (&old.suite, &old.path) == (&new.suite, &new.path);
+            !old.indexes.iter().any(is_same)
+        });
+        self.indexes.extend(old.indexes.iter().cloned());
+        self
+    }
 }
 
 /// What a run has found out.
@@ -161,7 +203,7 @@ mod tests {
         );
         let recorded = parse("web", &text).unwrap();
         assert_eq!(recorded.packages[0].version, "1:2");
-        assert_eq!(recorded.local, ["tool 3"]);
+        assert_eq!(recorded.local, ["tool 3 all"]);
         assert_eq!(recorded.indexes[0].suite, "http://m/dists/x/");
         assert_eq!(parse("web", "").unwrap().packages, []);
         for (from, to) in [
@@ -172,5 +214,48 @@ mod tests {
         ] {
             assert_eq!(parse("web", &text.replacen(from, to, 1)), None, "{to}");
         }
+    }
+
+    #[test]
+    fn what_did_not_move_stays_as_it_was_locked() {
+        let package = |name: &str, version: &str, host: &str| LockedPackage {
+            name: name.into(),
+            version: version.into(),
+            architecture: "amd64".into(),
+            size: 7,
+            sha256: "ab".repeat(32),
+            url: format!("http://{host}/{name}.deb"),
+        };
+        let index = |path: &str, sha256: &str| LockedIndex {
+            suite: "http://m/dists/x/".into(),
+            path: path.into(),
+            sha256: sha256.into(),
+        };
+        let old = Lock::new(
+            "web",
+            ["jq".to_owned()],
+            vec![index("main", "old")],
+            vec![package("jq", "1", "old"), package("zip", "3", "old")],
+        );
+        let recorded = Recorded {
+            recipe: "web".into(),
+            indexes: vec![index("main", "new"), index("contrib", "new")],
+            packages: vec![package("jq", "2", "new"), package("vim", "9", "new")],
+            local: vec!["zip 3 amd64".into(), "zip 3 i386".into()],
+        };
+        let kept = recorded.kept(&old, &[&old]);
+        assert_eq!(kept.local, ["zip 3 i386"]);
+        assert_eq!(
+            kept.packages,
+            [
+                package("jq", "2", "new"),
+                package("vim", "9", "new"),
+                package("zip", "3", "old")
+            ]
+        );
+        assert_eq!(
+            kept.indexes,
+            [index("contrib", "new"), index("main", "old")]
+        );
     }
 }

@@ -131,6 +131,8 @@ pub struct Plan {
     pub test: Vec<Script>,
     /// Bytes that the scripts install, by sha256.
     pub payloads: BTreeMap<String, Bytes>,
+    /// What the scripts find in `SOURCE_DATE_EPOCH`.
+    pub source_date: i64,
     /// Size of the root volume in GiB.
     pub volume_gib: u32,
     pub architecture: String,
@@ -347,6 +349,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         // Likewise: what a parent's image keeps is still in it.
         sealed: all.clone().flat_map(|layer| layer.sealed.clone()).collect(),
         payloads: all.flat_map(|layer| layer.payloads.clone()).collect(),
+        source_date: top.layer.source_date,
         volume_gib: target.image.size_gib,
         architecture: target.image.architecture.clone(),
         build: target.build.clone(),

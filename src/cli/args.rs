@@ -406,9 +406,10 @@ pub struct LockArgs {
     /// Recipe names; parents without a lock file get one too [default: all recipes]
     #[arg(add = completions::recipes())]
     pub recipe: Vec<String>,
-    /// Move the lock files of these recipes to what the archives offer now
-    #[arg(long, conflicts_with_all = ["check", "diff"])]
-    pub update: bool,
+    /// Move the lock files of these recipes to what the archives offer now; with names, only these
+    /// packages of one recipe, and what they need besides
+    #[arg(long, value_name = "PACKAGE", num_args = 0.., conflicts_with_all = ["check", "diff"])]
+    pub update: Option<Vec<String>>,
     /// Say what the archives offer in a newer version, and change nothing
     #[arg(long, conflicts_with = "diff")]
     pub check: bool,

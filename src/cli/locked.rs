@@ -118,17 +118,17 @@ fn is_here<'a>(cache: &Cache, wanted: impl Iterator<Item = &'a Package>) -> Resu
     let mut error = CliError::failure(format!(
         "--offline, and {} that lock files name {} not in {}",
         match lacks.len() {
-            1 => "1 package".to_owned(),
-            count => format!("{count} packages"),
+            1 => "1 file".to_owned(),
+            count => format!("{count} files"),
         },
         if lacks.len() == 1 { "is" } else { "are" },
         cache.dir().display()
     ));
     for package in lacks {
-        error.causes.push(format!(
-            "{} {} ({})",
-            package.name, package.version, package.url
-        ));
+        // A download has no version.
+        let what = format!("{} {}", package.name, package.version);
+        let said = format!("{} ({})", what.trim_end(), package.url);
+        error.causes.push(said);
     }
     Err(error.hint("nothing was changed; bake it once with network, which keeps them"))
 }
@@ -141,8 +141,8 @@ async fn fetch(context: &Context, cache: &Cache, lacks: &[&Package]) -> Result<(
     let archive = Archive::new()
         .map_err(|error| CliError::failure(format!("cannot prepare TLS: {error}")))?;
     let title = match lacks.len() {
-        1 => "Fetch 1 locked package".to_owned(),
-        count => format!("Fetch {count} locked packages"),
+        1 => "Fetch 1 locked file".to_owned(),
+        count => format!("Fetch {count} locked files"),
     };
     let mut progress = context.progress();
     progress.begin(&title);

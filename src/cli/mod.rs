@@ -7,6 +7,7 @@ mod bug;
 mod completions;
 mod config;
 mod context;
+mod downloads;
 mod error;
 pub mod exit;
 mod github;

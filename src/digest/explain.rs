@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use super::{Manifest, ManifestScript, ManifestWorker, Under};
 use crate::image::leaks::Sealed;
 use crate::recipe::model::BaseRef;
+use crate::render::downloads;
 use crate::render::locked::is_guard;
 
 const INSTALL_PACKAGES: &str = "Install packages";
 const INSTALL_FILES: &str = "Install files";
 const INSTALL_TREES: &str = "Install trees";
+const INSTALL_DOWNLOADS: &str = "Download files";
 const INSTALL_WORKER: &str = "Install the worker agent";
 const HOLD_TO_LOCK: &str = "Install what is locked";
 
@@ -41,6 +43,7 @@ pub fn explain(a: &Manifest, b: &Manifest) -> Vec<String> {
     }
     if a.files != b.files {
         said.push(INSTALL_FILES);
+        said.push(INSTALL_DOWNLOADS);
     }
     if (&a.files, &a.directories, &a.links) != (&b.files, &b.directories, &b.links) {
         said.push(INSTALL_TREES);
@@ -312,6 +315,9 @@ fn keys(scripts: &[ManifestScript]) -> Vec<(&str, usize)> {
 fn generic(script: &ManifestScript) -> &str {
     if is_guard(&script.id) {
         return HOLD_TO_LOCK;
+    }
+    if downloads::is_own(&script.id) {
+        return INSTALL_DOWNLOADS;
     }
     let own = |slug: &str| script.id.ends_with(slug) && script.title.starts_with("Install ");
     if own("-packages") {

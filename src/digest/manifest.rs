@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
-use crate::image::SOURCE_DATE;
 use crate::image::leaks::Sealed;
 use crate::recipe::model::{BaseRef, ImageSpec, Resolved};
 use crate::render::script::{
@@ -61,7 +60,8 @@ pub struct Manifest {
     pub image: ImageSpec,
     /// Of what cleans the builder before it becomes an image: the script and its table, one after the other.
     pub seal: Digest,
-    /// [`SOURCE_DATE`].
+    /// What scripts find in `SOURCE_DATE_EPOCH`: as the lock file of the root pins it, else
+    /// [`SOURCE_DATE`](crate::image::SOURCE_DATE).
     pub source_date: i64,
 }
 
@@ -221,7 +221,7 @@ fn manifest(on: Under, layer: &Layer, image: &ImageSpec) -> Manifest {
         } else {
             Digest::of([SEAL, SEALED_PATHS, SEALED_SECRETS].concat().as_bytes())
         },
-        source_date: SOURCE_DATE,
+        source_date: layer.source_date,
     }
 }
 

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::{canonical, script};
 use super::{Digest, ManifestScript};
-use crate::image::SOURCE_DATE;
 use crate::render::machine::RUNNER;
 use crate::render::script::Layer;
 
@@ -55,7 +54,7 @@ pub fn steps<'a>(base: &str, layers: impl Iterator<Item = &'a Layer>) -> Vec<Ste
                 reboot: script.reboot,
                 secrets: &layer.secrets,
                 runner,
-                source_date: SOURCE_DATE,
+                source_date: layer.source_date,
             };
             let value = serde_json::to_value(&inputs)
                 .expect("the inputs are texts, integers and maps with text keys");

@@ -319,6 +319,63 @@ fn labels_are_an_input_of_the_layers_that_have_them() {
 }
 
 #[test]
+fn a_download_counts_by_what_it_is_and_where_it_is() {
+    let kitchen = Kitchen::new();
+    let of = |sha256: &str, url: &str, mode: &str| {
+        let sha256 = sha256.repeat(32);
+        kitchen.recipe(
+            "a",
+            &format!(
+                "files: [{{ path: /opt/x, url: \"{url}\", sha256: {sha256}, mode: \"{mode}\" }}]\n"
+            ),
+        );
+        line(kitchen.dir(), "a").remove(0).0
+    };
+    let one = of("ab", "https://example.com/x", "0644");
+    assert_eq!(one.files[0].sha256, "ab".repeat(32));
+    for (other, words) in [
+        (
+            of("ac", "https://example.com/x", "0644"),
+            "content of /opt/x changed",
+        ),
+        (
+            of("ab", "https://example.com/x", "0755"),
+            "mode of /opt/x changed from 0644 to 0755",
+        ),
+        (
+            of("ab", "https://example.org/x", "0644"),
+            "step \"Download files\" changed (script ",
+        ),
+    ] {
+        let said = explain(&one, &other);
+        assert!(said.len() == 1 && said[0].starts_with(words), "{said:?}");
+    }
+}
+
+#[test]
+fn the_source_date_of_the_roots_lock_is_an_input_of_the_whole_line() {
+    let kitchen = kitchen();
+    let lock = |recipe: &str, date: &str| {
+        let text =
+            format!("lock: 1\nrecipe: {recipe}\n{date}asked: []\nindexes: []\npackages: []\n");
+        kitchen.put(&format!("{recipe}/recipe.lock"), text);
+        line(kitchen.dir(), "child")
+    };
+    let old = lock("root", "");
+    let same = lock("root", "source_date: 2023-06-10T00:00:00Z\n");
+    assert_eq!(same, old, "a lock without a date means this one");
+    let other = lock("root", "source_date: 2020-01-01T00:00:00Z\n");
+    assert_eq!(other[1].0.source_date, 1_577_836_800);
+    assert_eq!(
+        explain(&old[0].0, &other[0].0),
+        ["source date changed from 1686355200 to 1577836800"]
+    );
+    // That of a child counts where it is at the root.
+    let child = lock("child", "source_date: 2019-01-01T00:00:00Z\n");
+    assert_eq!(child[1].0.source_date, 1_577_836_800);
+}
+
+#[test]
 fn trees_are_told_apart_by_what_is_in_them() {
     let kitchen = Kitchen::new();
     kitchen

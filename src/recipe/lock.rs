@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::Diagnostic;
@@ -13,6 +14,7 @@ use super::files;
 use super::model::Location;
 use super::units;
 pub use crate::debs::{Base as LocalBase, Index as LockedIndex, Package as LockedPackage};
+use crate::image::SOURCE_DATE;
 
 /// Name of the file.
 pub const FILE: &str = "recipe.lock";
@@ -20,6 +22,8 @@ pub const FILE: &str = "recipe.lock";
 pub const LOCAL: &str = "local";
 /// Version of the format.
 const FORMAT: u32 = 1;
+/// 1980-01-01, where FAT's dates begin (Microsoft FAT specification, 2004, section 5).
+const FIRST_DATE: i64 = 315_532_800;
 
 /// What the layer of one recipe installs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,15 +40,50 @@ pub struct Lock {
     /// Likewise, what the base image of the local cloud is made of; it has no id that means the same on every host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_base: Option<LocalBase>,
+    /// Likewise, what all scripts of the line find in `SOURCE_DATE_EPOCH`, in whole seconds. A lock without it, as older
+    /// versions wrote it, means [`SOURCE_DATE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_date: Option<Timestamp>,
     /// The packages that the recipe asked for by name, as it names them.
     pub asked: BTreeSet<String>,
     /// The indexes that apt had read.
     pub indexes: Vec<LockedIndex>,
     /// All that the layer installed, also what they depend on and what its steps asked for, by name.
     pub packages: Vec<LockedPackage>,
+    /// What the recipe downloads, by URL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub downloads: Vec<LockedDownload>,
 }
 
-/// A package that two locks have in another version, or that only one of them has.
+/// One download, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedDownload {
+    /// Where it was found. Its sha256 says what it is.
+    pub url: String,
+    /// In hex.
+    pub sha256: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+impl LockedDownload {
+    /// As a file to keep on this host, beside those of packages; it has no version and no architecture.
+    #[must_use]
+    pub fn as_file(&self) -> LockedPackage {
+        let path = self.url.split(['?', '#']).next().unwrap_or_default();
+        LockedPackage {
+            name: path.rsplit('/').next().unwrap_or_default().to_owned(),
+            version: String::new(),
+            architecture: String::new(),
+            size: self.size,
+            sha256: self.sha256.clone(),
+            url: self.url.clone(),
+        }
+    }
+}
+
+/// A package, or a download, that two locks have in another version, or that only one of them has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
     pub package: String,
@@ -70,9 +109,11 @@ impl Lock {
             recipe: recipe.to_owned(),
             base: BTreeMap::new(),
             local_base: None,
+            source_date: None,
             asked: asked.into_iter().collect(),
             indexes,
             packages,
+            downloads: Vec::new(),
         }
     }
 
@@ -107,7 +148,7 @@ impl Lock {
                 column,
             };
             let help = format!(
-                "take it from version control again, or make it anew: piaas-bake lock {recipe} --update"
+                "take it from version control again, or remove it and make it anew: piaas-bake lock {recipe}"
             );
             Diagnostic::at(at, text, message, help)
         };
@@ -128,9 +169,39 @@ impl Lock {
             let message = format!("this is the lock file of `{}`", lock.recipe);
             return Err(wrong(message, 1, 1));
         }
+        let line_of = |key: &str| {
+            text.lines()
+                .position(|line| line.starts_with(key))
+                .unwrap_or(0)
+                + 1
+        };
         if let Some((place, id)) = lock.base.iter().find(|(_, id)| !units::is_ami_id(id)) {
-            let line = text.lines().position(|line| line.starts_with("base:"));
             let message = format!("`{id}`, the base image of {place}, is no image id");
+            return Err(wrong(message, line_of("base:"), 1));
+        }
+        if let Some(date) = lock.source_date
+            && (date.subsec_nanosecond() != 0
+                || !(FIRST_DATE..=SOURCE_DATE).contains(&date.as_second()))
+        {
+            // The writer of local disks clamps times to its own date: a later one would be on no disk.
+            let message = format!(
+                "the source date {date} is not a whole second from {} to {}",
+                timestamp(FIRST_DATE),
+                timestamp(SOURCE_DATE)
+            );
+            let help = "write a date between the two, in that form";
+            let wrong = wrong(message, line_of("source_date:"), 1);
+            return Err(Diagnostic {
+                help: Some(help.to_owned()),
+                ..wrong
+            });
+        }
+        let is_sound =
+            |one: &&LockedDownload| units::is_url(&one.url) && units::is_sha256(&one.sha256);
+        if let Some(unsound) = lock.downloads.iter().find(|one| !is_sound(one)) {
+            let written = json(unsound);
+            let line = text.lines().position(|line| line.ends_with(&written));
+            let message = "this is no download: it needs a URL and a sha256".to_owned();
             return Err(wrong(message, line.unwrap_or(0) + 1, 1));
         }
         let of_base = lock.local_base.iter().flat_map(|base| &base.packages);
@@ -158,9 +229,15 @@ impl Lock {
         if !self.base.is_empty() {
             let _infallible = writeln!(text, "base: {}", json(&self.base));
         }
+        if let Some(date) = &self.source_date {
+            let _infallible = writeln!(text, "source_date: {}", json(date));
+        }
         let _infallible = writeln!(text, "asked: {}", json(&self.asked));
         list(&mut text, "indexes", &self.indexes);
         list(&mut text, "packages", &self.packages);
+        if !self.downloads.is_empty() {
+            list(&mut text, "downloads", &self.downloads);
+        }
         if let Some(base) = &self.local_base {
             text.push_str("local_base:\n");
             let _infallible = writeln!(text, "  released: {}", json(&base.released));
@@ -179,6 +256,47 @@ impl Lock {
             .filter(|name| !self.asked.contains(*name))
             .map(String::as_str)
             .collect()
+    }
+
+    /// What it has of this URL.
+    #[must_use]
+    pub fn download(&self, url: &str) -> Option<&LockedDownload> {
+        self.downloads.iter().find(|one| one.url == url)
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = LockedPackage> {
+        let downloads = self.downloads.iter().map(LockedDownload::as_file);
+        self.packages.iter().cloned().chain(downloads)
+    }
+
+    /// The downloads that are another in `new`, by URL, with their sha256.
+    #[must_use]
+    pub fn download_changes(&self, new: &Self) -> Vec<Change> {
+        let urls = self
+            .downloads
+            .iter()
+            .chain(&new.downloads)
+            .map(|one| &one.url);
+        let urls: BTreeSet<&String> = urls.collect();
+        let of = |lock: &Self, url: &str| lock.download(url).map(|one| one.sha256.clone());
+        urls.into_iter()
+            .map(|url| Change {
+                package: url.clone(),
+                from: of(self, url),
+                to: of(new, url),
+            })
+            .filter(|change| change.from != change.to)
+            .collect()
+    }
+
+    /// The packages that stay if these move.
+    #[must_use]
+    pub fn without(&self, moved: &[String]) -> Self {
+        let mut kept = self.clone();
+        kept.packages
+            .retain(|package| !moved.contains(&package.name));
+        kept
     }
 
     /// What is another in `new`, by name.
@@ -204,6 +322,18 @@ impl Lock {
             pins.insert(Self::place(LOCAL, "x86_64"), base.digest());
         }
         pins
+    }
+
+    /// What scripts of the line find in `SOURCE_DATE_EPOCH`.
+    #[must_use]
+    pub fn source_date(&self) -> i64 {
+        self.source_date.map_or(SOURCE_DATE, Timestamp::as_second)
+    }
+
+    /// What [`Self::source_date`] becomes in a lock that is written over this one, or over none.
+    #[must_use]
+    pub fn kept_date(old: Option<&Self>) -> Timestamp {
+        timestamp(old.map_or(SOURCE_DATE, Self::source_date))
     }
 
     /// The versions by name; of a package in several architectures, with that.
@@ -241,6 +371,10 @@ impl Lock {
         }
         lines
     }
+}
+
+fn timestamp(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).expect("the dates of locks are far within what is a time")
 }
 
 /// What is another in the packages `new`, by name.
@@ -281,143 +415,4 @@ fn json(value: &impl Serialize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn package(name: &str, version: &str) -> LockedPackage {
-        LockedPackage {
-            name: name.into(),
-            version: version.into(),
-            architecture: "amd64".into(),
-            size: 7,
-            sha256: "ab".repeat(32),
-            url: format!("http://deb.debian.org/debian/pool/{name}.deb"),
-        }
-    }
-
-    fn lock(packages: &[(&str, &str)]) -> Lock {
-        let packages = packages
-            .iter()
-            .map(|(name, version)| package(name, version));
-        let index = LockedIndex {
-            suite: "http://deb.debian.org/debian/dists/bookworm/".into(),
-            path: "main/binary-amd64/Packages".into(),
-            sha256: "cd".repeat(32),
-        };
-        let asked = ["git".to_owned(), "no".into()];
-        Lock::new("web", asked, vec![index], packages.collect())
-    }
-
-    #[test]
-    fn what_is_written_is_read_and_sorted() {
-        let written = lock(&[("no", "1:2"), ("git", "1:2.39~x+deb12u1")]);
-        let text = written.to_text();
-        let path = Path::new("web/recipe.lock");
-        assert_eq!(Lock::read(&text, path, "web").unwrap(), written);
-        assert_eq!(
-            text,
-            "# Written by `piaas-bake lock web`. It pins what the recipe installs; `lock --update` moves it.\n\
-             lock: 1\nrecipe: \"web\"\nasked: [\"git\",\"no\"]\nindexes:\n\
-             - {\"suite\":\"http://deb.debian.org/debian/dists/bookworm/\",\"path\":\"main/binary-amd64/Packages\",\"sha256\":\"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd\"}\n\
-             packages:\n\
-             - {\"name\":\"git\",\"version\":\"1:2.39~x+deb12u1\",\"architecture\":\"amd64\",\"size\":7,\"sha256\":\"abababababababababababababababababababababababababababababababab\",\"url\":\"http://deb.debian.org/debian/pool/git.deb\"}\n\
-             - {\"name\":\"no\",\"version\":\"1:2\",\"architecture\":\"amd64\",\"size\":7,\"sha256\":\"abababababababababababababababababababababababababababababababab\",\"url\":\"http://deb.debian.org/debian/pool/no.deb\"}\n"
-        );
-        let mut based = written.clone();
-        based.base.insert(
-            Lock::place("us-east-1", "x86_64"),
-            "ami-0123456789abcdef0".into(),
-        );
-        let text = based.to_text();
-        assert!(text.contains("\nbase: {\"us-east-1 x86_64\":\"ami-0123456789abcdef0\"}\n"));
-        assert_eq!(Lock::read(&text, path, "web").unwrap(), based);
-        let wrong = text.replace("ami-0123456789abcdef0", "ami-x");
-        let error = Lock::read(&wrong, path, "web").unwrap_err();
-        assert_eq!(
-            (
-                error.location.unwrap().line,
-                error.message.contains("no image id")
-            ),
-            (4, true)
-        );
-        let mut on_local = written.clone();
-        let base = || LocalBase {
-            released: [("s".to_owned(), "Mon".to_owned())].into(),
-            asked: ["apt".to_owned()].into(),
-            indexes: Vec::new(),
-            packages: vec![package("apt", "2.6")],
-        };
-        on_local.local_base = Some(base());
-        let text = on_local.to_text();
-        assert!(text.starts_with(&written.to_text()));
-        assert!(
-            text.contains("\n  packages:\n  - {\"name\":\"apt\","),
-            "{text}"
-        );
-        assert_eq!(Lock::read(&text, path, "web").unwrap(), on_local);
-        assert_eq!(
-            on_local.pins(),
-            [("local x86_64".to_owned(), base().digest())].into()
-        );
-        assert_eq!(
-            (written.pins().len(), on_local.changes(&written).len()),
-            (0, 0)
-        );
-        assert_eq!(written.base_changes(&on_local)[0].package, "apt");
-        let wrong = text.replace("\"2.6\"", "\"2 6\"");
-        let error = Lock::read(&wrong, path, "web").unwrap_err();
-        assert_eq!(error.location.unwrap().line, wrong.lines().count());
-        let empty = lock(&[]);
-        assert_eq!(Lock::read(&empty.to_text(), path, "web").unwrap(), empty);
-        assert_eq!(written.lines().lines().count(), 2);
-        assert_eq!(written.lacks(&["git".into(), "vim".into()]), ["vim"]);
-    }
-
-    #[test]
-    fn what_is_no_lock_of_the_recipe_is_refused_with_its_place() {
-        let text = lock(&[("git", "1")]).to_text();
-        for (from, to, message, line) in [
-            ("lock: 1", "lock: 2", "has the format 2", 1),
-            ("\"web\"", "\"api\"", "is the lock file of `api`", 1),
-            ("asked", "missing", "this is no lock file", 4),
-            (
-                "\"1\"",
-                "\"1; rm -rf /\"",
-                "the version of the package `git`",
-                8,
-            ),
-            (
-                "debian/pool",
-                "debian pool",
-                "the url of the package `git`",
-                8,
-            ),
-            ("abab", "ABAB", "the sha256 of the package `git`", 8),
-            ("size\":7", "size\":-7", "this is no lock file", 8),
-        ] {
-            let error = Lock::read(&text.replacen(from, to, 1), Path::new("l"), "web").unwrap_err();
-            assert!(error.message.contains(message), "{to}: {}", error.message);
-            assert_eq!(error.location.unwrap().line, line, "{to}");
-        }
-    }
-
-    #[test]
-    fn a_diff_names_what_moved_came_and_went() {
-        let old = lock(&[("git", "1"), ("jq", "1"), ("zip", "3")]);
-        let new = lock(&[("git", "2"), ("vim", "9"), ("zip", "3")]);
-        let said: Vec<_> = old
-            .changes(&new)
-            .into_iter()
-            .map(|change| (change.package, change.from, change.to))
-            .collect();
-        let some = |text: &str| Some(text.to_owned());
-        assert_eq!(
-            said,
-            [
-                ("git".into(), some("1"), some("2")),
-                ("jq".into(), some("1"), None),
-                ("vim".into(), None, some("9")),
-            ]
-        );
-    }
-}
+mod tests;

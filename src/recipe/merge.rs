@@ -93,6 +93,7 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Merged {
             manager,
             packages,
             files: recipe.files,
+            downloads: recipe.downloads,
             trees: recipe.trees,
             worker: recipe.worker,
             seal: recipe.seal,

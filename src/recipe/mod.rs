@@ -31,7 +31,7 @@ pub(crate) mod units;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use init::init;
 pub use load::{FILE, Given, load, load_for_lint, merge_for_lint, merge_with, names};
-pub use lock::{LocalBase, Lock, LockedIndex, LockedPackage};
+pub use lock::{LocalBase, Lock, LockedDownload, LockedIndex, LockedPackage};
 pub use merge::Merged;
 pub use revision::{Revision, RevisionError};
 pub use units::{age, seconds};

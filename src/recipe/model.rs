@@ -11,6 +11,7 @@ pub use super::inline::InlineText;
 use super::lock::Lock;
 use super::secret::Reference;
 use super::units;
+use crate::image::SOURCE_DATE;
 use crate::image::leaks::Sealed;
 use crate::worker::config;
 
@@ -93,6 +94,12 @@ impl Resolved {
     #[must_use]
     pub fn root_lock(&self) -> Option<&Lock> {
         self.line.first().and_then(|root| root.lock.as_ref())
+    }
+
+    /// What scripts of the line find in `SOURCE_DATE_EPOCH`: the lock file at the root may pin it.
+    #[must_use]
+    pub fn source_date(&self) -> i64 {
+        self.root_lock().map_or(SOURCE_DATE, Lock::source_date)
     }
 
     /// The sections that are checked and shown, and that no verb of this version acts on.
@@ -193,6 +200,7 @@ pub struct LineRecipe {
     /// What the layer installs exactly, if its lock file says so.
     pub lock: Option<Lock>,
     pub files: Vec<FileSpec>,
+    pub downloads: Vec<DownloadSpec>,
     /// Whole directories to install.
     pub trees: Vec<TreeSpec>,
     /// The agent that this recipe installs; a child has its parent's, unless it says something of its own.
@@ -265,6 +273,33 @@ pub struct FileSpec {
     /// The condition under which it is installed.
     pub when: Option<InlineText>,
     pub at: Location,
+}
+
+/// A file to download and install.
+#[derive(Debug, Clone)]
+pub struct DownloadSpec {
+    /// Absolute path on the machine.
+    pub path: String,
+    /// Rendered as plain text.
+    pub url: InlineText,
+    /// Likewise; without it the lock file has it.
+    pub sha256: Option<InlineText>,
+    pub owner: String,
+    pub group: String,
+    /// Permission bits, such as `0o644`.
+    pub mode: u32,
+    /// The condition under which it is installed.
+    pub when: Option<InlineText>,
+    pub at: Location,
+}
+
+impl DownloadSpec {
+    /// From now on its sha256 is this one.
+    pub fn know(&mut self, sha256: &str) {
+        let mut known = self.url.clone();
+        sha256.clone_into(&mut known.text);
+        self.sha256 = Some(known);
+    }
 }
 
 /// A package manager.

@@ -98,6 +98,24 @@ pub fn mode(text: &str) -> Result<u32, String> {
     parsed.ok_or_else(|| "write three or four octal digits in quotes, such as \"0644\"".into())
 }
 
+/// Whether a text is a sha256 in hex, in lower case.
+#[must_use]
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether a text is a URL of HTTP, with a host, of characters that a URL may have (RFC 3986, 2).
+#[must_use]
+pub fn is_url(text: &str) -> bool {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    let good = |c: char| c.is_ascii_alphanumeric() || "-._~%:/?#[]@!$&'()*+,;=".contains(c);
+    rest.is_some_and(|rest| {
+        rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') && rest.chars().all(good)
+    })
+}
+
 /// Ids of images: `ami-` and 8 or 17 hexadecimal digits.
 pub fn is_ami_id(text: &str) -> bool {
     text.strip_prefix("ami-").is_some_and(|hex| {

@@ -12,7 +12,7 @@ use super::own::Own;
 use super::script::{InstalledFile, Layer, Script};
 use super::tags::Dialect;
 use super::template::Renderer;
-use super::{trees, worker};
+use super::{downloads, trees, worker};
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::files;
 use crate::recipe::model::{FileSpec, InlineText, LineRecipe, Location, Manager, Source, StepSpec};
@@ -116,6 +116,7 @@ pub fn layer(
         ));
     }
     trees::install(recipe, &mut layer, &mut taken, renderer, found);
+    downloads::install(recipe, &mut layer, &mut taken, renderer, found);
     if let Some(spec) = &recipe.worker
         && let Some(parts) = worker::parts(spec, agent, renderer, found)
     {
@@ -236,7 +237,9 @@ fn no_room(at: &Location) -> Diagnostic {
             "with this, the files of the recipe and what it builds on have more than {} bytes",
             files::LARGEST_PAYLOAD
         ),
-        help: Some("fetch large files in a step, with their checksum, or package them".into()),
+        help: Some(
+            "let the machine download large files (`url` and `sha256`), or package them".into(),
+        ),
     }
 }
 

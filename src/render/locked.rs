@@ -1,6 +1,7 @@
 //! Scripts that hold a layer to its lock file, and those that note what belongs into one.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::script::Script;
@@ -9,12 +10,15 @@ use crate::recipe::Lock;
 const FETCH: &str = include_str!("../../templates/locked.fetch.sh");
 const CHECK: &str = include_str!("../../templates/locked.check.sh");
 const OPEN: &str = include_str!("../../templates/locked.open.sh");
+const PIN: &str = include_str!("../../templates/locked.pin.sh");
 const RECORD: &str = include_str!("../../templates/lock.record.sh");
 
 /// Where [`record`] leaves what it found on the machine: a file for each recipe.
 pub const RECORDS: &str = "/var/lib/piaas-bake-lock";
 /// A script of ours exits with this if something is not as the lock file says.
 pub const MISMATCH: i32 = 4;
+/// Begins a line of [`pins`] that has a command of ours: what is locked stands in the way, and the command moves it.
+pub const MOVE_TOO: &str = "move it too: ";
 /// Mirrors can be slow.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(1800);
 const SHORT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -34,13 +38,10 @@ pub fn is_guard(id: &str) -> bool {
 pub fn guards(recipe: &str, lock: Option<&Lock>, below: bool) -> (Option<Script>, Option<Script>) {
     match lock {
         Some(lock) => {
-            // Without packages there is no line at all, not an empty one.
-            let with_list = |text: &str| text.replace("@LIST@\n", &lock.lines());
-            let count = super::layer::counted_to("Fetch", lock.packages.len(), "locked package");
-            let fetch = script(recipe, "001-fetch", count, with_list(FETCH), FETCH_TIMEOUT);
             let title = "What is installed is what is locked".to_owned();
-            let check = script(recipe, "002-check", title, with_list(CHECK), SHORT_TIMEOUT);
-            (Some(fetch), Some(check))
+            let text = with_list(CHECK, &lock.lines());
+            let check = script(recipe, "002-check", title, text, SHORT_TIMEOUT);
+            (Some(fetch(recipe, lock)), Some(check))
         }
         None if below => {
             let title = "Install from the archives again: no lock file".to_owned();
@@ -49,6 +50,54 @@ pub fn guards(recipe: &str, lock: Option<&Lock>, below: bool) -> (Option<Script>
         }
         None => (None, None),
     }
+}
+
+fn fetch(recipe: &str, lock: &Lock) -> Script {
+    let title = super::layer::counted_to("Fetch", lock.packages.len(), "locked package");
+    let text = with_list(FETCH, &lock.lines());
+    script(recipe, "001-fetch", title, text, FETCH_TIMEOUT)
+}
+
+/// Without packages there is no line at all, not an empty one.
+fn with_list(text: &str, lines: &str) -> String {
+    text.replace("@LIST@\n", lines)
+}
+
+/// What comes before the other scripts of a layer whose lock file moves in part: it holds apt to all that is locked in
+/// the line, but for the packages `moved` of the recipe at its end, which asks for the packages `asked`.
+///
+/// # Panics
+/// The line is empty.
+#[must_use]
+pub fn pins(line: &[(&str, &Lock)], moved: &[String], asked: &[String]) -> [Script; 2] {
+    let (recipe, lock) = *line
+        .last()
+        .expect("a line has the recipe itself at its end");
+    // A layer may have another version of what a layer below has locked.
+    let mut pinned = BTreeMap::new();
+    for (recipe, lock) in line {
+        for package in &lock.without(moved).packages {
+            let key = (package.name.clone(), package.architecture.clone());
+            pinned.insert(key, (*recipe, package.version.clone()));
+        }
+    }
+    let mut lines = String::new();
+    for ((name, architecture), (recipe, version)) in pinned {
+        let _infallible = writeln!(lines, "{recipe} {name} {version} {architecture}");
+    }
+    let mut names = String::new();
+    for name in moved {
+        let _infallible = writeln!(names, "{name}");
+    }
+    // What a lock has and what a reader of recipes lets through as a package is a word of the shell as it is.
+    let text = with_list(PIN, &lines)
+        .replace("@MOVED@\n", &names)
+        .replace("@ASKED@", &asked.join(" "))
+        .replace("@NAMES@", &moved.join(" "))
+        .replace("@RECIPE@", recipe);
+    let title = "Pin what stays as it is locked".to_owned();
+    let pin = script(recipe, "003-pin", title, text, FETCH_TIMEOUT);
+    [fetch(recipe, &lock.without(moved)), pin]
 }
 
 /// What notes on the machine, before and after the other scripts of a layer, which packages it installs.

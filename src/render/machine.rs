@@ -9,7 +9,6 @@ use bytes::Bytes;
 
 use super::quote;
 use super::script::{SEAL, SEALED_PATHS, SEALED_SECRETS, Script};
-use crate::image::SOURCE_DATE;
 use crate::image::leaks::Sealed;
 use crate::recipe::secret;
 
@@ -37,12 +36,13 @@ pub enum Kind<'a> {
 }
 
 /// The files of a machine's directory, by their paths in it: these lists of scripts, by name, with the payloads that they
-/// name, and the seal with what the recipe says of its own.
+/// name, the seal with what the recipe says of its own, and the time, in seconds since the epoch, of what is dated.
 #[must_use]
 pub fn entries<'a>(
     lists: &[(&str, &'a [Script])],
     payloads: &'a BTreeMap<String, Bytes>,
     own: &[Sealed],
+    source_date: i64,
 ) -> BTreeMap<String, Entry<'a>> {
     let scripts = || lists.iter().flat_map(|(_, scripts)| scripts.iter());
     let mut files = BTreeMap::new();
@@ -60,7 +60,7 @@ pub fn entries<'a>(
         ("sealed-paths", Cow::Owned(sealed.into_bytes())),
         (
             "source-date",
-            Cow::Owned(format!("{SOURCE_DATE}\n").into_bytes()),
+            Cow::Owned(format!("{source_date}\n").into_bytes()),
         ),
     ] {
         put(name.to_owned(), Kind::Frame, 0o644, bytes);

@@ -4,6 +4,7 @@
 //! refused with its place. Files and environment values are rendered as plain text, except a file template whose name
 //! ends in `.sh.tera`: that is a script too. Packages and files of a recipe become one script each.
 
+pub(crate) mod downloads;
 mod engine;
 mod layer;
 pub mod locked;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use script::{Layer, Script};
 
+use crate::image::SOURCE_DATE;
 use crate::image::leaks::Sealed;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::model::{Location, Resolved};
@@ -64,13 +66,32 @@ pub fn lint(merged: Merged) -> Result<Resolved, Diagnostics> {
     found.or(merged.resolved)
 }
 
+/// What the recipes of a line download, root first.
+///
+/// # Errors
+/// What is wrong with the texts that say it.
+pub fn downloads(resolved: &Resolved) -> Result<Vec<Vec<downloads::Asked>>, Diagnostics> {
+    let (mut renderer, mut found) = (renderer(resolved), Diagnostics::default());
+    let line = resolved.line.iter();
+    let asked = line
+        .map(|recipe| downloads::asked(recipe, &mut renderer, &mut found))
+        .collect();
+    found.or(asked)
+}
+
+fn renderer(resolved: &Resolved) -> template::Renderer {
+    let mut of = resolved.about.values();
+    let sampled = of.any(|about| about.origin == recipe::model::Origin::Sample);
+    template::Renderer::new(&resolved.parameters).sampled(sampled)
+}
+
 /// Renders all but what names one of these parameters: that is only checked.
 fn render_but(
     in_doubt: &BTreeSet<String>,
     resolved: &Resolved,
     agent: &[u8],
 ) -> Result<Vec<Layer>, Diagnostics> {
-    let mut renderer = template::Renderer::new(&resolved.parameters).but(in_doubt);
+    let mut renderer = renderer(resolved).but(in_doubt);
     let mut found = Diagnostics::default();
     let mut below = false;
     let layers = resolved
@@ -85,6 +106,7 @@ fn render_but(
             layer.provision.extend(last);
             layer.locked = lock.map(Lock::versions).unwrap_or_default();
             layer.pins = lock.map(Lock::pins).unwrap_or_default();
+            layer.source_date = resolved.source_date();
             below |= lock.is_some();
             layer
         })
@@ -137,9 +159,10 @@ pub fn write_dir(layers: &[Layer], user_data: &str, dir: &Path) -> io::Result<Ve
         .iter()
         .flat_map(|layer| layer.sealed.clone())
         .collect();
+    let date = layers.last().map_or(SOURCE_DATE, |top| top.source_date);
     let lists = [("steps", &*steps), ("validate", &*validate)];
-    let builder = machine::entries(&lists, &payloads, &sealed);
-    let tester = machine::entries(&[("test", &test)], &payloads, &[]);
+    let builder = machine::entries(&lists, &payloads, &sealed, date);
+    let tester = machine::entries(&[("test", &test)], &payloads, &[], date);
 
     let mut files = BTreeMap::from([("user-data.sh".to_owned(), user_data.as_bytes())]);
     for (machine, entries) in [("builder", &builder), ("tester", &tester)] {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::image::SOURCE_DATE;
 use crate::image::leaks::{self, Sealed};
 use crate::recipe::model::Manager;
 use crate::recipe::seconds;
@@ -38,8 +39,14 @@ pub struct Layer {
     /// The versions of all packages that its lock file has, by name; empty without one.
     #[serde(default)]
     pub locked: BTreeMap<String, String>,
+    /// What all scripts find in `SOURCE_DATE_EPOCH`, as the lock file at the root of the line pins it.
+    #[serde(default = "source_date")]
+    pub source_date: i64,
     /// The files that `provision` installs.
     pub files: Vec<InstalledFile>,
+    /// Those of them that are downloaded.
+    #[serde(default)]
+    pub downloads: Vec<InstalledDownload>,
     /// The directories that trees of `provision` make.
     pub directories: Vec<InstalledDirectory>,
     /// The symbolic links in trees of `provision`.
@@ -76,7 +83,9 @@ impl Layer {
             packages: Vec::new(),
             pins: BTreeMap::new(),
             locked: BTreeMap::new(),
+            source_date: SOURCE_DATE,
             files: Vec::new(),
+            downloads: Vec::new(),
             directories: Vec::new(),
             links: Vec::new(),
             secrets: BTreeMap::new(),
@@ -90,7 +99,11 @@ impl Layer {
     }
 }
 
-/// A file that a layer installs; its bytes are the payload `sha256`.
+fn source_date() -> i64 {
+    SOURCE_DATE
+}
+
+/// A file that a layer installs; its bytes are the payload `sha256`, or are downloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstalledFile {
     /// Absolute path on the machine.
@@ -99,6 +112,18 @@ pub struct InstalledFile {
     pub group: String,
     /// Four octal digits, such as `0644`.
     pub mode: String,
+    pub sha256: String,
+}
+
+/// A file that a layer downloads.
+///
+/// The file counts for the digest as all files do: path, owner, group, mode and sha256. The URL counts too, because it
+/// is in the script: a digest covers to the byte what a machine runs, and a plan file is held to that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstalledDownload {
+    pub url: String,
+    /// In hex.
     pub sha256: String,
 }
 

@@ -56,6 +56,8 @@ pub struct Renderer {
     used: BTreeSet<String>,
     /// Those without a value that could be relied on: what names one of them is checked, and not rendered.
     in_doubt: BTreeSet<String>,
+    /// Whether some values are samples.
+    samples: bool,
     /// What the loops may still repeat.
     left: Left,
     /// The longest text, in bytes.
@@ -85,6 +87,17 @@ impl Renderer {
         self
     }
 
+    /// The same, for a line in which a lint has filled in what it needs.
+    pub fn sampled(mut self, samples: bool) -> Self {
+        self.samples = samples;
+        self
+    }
+
+    /// Whether some of its values are samples.
+    pub fn has_samples(&self) -> bool {
+        self.samples
+    }
+
     /// A renderer for templates of our own, without limits, which name one value.
     pub fn of(name: &str) -> Self {
         Self::with(Context::new(), BTreeSet::from([name.to_string()]))
@@ -98,6 +111,7 @@ impl Renderer {
             known,
             used: BTreeSet::new(),
             in_doubt: BTreeSet::new(),
+            samples: false,
             left: Arc::new(AtomicU64::new(u64::MAX)),
             longest: usize::MAX,
             room: LARGEST_PAYLOAD,

@@ -1,5 +1,7 @@
+mod downloads;
 mod hostile;
 mod limits;
+mod locked;
 mod secrets;
 mod trees;
 mod when;
@@ -258,6 +260,29 @@ fn the_layer_can_be_written_out_and_its_own_scripts_please_shellcheck() {
         ),
         Err(_) => eprintln!("left out: shellcheck is not installed"),
     }
+}
+
+#[test]
+fn the_scripts_of_a_line_have_the_source_date_of_its_lock() {
+    let kitchen = Kitchen::new();
+    kitchen.recipe("root", "").on(
+        "child",
+        "{ recipe: root }",
+        "test: [{ name: Check, run: date }]\n",
+    );
+    let date = |lock: &str, out: &str| {
+        kitchen.put("root/recipe.lock", lock);
+        let resolved = recipe::load(kitchen.dir(), "child", &recipe::Given::default()).unwrap();
+        let out = kitchen.dir().join(out);
+        write_dir(&render(&resolved, b"agent").unwrap(), "", &out).unwrap();
+        ["builder", "tester"].map(|machine| {
+            fs::read_to_string(out.join(format!("{machine}.bundle/source-date"))).unwrap()
+        })
+    };
+    let lock = "lock: 1\nrecipe: root\nasked: []\nindexes: []\npackages: []\n";
+    assert_eq!(date(lock, "old"), ["1686355200\n"; 2]);
+    let pinned = format!("{lock}source_date: 2020-01-01T00:00:00Z\n");
+    assert_eq!(date(&pinned, "pinned"), ["1577836800\n"; 2]);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Order<'a> {
     pub tests: &'a [Script],
     /// Bytes that the tests need, by sha256.
     pub payloads: &'a BTreeMap<String, Bytes>,
+    /// What the tests find in `SOURCE_DATE_EPOCH`.
+    pub source_date: i64,
     /// An empty directory; the machine's files are removed from it at the end, its console stays.
     pub dir: &'a Path,
     /// `None`: the best that works here.
@@ -134,7 +136,12 @@ pub async fn prove(order: Order<'_>, sink: &dyn Sink<Event>) -> Result<Proof, Fa
         console: order.dir.join(CONSOLE).display().to_string(),
     });
     let mut boot = Boot::new(&order, accelerator, sink);
-    let bundle = Bundle::new(&[(List::Test, order.tests)], order.payloads, &[]);
+    let bundle = Bundle::new(
+        &[(List::Test, order.tests)],
+        order.payloads,
+        &[],
+        order.source_date,
+    );
     let status = boot.run(Some(&bundle)).await;
     let listing = match &status {
         Ok(_) => files::read(&order.dir.join("carrier")).map_err(|_| Failure::Incomplete),
@@ -447,6 +454,7 @@ mod tests {
             tree: &TreeManifest::default(),
             tests: &[],
             payloads: &BTreeMap::new(),
+            source_date: crate::image::SOURCE_DATE,
             dir: &work,
             accelerator: (accelerator == "tcg").then_some(Accelerator::Tcg),
             metadata: None,

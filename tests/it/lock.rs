@@ -1,9 +1,11 @@
 //! Lock files: the base image that they pin, and, on real machines, the packages: what is locked is what is installed,
 //! and two bakes of it are the same to the last byte.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use piaas_bake::localcloud::nspawn::snapshot;
 use piaas_bake::localcloud::scripted::Scripted;
 use piaas_bake::localcloud::serve::serve;
 use piaas_bake::localcloud::{ACCESS_KEY, BASE_IMAGE, SECRET_KEY};
+use sha2::{Digest as _, Sha256};
 
 use crate::support::{Run, Sandbox, cache_dir, machines_wanted};
 
@@ -211,7 +214,7 @@ fn a_mirror_is_not_needed(sandbox: &Sandbox, lock: &str, disk_before: &serde_jso
     let whole = std::fs::read(&libc).unwrap();
     std::fs::write(&libc, vec![0; whole.len()]).unwrap();
     let refused = offline("offline").expect_code(1);
-    for part in ["2 packages that lock files name", "jq 1.", "libc6 2."] {
+    for part in ["2 files that lock files name", "jq 1.", "libc6 2."] {
         assert!(refused.stderr.contains(part), "{}", refused.stderr);
     }
     assert!(!other.join("base").exists());
@@ -240,6 +243,310 @@ fn a_mirror_is_not_needed(sandbox: &Sandbox, lock: &str, disk_before: &serde_jso
     let bake = ["bake", "web", "--locked"];
     let _ = run(sandbox, "dropped", &bake, &[]).expect_code(0);
     std::fs::write(&file, lock).unwrap();
+}
+
+/// A package that is nothing but its name and version, in the cache of this host; gone with it.
+struct Old {
+    file: PathBuf,
+    line: String,
+}
+
+impl Old {
+    fn new(sandbox: &Sandbox, name: &str, version: &str) -> Self {
+        let control = format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: A <a@example.com>\nDescription: Old.\n"
+        );
+        sandbox.write("old/DEBIAN/control", &control);
+        let deb = sandbox.path().join("old.deb");
+        let built = Command::new("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .args([&sandbox.path().join("old"), &deb])
+            .stdout(Stdio::null())
+            .status();
+        assert!(built.unwrap().success());
+        let bytes = std::fs::read(&deb).unwrap();
+        let sha256 = hex::encode(Sha256::digest(&bytes));
+        let file = cache_dir().join(format!("debs/{sha256}.deb"));
+        std::fs::write(&file, &bytes).unwrap();
+        let line = format!(
+            "- {{\"name\":\"{name}\",\"version\":\"{version}\",\"architecture\":\"all\",\"size\":{},\
+             \"sha256\":\"{sha256}\",\"url\":\"http://127.0.0.1:9/{name}.deb\"}}",
+            bytes.len()
+        );
+        Self { file, line }
+    }
+}
+
+impl Drop for Old {
+    fn drop(&mut self) {
+        let _nothing_more_to_do = std::fs::remove_file(&self.file);
+    }
+}
+
+#[test]
+fn packages_that_are_named_move_and_all_others_stay() {
+    if !machines_wanted("lock files that move in part") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "recipes/web/recipe.yaml",
+        &RECIPE.replace("[jq]", "[jq, zip]"),
+    );
+    let _ = run(&sandbox, "state", &["lock", "web"], &[]).expect_code(0);
+    // The host has the files of all that is locked then.
+    let _ = run(&sandbox, "state", &["bake", "web", "--locked"], &[]).expect_code(0);
+    let file = sandbox.recipes().join("web/recipe.lock");
+    let newest = std::fs::read_to_string(&file).unwrap();
+    let line_of = |text: &str, name: &str| {
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.contains(&format!("\"name\":\"{name}\"")));
+        line.unwrap().to_owned()
+    };
+
+    // A zip that no archive has; and the archive says it dropped the very jq that is locked.
+    let old = Old::new(&sandbox, "zip", "0.1");
+    let jq = line_of(&newest, "jq");
+    let dropped = jq.replace("http://deb.debian.org/", "http://127.0.0.1:9/");
+    assert_ne!(dropped, jq, "the lock has no URL of the archive");
+    let behind = newest
+        .replace(&line_of(&newest, "zip"), &old.line)
+        .replace(&jq, &dropped);
+    std::fs::write(&file, &behind).unwrap();
+
+    // What is not named stays, whatever the archive offers.
+    let _ = run(&sandbox, "state", &["lock", "web", "--update", "jq"], &[]).expect_code(0);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text, behind.replace(&dropped, &jq));
+
+    // What is named moves, and comes from the archive.
+    std::fs::write(&file, &behind).unwrap();
+    let moved = run(&sandbox, "state", &["lock", "web", "--update", "zip"], &[]).expect_code(0);
+    assert!(moved.stdout.contains("web  zip  "), "{}", moved.stdout);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text, newest.replace(&jq, &dropped));
+
+    // jq is of one version with its library, which the archive offers in another one alone.
+    let library = Old::new(&sandbox, "libjq1", "0.1");
+    let stuck = newest.replace(&line_of(&newest, "libjq1"), &library.line);
+    std::fs::write(&file, &stuck).unwrap();
+    let refused = run(&sandbox, "state", &["lock", "web", "--update", "jq"], &[]).expect_code(4);
+    assert!(
+        refused
+            .stderr
+            .contains("piaas-bake lock web --update jq libjq1"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), stuck);
+}
+
+#[test]
+fn packages_to_move_are_named_after_the_one_recipe_that_has_them() {
+    let sandbox = Sandbox::new();
+    sandbox.write("recipes/web/recipe.yaml", RECIPE);
+    let child = RECIPE.replace("name: web", "name: shop").replace(
+        "from:\n  ssm: /aws/service/debian/release/12/latest/amd64\npackages: [jq]\n",
+        "from: { recipe: web }\n",
+    );
+    sandbox.write("recipes/shop/recipe.yaml", &child);
+    let refused = |args: &[&str], code: i32, parts: &[&str]| {
+        let refused = sandbox.run(args).expect_code(code);
+        for part in parts {
+            assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+        }
+    };
+    refused(
+        &["lock", "--update", "web"],
+        2,
+        &["`web` is a recipe", "piaas-bake lock web --update\n"],
+    );
+    refused(
+        &["lock", "--update", "jq", "web"],
+        2,
+        &["piaas-bake lock web --update jq\n"],
+    );
+    refused(
+        &["lock", "--update", "jq"],
+        2,
+        &["piaas-bake lock RECIPE --update jq\n"],
+    );
+    refused(
+        &["lock", "web", "shop", "--update", "jq"],
+        2,
+        &["packages of one recipe"],
+    );
+    refused(
+        &["lock", "web", "--update", "jq"],
+        1,
+        &["web has no lock file", "piaas-bake lock web\n"],
+    );
+    let deb = |name: &str| {
+        format!(
+            "- {{ name: {name}, version: \"1\", architecture: all, size: 1, sha256: {}, url: \"http://m/x.deb\" }}\n",
+            "ab".repeat(32)
+        )
+    };
+    let lock = |recipe: &str, name: &str| {
+        let text = format!(
+            "lock: 1\nrecipe: {recipe}\nasked: []\nindexes: []\npackages:\n{}",
+            deb(name)
+        );
+        sandbox.write(&format!("recipes/{recipe}/recipe.lock"), &text);
+    };
+    lock("web", "libjq1");
+    lock("shop", "zip");
+    refused(
+        &["lock", "web", "--update", "libjq"],
+        1,
+        &["no package `libjq`", "did you mean `libjq1`?"],
+    );
+    refused(
+        &["lock", "shop", "--update", "libjq1"],
+        1,
+        &["piaas-bake lock web --update libjq1\n"],
+    );
+    refused(
+        &["lock", "web", "--update", "shop"],
+        1,
+        &["it is a recipe: recipes come before --update"],
+    );
+}
+
+/// A server of one file at every path, as long as it is told to be there.
+fn serve_file(body: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    // It ends with the process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            // The head ends with an empty line.
+            lines.map_while(Result::ok).find(String::is_empty);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
+            // Who asks may have gone.
+            let _ = stream.write_all(&[head.as_bytes(), body].concat());
+        }
+    });
+    address
+}
+
+/// What a recipe downloads, with these keys besides.
+fn downloading(url: &str, more: &str) -> String {
+    RECIPE.replace(
+        "steps:\n",
+        &format!("files:\n  - {{ path: /opt/tool, url: \"{url}\"{more} }}\nsteps:\n"),
+    )
+}
+
+#[test]
+fn downloads_are_locked_without_a_machine_and_a_bake_goes_by_them() {
+    let sandbox = Sandbox::new();
+    let cache = sandbox.path().join("cache");
+    let run = |args: &[&str], code: i32| {
+        let mut command = sandbox.command(args);
+        command.env("PIAAS_CACHE_DIR", &cache).stdin(Stdio::null());
+        Run::from(command.output().unwrap()).expect_code(code)
+    };
+    let (recipe, lock) = ("recipes/web/recipe.yaml", "recipes/web/recipe.lock");
+    let url = format!("{}/a/tool-1?x=1", serve_file(b"a tool\n"));
+    let sha256 = hex::encode(Sha256::digest(b"a tool\n"));
+    sandbox.write(recipe, &downloading(&url, ""));
+    let none = run(&["plan", "web"], 3);
+    assert!(none.stderr.contains("no lock file"), "{}", none.stderr);
+
+    // A lock file that has the packages gets its downloads from this host.
+    let old = "lock: 1\nrecipe: \"web\"\nasked: [\"jq\"]\nindexes: []\npackages: []\n";
+    sandbox.write(lock, old);
+    let locked = run(&["lock", "web"], 0);
+    let said = format!("web  {url}  + {}\n", &sha256[..12]);
+    assert_eq!(locked.stdout, said);
+    let text = std::fs::read_to_string(sandbox.path().join(lock)).unwrap();
+    let line = format!("downloads:\n- {{\"url\":\"{url}\",\"sha256\":\"{sha256}\",\"size\":7}}\n");
+    assert!(text.ends_with(&line), "{text}");
+    let kept = cache.join(format!("debs/{sha256}.deb"));
+    assert_eq!(std::fs::read(&kept).unwrap(), b"a tool\n");
+    assert_eq!(run(&["lock", "web"], 0).stdout, "");
+    assert!(!sandbox.state().exists());
+    let _ = run(&["plan", "web", "--locked"], 0);
+
+    // The recipe and its lock do not agree; and the server sides with the lock.
+    let other = "0".repeat(63) + "a";
+    sandbox.write(recipe, &downloading(&url, &format!(", sha256: {other}")));
+    for args in [&["plan", "web"][..], &["bake", "web"], &["lock", "web"]] {
+        let refused = run(args, 4);
+        for part in [&url, &other, &sha256] {
+            assert!(refused.stderr.contains(part), "{}", refused.stderr);
+        }
+    }
+    // What the lock does not have.
+    sandbox.write(
+        recipe,
+        &downloading(&format!("{url}2"), &format!(", sha256: {sha256}")),
+    );
+    let refused = run(&["plan", "web"], 4);
+    assert!(
+        refused.stderr.contains(&format!("{url}2 came later")),
+        "{}",
+        refused.stderr
+    );
+    let moved = run(&["lock", "web"], 0);
+    assert!(
+        moved.stdout.contains(&format!("{url}2  + ")),
+        "{}",
+        moved.stdout
+    );
+    assert!(
+        moved.stdout.contains(&format!("{url}   - ")),
+        "{}",
+        moved.stdout
+    );
+    let _ = run(&["plan", "web"], 0);
+}
+
+#[test]
+fn a_download_is_baked_offline_from_what_this_host_keeps() {
+    if !machines_wanted("downloads, also offline") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let body = b"a tool that no other test has\n";
+    let url = format!("{}/tool", serve_file(body));
+    let text = downloading(&url, ", mode: \"0755\"").replace(
+        "run: jq --version",
+        "run: grep -q 'no other test' /opt/tool && [ -x /opt/tool ]",
+    );
+    sandbox.write("recipes/web/recipe.yaml", &text);
+    let _ = run(&sandbox, "state", &["lock", "web"], &[]).expect_code(0);
+    let _ = run(&sandbox, "state", &["bake", "web", "--locked"], &[]).expect_code(0);
+    // Nobody serves it any more.
+    let (recipe, lock) = ["yaml", "lock"]
+        .map(|end| sandbox.recipes().join(format!("web/recipe.{end}")))
+        .into();
+    for file in [&recipe, &lock] {
+        let text = std::fs::read_to_string(file).unwrap();
+        std::fs::write(file, text.replace(&url, "http://127.0.0.1:9/tool")).unwrap();
+    }
+    let offline = ["bake", "web", "--offline"];
+    let _ = run(&sandbox, "state", &offline, &[]).expect_code(0);
+    let sha256 = hex::encode(Sha256::digest(body));
+    std::fs::remove_file(cache_dir().join(format!("debs/{sha256}.deb"))).unwrap();
+    let refused = run(
+        &sandbox,
+        "state",
+        &[&offline[..], &["--force"]].concat(),
+        &[],
+    );
+    let refused = refused.expect_code(1);
+    assert!(
+        refused.stderr.contains("tool (http://127.0.0.1:9/tool)"),
+        "{}",
+        refused.stderr
+    );
 }
 
 /// A lock of the local cloud's base, with a package of this version and this date of the archive.

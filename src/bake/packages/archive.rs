@@ -10,6 +10,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt as _, Limited};
 use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
 
 use super::index::{Form, Packing, Release, offers};
 use super::{Moved, Record};
@@ -27,6 +28,8 @@ const PACKED_LIMIT: usize = 128 << 20;
 const UNPACKED_LIMIT: u64 = 1 << 30;
 /// Memory that unpacking may take, in KiB: the dictionary of `xz -9` has 64 MiB.
 const XZ_MEMORY_KIB: u32 = 256 << 10;
+/// Bytes of a download that is locked for the first time.
+const LARGEST_DOWNLOAD: u64 = 16 << 30;
 const REDIRECTS: usize = 5;
 
 /// A view of archives, remembered.
@@ -136,25 +139,53 @@ impl Archive {
         let url = &package.url;
         let unkept = |error: std::io::Error| format!("{} cannot be kept: {error}", package.name);
         let whole = async {
-            let mut body = self.follow(url).await?;
-            let mut file = cache.begin().map_err(unkept)?;
-            let mut left = package.size;
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| format!("{url}: {error}"))?;
-                let Ok(bytes) = frame.into_data() else {
-                    continue;
-                };
-                left = left
-                    .checked_sub(bytes.len() as u64)
-                    .ok_or_else(|| format!("{url} is larger than the lock file says"))?;
-                file.write_all(&bytes).map_err(unkept)?;
-            }
-            Ok(file)
+            let file = cache.begin().map_err(unkept)?;
+            self.write(url, package.size, file).await
         };
-        let file = patiently(url, FILE_PATIENCE, whole).await?;
+        let (file, _) = patiently(url, FILE_PATIENCE, whole).await?;
         let kept = cache.keep(file, package).map_err(unkept)?;
         kept.map(drop)
             .ok_or_else(|| format!("{url} is not what the lock file names: another sha256"))
+    }
+
+    /// Fetches a file of which nobody has said what it is into a cache; gives its sha256 and its bytes.
+    ///
+    /// # Errors
+    /// It cannot be had, or not be kept.
+    pub async fn take(&self, url: &str, cache: &Cache) -> Result<(String, u64), String> {
+        let unkept = |error: std::io::Error| format!("{url} cannot be kept: {error}");
+        let whole = async {
+            let file = cache.begin().map_err(unkept)?;
+            self.write(url, LARGEST_DOWNLOAD, file).await
+        };
+        let (file, size) = patiently(url, FILE_PATIENCE, whole).await?;
+        Ok((cache.take(file).map_err(unkept)?, size))
+    }
+
+    /// Writes what is at an address, of so many bytes at most; gives how many it has.
+    async fn write(
+        &self,
+        url: &str,
+        most: u64,
+        mut file: NamedTempFile,
+    ) -> Result<(NamedTempFile, u64), String> {
+        let mut body = self.follow(url).await?;
+        let mut size = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| format!("{url}: {error}"))?;
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
+            size += bytes.len() as u64;
+            if size > most {
+                return Err(format!(
+                    "{url} is larger than the {most} bytes that it may have"
+                ));
+            }
+            file.write_all(&bytes)
+                .map_err(|error| format!("{url} cannot be kept: {error}"))?;
+        }
+        Ok((file, size))
     }
 
     async fn get(&self, url: &str, limit: usize) -> Result<Vec<u8>, String> {

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::bake::{Way, cancel_on_signal, describe, failed, watched};
+use super::lock_args::{judge_order, judge_packages};
 use super::plan::{Order, Wishes, decide, layers_of};
 use crate::bake::lock::{Recorded, record};
 use crate::bake::names::Channel;
@@ -15,24 +16,27 @@ use crate::bake::plan::Decision;
 use crate::bake::{Settings, Stamped};
 use crate::cli::args::{Format, LockArgs};
 use crate::cli::context::{Connected, Context, invalid, io};
+use crate::cli::downloads::settle;
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::locked::supply;
 use crate::cli::{exit, output};
 use crate::localcloud::base;
 use crate::recipe::lock::{self, Change};
-use crate::recipe::model::{Manager, Resolved};
-use crate::recipe::{self, LocalBase, Lock, LockedIndex, LockedPackage, Revision};
+use crate::recipe::model::{LineRecipe, Manager, Resolved};
+use crate::recipe::{self, LocalBase, Lock, LockedDownload, LockedIndex, LockedPackage, Revision};
 use crate::render::{self, locked};
 
 pub async fn run(context: &Context, args: &LockArgs) -> CliResult {
     let mut names = args.recipe.clone();
+    let update = args.update.as_deref();
+    judge_order(context, &names, update.unwrap_or_default())?;
     if names.is_empty() {
         names = recipe::names(&context.settings.recipes).map_err(|found| invalid(&found))?;
     }
     match (&args.diff, args.check) {
         (Some(rev), _) => diff(context, &names, rev),
         (None, true) => check(context, &names).await,
-        (None, false) => write(context, &names, args.update).await,
+        (None, false) => write(context, &names, update).await,
     }
 }
 
@@ -50,12 +54,14 @@ struct Written {
     changes: Vec<Change>,
     /// In the local cloud's base.
     base_changes: Vec<Change>,
+    download_changes: Vec<Change>,
     packages: usize,
+    downloads: usize,
     /// Installed by a step from a file of its own.
     local: Vec<String>,
 }
 
-async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
+async fn write(context: &Context, names: &[String], update: Option<&[String]>) -> CliResult {
     // Everything is judged before anything is done.
     let mut lines = Vec::new();
     for name in names {
@@ -67,6 +73,7 @@ async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
                 recipe.manager.name()
             )));
         }
+        judge_packages(context, &resolved, update.unwrap_or_default())?;
         lines.push(resolved);
     }
     // Parents first: what is written for one counts for the next.
@@ -75,9 +82,20 @@ async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
     let mut written: Vec<Written> = Vec::new();
     let mut left_over = false;
     for line in lines {
-        let resolved = load(context, &line.name)?;
+        let mut resolved = load(context, &line.name)?;
         let done: BTreeSet<&str> = written.iter().map(|one| one.recipe.as_str()).collect();
-        let open = to_lock(context, &resolved, update, &done)?;
+        let moves = update.is_some_and(<[_]>::is_empty) && !done.contains(line.name.as_str());
+        let downloads = settle(context, &mut resolved, moves).await?;
+        let open = to_lock(context, &resolved, update.is_some(), &done)?;
+        for (one, downloads) in resolved.line.iter().zip(&downloads) {
+            // For these alone nobody has to install packages.
+            let lock = one.lock.as_ref().filter(|_| !open.contains(&one.name));
+            if let Some(lock) = lock.filter(|lock| lock.downloads != *downloads) {
+                let mut new = lock.clone();
+                new.downloads.clone_from(downloads);
+                written.push(put(one, &new, Vec::new())?);
+            }
+        }
         if open.is_empty() {
             continue;
         }
@@ -99,7 +117,8 @@ async fn write(context: &Context, names: &[String], update: bool) -> CliResult {
             one(context, connected, &resolved, (&open, update), way).await?;
         left_over |= !clean;
         for layer in recorded {
-            written.push(put(&resolved, layer, &base)?);
+            let (new, local, recipe) = lock_of(&resolved, layer, &base, &downloads)?;
+            written.push(put(recipe, &new, local)?);
         }
     }
     tell(context, names, &written)?;
@@ -135,7 +154,7 @@ async fn one(
     context: &Context,
     connected: &Connected,
     resolved: &Resolved,
-    (recipes, update): (&[String], bool),
+    (recipes, update): (&[String], Option<&[String]>),
     way: Way,
 ) -> Result<(Vec<Recorded>, Bases, bool), CliError> {
     let mut free = resolved.clone();
@@ -153,12 +172,29 @@ async fn one(
         layer.layer.provision.insert(0, before);
         layer.layer.provision.push(after);
     }
+    // The lock file that moves in part, and its packages that move.
+    let moved = update.unwrap_or_default();
+    let top = resolved.line.last().filter(|_| !moved.is_empty());
+    let top = top.and_then(|top| top.lock.as_ref());
+    let mut locks = locks_of(&free);
+    if let (Some(lock), Some(layer)) = (top, layers.last_mut()) {
+        locks.push((&resolved.name, lock));
+        let pins = locked::pins(&locks, moved, &layer.layer.packages);
+        // After what notes the packages that were there before.
+        layer.layer.provision.splice(1..1, pins);
+    }
     let mut order = Order::new(&free, layers);
     let of_root = recipes.contains(&resolved.line[0].name);
     let old = resolved.root_lock();
+    if let Some(lock) = top {
+        order.pins = old.map(Lock::pins).unwrap_or_default();
+        order.debs.extend(lock.without(moved).files());
+    }
     let of_old = old.and_then(|lock| lock.local_base.as_ref());
     let local = match connected.local {
-        Some(_) if of_root => base_to_lock(context, of_old, update).await?,
+        Some(_) if of_root => {
+            base_to_lock(context, of_old, update.is_some_and(<[_]>::is_empty)).await?
+        }
         _ => None,
     };
     if let Some(local) = &local {
@@ -191,6 +227,13 @@ async fn one(
         let mut edge = failed(context, &error);
         edge.hints.retain(|hint| !hint.contains("the bake created"));
         edge.message = edge.message.replacen("the bake", "locking", 1);
+        for line in &error.last_lines {
+            if let Some(command) = line.strip_prefix(locked::MOVE_TOO) {
+                edge = edge.hint(format!(
+                    "what is locked stands in the way; move it too: {command}"
+                ));
+            }
+        }
         edge
     })?;
     returned?;
@@ -204,7 +247,19 @@ async fn one(
         let here = Lock::place(&connected.clients.region, &resolved.image.architecture);
         base.insert(here, plan.base.id.clone());
     }
-    Ok((record.layers, (base, local), record.left_over.is_empty()))
+    let locks: Vec<&Lock> = locks.into_iter().map(|(_, lock)| lock).collect();
+    let layers = record.layers.into_iter().map(|layer| match top {
+        Some(old) if layer.recipe == resolved.name => layer.kept(old, &locks),
+        _ => layer,
+    });
+    Ok((layers.collect(), (base, local), record.left_over.is_empty()))
+}
+
+/// The lock files of a line, root first.
+fn locks_of(resolved: &Resolved) -> Vec<(&str, &Lock)> {
+    let line = resolved.line.iter();
+    line.filter_map(|one| Some((one.name.as_str(), one.lock.as_ref()?)))
+        .collect()
 }
 
 /// What the local cloud's base is made of, which a root's lock file is to name: what it names already, else that of this
@@ -241,15 +296,22 @@ async fn base_to_lock(
         .map_err(|error| CliError::failure("cannot make a new base image").because(&error))
 }
 
-/// Writes the lock file of a recipe of the line: the old one or the new one is there, whatever happens.
-fn put(resolved: &Resolved, layer: Recorded, (base, local): &Bases) -> Result<Written, CliError> {
-    let recipe = resolved
+/// The new lock of a recipe of the line, and what of its layer it cannot have.
+fn lock_of<'r>(
+    resolved: &'r Resolved,
+    layer: Recorded,
+    (base, local): &Bases,
+    downloads: &[Vec<LockedDownload>],
+) -> Result<(Lock, Vec<String>, &'r LineRecipe), CliError> {
+    let (recipe, downloads) = resolved
         .line
         .iter()
-        .find(|one| one.name == layer.recipe)
+        .zip(downloads)
+        .find(|(one, _)| one.name == layer.recipe)
         .ok_or_else(|| CliError::new(exit::BUG, "a layer of no recipe was recorded"))?;
     let asked = recipe.packages.iter().map(|package| package.name.clone());
     let mut new = Lock::new(&recipe.name, asked, layer.indexes, layer.packages);
+    new.downloads.clone_from(downloads);
     if resolved
         .line
         .first()
@@ -257,17 +319,25 @@ fn put(resolved: &Resolved, layer: Recorded, (base, local): &Bases) -> Result<Wr
     {
         new.base = base.clone();
         new.local_base = local.clone();
+        new.source_date = Some(Lock::kept_date(recipe.lock.as_ref()));
     }
+    Ok((new, layer.local, recipe))
+}
+
+/// Writes the lock file of a recipe: the old one or the new one is there, whatever happens.
+fn put(recipe: &LineRecipe, new: &Lock, local: Vec<String>) -> Result<Written, CliError> {
     let old = recipe.lock.clone();
     let old = old.unwrap_or_else(|| Lock::new(&recipe.name, [], Vec::new(), Vec::new()));
     let path = recipe.dir.join(lock::FILE);
     store(&path, &new.to_text()).map_err(|error| io("write", &path, &error))?;
     Ok(Written {
         recipe: recipe.name.clone(),
-        changes: old.changes(&new),
-        base_changes: old.base_changes(&new),
+        changes: old.changes(new),
+        base_changes: old.base_changes(new),
+        download_changes: old.download_changes(new),
         packages: new.packages.len(),
-        local: layer.local,
+        downloads: new.downloads.len(),
+        local,
     })
 }
 
@@ -291,6 +361,8 @@ fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), 
                 "packages": one.packages,
                 "changes": one.changes,
                 "base_changes": one.base_changes,
+                "downloads": one.downloads,
+                "download_changes": one.download_changes,
                 "local": one.local,
             })
         });
@@ -305,10 +377,15 @@ fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), 
     }
     for one in written {
         output::note(&format!(
-            "{} {}: {} packages locked",
+            "{} {}: {} packages{} locked",
             context.err.tick(),
             one.recipe,
-            one.packages
+            one.packages,
+            match one.downloads {
+                0 => String::new(),
+                1 => ", 1 download".to_owned(),
+                count => format!(", {count} downloads"),
+            }
         ));
         for local in &one.local {
             output::note(&format!(
@@ -317,6 +394,7 @@ fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), 
         }
         output::data(&changes_text(&one.recipe, &one.changes))?;
         output::data(&base_text(&one.recipe, &one.base_changes))?;
+        output::data(&downloads_text(&one.recipe, &one.download_changes))?;
     }
     Ok(())
 }
@@ -330,6 +408,17 @@ fn base_text(recipe: &str, changes: &[Change]) -> String {
         );
     }
     changes_text(&format!("{recipe} base"), changes)
+}
+
+/// Downloads that are another file, each by the first digits of its sha256.
+fn downloads_text(recipe: &str, changes: &[Change]) -> String {
+    let short = |sha256: &Option<String>| sha256.as_ref().map(|sha256| sha256[..12].to_owned());
+    let changes = changes.iter().map(|change| Change {
+        package: change.package.clone(),
+        from: short(&change.from),
+        to: short(&change.to),
+    });
+    changes_text(recipe, &changes.collect::<Vec<_>>())
 }
 
 /// Packages that moved, as people read them.
@@ -366,12 +455,18 @@ fn diff(context: &Context, names: &[String], rev: &str) -> CliResult {
         let old = read(revision.recipes())?.unwrap_or_else(none);
         let new = read(recipes)?.unwrap_or_else(none);
         let (changes, of_base) = (old.changes(&new), old.base_changes(&new));
+        let downloads = old.download_changes(&new);
         match context.format {
-            Format::Json => documents
-                .push(json!({ "recipe": name, "changes": changes, "base_changes": of_base })),
+            Format::Json => documents.push(json!({
+                "recipe": name,
+                "changes": changes,
+                "base_changes": of_base,
+                "download_changes": downloads,
+            })),
             Format::Human => {
                 output::data(&changes_text(name, &changes))?;
                 output::data(&base_text(name, &of_base))?;
+                output::data(&downloads_text(name, &downloads))?;
             }
         }
     }

@@ -18,6 +18,7 @@ pub mod layers;
 pub mod leaks;
 pub mod lint;
 pub mod lock;
+mod lock_args;
 pub mod man;
 pub mod plan;
 pub mod rebake;

@@ -73,7 +73,7 @@ pub struct Order {
     pub pins: BTreeMap<String, String>,
     /// What the base of the local cloud is made of, if that is locked.
     pub local_base: Option<LocalBase>,
-    /// The packages that the line's lock files name.
+    /// The files that the line's lock files name, of packages and downloads.
     pub debs: Vec<LockedPackage>,
     /// The recipes of the line that have no lock file.
     pub unlocked: Vec<String>,
@@ -102,7 +102,7 @@ impl Order {
                 .line
                 .iter()
                 .filter_map(|recipe| recipe.lock.as_ref())
-                .flat_map(|lock| lock.packages.iter().cloned())
+                .flat_map(Lock::files)
                 .collect(),
             unlocked: resolved
                 .line
@@ -183,7 +183,23 @@ pub fn rendered(
     say_without_effect(&resolved);
     for (one, layer) in resolved.line.iter().zip(&layers) {
         let lock = one.lock.as_ref();
-        let lacks = lock.map_or_else(Vec::new, |lock| lock.lacks(&layer.layer.packages));
+        let mut lacks = lock.map_or_else(Vec::new, |lock| lock.lacks(&layer.layer.packages));
+        for asked in &layer.layer.downloads {
+            match lock.map(|lock| lock.download(&asked.url)) {
+                Some(None) => lacks.push(&asked.url),
+                Some(Some(locked)) if locked.sha256 != asked.sha256 => {
+                    return Err(CliError::new(
+                        exit::MISMATCH,
+                        format!(
+                            "{} and its lock file do not agree about {}: its sha256 is {} for the recipe, and {} for the lock file",
+                            one.name, asked.url, asked.sha256, locked.sha256
+                        ),
+                    )
+                    .hint(format!("correct the recipe, or lock it again: piaas-bake lock {}", one.name)));
+                }
+                _ => {}
+            }
+        }
         if !lacks.is_empty() {
             return Err(CliError::new(
                 exit::MISMATCH,

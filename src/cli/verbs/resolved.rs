@@ -135,6 +135,8 @@ fn contents(recipe: &LineRecipe) -> Vec<Content<'_>> {
     let packages = packages.map(|one| ("package", &one.name, &one.when, &one.at));
     let files = recipe.files.iter();
     let files = files.map(|one| ("file", &one.path, &one.when, &one.at));
+    let downloads = recipe.downloads.iter();
+    let downloads = downloads.map(|one| ("download", &one.path, &one.when, &one.at));
     let trees = recipe.trees.iter();
     let trees = trees.map(|one| ("tree", &one.path, &one.when, &one.at));
     let seal = recipe.seal.iter().map(|one| Content {
@@ -163,6 +165,7 @@ fn contents(recipe: &LineRecipe) -> Vec<Content<'_>> {
     packages
         .chain(files)
         .chain(trees)
+        .chain(downloads)
         .map(|(kind, title, when, at)| installed(kind, title.as_str(), when.as_ref(), at))
         .chain(steps)
         .chain(seal)

@@ -22,9 +22,10 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::lines::Told;
 use crate::cli::style::elapsed;
 use crate::cli::{exit, interrupt, output, view};
+use crate::image::SOURCE_DATE;
 use crate::localcloud::driver::LaunchSpec;
 use crate::localcloud::supervisor::imds;
-use crate::render::script::Script;
+use crate::render::script::Layer;
 use crate::vm::qemu::{self, Accelerator};
 use crate::vm::{self, CONSOLE, Failure, Order, Proof};
 
@@ -53,7 +54,9 @@ pub async fn run(context: &Context, args: &TestArgs) -> CliResult {
     };
     let disk = std::fs::canonicalize(&disk).map_err(|error| io("find", &disk, &error))?;
     let (_, tree) = tree(&disk)?;
-    let (tests, payloads) = tests(context, &image, args)?;
+    let layers = layers(context, &image, args)?;
+    let tests: Vec<_> = layers.iter().flat_map(|one| one.test.clone()).collect();
+    let payloads = layers.iter().flat_map(|one| one.payloads.clone()).collect();
 
     let run = RunId::new(context.clock.now(), chance()?);
     let dir = context.settings.state_dir.join("vm").join(run.to_string());
@@ -78,6 +81,7 @@ pub async fn run(context: &Context, args: &TestArgs) -> CliResult {
         tree: &tree,
         tests: &tests,
         payloads: &payloads,
+        source_date: layers.last().map_or(SOURCE_DATE, |top| top.source_date),
         dir: &dir,
         accelerator,
         metadata: Some(&metadata),
@@ -122,12 +126,8 @@ fn accelerator() -> Result<Option<Accelerator>, CliError> {
     }
 }
 
-/// The tests of the recipe that an image was baked from, as they are here now.
-fn tests(
-    context: &Context,
-    image: &Image,
-    args: &TestArgs,
-) -> Result<(Vec<Script>, BTreeMap<String, bytes::Bytes>), CliError> {
+/// The layers, with their tests, of the recipe that an image was baked from, as it is here now.
+fn layers(context: &Context, image: &Image, args: &TestArgs) -> Result<Vec<Layer>, CliError> {
     let Some(recipe) = image.tag(tags::RECIPE) else {
         return Err(CliError::failure(format!(
             "{} was not made by a bake: there is no recipe to test it by",
@@ -142,11 +142,7 @@ fn tests(
             image.id
         ));
     }
-    let layers = || order.layers.iter().map(|layer| &layer.layer);
-    Ok((
-        layers().flat_map(|layer| layer.test.clone()).collect(),
-        layers().flat_map(|layer| layer.payloads.clone()).collect(),
-    ))
+    Ok(order.layers.into_iter().map(|plan| plan.layer).collect())
 }
 
 /// Answers for the metadata service of a machine of this image, as long as this process lives. Gives the command that

@@ -218,7 +218,11 @@ pub struct Package<N> {
 /// A file or a directory to install.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = one_of(&Self::ONE_OF), "not" = { "required": ["tree", "mode"] }))]
+#[schemars(extend(
+    "oneOf" = one_of(&Self::ONE_OF),
+    "not" = { "required": ["tree", "mode"] },
+    "dependencies" = { "sha256": ["url"] }
+))]
 pub struct File {
     path: Destination,
     /// A file beside the recipe, byte for byte.
@@ -229,6 +233,10 @@ pub struct File {
     content: Option<String>,
     /// A directory beside the recipe, with all that is in it.
     tree: Option<Beside>,
+    /// Where it is downloaded from; rendered.
+    url: Option<Url>,
+    /// Of what is downloaded; rendered. The lock file may have it instead.
+    sha256: Option<Sha256>,
     /// A user name; root if nothing is said.
     owner: Option<User>,
     /// A group name; root if nothing is said.
@@ -238,7 +246,7 @@ pub struct File {
 }
 
 impl File {
-    pub const ONE_OF: [&str; 4] = ["source", "template", "content", "tree"];
+    pub const ONE_OF: [&str; 5] = ["source", "template", "content", "tree", "url"];
 }
 
 /// A script.

@@ -34,6 +34,10 @@ texts! {
     Filled { "pattern": r"\S" }
     /// The name of a file beside the recipe.
     Beside { "minLength": 1 }
+    /// An address of HTTP.
+    Url { "pattern": r"^https?://|\{[{%]" }
+    /// 64 hex digits.
+    Sha256 { "pattern": r"^[0-9a-f]{64}$|\{[{%]" }
     /// The value of a label.
     LabelValue { "pattern": LABEL, "maxLength": 256 }
     /// An SSM parameter that holds an AMI id.

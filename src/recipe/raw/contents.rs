@@ -6,7 +6,9 @@ use super::{Place, read_when};
 use crate::recipe::diagnostic::Diagnostics;
 use crate::recipe::files;
 use crate::recipe::format::{DebianPackage, File, Managers, Package, keys};
-use crate::recipe::model::{FileSpec, InlineText, Manager, PackageSpec, Source, TreeSpec};
+use crate::recipe::model::{
+    DownloadSpec, FileSpec, InlineText, Manager, PackageSpec, Source, TreeSpec,
+};
 use crate::recipe::node::{Entry, Fields, Node};
 use crate::recipe::twice::{KEEP_ONE, REMOVE_ONE, Taken, listed_twice, twice};
 use crate::recipe::{trees, units};
@@ -89,8 +91,9 @@ pub fn read_files(
     nodes: Vec<Node<'_>>,
     dir: &Path,
     found: &mut Diagnostics,
-) -> (Vec<FileSpec>, Vec<TreeSpec>) {
+) -> (Vec<FileSpec>, Vec<DownloadSpec>, Vec<TreeSpec>) {
     let mut specs = Vec::new();
+    let mut downloads = Vec::new();
     let mut trees = Vec::new();
     let mut taken = Taken::default();
     for node in nodes {
@@ -106,14 +109,16 @@ pub fn read_files(
         }
         match spec {
             Installed::File(spec) => specs.push(spec),
+            Installed::Download(download) => downloads.push(download),
             Installed::Tree(tree) => trees.push(tree),
         }
     }
-    (specs, trees)
+    (specs, downloads, trees)
 }
 
 enum Installed {
     File(FileSpec),
+    Download(DownloadSpec),
     Tree(TreeSpec),
 }
 
@@ -122,6 +127,7 @@ impl Installed {
     fn places(&self) -> Vec<(String, bool)> {
         match self {
             Self::File(file) => vec![(file.path.clone(), false)],
+            Self::Download(file) => vec![(file.path.clone(), false)],
             Self::Tree(tree) => tree.places(),
         }
     }
@@ -129,6 +135,7 @@ impl Installed {
     fn has_condition(&self) -> bool {
         match self {
             Self::File(file) => file.when.is_some(),
+            Self::Download(file) => file.when.is_some(),
             Self::Tree(tree) => tree.when.is_some(),
         }
     }
@@ -154,6 +161,11 @@ fn read_file(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<Inst
     let (owner, group) = (user("owner", found), user("group", found));
     let when = read_when(&fields, found);
     let source = fields.one_of(&File::ONE_OF, found);
+    let download = source.filter(|entry| entry.key == "url");
+    if let (Some(sha256), None) = (fields.entry("sha256"), download) {
+        let help = "remove it: what is beside the recipe is what it is";
+        found.push(sha256.diagnostic("`sha256` is for what `url` names", help));
+    }
     if let Some(entry) = source.filter(|entry| entry.key == "tree") {
         return read_tree(node, entry, &fields, dir, (path, owner, group, when), found);
     }
@@ -161,6 +173,25 @@ fn read_file(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<Inst
         Some(node) => node.parsed("a file mode", units::mode, found),
         None => Some(0o644),
     };
+    if let Some(entry) = download {
+        let help = "write an address that begins with https:// or http://";
+        let is_url = |text: &str| text.starts_with("https://") || text.starts_with("http://");
+        let url = rendered(entry.node, "a URL", is_url, help, found);
+        let sha256 = fields.get("sha256").map(|node| {
+            let help = "write its 64 hex digits in lower case, as `sha256sum` prints them";
+            rendered(node, "a sha256", units::is_sha256, help, found)
+        });
+        return Some(Installed::Download(DownloadSpec {
+            path: path?,
+            url: url?,
+            sha256: sha256.map_or(Some(None), |sha256| sha256.map(Some))?,
+            owner: owner?,
+            group: group?,
+            mode: mode?,
+            when,
+            at: node.location(),
+        }));
+    }
     let source = source.and_then(|entry| {
         let node = entry.node;
         match entry.key {
@@ -180,6 +211,19 @@ fn read_file(node: Node<'_>, dir: &Path, found: &mut Diagnostics) -> Option<Inst
         when,
         at: node.location(),
     }))
+}
+
+/// A text that is rendered later, and then judged as a whole; without a tag it has to pass `check` now.
+fn rendered(
+    node: Node<'_>,
+    what: &str,
+    check: impl Fn(&str) -> bool,
+    help: &str,
+    found: &mut Diagnostics,
+) -> Option<InlineText> {
+    let has_tag = |text: &str| text.contains("{{") || text.contains("{%");
+    let text = node.checked(what, |text| has_tag(text) || check(text), help, found)?;
+    Some(InlineText::of(&node, text))
 }
 
 /// Path, owner, group and condition: what a tree has in common with a file.

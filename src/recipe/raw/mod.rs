@@ -19,8 +19,8 @@ use semver::Version;
 use super::diagnostic::{Diagnostics, visible};
 use super::format::{self, SCHEMA, keys};
 use super::model::{
-    DistributionSpec, FileSpec, InlineText, Location, RetentionSpec, RollSpec, SealSpec, StepSpec,
-    TreeSpec, WorkerSpec,
+    DistributionSpec, DownloadSpec, FileSpec, InlineText, Location, RetentionSpec, RollSpec,
+    SealSpec, StepSpec, TreeSpec, WorkerSpec,
 };
 use super::node::{Document, Fields, Node};
 use super::units;
@@ -53,6 +53,7 @@ pub struct RawRecipe {
     pub parameters: Vec<RawParameter>,
     pub packages: RawPackages,
     pub files: Vec<FileSpec>,
+    pub downloads: Vec<DownloadSpec>,
     pub trees: Vec<TreeSpec>,
     pub worker: Option<WorkerSpec>,
     pub steps: Vec<StepSpec>,
@@ -183,7 +184,7 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
     let labels = section(&top, "labels", found, read_labels);
     let parameters = section(&top, "parameters", found, read_parameters);
     let packages = section(&top, "packages", found, read_packages);
-    let (files, trees) = read_files(list("files", found), dir, found);
+    let (files, downloads, trees) = read_files(list("files", found), dir, found);
     let worker = top.get("worker").and_then(|node| read_worker(node, found));
     let (provision, validate, test) = (
         steps("steps", found),
@@ -218,6 +219,7 @@ pub fn read(document: &Document, dir: &Path, found: &mut Diagnostics) -> Option<
         parameters,
         packages,
         files,
+        downloads,
         trees,
         worker,
         steps: provision,

@@ -16,6 +16,10 @@ const MORE: &str = r#"parameters:
   l: { type: list, default: [x], enum: [x, y], pattern: '.+' }
   t: { type: string, default: x, enum: [x], secret: false }
 packages: { apt: [git, { name: jq, when: b }], dnf: [gcc-c++] }
+files:
+  - { path: /opt/x, url: "https://example.com/x", sha256: 0b0000000000000000000000000000000000000000000000000000000000000a, mode: "0755", owner: ci }
+  - { path: /opt/y, url: "{{ t }}/y", sha256: "{{ t }}" }
+  - { path: /opt/z, url: http://example.com/z }
 validate:
   - { name: x, template: t, timeout: 1h30m, retries: 2, reboot: false, env: { A: x } }
 build: { subnet: null, security_groups: [sg-1], instance_profile: p, instance_type: t3.large, timeout: 2h, max_age: 7d }
@@ -215,6 +219,8 @@ fn mutants(recipe: &Value) -> Vec<Value> {
             ("content", json!("x")),
             ("tree", json!("t")),
             ("mode", json!("0644")),
+            ("url", json!("https://example.com/x")),
+            ("sha256", json!("0".repeat(64))),
             ("version", json!("^1")),
             ("ami", json!("ami-0123456789abcdef0")),
             ("recipe", json!("b")),
