@@ -1,8 +1,8 @@
 //! A whole disk: partition table, EFI system partition, root file system.
 
 use std::fs::File;
-use std::path::Path;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
@@ -26,11 +26,8 @@ const ESP_SLACK: u64 = 8 * MIB;
 const ROOT_START: u64 = ESP_START + ESP_BYTES;
 /// The smallest disk: a root file system of 64 MiB.
 const LEAST_BYTES: u64 = ROOT_START + 65 * MIB;
-/// Zeros hashed at a time.
-const CHUNK: usize = 1 << 20;
-/// Blocks of 512 KiB that the checksum of the whole may be behind the writing: 64 MiB. Those with data follow each other,
-/// and there it keeps up; behind them lie holes with a few blocks of tables.
-const BEHIND: usize = 128;
+/// [`BLOCK_BYTES`] in memory.
+const BLOCK: usize = 512 << 10;
 /// Share of the progress that looking at the tree takes; writing the disk takes the rest.
 const SURVEY_PERCENT: u64 = 30;
 
@@ -84,25 +81,32 @@ pub struct Laid {
     pub blocks: BlockManifest,
     /// The manifest of the tree ([`Tree::manifest`]).
     pub tree: String,
-    sha256: JoinHandle<[u8; 32]>,
+    path: PathBuf,
+    sha256: Hashing,
 }
+
+/// The checksum of a disk, being made.
+type Hashing = JoinHandle<std::io::Result<[u8; 32]>>;
 
 impl Laid {
     /// Waits for the checksum.
-    #[must_use]
-    pub fn finish(self) -> Written {
+    ///
+    /// # Errors
+    /// The disk could not be read back.
+    pub fn finish(self) -> Result<Written> {
         let sha256 = self
             .sha256
             .join()
-            .expect("a thread that only hashes bytes in memory does not panic");
-        Written {
+            .expect("a thread that reads a file and hashes does not panic")
+            .map_err(ImageError::io("read", &self.path))?;
+        Ok(Written {
             report: DiskReport {
                 disk_sha256: hex::encode(sha256),
                 ..self.report
             },
             blocks: self.blocks,
             tree: self.tree,
-        }
+        })
     }
 }
 
@@ -122,7 +126,7 @@ pub struct PartitionReport {
 /// # Errors
 /// As [`lay`].
 pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> Result<Written> {
-    lay(tree, spec, out, progress).map(Laid::finish)
+    lay(tree, spec, out, progress)?.finish()
 }
 
 /// As [`write`], but for the checksum of the whole, which may come later.
@@ -175,7 +179,7 @@ pub fn lay(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> R
     let (partial, file) = create_beside(out)?;
     file.set_len(size_bytes)
         .map_err(ImageError::io("extend", out))?;
-    let (sha256, data_bytes, blocks) = write_pieces(pieces, &file, out, size_bytes, progress)?;
+    let (sha256, data_bytes, blocks) = write_pieces(pieces, file, out, size_bytes, progress)?;
     partial
         .persist(out)
         .map_err(|error| ImageError::io("create", out)(error.error))?;
@@ -195,6 +199,7 @@ pub fn lay(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> R
         report,
         blocks,
         tree,
+        path: out.to_owned(),
         sha256,
     })
 }
@@ -206,6 +211,7 @@ fn create_beside(out: &Path) -> Result<(tempfile::TempPath, File)> {
     name.push(".partial");
     let path = std::path::absolute(&name).map_err(ImageError::io("create", out))?;
     let created = File::options()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(true)
@@ -251,56 +257,46 @@ fn identifier(seed: &[u8; 32], purpose: &str) -> Uuid {
     uuid::Builder::from_custom_bytes(*half).into_uuid()
 }
 
-/// Writes a disk and returns its SHA-256 to be, the bytes that are not holes, and its blocks.
-///
-/// The checksum of the whole is the one thing here that cannot be shared out: a thread of its own makes it from blocks
-/// in memory, while the others make the next ones, and goes on when all are written.
+/// Writes a disk; returns its SHA-256 to be, the bytes that are not holes, and its blocks.
 fn write_pieces(
     pieces: Pieces<'_>,
-    file: &File,
+    file: File,
     path: &Path,
     size_bytes: u64,
     progress: &dyn Fn(u8),
-) -> Result<(JoinHandle<[u8; 32]>, u64, BlockManifest)> {
+) -> Result<(Hashing, u64, BlockManifest)> {
     let mut data_bytes = 0;
     let mut manifest = BlockManifest {
         block_bytes: BLOCK_BYTES,
         size_bytes,
         blocks: Vec::new(),
     };
-    let (sender, receiver) = sync_channel(BEHIND);
-    let sha256 = std::thread::spawn(move || hash(&receiver, size_bytes));
-    output::write(pieces, file, path, |written, share| {
+    output::write(pieces, &file, path, |written, (done, all)| {
         data_bytes += written.data_bytes;
-        sender
-            .send((written.block.0 * BLOCK_BYTES, written.bytes))
-            .expect("the thread takes blocks until there are no more");
         manifest.blocks.push(written.block);
-        progress(low8(
-            SURVEY_PERCENT + (99 - SURVEY_PERCENT) * share.0 / share.1,
-        ));
+        progress(low8(SURVEY_PERCENT + (99 - SURVEY_PERCENT) * done / all));
     })?;
+    let blocks = manifest.blocks.iter().map(|block| block.0).collect();
+    let sha256 = std::thread::spawn(move || hash(&file, blocks, size_bytes));
     Ok((sha256, data_bytes, manifest))
 }
 
-/// SHA-256 of a disk of this size with these blocks, which come in order, and zeros between them.
-fn hash(blocks: &Receiver<(u64, Vec<u8>)>, size_bytes: u64) -> [u8; 32] {
-    let zeros = vec![0; CHUNK];
-    let (mut hash, mut position) = (Sha256::new(), 0);
-    let skip = |hash: &mut Sha256, from: u64, to: u64| {
-        let mut left = usize::try_from(to - from).expect("a disk's size fits in 64 bits");
-        while left > 0 {
-            let count = left.min(CHUNK);
-            hash.update(&zeros[..count]);
-            left -= count;
+/// SHA-256 of a disk of this size, with data in these blocks alone.
+///
+/// The checksum of the whole is the one thing here that cannot be shared out, and most of what it goes through are holes.
+/// So it comes last: until then all cores write.
+fn hash(file: &File, blocks: Vec<u64>, size_bytes: u64) -> std::io::Result<[u8; 32]> {
+    let (zeros, mut bytes) = (vec![0; BLOCK], vec![0; BLOCK]);
+    let mut hash = Sha256::new();
+    let mut data = blocks.into_iter().peekable();
+    // A disk has whole MiB, so no block goes past its end.
+    for block in 0..size_bytes / BLOCK_BYTES {
+        if data.next_if_eq(&block).is_some() {
+            file.read_exact_at(&mut bytes, block * BLOCK_BYTES)?;
+            hash.update(&bytes);
+        } else {
+            hash.update(&zeros);
         }
-    };
-    for (start, bytes) in blocks {
-        skip(&mut hash, position, start);
-        hash.update(&bytes);
-        // A disk has whole MiB, so no block goes past its end.
-        position = start + BLOCK_BYTES;
     }
-    skip(&mut hash, position, size_bytes);
-    hash.finalize().into()
+    Ok(hash.finalize().into())
 }

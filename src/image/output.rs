@@ -13,15 +13,13 @@ use super::region::{Piece, Pieces, Source};
 use super::tree::{Content, data_runs};
 use super::{ImageError, Result};
 
-/// Blocks that each core may be ahead of the reader: with it, memory is bounded.
+/// Blocks that each core may be ahead of the reader.
 const AHEAD: usize = 12;
-/// More cores than this do not help: the reader is one.
+/// More cores than this do not help: they wait for the disk.
 const MOST_WORKERS: usize = 8;
 
 /// A block as it has been written.
 pub struct Written {
-    /// Its bytes; those past the end of the disk are zeros.
-    pub bytes: Vec<u8>,
     /// Bytes of it that are no holes.
     pub data_bytes: u64,
     pub block: Block,
@@ -129,11 +127,7 @@ impl<'a> Worker<'a> {
                 .map_err(ImageError::io("write", self.path))?;
         }
         let block = Block(index, Sha256::digest(&bytes).into());
-        Ok(Written {
-            bytes,
-            data_bytes,
-            block,
-        })
+        Ok(Written { data_bytes, block })
     }
 
     /// Fills `target` with the bytes of a piece from `skip` on.

@@ -144,7 +144,7 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         error: None,
     };
     put_json(&dir.join("progress.json"), &done)?;
-    put_json(&dir.join(REPORT), &laid.finish().report)?;
+    put_json(&dir.join(REPORT), &laid.finish()?.report)?;
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
     std::fs::remove_dir(&root)?;
     Ok(())
