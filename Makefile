@@ -1,7 +1,7 @@
 # `make demo` and `make test` are the two commands; both install what is missing and say what.
 # One set of cargo flags everywhere: nothing is compiled twice. CARGO_TARGET_DIR is honoured.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-vm test bench fuzz lint
+.PHONY: help setup build demo demo-vm test bench bench-bake test-identical fuzz lint
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,6 +28,13 @@ test: build ## everything, on real machines too
 bench: build ## how fast it is, beside rivals and promises; wants a quiet host
 	@bash tests/scripts/setup.sh bench
 	@bash tests/scripts/bench.sh
+
+bench-bake: build ## whole bakes beside mkosi; wants a quiet host, as root
+	@bash tests/scripts/setup.sh mkosi
+	@bash tests/scripts/bench-bake.sh
+
+test-identical: build ## twenty cold bakes of the shipped recipes with everything around them varied, as root: one disk each
+	@bash tests/scripts/test-identical.sh
 
 lint: build ## formatting, clippy, licences, shell, workflows
 	@bash tests/scripts/setup.sh lint

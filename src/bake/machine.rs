@@ -11,7 +11,7 @@ const TERMINATION: Patience = Patience {
     what: "an instance to be terminated",
     // Bare-metal types take twenty minutes.
     stall: Duration::from_secs(2400),
-    first: Duration::from_millis(500),
+    first: Duration::from_millis(100),
     longest: Duration::from_secs(15),
 };
 

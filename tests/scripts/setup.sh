@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing for: build, test, fleet, bench, vm, lint or fuzz. Says what; does nothing when nothing is missing.
+# Installs what is missing for: build, test, fleet, bench, mkosi, vm, lint or fuzz. Says what; does nothing when nothing is missing.
 # Packages that the local cloud itself needs are the business of `piaas-bake doctor --fix`.
 # shellcheck source=tests/scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -22,6 +22,19 @@ for what in "${@:-build}"; do
             install_packages python3-venv packer
             python_environment "$rival" tests/scripts/bench.txt
             ;;
+        mkosi)
+            install_packages mmdebstrap debian-archive-keyring
+            if [ ! -x "$cache/mkosi/usr/bin/mkosi" ]; then
+                say "making a root with mkosi of Debian's backports in $cache/mkosi"
+                as_root rm -rf "$cache/mkosi"
+                mirror='http://deb.debian.org/debian'
+                as_root mmdebstrap --quiet --variant=apt --aptopt='APT::Install-Recommends "false"' \
+                    --aptopt='APT::Default-Release "bookworm-backports"' \
+                    --include=mkosi,systemd,systemd-container,systemd-boot,udev,bubblewrap,apt,debian-archive-keyring \
+                    --include=dosfstools,e2fsprogs,mtools,python3-pefile,uidmap,cpio,zstd,kmod,fdisk,xz-utils \
+                    bookworm "$cache/mkosi" "deb $mirror bookworm main" "deb $mirror bookworm-backports main"
+            fi
+            ;;
         vm) install_packages qemu-system-x86 ovmf ;;
         lint) install_packages python3-venv shellcheck ;;
         fuzz)
@@ -37,6 +50,6 @@ for what in "${@:-build}"; do
                 rm -rf "$new"
             fi
             ;;
-        *) die "unknown group: $what (build, test, fleet, bench, vm, lint or fuzz)" ;;
+        *) die "unknown group: $what (build, test, fleet, bench, mkosi, vm, lint or fuzz)" ;;
     esac
 done

@@ -260,8 +260,7 @@ pub async fn carry_out(
         Ok(baked) => {
             context.summarize(&summary(plan, &baked))?;
             returned?;
-            layers::remember(context, plan)?;
-            layers::trim(connected, layers::LIMIT_GIB).await?;
+            layers::after(context, connected, plan).await;
             Ok(baked)
         }
         Err(error) => {

@@ -34,11 +34,17 @@ fn path(context: &Context, recipe: &str) -> PathBuf {
     dir.join(format!("{recipe}.json"))
 }
 
+/// What is done after a bake: it is remembered, and layers are kept to their limit. The image is there whatever comes of it.
+pub async fn after(context: &Context, connected: &Connected, plan: &Plan) {
+    let remembered = remember(context, plan);
+    let trimmed = trim(connected, LIMIT_GIB).await;
+    for error in [remembered.err(), trimmed.err()].into_iter().flatten() {
+        output::note(&format!("layers: {}", error.message));
+    }
+}
+
 /// Remembers what a bake was made of, for the next one to be compared with.
-///
-/// # Errors
-/// The state directory cannot be written.
-pub fn remember(context: &Context, plan: &Plan) -> Result<(), CliError> {
+fn remember(context: &Context, plan: &Plan) -> Result<(), CliError> {
     let path = path(context, &plan.recipe);
     let write = || {
         std::fs::create_dir_all(path.parent().unwrap_or(&path))?;

@@ -1,0 +1,262 @@
+"""Bakes the shipped recipes again and again, cold, with everything around them varied; each has one disk.
+
+    identical.py --binary BIN --work DIR [--rounds N] [--set-clock] [RECIPE …]
+
+What a round varies: time zone, locale, umask, HOME, host name, working directory, number of cores, the file system that
+the machines work on, where the recipes and the cache lie, cold and warm caches, another mirror, and the order in which
+directories are read. With --set-clock, which takes this host's clock 400 days ahead for as long as a round lasts, the
+date too. What a host does not have is said, and left out.
+"""
+
+import argparse
+import contextlib
+import http.server
+import json
+import os
+import pathlib
+import shutil
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DAYS = 400 * 24 * 3600
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class Mirror(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """Debian's mirror under other addresses: /other/place/debian and /other/place/debian-security."""
+
+    daemon_threads = True
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            url = "http://deb.debian.org" + self.path.removeprefix("/other/place")
+            try:
+                with urllib.request.urlopen(url, timeout=60) as answer:
+                    body = answer.read()
+            except urllib.error.HTTPError as error:
+                self.send_error(error.code)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), self.Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/other/place/debian"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+def mounted(*args):
+    done = subprocess.run(["mount", *map(str, args)], capture_output=True, text=True, check=False)
+    return done.returncode == 0
+
+
+class Places:
+    """Directories on file systems of several kinds, below one directory."""
+
+    def __init__(self, work):
+        self.work = work
+        self.mounts = []
+
+    def make(self, kind):
+        """A new directory on such a file system; None if this host has none."""
+        place = self.work / f"{kind}-{len(self.mounts)}-{time.monotonic_ns()}"
+        place.mkdir()
+        if kind == "host":
+            return place
+        args = {"tmpfs": ["-t", "tmpfs", "-o", "size=12g", "tmpfs"]}.get(kind)
+        if kind == "ext4":
+            disk = place.with_suffix(".disk")
+            subprocess.run(["truncate", "--size=16G", disk], check=True)
+            subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^dir_index", disk], check=True)
+            args = ["-o", "loop", disk]
+        if kind == "overlay":
+            parts = [place.with_suffix(suffix) for suffix in (".lower", ".upper", ".work")]
+            for part in parts:
+                part.mkdir()
+            args = ["-t", "overlay", "-o", "lowerdir={},upperdir={},workdir={}".format(*parts), "overlay"]
+        if not mounted(*args, place):
+            return None
+        self.mounts.append(place)
+        return place
+
+    def shuffled(self, directory):
+        """The same directory, read in another order."""
+        if not shutil.which("disorderfs"):
+            return None
+        place = self.work / f"shuffled-{time.monotonic_ns()}"
+        place.mkdir()
+        command = ["disorderfs", "--shuffle-dirents=yes", "--quiet", directory, place]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            return None
+        self.mounts.append(place)
+        return place
+
+    def close(self):
+        for place in reversed(self.mounts):
+            subprocess.run(["umount", "-l", place], check=False)
+
+
+@contextlib.contextmanager
+def clock_ahead(wanted):
+    """This host's clock, DAYS ahead. The way back goes by the clock that nobody sets."""
+    if not wanted:
+        yield
+        return
+    real, since = time.time(), time.monotonic()
+    time.clock_settime(time.CLOCK_REALTIME, real + DAYS)
+    try:
+        yield
+    finally:
+        time.clock_settime(time.CLOCK_REALTIME, real + time.monotonic() - since)
+
+
+class Round:
+    """One way of baking: what is varied, by name."""
+
+    def __init__(self, number, work, places, mirror, options):
+        pick = lambda *of: of[number % len(of)]
+        self.number = number
+        self.left_out = []
+        self.home = work / f"home-{number}"
+        self.home.mkdir()
+        state = pick("host", "tmpfs", "ext4")
+        self.state = places.make(state)
+        if self.state is None:
+            self.left_out.append(state)
+            self.state = places.make("host")
+        kept = pick("host", "overlay")
+        self.things = places.make(kept)
+        if self.things is None:
+            self.left_out.append(kept)
+            self.things = places.make("host")
+        self.cold = number % 4 == 3
+        self.cores = pick("0,1", "0")
+        self.ahead = options.set_clock and number % 2 == 1
+        self.umask = pick("022", "077", "002")
+        self.name = pick("here", "another-host", "a.b.example")
+        self.directory = pick("/", "/tmp", "/usr/share")
+        self.mirror = pick(None, mirror.url)
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "TZ": pick("UTC", "Pacific/Auckland", "America/St_Johns"),
+            "LC_ALL": pick("C.UTF-8", "C", "tr_TR.UTF-8", "de_DE.UTF-8"),
+            "PIAAS_CLOUD": "local",
+            "PIAAS_STATE_DIR": str(self.state / "state"),
+        }
+        if self.mirror:
+            self.env["PIAAS_MIRROR"] = self.mirror
+
+    def prepare(self, recipes, cache, places):
+        mine = self.things / "recipes"
+        shutil.copytree(recipes, mine)
+        self.env["PIAAS_RECIPES"] = str(mine)
+        if self.number % 3 == 1:
+            shuffled = places.shuffled(mine)
+            if shuffled is None:
+                self.left_out.append("disorderfs")
+            else:
+                self.env["PIAAS_RECIPES"] = str(shuffled)
+        # A cold cache is filled from the archive; a warm one has the files of packages, and makes its base of them.
+        self.env["PIAAS_CACHE_DIR"] = str(self.state / "cache")
+        if not self.cold:
+            shutil.copytree(cache / "debs", self.state / "cache/debs")
+
+    def bake(self, binary, recipe):
+        """The disk's SHA-256."""
+        inner = f"umask {self.umask}; hostname {self.name}; cd {self.directory}; exec taskset -c {self.cores} \"$@\""
+        base = ["unshare", "--uts", "sh", "-c", inner, "sh", str(binary)]
+
+        def run(*args):
+            done = subprocess.run([*base, *args], env=self.env, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"round {self.number}: {' '.join(args)}: exit code {done.returncode}\n{done.stdout}{done.stderr[-4000:]}")
+            return done.stdout
+
+        with clock_ahead(self.ahead):
+            baked = json.loads(run("bake", recipe, "--locked", "--no-cache", "--format", "json"))
+            shown = json.loads(run("images", "show", baked["image_id"], "--format", "json"))
+        return disk_of(pathlib.Path(shown["disk"]).parent)
+
+    def end(self, binary):
+        subprocess.run([binary, "cloud", "reset", "--yes", "--base"], env=self.env, capture_output=True, check=False)
+        for place in (self.state, self.things):
+            shutil.rmtree(place, ignore_errors=True)
+
+    def words(self):
+        env = self.env
+        parts = [
+            f"state on {self.state.name.split('-')[0]}", f"recipes on {self.things.name.split('-')[0]}",
+            "cold cache" if self.cold else "warm cache", f"cores {self.cores}", f"umask {self.umask}", env["TZ"], env["LC_ALL"],
+            "clock +400 days" if self.ahead else "clock as it is", "another mirror" if self.mirror else "the mirror",
+        ]
+        if self.left_out:
+            parts.append("not on this host: " + ", ".join(self.left_out))
+        return ", ".join(parts)
+
+
+def disk_of(snapshot):
+    """The checksum comes after the disk: the writer holds the lock until it is there."""
+    import fcntl
+
+    with open(snapshot / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    return json.loads((snapshot / "disk.json").read_text())["disk_sha256"]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binary", type=pathlib.Path, required=True)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--cache", type=pathlib.Path, required=True)
+    parser.add_argument("--rounds", type=int, default=20, help="bakes in all")
+    parser.add_argument("--set-clock", action="store_true")
+    parser.add_argument("recipe", nargs="*", default=["ci-worker", "ci-base"])
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    recipes = options.work / "recipes"
+    shutil.copytree(ROOT / "recipes", recipes)
+    places, mirror = Places(options.work), Mirror()
+    env = dict(
+        os.environ, PIAAS_CLOUD="local", PIAAS_RECIPES=str(recipes), PIAAS_CACHE_DIR=str(options.cache),
+        PIAAS_STATE_DIR=str(options.work / "first"),
+    )
+    disks = {recipe: set() for recipe in options.recipe}
+    try:
+        for recipe in options.recipe:
+            subprocess.run([options.binary, "lock", recipe], env=env, stdout=subprocess.DEVNULL, check=True)
+            # The host has the files of all packages then.
+            subprocess.run([options.binary, "bake", recipe, "--locked"], env=env, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([options.binary, "cloud", "reset", "--yes"], env=env, check=True)
+        for number in range(options.rounds):
+            recipe = options.recipe[number % len(options.recipe)]
+            # Each recipe goes through all of it: what is picked moves on by rounds of all recipes.
+            one = Round(number // len(options.recipe), options.work, places, mirror, options)
+            one.prepare(recipes, options.cache, places)
+            sha256 = one.bake(options.binary, recipe)
+            disks[recipe].add(sha256)
+            say(f"identical: {number + 1} of {options.rounds}: {recipe} {sha256[:16]} ({one.words()})")
+            one.end(options.binary)
+    finally:
+        places.close()
+        mirror.shutdown()
+    for recipe, found in disks.items():
+        print(f"identical: {recipe}: {len(found)} disk{'s' if len(found) > 1 else ''}: {', '.join(sorted(found))}")
+    assert all(len(found) == 1 for found in disks.values()), "the same recipe gave more than one disk"
+
+
+main()
