@@ -12,6 +12,7 @@ mod completion;
 mod diff;
 mod fleet;
 mod host;
+mod identical;
 mod image;
 mod layers;
 mod lock;
