@@ -1,6 +1,6 @@
-# Waits until a log has grown past OFFSET, has ended or pauses, or WAIT seconds are over; then prints one line
+# Waits until a log has grown past OFFSET, has ended or pauses, or WAIT fifths of a second are over; then prints one line
 # "size running|paused|ended" and, in base64, at most LIMIT bytes from OFFSET on.
-log='@LOG@' offset=@OFFSET@ left=$((@WAIT@ * 5)) limit=@LIMIT@
+log='@LOG@' offset=@OFFSET@ left=@WAIT@ limit=@LIMIT@
 size() { if [ -e "$log" ]; then wc -c <"$log"; else echo 0; fi; }
 while [ "$(size)" -le "$offset" ] && [ ! -e "$log.exit" ] && [ ! -e "$log.paused" ] && [ "$left" -gt 0 ]; do
     left=$((left - 1))

@@ -27,6 +27,8 @@ const SEALED: &str = "/run/piaas-bake-seal";
 /// Base64 characters in one command. A command document may have 64 KB in all (`SendCommand`,
 /// `MaxDocumentSizeExceeded`), JSON and our own lines included.
 const CHUNK: usize = 40_000;
+/// How often `follow.sh` looks in a second.
+const FIFTHS: u32 = 5;
 /// Characters in one line of base64; a multiple of four, so that every line stands alone.
 const LINE: usize = 1000;
 /// The largest archive that goes in commands: about 560 of them, at a second or two each.
@@ -204,7 +206,7 @@ impl Bundle {
         FOLLOW
             .replace("@LOG@", &format!("{}/log/{}", self.dir(), list.as_str()))
             .replace("@OFFSET@", &offset.to_string())
-            .replace("@WAIT@", &wait.to_string())
+            .replace("@WAIT@", &(wait * FIFTHS).to_string())
             .replace("@LIMIT@", &FOLLOW_BYTES.to_string())
     }
 
