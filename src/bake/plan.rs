@@ -62,6 +62,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// The scripts that provision the line, on this base image.
+    #[must_use]
+    pub fn chain(&self, base: &str) -> Vec<Step> {
+        steps(base, self.layers.iter().map(|plan| &plan.layer))
+    }
+
     /// The recipe asked for.
     fn top(&self) -> Result<&LayerPlan, PlanError> {
         self.layers.last().ok_or(PlanError::Empty)
@@ -316,8 +322,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
 
     let all = target.layers.iter().map(|layer| &layer.layer);
     let to_run = &target.layers[start.layers..];
-    let rendered = || target.layers.iter().map(|layer| &layer.layer);
-    let chain = steps(root_image(&start.image, &target.base), rendered());
+    let chain = target.chain(root_image(&start.image, &target.base));
     Ok(Decision::Bake(Box::new(Plan {
         recipe: top.recipe.clone(),
         version: top.version.clone(),
@@ -331,7 +336,8 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
             .iter()
             .map(|layer| format!("{} {}", layer.recipe, layer.version))
             .collect(),
-        steps: rendered()
+        steps: all
+            .clone()
             .flat_map(|layer| &layer.provision)
             .skip(start.scripts)
             .cloned()
@@ -388,7 +394,7 @@ fn start<'s>(
     if target.force {
         return start;
     }
-    let chain = steps(&target.base.id, target.layers.iter().map(|one| &one.layer));
+    let chain = target.chain(&target.base.id);
     let step = (start.scripts..chain.len()).rev().find_map(|index| {
         let digest = chain[index].digest.to_string();
         let image = survey

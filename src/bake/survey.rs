@@ -6,7 +6,7 @@ use super::images::{channels, describe, filter};
 use super::names::image_name;
 use super::plan::{KnownRun, Survey, Target};
 use crate::aws::{self, Clients, tags};
-use crate::{digest, journal};
+use crate::journal;
 
 /// The look failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,15 +37,13 @@ pub async fn survey(
         .await?,
         ..Survey::default()
     };
-    let chain = digest::steps(
-        &target.base.id,
-        target.layers.iter().map(|layer| &layer.layer),
-    );
-    // A filter has at most 200 values (EC2 API reference, "Filtering").
-    for steps in chain.chunks(200).filter(|_| target.by_step) {
-        let digests = steps.iter().map(|step| step.digest.to_string());
-        let filters = vec![filter(format!("tag:{}", tags::LAYER), digests)];
-        survey.steps.extend(describe(clients, &own, filters).await?);
+    if target.by_step {
+        // A filter has at most 200 values (EC2 API reference, "Filtering").
+        for steps in target.chain(&target.base.id).chunks(200) {
+            let digests = steps.iter().map(|step| step.digest.to_string());
+            let filters = vec![filter(format!("tag:{}", tags::LAYER), digests)];
+            survey.steps.extend(describe(clients, &own, filters).await?);
+        }
     }
     if let Some(top) = target.layers.last() {
         survey.channels = channels(clients, &top.recipe).await?;

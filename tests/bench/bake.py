@@ -53,7 +53,7 @@ Repositories=main
 [Output]
 Format=disk
 ImageId=worker
-OutputDirectory=/work/out
+OutputDirectory=/bench/out
 
 [Content]
 Bootable=yes
@@ -76,13 +76,13 @@ mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
-mkdir -p "$root/work" "$root/old"
-mount --bind "$work" "$root/work"
+mkdir -p "$root/bench" "$root/old"
+mount --bind "$work" "$root/bench"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 cd "$root"
 pivot_root . old
 umount -l /old
-cd /work
+cd /bench
 exec mkosi "$@"
 """
 
@@ -121,7 +121,7 @@ class Mkosi:
 
     def build(self, *more):
         env = dict(PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root", LC_ALL="C.UTF-8")
-        places = ["--workspace-dir=/work/space", "--cache-dir=/work/cache", "--package-cache-dir=/work/packages"]
+        places = ["--workspace-dir=/bench/space", "--cache-dir=/bench/cache", "--package-cache-dir=/bench/packages"]
         command = ["unshare", "-m", "sh", "-c", ENTER, "mkosi", self.root, self.work, *places, *more, "build"]
         return timed(command, self.work / "log", env)
 

@@ -1,7 +1,6 @@
 //! What two images differ in: those of scripted machines, with disks of our own making; and those of real ones.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use piaas_bake::localcloud::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{Run, Sandbox, cache_dir, machines_wanted};
+use crate::support::{Sandbox, machines_wanted};
 
 const BEFORE: &str = r#"schema: piaas-bake/v1
 name: web
@@ -45,17 +44,10 @@ fn after() -> String {
         )
 }
 
-fn run(sandbox: &Sandbox, args: &[&str]) -> Run {
-    let output = sandbox
-        .command(args)
-        .env("PIAAS_CACHE_DIR", cache_dir())
-        .stdin(Stdio::null())
-        .output();
-    Run::from(output.unwrap())
-}
-
 fn document(sandbox: &Sandbox, args: &[&str]) -> Value {
-    let run = run(sandbox, &[args, &["--format", "json"]].concat()).expect_code(0);
+    let run = sandbox
+        .run_on_machines(&[args, &["--format", "json"]].concat())
+        .expect_code(0);
     serde_json::from_str(&run.stdout).unwrap()
 }
 
@@ -68,7 +60,7 @@ fn two_images_are_compared_by_packages_services_and_files() {
     let mut ids = Vec::new();
     for text in [BEFORE, &after()] {
         sandbox.write("recipes/web/recipe.yaml", text);
-        let _ = run(&sandbox, &["bake", "web"]).expect_code(0);
+        let _ = sandbox.run_on_machines(&["bake", "web"]).expect_code(0);
         let image = document(&sandbox, &["images", "show", "web"]);
         ids.push(image["image_id"].as_str().unwrap().to_owned());
         // The digest is that of what lies beside the disk.
@@ -79,7 +71,8 @@ fn two_images_are_compared_by_packages_services_and_files() {
     }
     let [before, now] = [&*ids[0], &*ids[1]];
 
-    let text = run(&sandbox, &["diff", before, "web"])
+    let text = sandbox
+        .run_on_machines(&["diff", before, "web"])
         .expect_code(0)
         .stdout;
     for line in [
@@ -125,8 +118,12 @@ fn two_images_are_compared_by_packages_services_and_files() {
     ];
     assert_eq!(others, expected, "{text}");
 
-    let _ = run(&sandbox, &["diff", before, now, "--exit-code"]).expect_code(4);
-    let same = run(&sandbox, &["diff", "web", now, "--exit-code"]).expect_code(0);
+    let _ = sandbox
+        .run_on_machines(&["diff", before, now, "--exit-code"])
+        .expect_code(4);
+    let same = sandbox
+        .run_on_machines(&["diff", "web", now, "--exit-code"])
+        .expect_code(0);
     assert!(same.stdout.starts_with("the same: "), "{}", same.stdout);
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use piaas_bake::localcloud::nspawn::snapshot;
 
-use crate::support::{Run, Sandbox, cache_dir, machines_wanted};
+use crate::support::{Run, Sandbox, machines_wanted};
 
 /// The first script is worth a layer: it takes as long as a small package does.
 const RECIPE: &str = "\
@@ -24,21 +24,17 @@ steps:
 ";
 
 fn bake(sandbox: &Sandbox, more: &[&str]) -> Run {
-    let run = sandbox
-        .command(&[&["bake", "web", "--explain"], more].concat())
-        .env("PIAAS_CACHE_DIR", cache_dir())
-        .output();
-    Run::from(run.unwrap()).expect_code(0)
+    sandbox
+        .run_on_machines(&[&["bake", "web", "--explain"], more].concat())
+        .expect_code(0)
 }
 
 /// SHA-256 of the disk of an image.
 fn disk(sandbox: &Sandbox, image: &str) -> String {
-    let run = sandbox
-        .command(&["images", "show", image.trim(), "--format", "json"])
-        .env("PIAAS_CACHE_DIR", cache_dir())
-        .output();
-    let shown: serde_json::Value =
-        serde_json::from_str(&Run::from(run.unwrap()).expect_code(0).stdout).unwrap();
+    let shown = sandbox
+        .run_on_machines(&["images", "show", image.trim(), "--format", "json"])
+        .expect_code(0);
+    let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
     let disk = Path::new(shown["disk"].as_str().unwrap());
     snapshot::report(disk.parent().unwrap())
         .unwrap()
@@ -89,11 +85,9 @@ fn what_begins_at_a_layer_is_what_begins_at_the_base() {
     assert_eq!(disks[1], disks[2]);
     assert_ne!(disks[0], disks[1]);
 
-    let gc = sandbox
-        .command(&["cloud", "gc", "--layers", "0"])
-        .env("PIAAS_CACHE_DIR", cache_dir())
-        .output();
     // An image stands on the one there is; the cold bake found it kept.
-    let gc = Run::from(gc.unwrap()).expect_code(0);
+    let gc = sandbox
+        .run_on_machines(&["cloud", "gc", "--layers", "0"])
+        .expect_code(0);
     assert!(!gc.stdout.contains("layer"), "{}", gc.stdout);
 }

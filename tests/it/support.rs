@@ -60,6 +60,15 @@ impl Sandbox {
     pub fn run(&self, args: &[&str]) -> Run {
         Run::from(self.command(args).output().expect("the binary starts"))
     }
+
+    /// The same with what this host keeps for real machines, and without input.
+    pub fn run_on_machines(&self, args: &[&str]) -> Run {
+        let mut command = self.command(args);
+        command
+            .env("PIAAS_CACHE_DIR", cache_dir())
+            .stdin(std::process::Stdio::null());
+        Run::from(command.output().expect("the binary starts"))
+    }
 }
 
 /// A test that fails leaves no machines running on the host.

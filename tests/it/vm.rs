@@ -2,12 +2,11 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::support::{
-    Run, Sandbox, assert_events_fit_their_schema, cache_dir, machines_wanted, shipped_recipes,
+    Run, Sandbox, assert_events_fit_their_schema, machines_wanted, shipped_recipes,
 };
 
 const RECIPE: &str = r#"schema: piaas-bake/v1
@@ -24,15 +23,6 @@ test:
       curl --fail --silent --retry 5 --retry-connrefused -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' \
         http://169.254.169.254/latest/api/token >/dev/null
 "#;
-
-fn run(sandbox: &Sandbox, args: &[&str]) -> Run {
-    let output = sandbox
-        .command(args)
-        .env("PIAAS_CACHE_DIR", cache_dir())
-        .stdin(Stdio::null())
-        .output();
-    Run::from(output.unwrap())
-}
 
 /// When a disk was written, by its time and the change of its inode.
 fn written(disk: &str) -> (i64, i64, i64, i64) {
@@ -67,15 +57,17 @@ fn an_image_boots_and_is_tested_in_a_virtual_machine_and_a_dead_one_never_passes
     std::os::unix::fs::symlink(shipped_recipes().join("debian-base"), base).unwrap();
     let (head, tests) = RECIPE.split_once("test:\n").unwrap();
     sandbox.write("recipes/web/recipe.yaml", head);
-    let _ = run(&sandbox, &["bake", "web"]).expect_code(0);
-    let shown = run(&sandbox, &["images", "show", "web", "--format", "json"]).expect_code(0);
+    let _ = sandbox.run_on_machines(&["bake", "web"]).expect_code(0);
+    let shown = sandbox
+        .run_on_machines(&["images", "show", "web", "--format", "json"])
+        .expect_code(0);
     let image: Value = serde_json::from_str(&shown.stdout).unwrap();
     let disk = image["disk"].as_str().unwrap();
     let before = written(disk);
     let recipe = |tests: &str| {
         sandbox.write("recipes/web/recipe.yaml", &format!("{head}test:\n{tests}"));
         let args = ["test", "--vm", "web", "--format", "ndjson"];
-        let run = run(&sandbox, &args);
+        let run = sandbox.run_on_machines(&args);
         assert_events_fit_their_schema(&run.stdout);
         let last = run.stdout.lines().last().map(serde_json::from_str::<Value>);
         (last.unwrap().unwrap(), run)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_sdk_ec2::operation::create_image::builders::CreateImageFluentBuilder;
 use aws_sdk_ec2::types::ResourceType;
 
 use super::super::error::Failure;
@@ -10,7 +11,7 @@ use super::super::images::{self, Image};
 use super::super::run::Run;
 use crate::aws::error::Context as _;
 use crate::aws::wait::Patience;
-use crate::aws::{Error, Kind, tags};
+use crate::aws::{Clients, Error, Kind, tags};
 use crate::image::leaks;
 use crate::journal::{Facts, IntentId};
 
@@ -38,27 +39,36 @@ pub async fn create(run: &mut Run<'_>, builder: &str) -> Result<(IntentId, Strin
         .description(plan.description.chars().take(255).collect::<String>())
         .tag_specifications(tags::specification(ResourceType::Image, &image_tags))
         .tag_specifications(tags::specification(ResourceType::Snapshot, &snapshot_tags));
-    let clients = run.clients;
-    let own_run = run.id.to_string();
+    let (clients, own_run) = (run.clients, run.id.to_string());
     let call = async move {
-        match request.send().await.call("ec2", "CreateImage") {
-            Ok(answer) => answer
-                .image_id
-                .map(|id| vec![id])
-                .ok_or_else(|| Error::incomplete("ec2", "CreateImage", "image id")),
-            // A call of ours may have made it, its answer lost; an image of another run is not ours to take.
-            Err(error) if error.kind == Kind::AlreadyExists => {
-                let ours = images::of_run(clients, &plan.image_name, &own_run).await?;
-                ours.into_iter()
-                    .next()
-                    .map(|image| vec![image.id])
-                    .ok_or(error)
-            }
-            Err(error) => Err(error),
-        }
+        let id = make(clients, request, &plan.image_name, &own_run).await?;
+        Ok(vec![id])
     };
     run.create(Resource::Image, &plan.image_name, Facts::new(), call)
         .await
+}
+
+/// Sends the request of a run for an image of this name; gives its id.
+///
+/// # Errors
+/// [`Error`] of `CreateImage`: of the kind [`Kind::AlreadyExists`] if another run has an image of the name.
+pub async fn make(
+    clients: &Clients,
+    request: CreateImageFluentBuilder,
+    name: &str,
+    run: &str,
+) -> Result<String, Error> {
+    match request.send().await.call("ec2", "CreateImage") {
+        Ok(answer) => answer
+            .image_id
+            .ok_or_else(|| Error::incomplete("ec2", "CreateImage", "image id")),
+        // A call of ours may have made it, its answer lost; an image of another run is not ours to take.
+        Err(error) if error.kind == Kind::AlreadyExists => {
+            let ours = images::of_run(clients, name, run).await?;
+            ours.into_iter().next().map(|image| image.id).ok_or(error)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Waits until the image is available, for as long as its snapshot moves.

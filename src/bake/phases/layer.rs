@@ -9,8 +9,7 @@ use super::super::event::{Event, Resource};
 use super::super::names::layer_name;
 use super::super::run::Run;
 use super::{commands, image, publish};
-use crate::aws::error::Context as _;
-use crate::aws::{Error, Kind, tags};
+use crate::aws::{Kind, tags};
 use crate::digest::Step;
 use crate::journal::Facts;
 
@@ -62,18 +61,14 @@ async fn make(
         .no_reboot(true)
         .tag_specifications(tags::specification(ResourceType::Image, &all))
         .tag_specifications(tags::specification(ResourceType::Snapshot, &of_snapshot));
+    let (clients, own_run, token) = (run.clients, run.id.to_string(), name.clone());
     let call = async move {
-        match request.send().await.call("ec2", "CreateImage") {
-            Ok(answer) => answer
-                .image_id
-                .map(|id| vec![id])
-                .ok_or_else(|| Error::incomplete("ec2", "CreateImage", "image id")),
+        match image::make(clients, request, &name, &own_run).await {
             // Another bake has kept it.
             Err(error) if error.kind == Kind::AlreadyExists => Ok(Vec::new()),
-            Err(error) => Err(error),
+            made => made.map(|id| vec![id]),
         }
     };
-    let token = name.clone();
     let (intent, id) = run
         .create(Resource::Layer, &token, Facts::new(), call)
         .await?;

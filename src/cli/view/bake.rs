@@ -46,14 +46,7 @@ pub(super) fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
             title,
             attempt,
             ..
-        } => {
-            let again = if attempt > 1 {
-                format!(" (attempt {attempt})")
-            } else {
-                String::new()
-            };
-            progress.at(&format!("{number}/{total} {title}{again}"));
-        }
+        } => progress.script(number, total, &title, attempt),
         Event::StepSkipped { title, .. } => progress.note(&format!("  done before: {title}")),
         Event::StepRetried {
             title, exit_code, ..

@@ -211,6 +211,16 @@ impl Progress {
         }
     }
 
+    /// A script of the running phase begins.
+    pub fn script(&mut self, number: u32, total: u32, title: &str, attempt: u32) {
+        let again = if attempt > 1 {
+            format!(" (attempt {attempt})")
+        } else {
+            String::new()
+        };
+        self.at(&format!("{number}/{total} {title}{again}"));
+    }
+
     /// A line of the running step's output.
     pub fn output(&mut self, line: &str) {
         let line = printable(line);

@@ -35,14 +35,7 @@ fn one(progress: &mut Progress, event: Event) {
             total,
             title,
             attempt,
-        } => {
-            let again = if attempt > 1 {
-                format!(" (attempt {attempt})")
-            } else {
-                String::new()
-            };
-            progress.at(&format!("{number}/{total} {title}{again}"));
-        }
+        } => progress.script(number, total, &title, attempt),
         Event::StepFinished {
             title,
             exit_code: 0,

@@ -87,6 +87,18 @@ pub struct Progress {
     pub error: Option<String>,
 }
 
+impl Progress {
+    /// Of a snapshot that machines can be made from.
+    #[must_use]
+    pub fn complete() -> Self {
+        Self {
+            percent: 100,
+            done: true,
+            error: None,
+        }
+    }
+}
+
 /// Writes JSON so that a reader sees the old text or the new one.
 ///
 /// # Errors

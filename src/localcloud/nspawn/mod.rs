@@ -401,12 +401,7 @@ impl Driver for NspawnDriver {
             return self.detach("local-snapshot", &dir, lock);
         }
         // Machines start from its layer; the disk of a machine that went on is written once somebody asks for it.
-        let done = Progress {
-            percent: 100,
-            done: true,
-            error: None,
-        };
-        put_json(&dir.join("progress.json"), &done).map_err(io(&dir))
+        put_json(&dir.join("progress.json"), &Progress::complete()).map_err(io(&dir))
     }
 
     fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress {

@@ -138,12 +138,7 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let laid = disk::lay(&tree, &disk_spec, &dir.join("disk.raw"), &progress)?;
     put_json(&dir.join("blocks.json"), &laid.blocks)?;
     std::fs::write(dir.join(TREE), &laid.tree)?;
-    let done = Progress {
-        percent: 100,
-        done: true,
-        error: None,
-    };
-    put_json(&dir.join("progress.json"), &done)?;
+    put_json(&dir.join("progress.json"), &Progress::complete())?;
     put_json(&dir.join(REPORT), &laid.finish()?.report)?;
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
     std::fs::remove_dir(&root)?;

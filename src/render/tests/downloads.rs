@@ -92,20 +92,7 @@ fn a_download_is_a_file_of_its_layer_by_its_sha256() {
         "ab".repeat(32)
     );
     assert!(script.text.ends_with(&line), "{}", script.text);
-    let file = kitchen.dir().join("script");
-    fs::write(&file, &script.text).unwrap();
-    match Command::new("shellcheck")
-        .arg("--shell=sh")
-        .arg(&file)
-        .output()
-    {
-        Ok(output) => assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stdout)
-        ),
-        Err(_) => eprintln!("left out: shellcheck is not installed"),
-    }
+    assert_pleases_shellcheck(&script.text);
 }
 
 /// What nobody has filled in yet is no fault of the recipe.

@@ -147,19 +147,7 @@ fn packages_that_are_named_move_and_what_is_locked_stays() {
         let moved: Vec<String> = moved.iter().map(|name| (*name).to_owned()).collect();
         pins(&line, &moved, &["app".to_owned(), "zip".to_owned()])
     };
-    if let Ok(output) = Command::new("shellcheck")
-        .args(["--shell=sh", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .and_then(|mut child| {
-            use std::io::Write as _;
-            let text = &pinned(&["app"])[1].text;
-            child.stdin.take().unwrap().write_all(text.as_bytes())?;
-            child.wait_with_output()
-        })
-    {
-        assert!(output.status.success());
-    }
+    assert_pleases_shellcheck(&pinned(&["app"])[1].text);
 
     // The layer below has been provisioned.
     let below = guards("base", Some(&base), false).0.unwrap();

@@ -61,10 +61,5 @@ fn a_tree_is_installed_and_installed_again() {
         let link = fs::read_link(target.join("sub/link")).unwrap();
         assert_eq!(link, Path::new("../text"));
     }
-    let file = kitchen.dir().join("script");
-    fs::write(&file, &layer.provision[0].text).unwrap();
-    if let Ok(output) = Command::new("shellcheck").arg(&file).output() {
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{said}");
-    }
+    assert_pleases_shellcheck(&layer.provision[0].text);
 }

@@ -161,12 +161,7 @@ async fn whatever_becomes_of_a_request_layers_are_whole_or_not_there() {
             let context = format!("killed at {operation}, {fault:?}");
             let world = world().await;
             let plan = world.plan(&world.target().await).await;
-            world.wire.fail(fault);
-            tokio::select! {
-                outcome = world.bake(&plan, Cancel::never(), &()) => panic!("{context}: {outcome:?}"),
-                () = world.wire.hung.notified() => {}
-            }
-            world.wire.fail(Fault::None);
+            killed(&world, &plan, fault, &context).await;
             world.undo_dead_runs().await;
             assert_whole(&world, &context).await;
             assert_eq!(world.run_states(), [RunState::Finished], "{context}");

@@ -603,6 +603,16 @@ async fn changing_requests() -> Vec<(usize, String)> {
         .collect()
 }
 
+/// Bakes until a request hangs, and drops the bake: that is what `kill -9` leaves, no undo, the lock free.
+async fn killed(world: &World, plan: &Plan, fault: Fault, context: &str) {
+    world.wire.fail(fault);
+    tokio::select! {
+        outcome = world.bake(plan, Cancel::never(), &()) => panic!("{context}: {outcome:?}"),
+        () = world.wire.hung.notified() => {}
+    }
+    world.wire.fail(Fault::None);
+}
+
 /// After a clean-up nothing is left, or exactly one whole image.
 async fn assert_all_or_nothing(world: &World, context: &str) {
     let things = world.things().await;
@@ -662,13 +672,7 @@ async fn killed_at_any_change_it_is_cleaned_up_later() {
             let context = format!("killed at {operation}, {fault:?}");
             let world = World::new().await;
             let plan = world.plan(&world.target().await).await;
-            world.wire.fail(fault);
-            // Dropping the bake is what `kill -9` leaves: no undo, the lock free.
-            tokio::select! {
-                outcome = world.bake(&plan, Cancel::never(), &()) => panic!("{context}: {outcome:?}"),
-                () = world.wire.hung.notified() => {}
-            }
-            world.wire.fail(Fault::None);
+            killed(&world, &plan, fault, &context).await;
             assert_eq!(world.undo_dead_runs().await.len(), 1, "{context}");
             assert_all_or_nothing(&world, &context).await;
             assert_eq!(world.run_states(), [RunState::Finished], "{context}");
