@@ -203,9 +203,21 @@ impl<'a> Run<'a> {
         &mut self,
         kind: Resource,
         token: &str,
-        mut facts: Facts,
+        facts: Facts,
         call: impl Future<Output = Result<Vec<String>, aws::Error>>,
     ) -> Result<(IntentId, String), Failure> {
+        let (intent, made) = self.attempt(kind, token, facts, call).await?;
+        Ok((intent, made?))
+    }
+
+    /// As [`Run::create`], for a caller that has an answer to a refusal: gives the intent either way.
+    pub async fn attempt(
+        &mut self,
+        kind: Resource,
+        token: &str,
+        mut facts: Facts,
+        call: impl Future<Output = Result<Vec<String>, aws::Error>>,
+    ) -> Result<(IntentId, Result<String, aws::Error>), Failure> {
         self.check()?;
         facts.insert(facts::RUN.to_owned(), self.id.to_string());
         let intent = self
@@ -219,7 +231,7 @@ impl<'a> Run<'a> {
                     kind,
                     id: id.clone(),
                 });
-                Ok((intent, id))
+                Ok((intent, Ok(id)))
             }
             Err(error) => {
                 let refused = [
@@ -232,7 +244,7 @@ impl<'a> Run<'a> {
                     self.journal
                         .failed(intent, &error.to_string(), self.now())?;
                 }
-                Err(error.into())
+                Ok((intent, Err(error)))
             }
         }
     }

@@ -240,11 +240,17 @@ class Soak:
         while True:
             with open(self.work / "roll.log", "a") as log:
                 process = self.roller = self.product.start("roll", *verb, "--format", "ndjson", stdout=log, stderr=log)
-                try:
-                    code = process.wait(self.random.uniform(2, 8) if kills else 600)
-                except subprocess.TimeoutExpired:
+                patience = self.random.uniform(2, 8) if kills else 600
+                ended = time.monotonic() + patience
+                while process.poll() is None and time.monotonic() < ended:
+                    self.failed()
+                    time.sleep(0.05)
+                code = process.poll()
+                if code is None:
                     process.kill()
                     process.wait()
+                    if not kills:
+                        raise TimeoutError(f"the roll to {image} has not ended in {patience} s")
                     self.counts["roll kills"] += 1
                     kills -= 1
                     # What is half done is picked up.
@@ -333,6 +339,24 @@ class Soak:
         for what, count in self.counts.items():
             assert count, f"no {what}: the soak proves less than it says"
 
+    def autopsy(self, error):
+        """What a failure leaves to look at, a line each: whoever reads the output may not have the files."""
+        yield f"failed with seed {self.options.seed}: {type(error).__name__}: {error}"
+        yield f"{self.counts}; {self.problems}; {self.submitted} of {self.options.jobs} jobs asked for; see {self.work}"
+        if hasattr(self, "group"):
+            with contextlib.suppress(Exception):  # the cloud may be what has failed
+                for member in self.group.members().values():
+                    yield json.dumps(member, default=str)
+        if hasattr(self, "master"):
+            with contextlib.suppress(Exception):  # so may the master
+                for build in self.master.builds():
+                    if build["result"] is None:
+                        yield f"still running: {build}"
+        for log in ("roll.log", "fleet.log", "master/twistd.log"):
+            with contextlib.suppress(OSError):
+                lines = (self.work / log).read_text(errors="replace").splitlines()
+                yield from (f"{log}: {line[:600]}" for line in lines[-12:])
+
     def close(self):
         self.over.set()
         if self.roller and self.roller.poll() is None:
@@ -364,8 +388,9 @@ def main():
     soak = Soak(options)
     try:
         soak.run()
-    except BaseException:
-        print(f"soak: failed with seed {options.seed}; {soak.counts}; see {options.work}", file=sys.stderr, flush=True)
+    except BaseException as error:
+        for line in soak.autopsy(error):
+            print("soak:", " ".join(line.split()), flush=True)
         raise
     finally:
         soak.close()

@@ -1,5 +1,7 @@
 //! Making a tested image known: its manifest, its status, the pointer to the newest.
 
+use std::time::Duration;
+
 use super::super::base::parameter;
 use super::super::error::Failure;
 use super::super::event::Resource;
@@ -8,8 +10,17 @@ use super::super::names::{Channel, manifest_parameter, packages_parameter};
 use super::super::packages::Record;
 use super::super::run::{Run, facts};
 use crate::aws::error::Context as _;
+use crate::aws::wait::Patience;
 use crate::aws::{Clients, Error, Kind, parameters, tags};
 use crate::journal::{Facts, IntentId};
+
+/// Parameter Store promises no read of what was just written.
+const POINTER: Patience = Patience {
+    what: "the pointer to the newest image to be readable",
+    stall: Duration::from_secs(60),
+    first: Duration::from_millis(100),
+    longest: Duration::from_secs(5),
+};
 
 /// Stores the manifest under the digest. A forced bake finds it there already and leaves it.
 pub async fn manifest(run: &mut Run<'_>) -> Result<Vec<IntentId>, Failure> {
@@ -107,23 +118,37 @@ pub async fn point(
     Ok(true)
 }
 
-/// Points the plan's channel, `/piaas-bake/<recipe>/latest` or `…/candidate`, at the image.
+/// Points the plan's channel, `/piaas-bake/<recipe>/latest` or `…/candidate`, at the image. Another bake of the recipe may
+/// do so at the same moment: whoever comes later wins, and knows what to put back should it fail after all.
 pub async fn latest(run: &mut Run<'_>, image: &str) -> Result<IntentId, Failure> {
     let name = run.plan.channel.parameter(&run.plan.recipe);
-    let previous = parameter(run.clients, &name).await?;
-    let mut facts = Facts::from([(facts::VALUE.to_owned(), image.to_owned())]);
-    if let Some(previous) = &previous {
-        facts.insert(facts::PREVIOUS.to_owned(), previous.clone());
-    }
     let clients = run.clients;
-    let (parameter_name, value) = (name.clone(), image.to_owned());
-    let call = async move {
-        if previous.is_some() {
-            parameters::set(clients, parameter_name.clone(), value).await?;
-        } else {
-            create(clients, &parameter_name, &value).await?;
+    let mut pace = run.pace(POINTER);
+    loop {
+        let previous = parameter(clients, &name).await?;
+        let first = previous.is_none();
+        let mut facts = Facts::from([(facts::VALUE.to_owned(), image.to_owned())]);
+        if let Some(previous) = previous.filter(|previous| previous != image) {
+            facts.insert(facts::PREVIOUS.to_owned(), previous);
         }
-        Ok(vec![parameter_name])
-    };
-    Ok(run.create(Resource::Latest, &name, facts, call).await?.0)
+        let (parameter_name, value) = (name.clone(), image.to_owned());
+        let call = async move {
+            if first {
+                create(clients, &parameter_name, &value).await?;
+            } else {
+                parameters::set(clients, parameter_name.clone(), value).await?;
+            }
+            Ok(vec![parameter_name])
+        };
+        let (intent, made) = run.attempt(Resource::Latest, &name, facts, call).await?;
+        match made {
+            Err(error) if first && error.kind == Kind::AlreadyExists => {
+                // It is another's: there is nothing of ours to undo.
+                run.journal.failed(intent, &error.to_string(), run.now())?;
+                run.pause(&mut pace, "another bake has just made it")
+                    .await?;
+            }
+            made => return made.map(|_| intent).map_err(Failure::from),
+        }
+    }
 }

@@ -272,6 +272,8 @@ pub enum Fault {
     HangAfter(usize),
     /// The request is carried out, and its answer is lost on the way.
     Lose(usize),
+    /// The request is on its way until [`Wire::arrive`].
+    Hold(usize),
 }
 
 /// The wire to a local cloud: counts requests and fails as told.
@@ -281,6 +283,7 @@ pub struct Wire {
     state: Arc<Mutex<WireState>>,
     /// Told when a request hangs.
     pub hung: Arc<tokio::sync::Notify>,
+    arrival: Arc<tokio::sync::Notify>,
 }
 
 #[derive(Debug)]
@@ -299,6 +302,7 @@ impl Wire {
             cloud,
             state: Arc::new(Mutex::new(state)),
             hung: Arc::default(),
+            arrival: Arc::default(),
         }
     }
 
@@ -317,6 +321,11 @@ impl Wire {
             fault,
             operations: Vec::new(),
         };
+    }
+
+    /// Lets the request arrive that is held.
+    pub fn arrive(&self) {
+        self.arrival.notify_one();
     }
 
     /// The operations that were asked for since the last [`Wire::fail`], in order.
@@ -401,6 +410,14 @@ impl HttpConnector for Wire {
             Fault::HangAfter(at) if at == number => {
                 self.cloud.handle(&request);
                 hang(self)
+            }
+            Fault::Hold(at) if at == number => {
+                let wire = self.clone();
+                HttpConnectorFuture::new(async move {
+                    wire.hung.notify_one();
+                    wire.arrival.notified().await;
+                    answer(aws::answered(&wire.cloud, &request))
+                })
             }
             Fault::Lose(at) if at == number => {
                 self.cloud.handle(&request);

@@ -8,6 +8,7 @@ pub mod cloud;
 mod kept;
 mod layers;
 mod noted;
+mod raced;
 mod sealed;
 mod secrets;
 
