@@ -12,10 +12,8 @@ async fn latest(world: &World) -> Option<String> {
 
 /// A world where the request that makes the pointer is held.
 async fn held() -> (World, Plan) {
-    let all = requests().await.into_iter();
-    let last = all
-        .filter(|(_, operation)| operation == "PutParameter")
-        .last();
+    let mut all = requests().await.into_iter();
+    let last = all.rfind(|(_, operation)| operation == "PutParameter");
     let world = World::new().await;
     let plan = world.plan(&world.target().await).await;
     world
