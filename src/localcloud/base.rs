@@ -1,4 +1,5 @@
-//! The base image's root: a real Debian 12, made once with mmdebstrap and cached.
+//! The base image's root: a real Debian 12, made once with mmdebstrap and cached. The root, its archives and its end are
+//! mmdebstrap's affair; the packages are unpacked by a hook of ours, all at once (`templates/base.unpack.bash`).
 //!
 //! It holds what an official Debian cloud image has that a machine here needs (kernel, initrd, systemd-boot, OpenSSH,
 //! networkd and resolved), and no identity: no machine-id, no host keys, no host name. Unlike the official image it
@@ -51,17 +52,12 @@ const NETWORK: &str = "[Match]\nName=en* eth*\nVirtualization=!container\n\n[Net
 
 /// Run in the new root when all packages are there. apt's download directories get the owner that apt gives them only
 /// where its user can reach the path here. dpkg's list of triggers has the order in which packages came, which is apt's
-/// affair. The initial ram disk is made once, at the end, and not with the kernel and again when all is there ([`make`]
-/// says so to the kernel's package): five seconds.
+/// affair.
 const FINISH: &str = r#"set -eu
 rm -f "$1/etc/hostname" "$1/etc/machine-id" "$1/var/lib/dbus/machine-id" "$1"/etc/ssh/ssh_host_*
 : > "$1/etc/machine-id"
 printf 'deb %s bookworm main\ndeb %s bookworm-updates main\ndeb %s bookworm-security main\n' "$2" "$2" "$3" > "$1/etc/apt/sources.list"
 printf '%s' "$4" > "$1/etc/systemd/network/80-dhcp.network"
-for kernel in "$1"/boot/vmlinuz-*; do
-    version=${kernel##*/vmlinuz-}
-    chroot "$1" env -u INITRD sh -c 'update-initramfs -c -k "$1" && linux-update-symlinks install "$1" "/boot/vmlinuz-$1"' kernel "$version" >&2
-done
 chroot "$1" passwd --quiet --lock root
 chroot "$1" chown _apt:root /var/lib/apt/lists/partial /var/cache/apt/archives/partial
 chmod 0700 "$1/var/lib/apt/lists/partial" "$1/var/cache/apt/archives/partial"
@@ -82,6 +78,17 @@ chroot "$1" apt-mark showmanual > "$2/asked"
 mv "$1"/var/cache/apt/archives/*.deb "$2"
 "#;
 const NOTE: &str = include_str!("../../templates/lock.record.sh");
+
+/// All that is unpacked goes below `/usr` from the start; the package usrmerge finds its work done.
+const SETUP: &str = r#"set -eu
+cd "$1"
+for name in bin lib lib64 sbin; do
+    mkdir -p "usr/$name"
+    ln -s "usr/$name" "$name"
+done
+"#;
+/// Downloads, unpacks and configures the packages, with a directory aside and their names.
+const UNPACK: &str = include_str!("../../templates/base.unpack.bash");
 
 /// What a base that is made from a note has in the end.
 const LIST: &str = r#"set -eu
@@ -114,7 +121,8 @@ pub enum BaseError {
 #[must_use]
 pub fn directory_name() -> String {
     let date = SOURCE_DATE.to_string();
-    let inputs = [&PACKAGES.join(","), NETWORK, FINISH, RECORD, &date].join("\n");
+    let packages = PACKAGES.join(",");
+    let inputs = [&packages, NETWORK, SETUP, UNPACK, RECORD, FINISH, &date].join("\n");
     let digest = hex::encode(Sha256::digest(inputs));
     format!("{SUITE}-amd64-{}", &digest[..8])
 }
@@ -226,16 +234,15 @@ fn by_mirror(
     let recipe = Recipe {
         mirror,
         security: &security,
-        packages: PACKAGES.join(","),
+        packages: PACKAGES.to_vec(),
         sources: vec![
             format!("deb {mirror} {SUITE} main"),
             format!("deb {mirror} {SUITE}-updates main"),
             format!("deb {security} {SUITE}-security main"),
         ],
-        options: &["--skip=essential/unlink"],
-        hook: hook(mirror, RECORD, &[&path_text(aside), &note])?,
+        hook: hook(mirror, &["sh"], RECORD, &[&path_text(aside), &note])?,
     };
-    make(root, &recipe, progress)?;
+    make(root, aside, &recipe, progress)?;
     for file in flat::debs(aside)? {
         debs.adopt(&file).map_err(cannot(&file))?;
     }
@@ -276,19 +283,17 @@ pub fn ensure_locked(
         flat::write(aside, wanted, &debs)?;
         let mirror = archive(SUITE);
         // The same request, as far as it is locked: the order in which packages come follows from it.
-        let asked: Vec<&str> = PACKAGES
+        let asked = PACKAGES
             .into_iter()
-            .filter(|name| wanted.asked.contains(*name))
-            .collect();
+            .filter(|name| wanted.asked.contains(*name));
         let recipe = Recipe {
             mirror,
             security: archive(&format!("{SUITE}-security")),
-            packages: asked.join(","),
+            packages: asked.collect(),
             sources: vec![format!("deb [trusted=yes] copy:{} ./", path_text(aside))],
-            options: &[],
-            hook: hook(mirror, LIST, &[&path_text(aside)])?,
+            hook: hook(mirror, &["sh"], LIST, &[&path_text(aside)])?,
         };
-        make(root, &recipe, progress)?;
+        make(root, aside, &recipe, progress)?;
         let path = aside.join("installed");
         let installed = std::fs::read_to_string(&path).map_err(cannot(&path))?;
         let differ = flat::differences(&installed, &wanted.packages);
@@ -358,15 +363,14 @@ struct Recipe<'a> {
     /// The archives that the base goes on with.
     mirror: &'a str,
     security: &'a str,
-    packages: String,
+    packages: Vec<&'a str>,
     sources: Vec<String>,
-    options: &'a [&'a str],
     /// Before the last one.
     hook: String,
 }
 
-/// A script as mmdebstrap runs it, with the root first.
-fn hook(mirror: &str, script: &str, values: &[&str]) -> Result<String, BaseError> {
+/// A script as mmdebstrap runs it, by a shell, with the root first.
+fn hook(mirror: &str, shell: &[&str], script: &str, values: &[&str]) -> Result<String, BaseError> {
     let quoted = |words: &[&str]| {
         shlex::try_join(words.iter().copied()).map_err(|error| BaseError::Failed {
             mirror: mirror.to_owned(),
@@ -374,15 +378,25 @@ fn hook(mirror: &str, script: &str, values: &[&str]) -> Result<String, BaseError
             last_lines: error.to_string(),
         })
     };
-    let script = quoted(&["sh", "-c", script, "hook"])?;
+    let script = quoted(&[shell, &["-c", script, "hook"]].concat())?;
     Ok(format!("{script} \"$1\" {}", quoted(values)?))
 }
 
-fn make(root: &Path, recipe: &Recipe<'_>, progress: &dyn Fn(&str)) -> Result<(), BaseError> {
+fn make(
+    root: &Path,
+    aside: &Path,
+    recipe: &Recipe<'_>,
+    progress: &dyn Fn(&str),
+) -> Result<(), BaseError> {
     let Recipe {
         mirror, security, ..
     } = *recipe;
-    let finish = hook(mirror, FINISH, &[mirror, security, NETWORK])?;
+    let setup = hook(mirror, &["sh"], SETUP, &[])?;
+    let aside = path_text(aside);
+    let values = [&[&*aside], &*recipe.packages].concat();
+    // What it mounts goes with its process.
+    let unpack = hook(mirror, &["unshare", "--mount", "bash"], UNPACK, &values)?;
+    let finish = hook(mirror, &["sh"], FINISH, &[mirror, security, NETWORK])?;
     let mut command = Command::new("mmdebstrap");
     // SAFETY: umask is async-signal-safe, and nothing else happens between fork and exec.
     unsafe {
@@ -393,20 +407,22 @@ fn make(root: &Path, recipe: &Recipe<'_>, progress: &dyn Fn(&str)) -> Result<(),
     }
     let mut child = command
         .args([
-            "--variant=minbase",
+            // Nothing but what the hooks do.
+            "--variant=extract",
             "--architectures=amd64",
             "--aptopt=Acquire::Retries \"3\"",
         ])
         .arg("--aptopt=Apt::Install-Recommends \"false\"")
-        .args(recipe.options)
-        .arg(format!("--include={}", recipe.packages))
-        .arg(format!("--customize-hook={}", recipe.hook))
-        .arg(format!("--customize-hook={finish}"))
+        .arg(format!("--setup-hook={setup}"))
+        .arg(format!("--extract-hook={unpack}"))
+        .arg(format!("--extract-hook={}", recipe.hook))
+        .arg(format!("--extract-hook={finish}"))
         .arg(SUITE)
         .arg(root)
         .args(&recipe.sources)
         .env("LC_ALL", "C.UTF-8")
         .env("TZ", "UTC")
+        // Not with the kernel and again when all is there: `UNPACK` makes the initial ram disk, once, at its end.
         .env("INITRD", "No")
         .env("SOURCE_DATE_EPOCH", SOURCE_DATE.to_string())
         .stdin(Stdio::null())

@@ -8,6 +8,7 @@ trap 'rm -rf "$work"' EXIT
 
 shellcheck --external-sources tests/scripts/*.sh tests/fuzz/*.sh .ci/run .ci/install
 shellcheck --shell=sh templates/*.sh
+shellcheck --shell=bash templates/*.bash
 
 # SC2016: values of parameters arrive in single quotes, dollar signs and all; that is the point.
 check() { shellcheck --exclude=SC2016 "$@"; }
