@@ -5,7 +5,7 @@
 //! commands": the script starts again from its first line.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use super::cgroup::{self, Part};
+use super::exec;
 use super::shared::Shared;
 use crate::localcloud::driver::{CommandRecord, CommandSpec, CommandState};
 use crate::localcloud::nspawn::files::{get_json, put_json};
@@ -132,7 +133,7 @@ fn once(
 ) -> io::Result<End> {
     let (stdout_path, stderr_path) = (dir.join("stdout"), dir.join("stderr"));
     let (stdout, stderr) = (File::create(&stdout_path)?, File::create(&stderr_path)?);
-    let mut child = command.stdout(stdout).stderr(stderr).spawn()?;
+    let mut child = exec::spawn(command.stdout(stdout).stderr(stderr))?;
     let (state, status) = wait(&mut child, dir, boot, deadline, shared)?;
     let end = End {
         state,
@@ -156,11 +157,7 @@ fn put_script(leader: u32, spec: &CommandSpec) -> io::Result<String> {
     let inside = format!("/run/amazon-ssm-agent/{}", spec.command_id);
     let outside = PathBuf::from(format!("/proc/{leader}/root{inside}"));
     std::fs::create_dir_all(&outside)?;
-    let path = outside.join("_script.sh");
-    let mut file = File::create(&path)?;
-    file.write_all(spec.script.as_bytes())?;
-    std::os::unix::fs::fchown(&file, Some(0), Some(0))?;
-    rustix::fs::fchmod(&file, rustix::fs::Mode::RWXU)?;
+    exec::put(&outside.join("_script.sh"), &spec.script)?;
     Ok(format!("{inside}/_script.sh"))
 }
 

@@ -7,6 +7,7 @@
 mod agent;
 pub mod cgroup;
 mod devices;
+mod exec;
 mod gateway;
 pub mod imds;
 mod network;
@@ -313,7 +314,7 @@ impl Supervisor {
             .stderr(console);
         die_with_us(&mut command);
         cgroup::start_in(&mut command, &self.spec.instance_id, Part::Machine)?;
-        command.spawn().map_err(|error| {
+        exec::spawn(&mut command).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!("cannot start systemd-nspawn: {error}"),

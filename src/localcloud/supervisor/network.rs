@@ -130,7 +130,7 @@ impl Network {
             .stdin(Stdio::null());
         super::inherit(&theirs)?;
         super::die_with_us(&mut command);
-        let child = command.spawn().map_err(|error| {
+        let child = super::exec::spawn(&mut command).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot start slirp4netns: {error}"))
         })?;
         drop(theirs);
@@ -197,10 +197,9 @@ fn prefix(address: &str) -> &str {
 }
 
 fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
-    let status = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .status()?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    let status = super::exec::spawn(&mut command)?.wait()?;
     if status.success() {
         Ok(())
     } else {
