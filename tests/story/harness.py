@@ -352,4 +352,9 @@ class Master:
     def stop(self, how=signal.SIGTERM):
         if self.process and self.process.poll() is None:
             self.process.send_signal(how)
-            self.process.wait(60)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                # As a service manager does with one that does not end.
+                self.process.kill()
+                self.process.wait()

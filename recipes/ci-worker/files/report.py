@@ -16,10 +16,11 @@ import time
 from buildbot_worker import pb
 from twisted.internet import reactor, task
 from twisted.python import log
+from twisted.spread.pb import Error
 
 QUIET = 5    # seconds between two commands of one build
 BEAT = 5     # seconds between two reports when nothing changes
-LATE = 2     # seconds in which a build may arrive that the master gave before it said "shut down"
+LATE = 4     # seconds in which the master begins a build that it chose this worker for before it said "shut down"
 
 
 class Reporter:
@@ -32,6 +33,9 @@ class Reporter:
         self.begun = 0           # commands and builds, ever
         self.seen = {}           # builder: when something of it was seen last
         self.last = (None, 0)
+        self.idle_at = None      # `begun` when the master said that no build runs
+        self.asked_again = False # whether it has been asked since if that still holds
+        self.over = False        # no build may begin any more
 
     def commands(self):
         return [name for name, builder in self.worker.bot.builders.items() if builder.protocol_command is not None]
@@ -80,6 +84,25 @@ class Reporter:
             self.ask()
         # Else it logs in right now, and asks once it is in.
 
+    def idle(self):
+        """The master says that no build runs. It says so of one that it has chosen this worker for and not begun yet, as
+        well, which may take it a second or more; a worker that ends then leaves it with a build that hangs for good
+        (Buildbot 4.3). From the begin on it knows better, and it gives no others. So it is asked once more, later: it
+        answers when that build has ended."""
+        if self.asked_again and self.idle_at == self.begun:
+            log.msg('the master says so again: ending now')
+            self.over = True
+            self.end()
+        elif self.idle_at is None or self.asked_again:
+            log.msg('the master says that no build runs: asking once more soon')
+            self.idle_at, self.asked_again = self.begun, False
+            reactor.callLater(LATE, self.ask_again)
+
+    def ask_again(self):
+        self.asked_again = True
+        if self.connected:
+            self.ask()
+
     def ask(self):
         log.msg('winding up: asking the master to end this worker after its builds')
         self.worker.bf.perspective.callRemote('shutdown').addErrback(log.err, 'the master did not take it')
@@ -106,20 +129,17 @@ class Bot(pb.BotPb):
         reporter.contact = True
         return super().remote_getWorkerInfo()
 
+    def remote_print(self, message):
+        # The master's last question before a build, if it has chosen this worker all the same: no, so it asks another one.
+        if reporter.over:
+            raise Error('this worker has wound up')
+        return super().remote_print(message)
+
     def remote_shutdown(self):
         if reporter.commands():
             # Not what a master does that waits for builds: somebody there wants it gone.
             return super().remote_shutdown()
-        log.msg('the master says that no build runs: ending soon')
-        begun = reporter.begun
-
-        def end():
-            if reporter.begun == begun:
-                reporter.end()
-            else:
-                log.msg('a build came in between, and goes first')
-
-        reactor.callLater(LATE, end)
+        reporter.idle()
 
 
 class Factory(pb.BotFactory):

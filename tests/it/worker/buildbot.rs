@@ -367,6 +367,7 @@ async fn no_job_of_a_buildbot_worker_dies_whatever_is_ordered() {
     assert_eq!(status.instance.as_deref(), Some(&*instance));
     assert_eq!(cloud.member().await, Some((instance.clone(), true)));
 
+    chosen_before_it_winds_up(&cloud, &master, &instance).await;
     uncordoned_in_mid_job(&cloud, &master, &instance).await;
     killed_in_mid_job(&cloud, &master, &instance).await;
     drained_after_its_job(&cloud, &master, &instance).await;
@@ -389,6 +390,54 @@ async fn no_job_of_a_buildbot_worker_dies_whatever_is_ordered() {
     }
 }
 
+/// The script that waits until the worker says so in its journal, as often.
+fn said(what: &str, times: u32) -> String {
+    format!(
+        "until [ \"$(journalctl -b -o cat -u buildbot-worker@ci | grep -cF '{what}')\" -ge {times} ]; do sleep 0.2; done"
+    )
+}
+
+/// Waits until the worker's process is another one.
+async fn another_process(cloud: &Cloud, instance: &str, process: &str) {
+    let anew = format!(
+        "until now=$(systemctl show -P MainPID buildbot-worker@ci); [ \"$now\" != 0 ] && [ \"$now\" != {} ]\n\
+         do sleep 0.2; done",
+        process.trim()
+    );
+    assert_eq!(cloud.run(instance, &anew).await.0, 0);
+    let status = cloud
+        .wait(instance, "idle again", |status| status.state == State::Idle)
+        .await;
+    assert_eq!((status.drained, status.protected), (None, Some(true)));
+}
+
+/// A master says that nothing of a worker runs, and has just chosen it for a build.
+async fn chosen_before_it_winds_up(cloud: &Cloud, master: &Master, instance: &str) {
+    let (slow, chosen) = (master.dir.join("slow"), master.dir.join("chosen"));
+    std::fs::write(&slow, "").unwrap();
+    master.order(&until("chosen"));
+    let deadline = Instant::now() + GRANTED;
+    while !chosen.exists() {
+        assert!(Instant::now() < deadline, "no worker is chosen");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (code, _) = cloud.worker(instance, "cordon --generation 1").await;
+    assert_eq!(code, 0);
+    let idle = said("no build runs", 1);
+    assert_eq!(cloud.run(instance, &idle).await.0, 0);
+    std::fs::remove_file(&slow).unwrap();
+    let status = cloud.wait(instance, "the chosen job", busy).await;
+    assert_eq!(status.jobs, ["job"]);
+    let again = said("asking the master to end this worker", 2);
+    assert_eq!(cloud.run(instance, &again).await.0, 0);
+    let (code, status) = cloud.worker(instance, "uncordon --generation 2").await;
+    assert_eq!((code, status.drained), (0, None));
+    let finish = "systemctl show -P MainPID buildbot-worker@ci; touch ~ci/chosen";
+    let (_, process) = cloud.run(instance, finish).await;
+    master.wait_for_builds(&[(true, json!(0))]);
+    another_process(cloud, instance, &process).await;
+}
+
 /// A shutdown of Buildbot cannot be taken back: the worker ends after its job, and comes back.
 async fn uncordoned_in_mid_job(cloud: &Cloud, master: &Master, instance: &str) {
     master.order(&until("first"));
@@ -409,17 +458,8 @@ async fn uncordoned_in_mid_job(cloud: &Cloud, master: &Master, instance: &str) {
             "systemctl show -P MainPID buildbot-worker@ci; touch ~ci/first",
         )
         .await;
-    master.wait_for_builds(&[(true, json!(0))]);
-    let anew = format!(
-        "until now=$(systemctl show -P MainPID buildbot-worker@ci); [ \"$now\" != 0 ] && [ \"$now\" != {} ]\n\
-         do sleep 0.2; done",
-        process.trim()
-    );
-    assert_eq!(cloud.run(instance, &anew).await.0, 0);
-    let status = cloud
-        .wait(instance, "idle again", |status| status.state == State::Idle)
-        .await;
-    assert_eq!((status.drained, status.protected), (None, Some(true)));
+    master.wait_for_builds(&[(true, json!(0)), (true, json!(0))]);
+    another_process(cloud, instance, &process).await;
 }
 
 /// What the agent knows is on the host, not in its head.
@@ -454,8 +494,9 @@ async fn drained_after_its_job(cloud: &Cloud, master: &Master, instance: &str) {
         (State::Idle, 12)
     );
     assert_eq!(cloud.member().await, Some((instance.to_owned(), false)));
-    // Both jobs that began have ended well, in one attempt each; the third waits.
-    assert_eq!(master.builds(), [(true, json!(0)), (true, json!(0))]);
+    // All jobs that began have ended well, in one attempt each; the next waits.
+    let good = || (true, json!(0));
+    assert_eq!(master.builds(), [good(), good(), good()]);
     let active = "systemctl show -P ActiveState buildbot-worker@ci; pgrep -u ci || echo none";
     assert_eq!(cloud.run(instance, active).await.1, "inactive\nnone\n");
 }
@@ -491,7 +532,7 @@ async fn nothing_starts_any_more(cloud: &Cloud, master: &Master, instance: &str)
         })
         .await;
     assert_eq!(status.drained.unwrap().generation, 14);
-    assert_eq!(master.builds().len(), 2, "the third job still waits");
+    assert_eq!(master.builds().len(), 3, "the next job still waits");
 }
 
 /// The job that waited runs on the next worker, whose name its master has never heard.
@@ -512,7 +553,7 @@ async fn replaced(cloud: &Cloud, master: &Master, instance: &str) -> String {
         "a terminated machine runs on"
     );
     let good = || (true, json!(0));
-    master.wait_for_builds(&[good(), good(), good()]);
+    master.wait_for_builds(&[good(), good(), good(), good()]);
     next
 }
 
