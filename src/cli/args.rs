@@ -183,7 +183,7 @@ pub enum Verb {
     Why(WhyArgs),
     /// Say what two images differ in: packages, services, files and sizes
     Diff(DiffArgs),
-    /// Bake an image again from its lock files, cold, and say whether it is the same to the last byte
+    /// Bake an image again from its lock files, cold, and say whether it is the same
     Verify(VerifyArgs),
     /// List what differs from machine to machine or from bake to bake, and what is done about it in images
     Leaks,
@@ -457,6 +457,13 @@ pub struct DiffArgs {
     /// End with exit code 4 if they differ
     #[arg(long)]
     pub exit_code: bool,
+    /// Let a machine of each image list what is in it, as it is done on AWS, where disks cannot be read; what a boot writes
+    /// is named and does not count
+    #[arg(long)]
+    pub on_machines: bool,
+    /// Launch these machines as the `build` section of this recipe says [default: the recipe of B]
+    #[arg(long, value_name = "RECIPE", add = completions::recipes())]
+    pub like: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -469,7 +476,8 @@ pub struct VerifyArgs {
     /// Show every file that differs
     #[arg(long)]
     pub all: bool,
-    /// Keep the other cloud, with the second image, below the state directory; the next verify removes it
+    /// Keep the second image: on AWS the image itself, else the other cloud below the state directory, which the next
+    /// verify removes
     #[arg(long)]
     pub keep: bool,
 }

@@ -7,6 +7,7 @@ pub mod cloud;
 pub mod cloud_expose;
 pub mod cloud_run;
 pub mod cloud_shell;
+pub mod compared;
 pub mod config;
 pub mod diff;
 pub mod doctor;
