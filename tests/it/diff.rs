@@ -212,12 +212,3 @@ async fn manifests_beside_the_disks_are_what_is_compared() {
     let base = sandbox.run(&["diff", BASE_IMAGE, &after]).expect_code(1);
     assert!(base.stderr.contains("has no disk"), "{}", base.stderr);
 }
-
-#[test]
-fn on_aws_it_is_said_what_can_be_compared_there() {
-    let sandbox = Sandbox::new();
-    let refused = sandbox.run(&["diff", "ami-1", "ami-2", "--cloud", "aws"]);
-    let refused = refused.expect_code(1);
-    let hint = "piaas-bake --cloud aws why ami-1 ami-2";
-    assert!(refused.stderr.contains(hint), "{}", refused.stderr);
-}

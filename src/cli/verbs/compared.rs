@@ -335,7 +335,7 @@ impl<'a> Held<'a> {
                 format!("the same content but for {count} {paths} that a boot writes:")
             }
             (false, 0) => String::new(),
-            (false, count) => format!("not counted, for a boot writes it: {count} {paths}"),
+            (false, count) => format!("not counted, for a boot writes there: {count} {paths}"),
         };
         let mut out = String::new();
         if !title.is_empty() {
@@ -365,5 +365,92 @@ fn unknown(first: Attributes, second: Attributes) -> Option<&'static str> {
             Some("extended attributes (the machines have neither getfattr nor getcap)")
         }
         _ => Some("extended attributes (one machine has other programs for them than the other)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bake::images::sample;
+    use crate::image::compare::tests::manifest;
+    use crate::image::tree::listing::Listing;
+    use crate::image::tree::{ByteString, Node};
+
+    fn listing(id: &str, conf: &str, attributes: Attributes) -> Listing {
+        let nodes = vec![
+            ("etc/conf", Node::file(conf, 0o644, 0)),
+            ("etc/machine-id", Node::file(id, 0o444, 0)),
+            ("usr/bin/ping", Node::file("ping", 0o755, 0)),
+        ];
+        let mut tree = manifest(&[("jq", "1")], nodes);
+        for entry in &mut tree.entries {
+            if entry.path.0.ends_with(b"ping") {
+                let word = |text: &str| ByteString(text.as_bytes().to_vec());
+                let value = format!("{attributes:?}");
+                entry.xattrs = vec![(word("security.capability"), word(&value))];
+            }
+        }
+        Listing { tree, attributes }
+    }
+
+    /// What people and machines are told.
+    fn told(listings: [Listing; 2]) -> (bool, String, Value) {
+        let images = ["ami-1", "ami-2"].map(|id| sample(id, "web", &[]));
+        let compared = Compared {
+            listings,
+            again: None,
+            left_over: Vec::new(),
+        };
+        let held = Held::new([&images[0], &images[1]], compared, &[], 0);
+        let found = held.content();
+        let same = found.is_same();
+        let document = held.document(&found, ["from", "to"]).unwrap();
+        (same, held.text(same, false), document)
+    }
+
+    #[test]
+    fn the_claim_names_what_it_leaves_out() {
+        use Attributes::{All, Capabilities, Nothing};
+        let (same, text, document) = told([listing("1", "a", All), listing("2", "a", All)]);
+        let digest = document["from"]["tree_digest"].as_str().unwrap();
+        assert!(same && document["same"] == true);
+        assert_eq!(document["to"]["tree_digest"], digest);
+        let expected = format!(
+            "the same content but for 1 path that a boot writes:\n  ~ /etc/machine-id  content  (random: the id of the \
+             machine)\ntree, without what a boot writes: {digest}\nnot compared: times of directories, and which time \
+             after 1970-01-01T00:00:00Z a file has; other file systems than the root, such as the boot loader's\n"
+        );
+        assert_eq!(text, expected);
+        let but_for = &document["but_for"][0];
+        assert_eq!(but_for["path"], "etc/machine-id");
+        assert_eq!(but_for["why"], "random: the id of the machine");
+        assert_eq!(but_for["differs"], json!(["content"]));
+
+        let (same, text, _) = told([listing("1", "a", All), listing("1", "a", All)]);
+        assert!(
+            same && text.starts_with("the same content\ntree, "),
+            "{text}"
+        );
+
+        let (same, text, document) = told([listing("1", "a", All), listing("2", "b", All)]);
+        assert!(!same && document["files"].as_array().unwrap().len() == 1);
+        assert!(
+            text.starts_with("not counted, for a boot writes there: 1 path\n"),
+            "{text}"
+        );
+        assert!(text.contains(" -> "), "{text}");
+
+        // What only one of them tells of attributes is no difference, and it is said that it was not compared.
+        for (one, other, words) in [
+            (All, Capabilities, "one machine has other programs"),
+            (Capabilities, Nothing, "one machine has other programs"),
+            (Capabilities, Capabilities, "but for file capabilities"),
+            (Nothing, Nothing, "neither getfattr nor getcap"),
+        ] {
+            let (same, text, document) = told([listing("1", "a", one), listing("1", "a", other)]);
+            assert!(same, "{text}");
+            assert!(text.contains(words), "{text}");
+            assert_eq!(document["not_compared"].as_array().unwrap().len(), 3);
+        }
     }
 }
