@@ -6,6 +6,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::bake::{Way, cancel_on_signal, describe, failed_as, watched};
 use super::diff::{Side, document, files, shown, text};
+use super::diff_args::{DiffArgs, VerifyArgs};
 use super::images::find;
 use super::plan::{Wishes, decide};
 use super::verify;
@@ -14,7 +15,7 @@ use crate::bake::images::{self, Image};
 use crate::bake::names::Channel;
 use crate::bake::plan::{Decision, Plan};
 use crate::bake::{BakeError, Compared, Settings, Stamped, bake_again, list_both};
-use crate::cli::args::{DiffArgs, Format, VerifyArgs};
+use crate::cli::args::Format;
 use crate::cli::context::{Connected, Context, cloud, invalid};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::locked::connect;
@@ -240,7 +241,7 @@ impl<'a> Held<'a> {
             .map_or_else(|_| source_date.to_string(), |date| date.to_string());
         let mut not_compared = vec![
             format!("times of directories, and which time after {date} a file has"),
-            "other file systems than the root, such as the boot loader's".to_owned(),
+            "other file systems than the root, such as the boot loader's, and where they are mounted".to_owned(),
         ];
         let [first, second] = &mut compared.listings;
         if let Some(what) = unknown(first.attributes, second.attributes) {
@@ -418,7 +419,7 @@ mod tests {
         let expected = format!(
             "the same content but for 1 path that a boot writes:\n  ~ /etc/machine-id  content  (random: the id of the \
              machine)\ntree, without what a boot writes: {digest}\nnot compared: times of directories, and which time \
-             after 1970-01-01T00:00:00Z a file has; other file systems than the root, such as the boot loader's\n"
+             after 1970-01-01T00:00:00Z a file has; other file systems than the root, such as the boot loader's, and where they are mounted\n"
         );
         assert_eq!(text, expected);
         let but_for = &document["but_for"][0];

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::compared;
+use super::diff_args::DiffArgs;
 use super::images::{disk, find, tree};
 use crate::bake::images::Image;
-use crate::cli::args::{CloudName, DiffArgs, Format};
+use crate::cli::args::{CloudName, Format};
 use crate::cli::context::{Connected, Context};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::view::text::bytes;

@@ -10,6 +10,7 @@ pub mod cloud_shell;
 pub mod compared;
 pub mod config;
 pub mod diff;
+pub mod diff_args;
 pub mod doctor;
 pub mod fleet;
 pub mod fleet_args;
