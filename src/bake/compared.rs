@@ -32,8 +32,8 @@ pub struct Compared {
     pub left_over: Vec<LeftOver>,
 }
 
-/// Lists what is in two images on a machine of each, launched as `build` says, with times up to `source_date` (seconds
-/// since the epoch). The machines are removed, whatever happens.
+/// Lists what is in two images on a machine of each, by a plan of [`Plan::to_list`]. The machines are removed, whatever
+/// happens.
 ///
 /// # Errors
 /// [`BakeError`]; everything that the run created has been removed then, but for what it lists as left over.
@@ -45,6 +45,7 @@ pub async fn list_both(
     sink: &dyn Sink<Event>,
 ) -> Result<Compared, BakeError> {
     let act = async |run: &mut Run<'_>| {
+        run.enter(Phase::List)?;
         let (groups, _) = launch::security_groups(run).await?;
         let listings = list::both(run, &groups, images, plan.source_date).await?;
         Ok((listings, vec![]))
@@ -78,6 +79,7 @@ pub async fn bake_again(
     let act = async |run: &mut Run<'_>| {
         let (groups, intent, made) = bake(run).await?;
         let images = [first, &made];
+        run.enter(Phase::List)?;
         let listings = list::both(run, &groups, images, plan.source_date).await?;
         let kept = if keep { vec![intent] } else { vec![] };
         Ok(((listings, made), kept))
@@ -117,7 +119,8 @@ async fn bake(run: &mut Run<'_>) -> Result<(Vec<String>, IntentId, Image), Failu
 }
 
 impl Plan {
-    /// The plan of a run that bakes nothing: it launches machines of images as `build` says.
+    /// The plan of a run that bakes nothing: it launches machines of images as `build` says, and lists have times up to
+    /// `source_date` (seconds since the epoch).
     #[must_use]
     pub fn to_list(images: [&Image; 2], build: BuildSpec, source_date: i64) -> Self {
         let [_, image] = images;

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
 use super::super::error::Failure;
-use super::super::event::{self, Event, Phase, Resource};
+use super::super::event::{self, Event, Resource};
 use super::super::images::Image;
 use super::super::run::Run;
 use super::commands::{SHORT, begin, command, end, success};
@@ -65,7 +65,6 @@ pub async fn both(
     images: [&Image; 2],
     source_date: i64,
 ) -> Result<[Listing; 2], Failure> {
-    run.enter(Phase::List)?;
     let mut instances = Vec::new();
     for (step, image) in ["list-first", "list-second"].into_iter().zip(images) {
         let machine = Machine {

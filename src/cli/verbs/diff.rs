@@ -26,6 +26,10 @@ pub async fn run(context: &Context, args: &DiffArgs) -> CliResult {
     if args.on_machines || context.settings.cloud == CloudName::Aws {
         return compared::diff(context, args).await;
     }
+    if args.like.is_some() {
+        let what = "--like says how machines are launched, and here disks are read";
+        return Err(CliError::new(exit::USAGE, what).hint("--on-machines lets machines list"));
+    }
     let connected = context.connect().await?;
     let before = listed(&connected, a).await?;
     let after = listed(&connected, b).await?;
