@@ -129,6 +129,8 @@ pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<
                     add(when, "ec2", &["DeleteSecurityGroup"]);
                 }
             }
+            // Of no bake; it calls what launching and testing call.
+            Phase::List => {}
         }
     }
     if plan.build.security_groups.is_empty() {

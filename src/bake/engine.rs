@@ -20,7 +20,7 @@ use crate::aws::{Clients, Commands};
 use crate::cancel::Cancel;
 use crate::events::Sink;
 use crate::image::tree::TreeManifest;
-use crate::journal::{self, Entry, Journal, RunHeader, RunState};
+use crate::journal::{self, Entry, IntentId, Journal, RunHeader, RunState};
 
 /// What a run needs besides its plan.
 #[derive(Debug)]
@@ -244,6 +244,69 @@ pub(super) fn bundles(plan: &Plan) -> [Bundle; 2] {
 /// [`TooLarge`].
 pub fn fits_commands(plan: &Plan) -> Result<(), TooLarge> {
     bundles(plan).iter().try_for_each(Bundle::fits_commands)
+}
+
+/// A run that is no bake, from its journal to the removal of what it has made: gives what `act` gives, and what could not be
+/// removed. `act` also says what is to stay.
+///
+/// # Errors
+/// [`BakeError`]; everything that the run created has been removed then, but for what it lists as left over.
+pub(super) async fn errand<T>(
+    clients: &Clients,
+    plan: &Plan,
+    settings: Settings<'_>,
+    sink: &dyn Sink<Event>,
+    act: impl AsyncFnOnce(&mut Run<'_>) -> Result<(T, Vec<IntentId>), Failure>,
+) -> Result<(T, Vec<LeftOver>), BakeError> {
+    let log_path = settings.runs.join(format!("{}.log", settings.run));
+    let failed = |failure, phase, last_lines, left_over| BakeError {
+        failure,
+        phase,
+        last_lines,
+        log: log_path.clone(),
+        left_over,
+        kept: None,
+    };
+    let mut run = open(clients, plan, settings, &log_path, sink)
+        .map_err(|failure| failed(failure, None, Vec::new(), Vec::new()))?;
+    run.emit(Event::Note {
+        text: format!("run {}, log {}", run.id, log_path.display()),
+    });
+    let outcome = match act(&mut run).await {
+        Ok((given, kept)) if kept.is_empty() => Ok(given),
+        Ok((given, kept)) => {
+            let noted = run.journal.keep(kept, run.now());
+            noted.map(|()| given).map_err(Failure::from)
+        }
+        Err(failure) => Err(failure),
+    };
+    let phase = run.phase();
+    let last_lines = run.tail.to_vec();
+    match &outcome {
+        Ok(_) => {
+            // A wish to stop comes too late to undo anything here.
+            let _stopping = run.enter(Phase::Release);
+        }
+        Err(failure) => run.emit(Event::Undoing {
+            reason: failure.to_string(),
+            kept: None,
+        }),
+    }
+    let left_over = undo(&mut run, &[]).await;
+    run.leave();
+    if left_over.is_empty() {
+        // The lock alone ends the run as well; a later clean-up would find nothing to do.
+        let _later = run.journal.end("undone", run.now());
+    }
+    match outcome {
+        Ok(given) => Ok((given, left_over)),
+        Err(failure) => {
+            run.emit(Event::Failed {
+                error: failure.to_string(),
+            });
+            Err(failed(failure, phase, last_lines, left_over))
+        }
+    }
 }
 
 /// Everything up to the image that can be used; gives its id.

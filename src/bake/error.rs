@@ -80,6 +80,9 @@ pub enum Failure {
     TooLong { limit: Duration },
     #[error("the builder's note of what {recipe} installs does not read as one")]
     NotRecorded { recipe: String },
+    /// What a machine has told of its own files.
+    #[error("the list of what is on {instance} cannot be read: {reason}")]
+    NotListed { instance: String, reason: String },
     #[error("interrupted")]
     Cancelled,
 }

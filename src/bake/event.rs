@@ -30,10 +30,12 @@ pub enum Phase {
     Publish,
     /// Builder, tester and security group are gone.
     Release,
+    /// Machines of two images tell what is on them: for `diff` and `verify`, and no part of a bake.
+    List,
 }
 
 impl Phase {
-    /// All phases, in order.
+    /// The phases of a bake, in order.
     pub const ALL: [Self; 11] = [
         Self::Launch,
         Self::Boot,
@@ -63,6 +65,7 @@ impl Phase {
             Self::Test => "test the image",
             Self::Publish => "publish",
             Self::Release => "clean up",
+            Self::List => "list what is in the images",
         }
     }
 }
@@ -144,6 +147,16 @@ impl List {
     }
 }
 
+/// The two halves of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Listing {
+    /// The machine reads its files.
+    Read,
+    /// The list comes here.
+    Fetch,
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -223,6 +236,12 @@ pub enum Event {
     },
     Snapshot {
         id: String,
+        percent: u8,
+    },
+    /// How far a machine is with the list of what is in its image: files that it has read, then bytes that have come.
+    Listing {
+        image: String,
+        doing: Listing,
         percent: u8,
     },
     /// A failure or an interruption: what was created is being removed.

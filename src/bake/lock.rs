@@ -1,6 +1,6 @@
 //! Finding out what the layers of a line install: a builder provisions them, notes it, and goes again.
 
-use super::engine::{Settings, bundles, equipped, open, undo};
+use super::engine::{Settings, bundles, equipped, errand};
 use super::error::{BakeError, Failure, LeftOver};
 use super::event::{Event, List, Phase};
 use super::packages::{Package, Part};
@@ -85,48 +85,9 @@ pub async fn record(
     settings: Settings<'_>,
     sink: &dyn Sink<Event>,
 ) -> Result<Record, BakeError> {
-    let log_path = settings.runs.join(format!("{}.log", settings.run));
-    let failed = |failure, phase, last_lines, left_over| BakeError {
-        failure,
-        phase,
-        last_lines,
-        log: log_path.clone(),
-        left_over,
-        kept: None,
-    };
-    let mut run = open(clients, plan, settings, &log_path, sink)
-        .map_err(|failure| failed(failure, None, Vec::new(), Vec::new()))?;
-    run.emit(Event::Note {
-        text: format!("run {}, log {}", run.id, log_path.display()),
-    });
-    let outcome = flow(&mut run, recipes).await;
-    let phase = run.phase();
-    let last_lines = run.tail.to_vec();
-    match &outcome {
-        Ok(_) => {
-            // A wish to stop comes too late to undo anything here.
-            let _stopping = run.enter(Phase::Release);
-        }
-        Err(failure) => run.emit(Event::Undoing {
-            reason: failure.to_string(),
-            kept: None,
-        }),
-    }
-    let left_over = undo(&mut run, &[]).await;
-    run.leave();
-    if left_over.is_empty() {
-        // The lock alone ends the run as well; a later clean-up would find nothing to do.
-        let _later = run.journal.end("undone", run.now());
-    }
-    match outcome {
-        Ok(layers) => Ok(Record { layers, left_over }),
-        Err(failure) => {
-            run.emit(Event::Failed {
-                error: failure.to_string(),
-            });
-            Err(failed(failure, phase, last_lines, left_over))
-        }
-    }
+    let act = async |run: &mut Run<'_>| Ok((flow(run, recipes).await?, vec![]));
+    let (layers, left_over) = errand(clients, plan, settings, sink, act).await?;
+    Ok(Record { layers, left_over })
 }
 
 async fn flow(run: &mut Run<'_>, recipes: &[String]) -> Result<Vec<Recorded>, Failure> {

@@ -7,6 +7,7 @@ mod archive;
 mod base;
 mod bundle;
 pub mod calls;
+mod compared;
 mod engine;
 mod error;
 pub mod event;
@@ -30,6 +31,7 @@ pub use crate::aws::ssm::{Invocation, Verdict};
 pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use base::{BaseError, resolve};
 pub use bundle::{Bundle, HOME, TooLarge, user_data};
+pub use compared::{Compared, bake_again, list_both};
 pub use engine::{
     Baked, DeadRun, Disks, Settings, bake, fits_commands, undo_dead_run, undo_dead_runs, unfinished,
 };

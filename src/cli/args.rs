@@ -182,9 +182,9 @@ pub enum Verb {
     /// Say in words what makes two images or recipes differ
     Why(WhyArgs),
     /// Say what two images differ in: packages, services, files and sizes
-    Diff(DiffArgs),
-    /// Bake an image again from its lock files, cold, and say whether it is the same to the last byte
-    Verify(VerifyArgs),
+    Diff(super::verbs::diff_args::DiffArgs),
+    /// Bake an image again from its lock files, cold, and say whether it is the same
+    Verify(super::verbs::diff_args::VerifyArgs),
     /// List what differs from machine to machine or from bake to bake, and what is done about it in images
     Leaks,
     /// List, show and export images
@@ -441,37 +441,6 @@ pub struct WhyArgs {
     /// The other one [default: the newest image of recipe A]
     #[arg(add = completions::images())]
     pub b: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct DiffArgs {
-    /// The image before: an AMI id, a recipe name for its latest image, or RECIPE@candidate
-    #[arg(add = completions::images())]
-    pub a: String,
-    /// The image after
-    #[arg(add = completions::images())]
-    pub b: String,
-    /// Show every file, those of packages that changed too, and what is in directories that came or went
-    #[arg(long)]
-    pub all: bool,
-    /// End with exit code 4 if they differ
-    #[arg(long)]
-    pub exit_code: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// An AMI id, a recipe name for its latest image, or RECIPE@candidate
-    #[arg(add = completions::images())]
-    pub image: String,
-    #[command(flatten)]
-    pub sets: SetArgs,
-    /// Show every file that differs
-    #[arg(long)]
-    pub all: bool,
-    /// Keep the other cloud, with the second image, below the state directory; the next verify removes it
-    #[arg(long)]
-    pub keep: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,7 +1,6 @@
 //! A line of recipes becomes one: parameters, labels, image and build key by key, the child's word over its parent's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::load::{Given, Line};
@@ -47,14 +46,7 @@ pub fn merge(line: Line, given: &Given, missing: Missing) -> Merged {
         architecture: "x86_64".into(),
         boot_mode: "uefi".into(),
     };
-    let mut build = BuildSpec {
-        instance_type: "t3.medium".into(),
-        subnet: None,
-        security_groups: Vec::new(),
-        instance_profile: None,
-        timeout: Duration::from_secs(3600),
-        max_age: Duration::from_secs(14 * 24 * 3600),
-    };
+    let mut build = BuildSpec::default();
     let mut roll = RollSpec::default();
     let mut retention = RetentionSpec::default();
     let mut distribution = DistributionSpec::default();

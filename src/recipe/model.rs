@@ -453,6 +453,20 @@ pub struct BuildSpec {
     pub max_age: Duration,
 }
 
+/// What holds where no recipe says anything else.
+impl Default for BuildSpec {
+    fn default() -> Self {
+        Self {
+            instance_type: "t3.medium".into(),
+            subnet: None,
+            security_groups: Vec::new(),
+            instance_profile: None,
+            timeout: Duration::from_secs(3600),
+            max_age: Duration::from_secs(14 * 24 * 3600),
+        }
+    }
+}
+
 /// How an image is rolled out; `None` leaves it to the verb. Not an input of the digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RollSpec {

@@ -107,6 +107,11 @@ impl Serve {
         Self { process, endpoint }
     }
 
+    /// Where it listens.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// What the AWS CLI answers.
     pub fn aws(&self, venv: &Path, home: &Path, arguments: &[&str]) -> serde_json::Value {
         let mut command = Command::new(venv.join("bin/aws"));

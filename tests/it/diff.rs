@@ -210,14 +210,14 @@ async fn manifests_beside_the_disks_are_what_is_compared() {
         .expect_code(0);
     assert_eq!(same.stdout, format!("the same: {digest}\n"));
     let base = sandbox.run(&["diff", BASE_IMAGE, &after]).expect_code(1);
-    assert!(base.stderr.contains("has no disk"), "{}", base.stderr);
-}
-
-#[test]
-fn on_aws_it_is_said_what_can_be_compared_there() {
-    let sandbox = Sandbox::new();
-    let refused = sandbox.run(&["diff", "ami-1", "ami-2", "--cloud", "aws"]);
-    let refused = refused.expect_code(1);
-    let hint = "piaas-bake --cloud aws why ami-1 ami-2";
-    assert!(refused.stderr.contains(hint), "{}", refused.stderr);
+    for part in ["has no disk", "--on-machines lists"] {
+        assert!(base.stderr.contains(part), "{}", base.stderr);
+    }
+    let like = ["diff", &before, &after, "--like", "web"];
+    let like = sandbox.run(&like).expect_code(2);
+    assert!(
+        like.stderr.contains("here disks are read"),
+        "{}",
+        like.stderr
+    );
 }

@@ -19,6 +19,7 @@ mod lock;
 mod machines;
 mod metadata;
 mod ndjson;
+mod on_machines;
 mod packages;
 mod plan_file;
 mod roll;

@@ -122,6 +122,19 @@ async fn vpc_of(run: &Run<'_>, subnet: &str) -> Result<String, Error> {
         .ok_or_else(|| Error::incomplete("ec2", "DescribeSubnets", "VPC of the subnet"))
 }
 
+/// A machine to be launched.
+pub struct Machine<'a> {
+    pub kind: Resource,
+    /// Which one of its run it is.
+    pub step: &'a str,
+    pub image: &'a Image,
+    /// What its name says that it is of.
+    pub of: &'a str,
+    pub groups: &'a [String],
+    /// Of its root volume.
+    pub gib: u32,
+}
+
 /// Launches a builder or tester from `image`.
 pub async fn instance(
     run: &mut Run<'_>,
@@ -130,14 +143,37 @@ pub async fn instance(
     groups: &[String],
 ) -> Result<(IntentId, String), Failure> {
     let plan = run.plan;
-    let token = run.token(kind.as_str());
-    let name = format!("piaas-bake {} {}", kind.as_str(), plan.image_name);
+    let machine = Machine {
+        kind,
+        step: kind.as_str(),
+        image,
+        of: &plan.image_name,
+        groups,
+        gib: plan.volume_gib,
+    };
+    launch(run, machine).await
+}
+
+/// Launches a machine.
+pub async fn launch(
+    run: &mut Run<'_>,
+    machine: Machine<'_>,
+) -> Result<(IntentId, String), Failure> {
+    let plan = run.plan;
+    let Machine {
+        kind,
+        image,
+        groups,
+        ..
+    } = machine;
+    let token = run.token(machine.step);
+    let name = format!("piaas-bake {} {}", kind.as_str(), machine.of);
     let all_tags = run.temporary_tags(&name);
     let root = BlockDeviceMapping::builder()
         .device_name(&image.root_device)
         .ebs(
             EbsBlockDevice::builder()
-                .volume_size(i32::try_from(plan.volume_gib).unwrap_or(i32::MAX))
+                .volume_size(i32::try_from(machine.gib).unwrap_or(i32::MAX))
                 .volume_type(VolumeType::Gp3)
                 .delete_on_termination(true)
                 .build(),

@@ -5,4 +5,5 @@ pub(super) mod deliver;
 pub(super) mod image;
 pub(super) mod launch;
 pub(super) mod layer;
+pub(super) mod list;
 pub(super) mod publish;

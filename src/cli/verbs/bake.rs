@@ -430,15 +430,20 @@ pub fn describe(left: &LeftOver) -> String {
     )
 }
 
-/// A run that failed, for the edge.
+/// A bake that failed, for the edge.
 pub fn failed(context: &Context, error: &BakeError) -> CliError {
+    failed_as(context, "the bake", error)
+}
+
+/// A run that failed, by what it is called.
+pub fn failed_as(context: &Context, run: &str, error: &BakeError) -> CliError {
     let place = error
         .phase
         .map(|phase| format!(" at \"{}\"", phase.title()))
         .unwrap_or_default();
     let message = match &error.failure {
-        Failure::Cancelled => format!("the bake was interrupted{place}"),
-        failure => format!("the bake failed{place}: {failure}"),
+        Failure::Cancelled => format!("{run} was interrupted{place}"),
+        failure => format!("{run} failed{place}: {failure}"),
     };
     let mut edge = CliError::new(error.exit_code(), message);
     if !error.last_lines.is_empty() && !matches!(error.failure, Failure::Cancelled) {
@@ -474,7 +479,7 @@ pub fn failed(context: &Context, error: &BakeError) -> CliError {
             edge
         }
         None if error.left_over.is_empty() => {
-            edge.hint("everything that the bake created has been removed")
+            edge.hint(format!("everything that {run} created has been removed"))
         }
         None => edge,
     }

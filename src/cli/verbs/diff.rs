@@ -1,13 +1,16 @@
-//! `diff`: what is another in one image than in the other, by the tree manifests that the local cloud keeps.
+//! `diff`: what is another in one image than in the other, by the tree manifests that the local cloud keeps, or by what
+//! machines list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::compared;
+use super::diff_args::DiffArgs;
 use super::images::{disk, find, tree};
 use crate::bake::images::Image;
-use crate::cli::args::{CloudName, DiffArgs, Format};
+use crate::cli::args::{CloudName, Format};
 use crate::cli::context::{Connected, Context};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::view::text::bytes;
@@ -20,14 +23,12 @@ const SHOWN: usize = 40;
 
 pub async fn run(context: &Context, args: &DiffArgs) -> CliResult {
     let DiffArgs { a, b, .. } = args;
-    if context.settings.cloud == CloudName::Aws {
-        return Err(CliError::failure(
-            "files of images on AWS cannot be compared: their disks are not here",
-        )
-        .hint(format!(
-            "what their recipes differ in: piaas-bake why {a} {b}"
-        ))
-        .hint("images of the local cloud can be compared: bake both there"));
+    if args.on_machines || context.settings.cloud == CloudName::Aws {
+        return compared::diff(context, args).await;
+    }
+    if args.like.is_some() {
+        let what = "--like says how machines are launched, and here disks are read";
+        return Err(CliError::new(exit::USAGE, what).hint("--on-machines lets machines list"));
     }
     let connected = context.connect().await?;
     let before = listed(&connected, a).await?;
@@ -35,7 +36,7 @@ pub async fn run(context: &Context, args: &DiffArgs) -> CliResult {
     let found = compare::compare(&before.tree, &after.tree);
     match context.format {
         Format::Json => {
-            let images = [("from", &before), ("to", &after)];
+            let images = [("from", before.side()), ("to", after.side())];
             output::json(&document(&found, found.is_same(), images)?)?;
         }
         Format::Human if found.is_same() => output::data(&format!("the same: {}\n", after.digest))?,
@@ -62,7 +63,7 @@ pub async fn run(context: &Context, args: &DiffArgs) -> CliResult {
 pub fn document(
     found: &Comparison<'_>,
     same: bool,
-    images: [(&str, &Listed); 2],
+    images: [(&str, Side<'_>); 2],
 ) -> Result<serde_json::Value, CliError> {
     let mut value = serde_json::to_value(found)
         .map_err(|error| CliError::failure("cannot write the result as JSON").because(&error))?;
@@ -71,6 +72,23 @@ pub fn document(
     }
     value["same"] = json!(same);
     Ok(value)
+}
+
+/// An image with the digest of what is compared of it, in hex.
+pub struct Side<'a> {
+    pub image: &'a Image,
+    pub digest: &'a str,
+}
+
+impl Side<'_> {
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "image_id": self.image.id,
+            "name": self.image.name,
+            "digest": self.image.digest(),
+            "tree_digest": self.digest,
+        })
+    }
 }
 
 /// An image with what is in it.
@@ -84,13 +102,13 @@ pub struct Listed {
 }
 
 impl Listed {
-    fn to_json(&self) -> serde_json::Value {
-        json!({
-            "image_id": self.image.id,
-            "name": self.image.name,
-            "digest": self.image.digest(),
-            "tree_digest": self.digest,
-        })
+    /// It, as machines are told of it.
+    #[must_use]
+    pub fn side(&self) -> Side<'_> {
+        Side {
+            image: &self.image,
+            digest: &self.digest,
+        }
     }
 }
 
@@ -103,7 +121,8 @@ pub async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliErro
     let Some(disk) = disk(connected, &image) else {
         let none = format!("{} has no disk on this host", image.id);
         return Err(CliError::failure(none)
-            .hint("only images that the local cloud has made are compared, not its base image"));
+            .hint("only images that the local cloud has made are compared so, not its base image")
+            .hint("--on-machines lists what is in them on a machine of each"));
     };
     let (digest, tree) = tree(&disk)?;
     Ok(Listed {
@@ -141,22 +160,16 @@ pub fn text(found: &Comparison<'_>, all: bool) -> String {
         if count == 0 {
             return;
         }
-        let shown = if all { lines.len() } else { SHOWN };
-        let more = lines.len().saturating_sub(shown);
         out.push_str(&format!("\n{title}: {count}\n"));
-        for line in lines.iter().take(shown) {
-            out.push_str(&format!("  {line}\n"));
-        }
-        if more > 0 {
-            out.push_str(&format!("  and {more} more; --all shows them\n"));
-        }
+        out.push_str(&shown(lines, all));
     };
+    let nothing = |_: &FileChange<'_>| String::new();
     list("packages", found.packages.len(), columns(packages));
     list("services", found.services.len(), columns(services));
     let title = "files of no changed package";
-    list(title, others.len(), files(&others, all));
+    list(title, others.len(), files(&others, all, &nothing));
     let lines = if all {
-        files(&of_packages, all)
+        files(&of_packages, all, &nothing)
     } else {
         vec!["--all shows them".to_owned()]
     };
@@ -164,6 +177,19 @@ pub fn text(found: &Comparison<'_>, all: bool) -> String {
     out.push_str(&format!("\nsize: {}\n", grown(found.total)));
     for line in columns(directories) {
         out.push_str(&format!("  {line}\n"));
+    }
+    out
+}
+
+/// The lines of a list, cut without `all`.
+#[must_use]
+pub fn shown(lines: Vec<String>, all: bool) -> String {
+    let most = if all { lines.len() } else { SHOWN };
+    let more = lines.len().saturating_sub(most);
+    let lines = lines.iter().take(most);
+    let mut out: String = lines.map(|line| format!("  {line}\n")).collect();
+    if more > 0 {
+        out.push_str(&format!("  and {more} more; --all shows them\n"));
     }
     out
 }
@@ -197,7 +223,13 @@ struct Within {
     bytes: u64,
 }
 
-fn files(changes: &[&FileChange<'_>], all: bool) -> Vec<String> {
+/// A line for each change, ended by what `more` says of it. Without `all` a directory that came or went stands for what is
+/// in it.
+pub fn files<'a>(
+    changes: &[&FileChange<'a>],
+    all: bool,
+    more: &dyn Fn(&FileChange<'a>) -> String,
+) -> Vec<String> {
     let one_sided = |change: &FileChange<'_>| change.from.is_none() || change.to.is_none();
     let directories = changes
         .iter()
@@ -234,6 +266,7 @@ fn files(changes: &[&FileChange<'_>], all: bool) -> Vec<String> {
         if !how.is_empty() {
             line.push_str(&format!("  {how}"));
         }
+        line.push_str(&more(change));
         line
     });
     shown.collect()

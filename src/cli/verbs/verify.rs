@@ -1,16 +1,20 @@
-//! `verify`: bakes an image again, cold, in a local cloud of its own, and holds the two against each other.
+//! `verify`: bakes an image again, cold, in a local cloud of its own, and holds the two against each other. On AWS it is
+//! baked beside the first one, and machines list both.
 
 use std::path::Path;
 
 use serde_json::json;
 
 use super::bake::{Way, cancel_on_signal, carry_out};
+use super::compared;
 use super::diff::{Listed, document, listed, text};
+use super::diff_args::VerifyArgs;
 use super::plan::{Order, Wishes, decide, prepare};
 use crate::aws::tags;
+use crate::bake::images::Image;
 use crate::bake::names::Channel;
 use crate::bake::plan::Decision;
-use crate::cli::args::{CloudName, Format, VerifyArgs};
+use crate::cli::args::{CloudName, Format};
 use crate::cli::context::{Context, io};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::locked::connect;
@@ -25,14 +29,11 @@ const DIRECTORY: &str = "verify";
 
 pub async fn run(context: &Context, args: &VerifyArgs) -> CliResult {
     if context.settings.cloud == CloudName::Aws {
-        return Err(CliError::failure(
-            "images on AWS cannot be verified: their disks are not here, and a builder that has booted leaves its traces",
-        )
-        .hint("bake the recipe on the local cloud and verify it there: it runs the same scripts"));
+        return compared::verify(context, args).await;
     }
     let connected = context.connect().await?;
     let image = listed(&connected, &args.image).await?;
-    let order = order(context, &image, args)?;
+    let order = order(context, &image.image, args)?;
     let dir = context.settings.state_dir.join(DIRECTORY);
     // Held until the end: two of them would be in each other's way.
     let _lock = lock(context)?;
@@ -51,8 +52,10 @@ pub async fn run(context: &Context, args: &VerifyArgs) -> CliResult {
 }
 
 /// The recipe that the image was baked from, if it is still the same.
-fn order(context: &Context, image: &Listed, args: &VerifyArgs) -> Result<Order, CliError> {
-    let Listed { image, .. } = image;
+///
+/// # Errors
+/// It is not (exit code 4), or the image was not made by a bake, or the recipe has no lock file.
+pub fn order(context: &Context, image: &Image, args: &VerifyArgs) -> Result<Order, CliError> {
     let recipe = image.tag(tags::RECIPE).ok_or_else(|| {
         CliError::failure(format!("{} does not say which recipe it is of", image.id))
             .hint("only what piaas-bake has baked can be verified")
@@ -132,7 +135,11 @@ fn said(context: &Context, args: &VerifyArgs, image: &Listed, again: &Listed) ->
     let same = found.is_same() && disks[0] == disks[1];
     match context.format {
         Format::Json => {
-            let mut value = document(&found, same, [("image", image), ("again", again)])?;
+            let mut value = document(
+                &found,
+                same,
+                [("image", image.side()), ("again", again.side())],
+            )?;
             for (key, disk) in ["image", "again"].into_iter().zip(&disks) {
                 value[key]["disk_sha256"] = json!(disk);
             }

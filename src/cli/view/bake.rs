@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::progress::Progress;
+use crate::bake::event::Listing;
 use crate::bake::{Event, Stamped};
 
 /// Shows events until the stream ends.
@@ -64,6 +65,17 @@ pub(super) fn one(progress: &mut Progress, event: Event, failing: &mut bool) {
         } => progress.note(&format!("  {title}: exit code {exit_code}")),
         Event::Output { line } => progress.output(&line),
         Event::Snapshot { id, percent } => progress.at(&format!("snapshot {id}: {percent} %")),
+        Event::Listing {
+            image,
+            doing,
+            percent,
+        } => {
+            let doing = match doing {
+                Listing::Read => "reading its files",
+                Listing::Fetch => "fetching its list",
+            };
+            progress.at(&format!("{image}: {doing}, {percent} %"));
+        }
         Event::Undoing { reason, kept } => {
             *failing = true;
             progress.failed(&reason);

@@ -3,6 +3,7 @@
 //! There is one table, `templates/sealed-paths`. The builder is cleaned by it and asserts it (`seal.sh`); what its
 //! finished disk has is held against the same lines by [`inspect`]. What a recipe says of its own comes on top.
 
+pub mod booted;
 mod pattern;
 
 use std::collections::{BTreeMap, HashSet};
@@ -101,6 +102,15 @@ impl Sealed {
             self.path,
             Self::WHY
         )
+    }
+
+    fn leak(&self) -> Leak {
+        Leak {
+            action: self.action,
+            path: self.path.clone(),
+            why: Self::WHY.to_owned(),
+            pattern: Pattern::new(&self.path),
+        }
     }
 }
 
@@ -207,12 +217,7 @@ fn entry(line: &str) -> Option<Leak> {
 
 /// The table, and what the recipe says.
 fn with_own(own: &[Sealed]) -> Vec<Leak> {
-    let own = own.iter().map(|one| Leak {
-        action: one.action,
-        path: one.path.clone(),
-        why: Sealed::WHY.to_owned(),
-        pattern: Pattern::new(&one.path),
-    });
+    let own = own.iter().map(Sealed::leak);
     table().iter().cloned().chain(own).collect()
 }
 

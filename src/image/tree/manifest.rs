@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
 
 use super::super::Result;
 use super::packages::{self, Package};
@@ -101,6 +102,29 @@ impl TreeManifest {
                 .map(serde_json::from_str)
                 .collect::<serde_json::Result<_>>()?,
         })
+    }
+
+    /// The manifest as text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = Vec::new();
+        line(
+            &mut text,
+            &Header {
+                format: FORMAT.to_owned(),
+                packages: self.packages.clone(),
+            },
+        );
+        for entry in &self.entries {
+            line(&mut text, entry);
+        }
+        String::from_utf8(text).expect("JSON is UTF-8")
+    }
+
+    /// SHA-256 of the text, in hex: the digest of the tree that it is of.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        hex::encode(Sha256::digest(self.to_text()))
     }
 }
 
@@ -283,11 +307,8 @@ mod tests {
         let read = TreeManifest::parse(&text).unwrap();
         assert_eq!(read.packages[0].version, "1-2");
         assert_eq!(read.entries.len(), tree.names().count());
-        let mut again = Vec::new();
-        for entry in &read.entries {
-            line(&mut again, entry);
-        }
-        assert!(text.ends_with(std::str::from_utf8(&again).unwrap()));
+        assert_eq!(read.to_text(), text);
+        assert_eq!(read.digest(), hex::encode(tree.digest().unwrap()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! whole seconds, clamped to a source date. Names that share an inode share a [`Node`].
 
 mod digest;
+pub mod listing;
 mod manifest;
 pub(crate) mod packages;
 mod scan;

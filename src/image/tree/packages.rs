@@ -8,9 +8,9 @@ use super::super::Result;
 use super::{Kind, Tree, split};
 
 /// Where the names of a package's files are, in `<package>.list`.
-const INFO: &[u8] = b"var/lib/dpkg/info";
+pub(super) const INFO: &[u8] = b"var/lib/dpkg/info";
 /// One paragraph a package (deb-control(5), dpkg-query(1)).
-const STATUS: &[u8] = b"var/lib/dpkg/status";
+pub(super) const STATUS: &[u8] = b"var/lib/dpkg/status";
 
 /// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use super::super::{ImageError, Result};
 use super::{Content, Kind, MODE_MASK, Node, NodeId, Tree};
 
 /// Directories at the root that are filled anew at every boot: kept, but empty.
-const VOLATILE: [&[u8]; 4] = [b"dev", b"proc", b"run", b"sys"];
+pub(super) const VOLATILE: [&[u8]; 4] = [b"dev", b"proc", b"run", b"sys"];
 
 /// Directories that a booting system mounts on or writes to before anything could make them.
 const STANDARD: [(&[u8], u32); 5] = [
@@ -153,7 +153,7 @@ fn node(host: &Path, stat: &Statx, kind: Kind, source_date: i64) -> Result<Node>
 }
 
 /// Whether an attribute belongs to the file and not to the host it lies on.
-fn kept(name: &[u8]) -> bool {
+pub(super) fn kept(name: &[u8]) -> bool {
     match name {
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
         _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay"),

@@ -1,0 +1,160 @@
+//! Two images, listed by machines of theirs; and an image, baked again to be held against the first.
+
+use std::time::Duration;
+
+use semver::Version;
+
+use super::engine::{Settings, bundles, equipped, errand};
+use super::error::{BakeError, Failure, LeftOver};
+use super::event::{Event, List, Phase};
+use super::images::Image;
+use super::names::Channel;
+use super::phases::{commands, image, launch, list};
+use super::plan::{Plan, Start};
+use super::run::Run;
+use crate::aws::{Clients, tags};
+use crate::events::Sink;
+use crate::image::tree::listing::Listing;
+use crate::journal::IntentId;
+use crate::recipe::model::BuildSpec;
+
+/// What listing two images may take on top of a bake.
+const LISTING: Duration = Duration::from_secs(2 * 3600);
+
+/// What two images have in them.
+#[derive(Debug)]
+pub struct Compared {
+    /// The first image and the second, in this order.
+    pub listings: [Listing; 2],
+    /// The image that was baked for this, if one was; it is gone unless it was to be kept.
+    pub again: Option<Image>,
+    /// Temporaries that could not be removed; the rest is complete all the same (exit code 7).
+    pub left_over: Vec<LeftOver>,
+}
+
+/// Lists what is in two images on a machine of each, by a plan of [`Plan::to_list`]. The machines are removed, whatever
+/// happens.
+///
+/// # Errors
+/// [`BakeError`]; everything that the run created has been removed then, but for what it lists as left over.
+pub async fn list_both(
+    clients: &Clients,
+    plan: &Plan,
+    images: [&Image; 2],
+    settings: Settings<'_>,
+    sink: &dyn Sink<Event>,
+) -> Result<Compared, BakeError> {
+    let act = async |run: &mut Run<'_>| {
+        run.enter(Phase::List)?;
+        let (groups, _) = launch::security_groups(run).await?;
+        let listings = list::both(run, &groups, images, plan.source_date).await?;
+        Ok((listings, vec![]))
+    };
+    let (listings, left_over) = errand(clients, plan, settings, sink, act).await?;
+    Ok(Compared {
+        listings,
+        again: None,
+        left_over,
+    })
+}
+
+/// Carries out a plan under a name of its own, publishes nothing, and lists what is in the image that it makes and in
+/// `first`. That image is removed in the end unless `keep` says otherwise.
+///
+/// # Errors
+/// As [`list_both`].
+pub async fn bake_again(
+    clients: &Clients,
+    plan: &Plan,
+    first: &Image,
+    keep: bool,
+    settings: Settings<'_>,
+    sink: &dyn Sink<Event>,
+) -> Result<Compared, BakeError> {
+    let mut plan = plan.clone();
+    // Nobody looks for an image of this name, and no other bake can be in its way.
+    plan.image_name = format!("piaas-bake-verify-{}", settings.run);
+    plan.build.timeout = plan.build.timeout.saturating_add(LISTING);
+    let plan = &plan;
+    let act = async |run: &mut Run<'_>| {
+        let (groups, intent, made) = bake(run).await?;
+        let images = [first, &made];
+        run.enter(Phase::List)?;
+        let listings = list::both(run, &groups, images, plan.source_date).await?;
+        let kept = if keep { vec![intent] } else { vec![] };
+        Ok(((listings, made), kept))
+    };
+    let ((listings, made), left_over) = errand(clients, plan, settings, sink, act).await?;
+    Ok(Compared {
+        listings,
+        again: Some(made),
+        left_over,
+    })
+}
+
+/// A bake up to its image, without tests.
+async fn bake(run: &mut Run<'_>) -> Result<(Vec<String>, IntentId, Image), Failure> {
+    let [bundle, _] = bundles(run.plan);
+    if run.bundles.is_none() {
+        bundle.fits_commands()?;
+    }
+    run.enter(Phase::Launch)?;
+    let (groups, builder) = equipped(run, &bundle).await?;
+    commands::note_packages(run, &builder, &bundle).await?;
+    run.enter(Phase::Provision)?;
+    commands::execute(run, &builder, &bundle, List::Steps).await?;
+    run.enter(Phase::Validate)?;
+    commands::execute(run, &builder, &bundle, List::Validate).await?;
+    run.enter(Phase::Seal)?;
+    let _asked_as_in_every_bake = commands::packages(run, &builder, &bundle).await?;
+    commands::seal(run, &builder, &bundle).await?;
+    run.enter(Phase::Stop)?;
+    launch::stop(run, &builder).await?;
+    run.enter(Phase::Image)?;
+    let (intent, id) = image::create(run, &builder).await?;
+    let made = image::available(run, &id).await?;
+    image::inspect(run, &made)?;
+    let _waited_for_at_the_end = super::machine::terminate(run.clients, &builder).await;
+    Ok((groups, intent, made))
+}
+
+impl Plan {
+    /// The plan of a run that bakes nothing: it launches machines of images as `build` says, and lists have times up to
+    /// `source_date` (seconds since the epoch).
+    #[must_use]
+    pub fn to_list(images: [&Image; 2], build: BuildSpec, source_date: i64) -> Self {
+        let [_, image] = images;
+        let mut build = build;
+        build.timeout = LISTING;
+        Self {
+            recipe: image.tag(tags::RECIPE).unwrap_or(&image.name).to_owned(),
+            version: Version::new(0, 0, 0),
+            description: String::new(),
+            labels: [].into(),
+            // It is of no digest: bakes of the image's need not wait for it.
+            digest: String::new(),
+            manifest_json: String::new(),
+            image_name: image.name.clone(),
+            base: image.clone(),
+            start: Start {
+                image: image.clone(),
+                layers: 0,
+                scripts: 0,
+            },
+            chain: Vec::new(),
+            layers: Vec::new(),
+            steps: Vec::new(),
+            validate: Vec::new(),
+            test: Vec::new(),
+            payloads: [].into(),
+            source_date,
+            volume_gib: image.size_gib,
+            architecture: image.architecture.clone(),
+            build,
+            secrets: [].into(),
+            sealed: Vec::new(),
+            channel: Channel::Latest,
+            stale: Vec::new(),
+        }
+    }
+}
