@@ -131,7 +131,8 @@ class Round:
         pick = lambda *of: of[number % len(of)]
         self.number = number
         self.left_out = []
-        self.home = work / f"home-{number}"
+        # Bakes of several recipes are varied in the same way.
+        self.home = work / f"home-{number}-{time.monotonic_ns()}"
         self.home.mkdir()
         state = pick("host", "tmpfs", "ext4")
         self.state = places.make(state)
