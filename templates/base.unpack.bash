@@ -69,7 +69,7 @@ find "$root/var/cache/apt/archives" -maxdepth 1 -name '*.deb' -print0 | sort -z 
 
 # Who came first must not matter: nothing is in two packages, and a directory that is looks the same in both.
 twice=$(cat "$work"/others.* | sort | uniq -d | head -n 5)
-apart=$(sort -u "$work"/directories.* | awk '{ print $3 }' | uniq -d | head -n 5)
+apart=$(sort -u "$work"/directories.* | cut -d ' ' -f 3- | sort | uniq -d | head -n 5)
 if [ -n "$twice$apart" ]; then
     printf 'E: in more than one package, and not the same in each: %s\n' "$twice $apart" >&2
     exit 1
@@ -100,8 +100,10 @@ inside() { chroot "$root" env --unset=APT_CONFIG --unset=TMPDIR DEBIAN_FRONTEND=
 # The first one makes the users.
 for script in base-passwd.preinst $(cd "$db/info" && printf '%s\n' *.preinst | grep -vx base-passwd.preinst); do
     name=${script%.preinst}
-    inside DEBCONF_PACKAGE="${name%%:*}" PERL_DL_NONLAZY=1 DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE="${name%%:*}" DPKG_MAINTSCRIPT_ARCH=amd64 \
-        DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= "/var/lib/dpkg/info/$script" install
+    package=${name%%:*}
+    inside DEBCONF_PACKAGE="$package" PERL_DL_NONLAZY=1 DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE="$package" \
+        DPKG_MAINTSCRIPT_ARCH=amd64 DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= \
+        "/var/lib/dpkg/info/$script" install
 done
 if [ -s "$db/diversions" ]; then
     printf 'E: a package diverts files before it is unpacked: %s\n' "$(head -n 3 "$db/diversions")" >&2
