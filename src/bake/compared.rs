@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use semver::Version;
 
-use super::engine::{Settings, bundles, equipped, errand};
-use super::error::{BakeError, Failure, LeftOver};
-use super::event::{Event, List, Phase};
+use super::engine::{Built, Settings, build, bundles, errand};
+use super::error::{BakeError, LeftOver};
+use super::event::{Event, Phase};
 use super::images::Image;
 use super::names::Channel;
-use super::phases::{commands, image, launch, list};
+use super::phases::{launch, list};
 use super::plan::{Plan, Start};
 use super::run::Run;
 use crate::aws::{Clients, tags};
 use crate::events::Sink;
 use crate::image::tree::listing::Listing;
-use crate::journal::IntentId;
 use crate::recipe::model::BuildSpec;
 
 /// What listing two images may take on top of a bake.
@@ -75,9 +74,25 @@ pub async fn bake_again(
     // Nobody looks for an image of this name, and no other bake can be in its way.
     plan.image_name = format!("piaas-bake-verify-{}", settings.run);
     plan.build.timeout = plan.build.timeout.saturating_add(LISTING);
+    // What dead bakes of the first name have left is theirs to remove.
+    plan.stale.clear();
+    // Cold: it neither begins at a layer nor keeps one.
+    let settings = Settings {
+        layers: None,
+        ..settings
+    };
     let plan = &plan;
     let act = async |run: &mut Run<'_>| {
-        let (groups, intent, made) = bake(run).await?;
+        let [bundle, _] = bundles(run.plan);
+        if run.bundles.is_none() {
+            bundle.fits_commands()?;
+        }
+        let Built {
+            groups,
+            intent,
+            image: made,
+            ..
+        } = build(run, &bundle).await?;
         let images = [first, &made];
         run.enter(Phase::List)?;
         let listings = list::both(run, &groups, images, plan.source_date).await?;
@@ -90,32 +105,6 @@ pub async fn bake_again(
         again: Some(made),
         left_over,
     })
-}
-
-/// A bake up to its image, without tests.
-async fn bake(run: &mut Run<'_>) -> Result<(Vec<String>, IntentId, Image), Failure> {
-    let [bundle, _] = bundles(run.plan);
-    if run.bundles.is_none() {
-        bundle.fits_commands()?;
-    }
-    run.enter(Phase::Launch)?;
-    let (groups, builder) = equipped(run, &bundle).await?;
-    commands::note_packages(run, &builder, &bundle).await?;
-    run.enter(Phase::Provision)?;
-    commands::execute(run, &builder, &bundle, List::Steps).await?;
-    run.enter(Phase::Validate)?;
-    commands::execute(run, &builder, &bundle, List::Validate).await?;
-    run.enter(Phase::Seal)?;
-    let _asked_as_in_every_bake = commands::packages(run, &builder, &bundle).await?;
-    commands::seal(run, &builder, &bundle).await?;
-    run.enter(Phase::Stop)?;
-    launch::stop(run, &builder).await?;
-    run.enter(Phase::Image)?;
-    let (intent, id) = image::create(run, &builder).await?;
-    let made = image::available(run, &id).await?;
-    image::inspect(run, &made)?;
-    let _waited_for_at_the_end = super::machine::terminate(run.clients, &builder).await;
-    Ok((groups, intent, made))
 }
 
 impl Plan {

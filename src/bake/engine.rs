@@ -318,30 +318,13 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
         tests.fits_commands()?;
     }
 
-    run.enter(Phase::Launch)?;
-    remove_stale(run).await?;
-    let (groups, builder) = equipped(run, &bundle).await?;
-    commands::note_packages(run, &builder, &bundle).await?;
-    run.enter(Phase::Provision)?;
-    match run.layers {
-        Some(patience) => commands::provision(run, &builder, &bundle, patience).await?,
-        None => commands::execute(run, &builder, &bundle, List::Steps).await?,
-    }
-    run.enter(Phase::Validate)?;
-    commands::execute(run, &builder, &bundle, List::Validate).await?;
-    run.enter(Phase::Seal)?;
-    // Before the cleaning: it removes the indexes of apt.
-    let installed = commands::packages(run, &builder, &bundle).await?;
-    commands::seal(run, &builder, &bundle).await?;
-    run.enter(Phase::Stop)?;
-    launch::stop(run, &builder).await?;
-
-    run.enter(Phase::Image)?;
-    let (image_intent, id) = image::create(run, &builder).await?;
-    let made = image::available(run, &id).await?;
-    image::inspect(run, &made)?;
-    // The snapshot is complete: the builder may go while its image is tested.
-    let _waited_for_at_the_end = super::machine::terminate(run.clients, &builder).await;
+    let Built {
+        groups,
+        intent: image_intent,
+        image: made,
+        installed,
+    } = build(run, &bundle).await?;
+    let id = made.id.clone();
 
     run.enter(Phase::Test)?;
     test(run, &made, &groups, &tests).await?;
@@ -356,6 +339,48 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     kept.push(publish::latest(run, &id).await?);
     run.journal.keep(kept, run.now())?;
     Ok(id)
+}
+
+/// An image, with what it was made by.
+pub(super) struct Built {
+    pub groups: Vec<String>,
+    pub intent: IntentId,
+    pub image: Image,
+    pub installed: Option<Part>,
+}
+
+/// Provisions a builder, and makes the image of it: all of a bake but its tests and what it publishes.
+pub(super) async fn build(run: &mut Run<'_>, bundle: &Bundle) -> Result<Built, Failure> {
+    run.enter(Phase::Launch)?;
+    remove_stale(run).await?;
+    let (groups, builder) = equipped(run, bundle).await?;
+    commands::note_packages(run, &builder, bundle).await?;
+    run.enter(Phase::Provision)?;
+    match run.layers {
+        Some(patience) => commands::provision(run, &builder, bundle, patience).await?,
+        None => commands::execute(run, &builder, bundle, List::Steps).await?,
+    }
+    run.enter(Phase::Validate)?;
+    commands::execute(run, &builder, bundle, List::Validate).await?;
+    run.enter(Phase::Seal)?;
+    // Before the cleaning: it removes the indexes of apt.
+    let installed = commands::packages(run, &builder, bundle).await?;
+    commands::seal(run, &builder, bundle).await?;
+    run.enter(Phase::Stop)?;
+    launch::stop(run, &builder).await?;
+
+    run.enter(Phase::Image)?;
+    let (intent, id) = image::create(run, &builder).await?;
+    let image = image::available(run, &id).await?;
+    image::inspect(run, &image)?;
+    // The snapshot is complete: the builder may go while its image is looked at.
+    let _waited_for_at_the_end = super::machine::terminate(run.clients, &builder).await;
+    Ok(Built {
+        groups,
+        intent,
+        image,
+        installed,
+    })
 }
 
 /// Launches a builder and brings it its bundle; gives its security groups and its id.

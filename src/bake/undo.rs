@@ -14,7 +14,7 @@ use super::run::facts;
 use crate::aws::error::Context as _;
 use crate::aws::objects::{self, Place};
 use crate::aws::wait::{Pace, Patience};
-use crate::aws::{self, Clients, Commands, Kind, tags};
+use crate::aws::{self, Clients, Commands, Kind, parameters, tags};
 use crate::events::Sink;
 use crate::journal::{Entry, Journal, State};
 
@@ -272,16 +272,7 @@ impl Undo<'_> {
         }
         match entry.facts.get(facts::PREVIOUS) {
             Some(previous) => {
-                self.clients
-                    .ssm
-                    .put_parameter()
-                    .name(name)
-                    .value(previous)
-                    .r#type(aws_sdk_ssm::types::ParameterType::String)
-                    .overwrite(true)
-                    .send()
-                    .await
-                    .call("ssm", "PutParameter")?;
+                parameters::set(self.clients, name.clone(), previous.clone()).await?;
             }
             None => self.delete_parameter(name).await?,
         }

@@ -84,13 +84,7 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
             if args.explain {
                 layers::tell(context, &plan, &args.how)?;
             }
-            let (cancel, under_way) = cancel_on_signal(context)?;
-            let way = Way {
-                cancel,
-                under_way,
-                keep_on_failure: args.keep_on_failure,
-                progress: context.progress(),
-            };
+            let way = Way::alone(context, args.keep_on_failure)?;
             let baked = carry_out(context, &connected, &plan, way).await?;
             done(context, &plan, &baked)
         }
@@ -173,6 +167,22 @@ pub struct Way {
     /// Leave the machine on which it fails.
     pub keep_on_failure: bool,
     pub progress: Progress,
+}
+
+impl Way {
+    /// Of the one run of a command.
+    ///
+    /// # Errors
+    /// As [`cancel_on_signal`].
+    pub fn alone(context: &Context, keep_on_failure: bool) -> Result<Self, CliError> {
+        let (cancel, under_way) = cancel_on_signal(context)?;
+        Ok(Self {
+            cancel,
+            under_way,
+            keep_on_failure,
+            progress: context.progress(),
+        })
+    }
 }
 
 fn table(image: &Image) -> String {

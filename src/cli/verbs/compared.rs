@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::bake::{Way, cancel_on_signal, describe, failed_as, watched};
+use super::bake::{Way, describe, failed_as, watched};
 use super::diff::{Side, document, files, shown, text};
 use super::diff_args::{DiffArgs, VerifyArgs};
 use super::images::find;
@@ -46,13 +46,7 @@ pub async fn diff(context: &Context, args: &DiffArgs) -> CliResult {
     let dates = said.iter().filter_map(|said| said.source_date);
     let date = dates.min().unwrap_or(SOURCE_DATE);
     let plan = Plan::to_list([a, b], build(context, args, [b, a])?, date);
-    let (cancel, under_way) = cancel_on_signal(context)?;
-    let way = Way {
-        cancel,
-        under_way,
-        keep_on_failure: false,
-        progress: context.progress(),
-    };
+    let way = Way::alone(context, false)?;
     let act = async |settings: Settings<'_>, sink: &UnboundedSender<Stamped>| {
         list_both(&connected.clients, &plan, [a, b], settings, sink).await
     };
@@ -103,13 +97,7 @@ pub async fn verify(context: &Context, args: &VerifyArgs) -> CliResult {
         )
         .hint("the lock file of the recipe at the root pins it: go back to the one that it was baked by"));
     }
-    let (cancel, under_way) = cancel_on_signal(context)?;
-    let way = Way {
-        cancel,
-        under_way,
-        keep_on_failure: false,
-        progress: context.progress(),
-    };
+    let way = Way::alone(context, false)?;
     let act = async |settings: Settings<'_>, sink: &UnboundedSender<Stamped>| {
         bake_again(&connected.clients, &plan, &found, args.keep, settings, sink).await
     };

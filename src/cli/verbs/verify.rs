@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::bake::{Way, cancel_on_signal, carry_out};
+use super::bake::{Way, carry_out};
 use super::compared;
 use super::diff::{Listed, document, listed, text};
 use super::diff_args::VerifyArgs;
@@ -111,13 +111,7 @@ async fn again(other: &Context, order: &Order) -> Result<Listed, CliError> {
             "an empty cloud has the image already",
         ));
     };
-    let (cancel, under_way) = cancel_on_signal(other)?;
-    let way = Way {
-        cancel,
-        under_way,
-        keep_on_failure: false,
-        progress: other.progress(),
-    };
+    let way = Way::alone(other, false)?;
     let baked = carry_out(other, &connected, &plan, way).await?;
     listed(&connected, &baked.image).await
 }
