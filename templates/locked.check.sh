@@ -2,15 +2,16 @@
 # Fails unless every package that the lock file of a layer names is installed, and in that version.
 set -eu
 
-differ=0
-while read -r _ _ name version architecture _; do
-    installed=$(dpkg-query --show --showformat='${db:Status-Abbrev}${Version}\n' "$name:$architecture" 2>/dev/null |
-        sed -n 's/^.i *//p') || installed=
-    if [ "$installed" != "$version" ]; then
-        echo "$name: ${installed:-not installed}, the lock file has $version"
-        differ=1
-    fi
-done <<'END'
+{
+    dpkg-query --show --showformat='there ${db:Status-Abbrev} ${Package} ${Architecture} ${Version}\n'
+    sed 's/^/locked /' <<'END'
 @LIST@
 END
-[ "$differ" -eq 0 ] || exit 4
+} | awk '
+    $1 == "there" { if ($2 ~ /^.i/) there[$3 ":" $4] = $5; next }
+    {
+        package = $4 ":" $6
+        version = package in there ? there[package] : "not installed"
+        if (version != $5) { print $4 ": " version ", the lock file has " $5; differ = 4 }
+    }
+    END { exit differ }'

@@ -16,19 +16,27 @@ cat >list <<'END'
 @LIST@
 END
 
-while read -r sha256 bytes name version architecture url; do
-    file=debs/$sha256.deb
-    if [ -e "$file" ]; then
-        continue
-    fi
-    # Checked as it is here: what somebody has written there since is nothing to us.
-    if cp "$kept/$sha256.deb" "$file.part" 2>/dev/null &&
-        echo "$sha256  $file.part" | sha256sum --check --status; then
-        mv "$file.part" "$file"
-    else
-        echo "$sha256 $bytes $name $version $architecture $url"
-    fi
-done <list >missing
+missing() {
+    while read -r sha256 rest; do
+        if [ ! -e "debs/$sha256.deb" ]; then echo "$sha256 $rest"; fi
+    done <list >missing
+}
+missing
+# Checked as it is here: what somebody has written there since is nothing to us.
+rm -rf part
+mkdir part
+while read -r sha256 _; do
+    if [ -e "$kept/$sha256.deb" ]; then echo "$kept/$sha256.deb"; fi
+done <missing | xargs -r cp -t part -- || echo "not all of them can be read"
+(
+    cd part
+    while read -r sha256 _; do
+        if [ -e "$sha256.deb" ]; then echo "$sha256  $sha256.deb"; fi
+    done <../missing >sums
+    if [ -s sums ]; then sha256sum --check sums 2>/dev/null | sed -n 's/: OK$//p' | xargs -r mv -t ../debs --; fi
+)
+rm -r part
+missing
 
 if [ -s missing ]; then
     # apt's own fetcher: it knows the proxy, tries again, and fetches side by side.
@@ -54,15 +62,17 @@ if [ -s missing ]; then
 fi
 
 # An index of its own for each file, so that nothing is read twice; and an empty one, for a lock file without packages.
+# One that this was writing when it was killed is not whole.
+[ -e indexed ] || rm -f debs/*.index
+rm -f indexed
 : >debs/none.index
-for file in debs/*.deb; do
-    [ -e "$file" ] || continue
-    sha256=$(basename "$file" .deb)
+while read -r sha256 bytes _; do
     [ -e "debs/$sha256.index" ] || {
-        dpkg-deb --field "$file"
-        printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$sha256.deb" "$(stat -c %s "$file")" "$sha256"
+        dpkg-deb --field "debs/$sha256.deb"
+        printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$sha256.deb" "$bytes" "$sha256"
     } >"debs/$sha256.index"
-done
+done <list
+: >indexed
 cat debs/*.index >debs/Packages
 
 echo "deb [trusted=yes] file:$here/debs ./" >sources.list

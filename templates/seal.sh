@@ -50,9 +50,10 @@ kept() {
 
 # Links of a directory to names that it does not have.
 dangling() {
-    find "$1" -maxdepth 1 -type l ! -lname '*/*' | while IFS= read -r one; do
-        name=$1/$(readlink "$one")
-        if [ ! -e "$name" ] && [ ! -L "$name" ]; then echo "$one"; fi
+    # What a link leads to has no slash in it, so it comes first on a line whatever the link is called.
+    find "$1" -maxdepth 1 -type l ! -lname '*/*' -printf '%l/%p\n' | while IFS= read -r line; do
+        name=$1/${line%%/*}
+        if [ ! -e "$name" ] && [ ! -L "$name" ]; then echo "${line#*/}"; fi
     done
 }
 
@@ -186,7 +187,11 @@ quiet() {
     if [ -s /run/auditd.pid ]; then kill "$(cat /run/auditd.pid)"; fi
     # From here on the journal is kept in memory.
     journalctl --relinquish-var 2>/dev/null
-    if command -v cloud-init >/dev/null; then cloud-init clean --logs; fi
+    # `cloud-init clean` would also remove scripts for each boot, which a recipe may have put there. What it calls besides
+    # belongs to others, who count on it; its own traces are in the table.
+    for one in /etc/cloud/clean.d/*; do
+        if [ -f "$one" ] && [ -x "$one" ]; then "$one"; fi
+    done
 }
 
 # Some services write when they stop (random seed, wtmp, agent). A unit that is ordered before all of them is stopped
@@ -208,7 +213,10 @@ ExecStart=/bin/true
 ExecStop=/bin/sh $armed/seal.sh late
 TimeoutStopSec=60
 UNIT
-    systemctl daemon-reload && systemctl start piaas-bake-seal.service
+    # systemd reads a unit that it does not know yet; reading all units anew takes it longer than all of this.
+    systemctl start piaas-bake-seal.service || {
+        systemctl daemon-reload && systemctl start piaas-bake-seal.service
+    }
 }
 
 case ${1-} in
@@ -224,7 +232,6 @@ case ${1-} in
             arm || { echo "systemd does not take the unit of the last cleaning" >&2 && exit 1; }
         fi
         each clean now
-        sync
         ;;
     assert)
         left=$(each remains now)

@@ -27,8 +27,6 @@ const SEALED: &str = "/run/piaas-bake-seal";
 /// Base64 characters in one command. A command document may have 64 KB in all (`SendCommand`,
 /// `MaxDocumentSizeExceeded`), JSON and our own lines included.
 const CHUNK: usize = 40_000;
-/// How often `follow.sh` looks in a second.
-const FIFTHS: u32 = 5;
 /// Characters in one line of base64; a multiple of four, so that every line stands alone.
 const LINE: usize = 1000;
 /// The largest archive that goes in commands: about 560 of them, at a second or two each.
@@ -117,26 +115,20 @@ impl Bundle {
         format!("{HOME}/{}", &hex::encode(self.sha256)[..12])
     }
 
-    /// The commands that bring it there, in order; repeating one is harmless. The last checks and unpacks it.
+    /// The commands that bring it there; repeating one is harmless, and so is one that goes on while it is repeated. The
+    /// last, which most often is the only one, also checks and unpacks it.
     #[must_use]
     pub fn transfer(&self) -> Vec<String> {
         let dir = self.dir();
         let text = STANDARD.encode(&self.archive);
-        let mut commands = Vec::new();
-        for (index, chunk) in text.as_bytes().chunks(CHUNK).enumerate() {
-            let mut command = format!(
-                "set -eu\numask 077\nmkdir -p {dir}/parts\nbase64 -d >{dir}/parts/{index:04} <<'END'\n"
-            );
-            for line in chunk.chunks(LINE) {
-                // Base64 is ASCII.
-                command.extend(line.iter().map(|byte| char::from(*byte)));
-                command.push('\n');
-            }
-            command.push_str("END");
-            commands.push(command);
+        let chunks: Vec<&[u8]> = text.as_bytes().chunks(CHUNK).collect();
+        if let [all] = chunks[..] {
+            let whole = put(all, &dir, "bundle.tar.gz");
+            return vec![format!("{whole}{}", self.unpack())];
         }
-        commands.push(self.unpack());
-        commands
+        let parts = chunks.into_iter().enumerate();
+        let parts = parts.map(|(index, part)| put(part, &dir, &format!("parts/{index:04}")));
+        parts.chain([self.unpack()]).collect()
     }
 
     /// The command that fetches it from this URL, checks and unpacks it.
@@ -206,7 +198,7 @@ impl Bundle {
         FOLLOW
             .replace("@LOG@", &format!("{}/log/{}", self.dir(), list.as_str()))
             .replace("@OFFSET@", &offset.to_string())
-            .replace("@WAIT@", &(wait * FIFTHS).to_string())
+            .replace("@WAIT@", &wait.to_string())
             .replace("@LIMIT@", &FOLLOW_BYTES.to_string())
     }
 
@@ -236,6 +228,21 @@ impl Bundle {
     pub fn assert_sealed() -> String {
         format!("exec /bin/sh {SEALED}/seal.sh assert")
     }
+}
+
+/// Commands that write a file of a directory, whole or not at all.
+fn put(base64: &[u8], dir: &str, name: &str) -> String {
+    let path = format!("{dir}/{name}");
+    let mut command = format!(
+        "set -eu\numask 077\nmkdir -p \"$(dirname {path})\"\nbase64 -d >{dir}/$$.part <<'END'\n"
+    );
+    for line in base64.chunks(LINE) {
+        // Base64 is ASCII.
+        command.extend(line.iter().map(|byte| char::from(*byte)));
+        command.push('\n');
+    }
+    command.push_str(&format!("END\nmv {dir}/$$.part {path}\n"));
+    command
 }
 
 /// Bytes of log in one answer: 22,980 characters with base64's line ends, below SSM's limit of 24,000.

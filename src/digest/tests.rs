@@ -49,7 +49,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "d3df826d71f796b3e34fe44fb9d3fbcbdb60a67516dbd9d7aca06a18ffb5d8d8"
+        "4fb871f743640496d55b419ded93b6edabf3f60834e6673f26c9634d4aac86fc"
     );
     let (child, digest) = &chain[1];
     assert_eq!(
@@ -58,7 +58,7 @@ fn known_answers() {
     );
     assert_eq!(
         digest.to_string(),
-        "c38033846a79cfeb931e31c1b90cbc88fc50bc44b3d26f8cbc7ca0f6b4832ed3"
+        "6b92d73d7037961202d834c4ad67eaf6ad26824b97eeae5f59ea6f16ebd140c2"
     );
     assert_eq!(digest.short(), digest.to_string()[..12]);
     // The digest is that of the text, so `sha256sum` of a stored manifest shows it.
