@@ -1,7 +1,6 @@
 //! A whole disk: partition table, EFI system partition, root file system.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -11,8 +10,9 @@ use uuid::Uuid;
 
 use super::bytes::{low8, low32};
 use super::gpt::{self, Partition, SECTOR};
-use super::manifest::{BLOCK_BYTES, BlockManifest};
-use super::tree::Tree;
+use super::manifest::{BLOCK_BYTES, Block, BlockManifest};
+use super::output::{Disk, DiskFile};
+use super::tree::{Survey, Tree};
 use super::{ImageError, Pieces, Region, Result, ext4, fat, loader, output};
 
 const MIB: u64 = 1 << 20;
@@ -41,6 +41,13 @@ pub struct DiskSpec {
     pub seed: [u8; 32],
     /// Time stamp of the file systems, seconds since the epoch.
     pub source_date: i64,
+}
+
+impl DiskSpec {
+    /// In whole MiB.
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes / MIB * MIB
+    }
 }
 
 /// What has been written.
@@ -121,23 +128,40 @@ pub struct PartitionReport {
 }
 
 /// Writes a disk that UEFI firmware boots (x86-64) to `out`, a sparse file, and hashes it and its blocks. `progress`
-/// is told percents, never falling, 100 last.
+/// is told percents, never falling, 100 last. The disk is written beside `out` and put in its place when it is complete.
 ///
 /// # Errors
 /// As [`lay`].
 pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> Result<Written> {
-    lay(tree, spec, out, progress)?.finish()
+    let contents = tree.survey()?;
+    let (partial, file) = create_beside(out)?;
+    file.set_len(spec.size_bytes())
+        .map_err(ImageError::io("extend", out))?;
+    let disk = DiskFile {
+        file,
+        path: out.to_owned(),
+    };
+    let laid = lay(tree, contents, spec, disk, progress)?;
+    partial
+        .persist(out)
+        .map_err(|error| ImageError::io("create", out)(error.error))?;
+    laid.finish()
 }
 
-/// As [`write`], but for the checksum of the whole, which may come later.
+/// As [`write`], but for the checksum of the whole, which may come later. `contents` is what [`Tree::survey`] tells.
 ///
-/// The disk is written beside `out` and put in its place when it is complete. The same tree and spec give the same
-/// bytes. The tree must not change meanwhile, for each file is read twice; one that shrinks is an error.
+/// The same tree and spec give the same bytes. The tree must not change meanwhile, for each file is read twice; one that shrinks is an error.
 ///
 /// # Errors
 /// The tree has no kernel or boot loader, does not fit, or could not be read; the disk could not be written.
-pub fn lay(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> Result<Laid> {
-    let size_bytes = spec.size_bytes / MIB * MIB;
+pub fn lay(
+    tree: &Tree,
+    contents: Vec<Survey>,
+    spec: &DiskSpec,
+    disk: impl Disk,
+    progress: &dyn Fn(u8),
+) -> Result<Laid> {
+    let size_bytes = spec.size_bytes();
     if size_bytes < LEAST_BYTES {
         return Err(ImageError::DiskTooSmall {
             size_bytes,
@@ -170,19 +194,18 @@ pub fn lay(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> R
         label: "root".to_owned(),
         source_date: spec.source_date,
     };
-    let contents = tree.survey()?;
     progress(low8(SURVEY_PERCENT));
-    ext4::write(tree, &contents, region(1), &root)?;
-    let tree = tree.manifest(&contents)?;
+    let tree = std::thread::scope(|scope| {
+        let manifest = scope.spawn(|| tree.manifest(&contents));
+        ext4::write(tree, &contents, region(1), &root)?;
+        manifest
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     drop(contents);
 
-    let (partial, file) = create_beside(out)?;
-    file.set_len(size_bytes)
-        .map_err(ImageError::io("extend", out))?;
-    let (sha256, data_bytes, blocks) = write_pieces(pieces, file, out, size_bytes, progress)?;
-    partial
-        .persist(out)
-        .map_err(|error| ImageError::io("create", out)(error.error))?;
+    let path = disk.path().to_owned();
+    let (sha256, data_bytes, blocks) = write_pieces(pieces, disk, size_bytes, progress)?;
     progress(100);
     let report = DiskReport {
         size_bytes,
@@ -199,7 +222,7 @@ pub fn lay(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> R
         report,
         blocks,
         tree,
-        path: out.to_owned(),
+        path,
         sha256,
     })
 }
@@ -260,8 +283,7 @@ fn identifier(seed: &[u8; 32], purpose: &str) -> Uuid {
 /// Writes a disk; returns its SHA-256 to be, the bytes that are not holes, and its blocks.
 fn write_pieces(
     pieces: Pieces<'_>,
-    file: File,
-    path: &Path,
+    disk: impl Disk,
     size_bytes: u64,
     progress: &dyn Fn(u8),
 ) -> Result<(Hashing, u64, BlockManifest)> {
@@ -271,13 +293,13 @@ fn write_pieces(
         size_bytes,
         blocks: Vec::new(),
     };
-    output::write(pieces, &file, path, |written, (done, all)| {
+    output::write(pieces, &disk, |written, (done, all)| {
         data_bytes += written.data_bytes;
         manifest.blocks.push(written.block);
         progress(low8(SURVEY_PERCENT + (99 - SURVEY_PERCENT) * done / all));
     })?;
-    let blocks = manifest.blocks.iter().map(|block| block.0).collect();
-    let sha256 = std::thread::spawn(move || hash(&file, blocks, size_bytes));
+    let blocks = manifest.blocks.clone();
+    let sha256 = std::thread::spawn(move || hash(&disk, blocks, size_bytes));
     Ok((sha256, data_bytes, manifest))
 }
 
@@ -285,14 +307,14 @@ fn write_pieces(
 ///
 /// The checksum of the whole is the one thing here that cannot be shared out, and most of what it goes through are holes.
 /// So it comes last: until then all cores write.
-fn hash(file: &File, blocks: Vec<u64>, size_bytes: u64) -> std::io::Result<[u8; 32]> {
+fn hash(disk: &impl Disk, blocks: Vec<Block>, size_bytes: u64) -> std::io::Result<[u8; 32]> {
     let (zeros, mut bytes) = (vec![0; BLOCK], vec![0; BLOCK]);
     let mut hash = Sha256::new();
     let mut data = blocks.into_iter().peekable();
     // A disk has whole MiB, so no block goes past its end.
     for block in 0..size_bytes / BLOCK_BYTES {
-        if data.next_if_eq(&block).is_some() {
-            file.read_exact_at(&mut bytes, block * BLOCK_BYTES)?;
+        if let Some(block) = data.next_if(|next| next.0 == block) {
+            disk.get(&block, &mut bytes)?;
             hash.update(&bytes);
         } else {
             hash.update(&zeros);

@@ -2,21 +2,63 @@
 //! gets them in order.
 
 use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use sha2::{Digest, Sha256};
 
 use super::manifest::{BLOCK_BYTES, Block};
 use super::region::{Piece, Pieces, Source};
-use super::tree::{Content, data_runs};
+use super::tree::{Content, HostFile, data_runs};
 use super::{ImageError, Result};
 
 /// Blocks that each core may be ahead of the reader.
 const AHEAD: usize = 12;
 /// More cores than this do not help: they wait for the disk.
 const MOST_WORKERS: usize = 8;
+
+/// Where the blocks of a disk go to.
+pub trait Disk: Send + Sync + 'static {
+    /// For messages.
+    fn path(&self) -> &Path;
+    /// Takes a block. `data` are the ranges of its bytes that are not zeros, in pages.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn put(&self, block: &Block, bytes: &[u8], data: &[Range<usize>]) -> io::Result<()>;
+    /// Reads a block that has been put.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn get(&self, block: &Block, bytes: &mut [u8]) -> io::Result<()>;
+}
+
+/// A disk that is one file, which reads as zeros before. Pages of zeros become holes.
+pub struct DiskFile {
+    pub file: File,
+    pub path: PathBuf,
+}
+
+impl Disk for DiskFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn put(&self, block: &Block, bytes: &[u8], data: &[Range<usize>]) -> io::Result<()> {
+        let start = block.0 * BLOCK_BYTES;
+        data.iter().try_for_each(|run| {
+            self.file
+                .write_all_at(&bytes[run.clone()], start + run.start as u64)
+        })
+    }
+
+    fn get(&self, block: &Block, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, block.0 * BLOCK_BYTES)
+    }
+}
 
 /// A block as it has been written.
 pub struct Written {
@@ -25,15 +67,14 @@ pub struct Written {
     pub block: Block,
 }
 
-/// Writes `pieces` into `file`, which reads as zeros, and hands each block that is not all zeros to `take`, in order,
-/// with how many of how many blocks are through. Pages of zeros become holes. `path` is for messages.
+/// Writes `pieces` to `disk`, and hands each block that is not all zeros to `take`, in order, with how many of how many
+/// blocks are through.
 ///
 /// # Errors
 /// A file of the tree could not be read or is shorter than it was, or the disk could not be written.
 pub fn write(
     pieces: Pieces<'_>,
-    file: &File,
-    path: &Path,
+    disk: &impl Disk,
     mut take: impl FnMut(Written, (u64, u64)),
 ) -> Result<()> {
     let pieces = pieces.sorted();
@@ -50,8 +91,7 @@ pub fn write(
                 scope.spawn(move || {
                     let mut worker = Worker {
                         pieces,
-                        file,
-                        path,
+                        disk,
                         open: None,
                     };
                     worker.run(blocks.iter().skip(first).step_by(workers), &sender);
@@ -81,15 +121,14 @@ fn block_indexes(pieces: &[Piece<'_>]) -> Vec<u64> {
     indexes
 }
 
-struct Worker<'a> {
+struct Worker<'a, D> {
     pieces: &'a [Piece<'a>],
-    file: &'a File,
-    path: &'a Path,
+    disk: &'a D,
     /// The file that was read last: a large one is read by many blocks.
     open: Option<(&'a Path, File)>,
 }
 
-impl<'a> Worker<'a> {
+impl<'a, D: Disk> Worker<'a, D> {
     fn run<'b>(
         &mut self,
         blocks: impl Iterator<Item = &'b u64>,
@@ -119,14 +158,14 @@ impl<'a> Worker<'a> {
             let target = &mut bytes[usize_of(from - start)..usize_of(to - start)];
             self.fill(&piece.source, from - piece.offset, target)?;
         }
-        let mut data_bytes = 0;
-        for run in data_runs(&bytes) {
-            data_bytes += run.len() as u64;
-            self.file
-                .write_all_at(&bytes[run.clone()], start + run.start as u64)
-                .map_err(ImageError::io("write", self.path))?;
-        }
+        let data = data_runs(&bytes);
         let block = Block(index, Sha256::digest(&bytes).into());
+        if !data.is_empty() {
+            self.disk
+                .put(&block, &bytes, &data)
+                .map_err(ImageError::io("write", self.disk.path()))?;
+        }
+        let data_bytes = data.iter().map(|run| run.len() as u64).sum();
         Ok(Written { data_bytes, block })
     }
 
@@ -139,7 +178,7 @@ impl<'a> Worker<'a> {
         match source {
             Source::Bytes(bytes) => slice(bytes, skip, target),
             Source::Content(Content::Bytes(bytes), from) => slice(bytes, from + skip, target),
-            Source::Content(Content::Host(path), from) => {
+            Source::Content(Content::Host(HostFile { path, .. }), from) => {
                 let file = match self.open.take() {
                     Some((open, file)) if open == path => file,
                     _ => File::open(path).map_err(ImageError::io("open", path))?,
@@ -172,19 +211,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let source = directory.path().join("source");
         std::fs::write(&source, vec![7; 40 << 20]).unwrap();
-        let content = Content::Host(source.clone());
+        let content = Content::Host(HostFile {
+            path: source.clone(),
+            stamp: None,
+        });
         let write = || {
             let pieces = Pieces::default();
             let region = Region::new(&pieces, 0, 64 << 20);
             region.copy(20 << 20, &content, 1000, (40 << 20) - 1000);
             region.write(1 << 20, vec![1; 10]);
             let mut indexes = Vec::new();
-            let file = tempfile::tempfile().unwrap();
-            let path = Path::new("disk");
-            write(pieces, &file, path, |written, _| {
-                indexes.push(written.block.0)
-            })
-            .map(|()| indexes)
+            let disk = DiskFile {
+                file: tempfile::tempfile().unwrap(),
+                path: "disk".into(),
+            };
+            write(pieces, &disk, |written, _| indexes.push(written.block.0)).map(|()| indexes)
         };
         assert_eq!(
             write().unwrap(),

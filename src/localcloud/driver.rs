@@ -199,6 +199,7 @@ pub trait Driver: Send + Sync {
     fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress;
     /// Removes a snapshot's disk; machines made from it keep theirs. Repeating it is harmless.
     fn delete_snapshot(&self, snapshot_id: &str) -> Result<(), DriverError>;
-    /// The raw disk of a finished snapshot, where the driver has one.
+    /// Where the disk of a finished snapshot is kept, where the driver has one: a directory with what is known of it, from
+    /// which [`super::nspawn::blocks::raw`] gives the disk as a file.
     fn disk(&self, snapshot_id: &str) -> Option<PathBuf>;
 }

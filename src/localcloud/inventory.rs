@@ -123,7 +123,7 @@ impl LocalCloud {
         all.collect()
     }
 
-    /// The raw disk of a finished snapshot, where the machines are real.
+    /// Where the disk of a finished snapshot is kept, where the machines are real: see [`Driver::disk`].
     #[must_use]
     pub fn disk(&self, snapshot_id: &str) -> Option<std::path::PathBuf> {
         self.driver().disk(snapshot_id)

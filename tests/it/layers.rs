@@ -36,9 +36,7 @@ fn disk(sandbox: &Sandbox, image: &str) -> String {
         .expect_code(0);
     let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
     let disk = Path::new(shown["disk"].as_str().unwrap());
-    snapshot::report(disk.parent().unwrap())
-        .unwrap()
-        .disk_sha256
+    snapshot::report(disk).unwrap().disk_sha256
 }
 
 #[test]

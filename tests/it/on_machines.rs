@@ -288,7 +288,7 @@ async fn a_machine_lists_what_is_on_its_disk_by_calls_that_a_bake_makes_too() {
     let shown = sandbox.run(&["images", "show", "web", "--format", "json"]);
     let shown: Value = serde_json::from_str(&shown.expect_code(0).stdout).unwrap();
     let disk = PathBuf::from(shown["disk"].as_str().unwrap());
-    let text = std::fs::read_to_string(disk.with_file_name("tree.jsonl")).unwrap();
+    let text = std::fs::read_to_string(disk.join("tree.jsonl")).unwrap();
     let mut on_disk = TreeManifest::parse(&text).unwrap();
     let dir = sandbox.state().join("cloud");
     let clock = SystemClock::shared();

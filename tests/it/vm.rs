@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use piaas_bake::localcloud::nspawn::blocks;
 use serde_json::Value;
 
 use crate::support::{
@@ -25,7 +26,7 @@ test:
 "#;
 
 /// When a disk was written, by its time and the change of its inode.
-fn written(disk: &str) -> (i64, i64, i64, i64) {
+fn written(disk: &Path) -> (i64, i64, i64, i64) {
     let of = std::fs::metadata(disk).unwrap();
     (of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec())
 }
@@ -62,8 +63,8 @@ fn an_image_boots_and_is_tested_in_a_virtual_machine_and_a_dead_one_never_passes
         .run_on_machines(&["images", "show", "web", "--format", "json"])
         .expect_code(0);
     let image: Value = serde_json::from_str(&shown.stdout).unwrap();
-    let disk = image["disk"].as_str().unwrap();
-    let before = written(disk);
+    let disk = blocks::raw(Path::new(image["disk"].as_str().unwrap())).unwrap();
+    let before = written(&disk);
     let recipe = |tests: &str| {
         sandbox.write("recipes/web/recipe.yaml", &format!("{head}test:\n{tests}"));
         let args = ["test", "--vm", "web", "--format", "ndjson"];
@@ -111,7 +112,7 @@ fn an_image_boots_and_is_tested_in_a_virtual_machine_and_a_dead_one_never_passes
     let said = "switched itself off, or rebooted, in the test `It sleeps`";
     assert!(off.stderr.contains(said), "{}", off.stderr);
     assert_eq!(last["error"]["exit_code"], 6, "{last}");
-    assert_eq!(written(disk), before, "the image's disk was written");
+    assert_eq!(written(&disk), before, "the image's disk was written");
 }
 
 #[test]

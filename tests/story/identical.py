@@ -191,7 +191,7 @@ class Round:
         with clock_ahead(self.ahead):
             baked = json.loads(run("bake", recipe, "--locked", "--no-cache", "--format", "json"))
             shown = json.loads(run("images", "show", baked["image_id"], "--format", "json"))
-        return disk_of(pathlib.Path(shown["disk"]).parent)
+        return disk_of(pathlib.Path(shown["disk"]))
 
     def end(self, binary):
         subprocess.run([binary, "cloud", "reset", "--yes", "--base"], env=self.env, capture_output=True, check=False)

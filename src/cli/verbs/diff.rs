@@ -97,7 +97,7 @@ pub struct Listed {
     /// SHA-256 of the tree manifest, in hex.
     pub digest: String,
     pub tree: TreeManifest,
-    /// Path of the raw disk.
+    /// Where its disk is kept.
     pub disk: PathBuf,
 }
 

@@ -16,6 +16,7 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, output};
 use crate::digest::{Manifest, Under};
 use crate::image::tree::TreeManifest;
+use crate::localcloud::nspawn::blocks;
 use crate::localcloud::nspawn::files::TREE;
 
 pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
@@ -129,7 +130,9 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
                 },
             ));
             if let Some(disk) = disk {
-                rows.push(row("disk", &disk.display().to_string()));
+                let disk = disk.display();
+                let text = format!("{disk}, in blocks; `images export` writes it as a file");
+                rows.push(row("disk", &text));
             }
             if let Some(manifest) = manifest.and_then(|text| Manifest::from_json(&text).ok()) {
                 let count = manifest.provision.len();
@@ -157,6 +160,7 @@ pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
             ),
         );
     };
+    let disk = raw(&disk)?;
     let copied = copy_sparse(&disk, to)
         .map_err(|error| io("write", to, &error).hint("choose a file that does not exist"))?;
     match context.format {
@@ -300,7 +304,7 @@ pub async fn find(connected: &Connected, word: &str) -> Result<Image, CliError> 
         )))
 }
 
-/// The raw disk of an image, where the local cloud has one.
+/// Where the disk of an image is kept, where the local cloud has one.
 pub fn disk(connected: &Connected, image: &Image) -> Option<std::path::PathBuf> {
     let cloud = connected.local.as_ref()?;
     image
@@ -309,12 +313,23 @@ pub fn disk(connected: &Connected, image: &Image) -> Option<std::path::PathBuf> 
         .and_then(|snapshot| cloud.disk(snapshot))
 }
 
-/// The tree manifest beside a raw disk, and its SHA-256 in hex.
+/// The disk that is kept there as a file.
+///
+/// # Errors
+/// It cannot be put together.
+pub fn raw(disk: &Path) -> Result<std::path::PathBuf, CliError> {
+    blocks::raw(disk).map_err(|error| {
+        io("put together", &disk.join(blocks::RAW), &error)
+            .hint("bake the image again, with --force: that writes what is damaged anew")
+    })
+}
+
+/// The tree manifest of a disk, and its SHA-256 in hex.
 ///
 /// # Errors
 /// There is none, or it cannot be read.
 pub fn tree(disk: &Path) -> Result<(String, TreeManifest), CliError> {
-    let path = disk.with_file_name(TREE);
+    let path = disk.join(TREE);
     let text = std::fs::read_to_string(&path).map_err(|error| {
         io("read", &path, &error).hint(
             "a disk that an older piaas-bake wrote has no tree manifest: bake it again, with --force",

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::bake::chance;
-use super::images::{disk, find, tree};
+use super::images::{disk, find, raw, tree};
 use super::plan::prepare;
 use crate::aws::tags;
 use crate::bake::cancel_pair;
@@ -52,8 +52,9 @@ pub async fn run(context: &Context, args: &TestArgs) -> CliResult {
                 .hint("only images that the local cloud has made are booted, not its base image"),
         );
     };
-    let disk = std::fs::canonicalize(&disk).map_err(|error| io("find", &disk, &error))?;
     let (_, tree) = tree(&disk)?;
+    let disk = raw(&disk)?;
+    let disk = std::fs::canonicalize(&disk).map_err(|error| io("find", &disk, &error))?;
     let layers = layers(context, &image, args)?;
     let tests: Vec<_> = layers.iter().flat_map(|one| one.test.clone()).collect();
     let payloads = layers.iter().flat_map(|one| one.payloads.clone()).collect();

@@ -118,7 +118,7 @@ async fn again(other: &Context, order: &Order) -> Result<Listed, CliError> {
 
 /// SHA-256 of an image's disk when it was written, in hex.
 fn disk_sha256(image: &Listed) -> Result<String, CliError> {
-    let dir = image.disk.parent().unwrap_or(&image.disk);
+    let dir = &image.disk;
     let report = snapshot::report(dir).map_err(|error| io("read", &dir.join(REPORT), &error))?;
     Ok(report.disk_sha256)
 }

@@ -1,6 +1,6 @@
 //! What of a tree changes together: each Debian package, and what else is in a directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest, Sha256};
 
@@ -27,7 +27,7 @@ pub(super) struct Unit<'a> {
 /// A list of a package's files could not be read.
 pub(super) fn units(tree: &Tree) -> Result<Vec<Unit<'_>>> {
     let owners = packages::owners(tree)?;
-    let mut units: BTreeMap<(u64, Vec<u8>), Nodes<'_>> = BTreeMap::new();
+    let mut units: HashMap<Vec<u8>, Nodes<'_>> = HashMap::new();
     let mut seen = vec![false; tree.nodes().len()];
     for (path, id) in tree.names().filter(|(path, _)| !path.is_empty()) {
         if std::mem::replace(&mut seen[id.0], true) {
@@ -37,16 +37,17 @@ pub(super) fn units(tree: &Tree) -> Result<Vec<Unit<'_>>> {
             Some(Some(package)) => [b"package ", package.as_slice()].concat(),
             _ => directory(tree, path, id).to_vec(),
         };
-        units
-            .entry((hash(&name), name))
-            .or_default()
-            .push((id, path));
+        units.entry(name).or_default().push((id, path));
     }
-    let by_hash = units.into_iter().map(|((hash, _), mut nodes)| {
+    let units = units
+        .into_iter()
+        .map(|(name, nodes)| ((hash(&name), name), nodes));
+    let by_hash: BTreeMap<_, _> = units.collect();
+    let sorted = by_hash.into_iter().map(|((hash, _), mut nodes)| {
         nodes.sort_by_key(|(id, path)| (!tree.node(*id).is_directory(), *path));
         Unit { hash, nodes }
     });
-    Ok(by_hash.collect())
+    Ok(sorted.collect())
 }
 
 /// Where something with this name belongs, as a share of all places.

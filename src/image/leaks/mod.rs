@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::tree::{Entry, EntryType, TreeManifest};
+use crate::parallel;
 pub use pattern::Pattern;
 
 /// The table as machines get it; how it is written stands at its head.
@@ -245,24 +246,29 @@ pub fn inspect(tree: &TreeManifest, own: &[Sealed]) -> Vec<Found> {
     let (kept, asserted): (Vec<&Leak>, Vec<&Leak>) =
         all.iter().partition(|leak| leak.action == Action::Keep);
     let paths: HashSet<&[u8]> = tree.entries.iter().map(|one| &*one.path.0).collect();
-    let mut found = Vec::new();
-    for entry in &tree.entries {
+    let found = |entry: &Entry| {
         let path = &entry.path.0;
         let leak = asserted.iter().find(|leak| match leak.action {
             Action::Refused => {
                 leak.remains(entry, &paths) && !kept.iter().any(|one| one.pattern.covers(path))
             }
             _ => leak.remains(entry, &paths),
-        });
-        if let Some(leak) = leak {
-            found.push(Found {
-                path: format!("/{}", entry.path),
-                leak: Some((*leak).clone()),
-            });
-        }
-    }
+        })?;
+        Some(Found {
+            path: format!("/{}", entry.path),
+            leak: Some((*leak).clone()),
+        })
+    };
+    let shares: Vec<&[Entry]> = tree.entries.chunks(SHARE).collect();
+    let found = parallel::map(&shares, |share| share.iter().filter_map(found).collect());
     found
+        .into_iter()
+        .flat_map(|found: Vec<Found>| found)
+        .collect()
 }
+
+/// Entries of a tree that a core takes at a time.
+const SHARE: usize = 500;
 
 impl Leak {
     /// Whether this entry of a tree with these paths is one that it does away with.

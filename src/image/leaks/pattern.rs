@@ -42,6 +42,14 @@ impl Pattern {
     /// Whether it is a pattern of this path or of a directory above it.
     #[must_use]
     pub fn covers(&self, path: &[u8]) -> bool {
+        // Most paths of a system differ from most patterns in the first name.
+        if let Some(Name::Plain(first)) = self.0.first() {
+            let slashes = path.iter().take_while(|byte| **byte == b'/').count();
+            let path = &path[slashes..];
+            if !path.starts_with(first) {
+                return false;
+            }
+        }
         let mut below = names(path);
         self.0
             .iter()

@@ -7,7 +7,7 @@ use std::ops::Range;
 use sha2::{Digest, Sha256};
 
 use super::super::{ImageError, Result};
-use super::{Content, Kind, Tree};
+use super::{Content, Kind, Known, Tree};
 use crate::parallel;
 
 /// Bytes read at a time.
@@ -39,6 +39,14 @@ impl Tree {
     /// # Errors
     /// As [`Tree::digest`].
     pub fn survey(&self) -> Result<Vec<Survey>> {
+        self.survey_knowing(&Known::default())
+    }
+
+    /// As [`Tree::survey`], but reads no file of which this is known already.
+    ///
+    /// # Errors
+    /// As [`Tree::digest`].
+    pub fn survey_knowing(&self, known: &Known) -> Result<Vec<Survey>> {
         let nodes = self.nodes();
         // The largest first: one that comes last would leave the other cores without work.
         let mut order: Vec<usize> = (0..nodes.len()).collect();
@@ -47,7 +55,10 @@ impl Tree {
             &order,
             || vec![0; CHUNK],
             |buffer, index| match &nodes[*index].kind {
-                Kind::File { size, content } => survey(*size, content, buffer),
+                Kind::File { size, content } => match known.get(content) {
+                    Some(told) => Ok(told.clone()),
+                    None => survey(*size, content, buffer),
+                },
                 _ => Ok(Survey::default()),
             },
         );
@@ -125,7 +136,7 @@ impl Content {
     ) -> Result<()> {
         let path = match self {
             Self::Bytes(bytes) => return bytes.chunks(buffer.len()).try_for_each(take),
-            Self::Host(path) => path,
+            Self::Host(file) => &file.path,
         };
         let mut file = File::open(path).map_err(ImageError::io("open", path))?;
         let mut total = 0;

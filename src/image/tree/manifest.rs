@@ -12,9 +12,13 @@ use sha2::{Digest as _, Sha256};
 use super::super::Result;
 use super::packages::{self, Package};
 use super::{Kind, Survey, Tree};
+use crate::parallel;
 
 /// Name and version of the format. Another way of writing it needs another one.
 pub const FORMAT: &str = "piaas-bake/tree/1";
+
+/// Lines that a core reads at a time.
+const SHARE: usize = 500;
 
 /// A tree manifest that was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,11 +100,21 @@ impl TreeManifest {
             let other = format!("its format is `{}`, not `{FORMAT}`", header.format);
             return Err(serde::de::Error::custom(other));
         }
+        let lines: Vec<&str> = lines.collect();
+        let shares: Vec<&[&str]> = lines.chunks(SHARE).collect();
+        let read = |share: &&[&str]| -> serde_json::Result<Vec<Entry>> {
+            share
+                .iter()
+                .map(|line| serde_json::from_str(line))
+                .collect()
+        };
+        let mut entries = Vec::with_capacity(lines.len());
+        for share in parallel::map(&shares, read) {
+            entries.extend(share?);
+        }
         Ok(Self {
             packages: header.packages,
-            entries: lines
-                .map(serde_json::from_str)
-                .collect::<serde_json::Result<_>>()?,
+            entries,
         })
     }
 

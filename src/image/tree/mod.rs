@@ -4,6 +4,7 @@
 //! whole seconds, clamped to a source date. Names that share an inode share a [`Node`].
 
 mod digest;
+mod known;
 pub mod listing;
 mod manifest;
 pub(crate) mod packages;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 pub use digest::Survey;
 pub(crate) use digest::data_runs;
+pub use known::{Known, Stamp};
 pub use manifest::{ByteString, Entry, EntryType, FORMAT, TreeManifest};
 pub use packages::Package;
 
@@ -24,9 +26,17 @@ pub const MODE_MASK: u32 = 0o7777;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// A file on this host, read when it is needed.
-    Host(PathBuf),
+    Host(HostFile),
     /// In memory.
     Bytes(Vec<u8>),
+}
+
+/// A file on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFile {
+    pub path: PathBuf,
+    /// By what it is recognised later; `None`: not at all.
+    pub stamp: Option<Stamp>,
 }
 
 /// What a node is. Sockets are not part of a tree: the programs that listen on them make them.

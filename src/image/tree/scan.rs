@@ -8,7 +8,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags};
 
 use super::super::{ImageError, Result};
-use super::{Content, Kind, MODE_MASK, Node, NodeId, Tree};
+use super::{Content, HostFile, Kind, MODE_MASK, Node, NodeId, Stamp, Tree};
+use crate::parallel;
 
 /// Directories at the root that are filled anew at every boot: kept, but empty.
 pub(super) const VOLATILE: [&[u8]; 4] = [b"dev", b"proc", b"run", b"sys"];
@@ -39,11 +40,11 @@ impl Tree {
         }
         let top = node(root, &stat, Kind::Directory, source_date)?;
         let mut scan = Scan {
-            source_date,
+            listed: list_all(root, source_date)?,
             tree: Self::new(top),
             linked: HashMap::new(),
         };
-        scan.directory(root, b"")?;
+        scan.directory(b"");
         for (path, mode) in STANDARD {
             if scan.tree.find(path).is_none() {
                 scan.tree.insert(path, Node::directory(mode, source_date));
@@ -53,89 +54,135 @@ impl Tree {
     }
 }
 
+/// What a directory has: of a name what is there, and what tells whether it has another name, too.
+struct Found {
+    path: Vec<u8>,
+    node: Node,
+    /// Device and inode of a file with more than one name.
+    link: Option<(u32, u32, u64)>,
+    /// It is a directory that is to be listed.
+    enter: bool,
+}
+
+/// Lists all directories, on all cores, level by level; by their paths.
+fn list_all(root: &Path, source_date: i64) -> Result<HashMap<Vec<u8>, Vec<Found>>> {
+    let mut all = HashMap::new();
+    let mut level = vec![Vec::new()];
+    while !level.is_empty() {
+        let lists = parallel::map(&level, |path: &Vec<u8>| list(root, path, source_date));
+        let mut below = Vec::new();
+        for (path, found) in level.into_iter().zip(lists) {
+            let found = found?;
+            let directories = found.iter().filter(|found| found.enter);
+            below.extend(directories.map(|found| found.path.clone()));
+            all.insert(path, found);
+        }
+        level = below;
+    }
+    Ok(all)
+}
+
+/// What is in the directory that is `path` in the tree, sorted by name.
+fn list(root: &Path, path: &[u8], source_date: i64) -> Result<Vec<Found>> {
+    let host = root.join(OsStr::from_bytes(path));
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&host).map_err(ImageError::io("list", &host))? {
+        let entry = entry.map_err(ImageError::io("list", &host))?;
+        names.push(entry.file_name().into_vec());
+    }
+    names.sort_unstable();
+    let mut all = Vec::new();
+    for name in names {
+        if path.is_empty() && name == b"lost+found" {
+            continue;
+        }
+        let child = if path.is_empty() {
+            name.clone()
+        } else {
+            [path, b"/", &name].concat()
+        };
+        all.extend(look(
+            &host.join(OsStr::from_bytes(&name)),
+            child,
+            source_date,
+        )?);
+    }
+    Ok(all)
+}
+
+/// What is at a path of this host; `None` for what has no place in a tree.
+fn look(host: &Path, path: Vec<u8>, source_date: i64) -> Result<Option<Found>> {
+    let stat = stat(host)?;
+    let file_type = FileType::from_raw_mode(stat.stx_mode.into());
+    let mounted = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    if mounted && file_type != FileType::Directory {
+        return Err(ImageError::Mounted {
+            path: host.to_owned(),
+        });
+    }
+    let (major, minor) = (stat.stx_rdev_major, stat.stx_rdev_minor);
+    let kind = match file_type {
+        FileType::Directory => Kind::Directory,
+        FileType::RegularFile => Kind::File {
+            size: stat.stx_size,
+            content: Content::Host(HostFile {
+                path: host.to_owned(),
+                stamp: Some(Stamp::new(&stat)),
+            }),
+        },
+        FileType::Symlink => {
+            let target = std::fs::read_link(host).map_err(ImageError::io("read", host))?;
+            Kind::Symlink {
+                target: target.into_os_string().into_vec(),
+            }
+        }
+        FileType::CharacterDevice => Kind::CharDevice { major, minor },
+        FileType::BlockDevice => Kind::BlockDevice { major, minor },
+        FileType::Fifo => Kind::Fifo,
+        _ => return Ok(None),
+    };
+    let node = node(host, &stat, kind, source_date)?;
+    let directory = node.is_directory();
+    Ok(Some(Found {
+        enter: directory && !mounted && !VOLATILE.contains(&path.as_slice()),
+        link: (!directory && stat.stx_nlink > 1).then_some((
+            stat.stx_dev_major,
+            stat.stx_dev_minor,
+            stat.stx_ino,
+        )),
+        path,
+        node,
+    }))
+}
+
 struct Scan {
-    source_date: i64,
+    listed: HashMap<Vec<u8>, Vec<Found>>,
     tree: Tree,
     /// Files with more than one name, by device and inode.
     linked: HashMap<(u32, u32, u64), NodeId>,
 }
 
 impl Scan {
-    /// Adds what is in the directory `host`, which is `path` in the tree.
-    fn directory(&mut self, host: &Path, path: &[u8]) -> Result<()> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(host).map_err(ImageError::io("list", host))? {
-            names.push(
-                entry
-                    .map_err(ImageError::io("list", host))?
-                    .file_name()
-                    .into_vec(),
-            );
-        }
-        names.sort_unstable();
-        for name in names {
-            if path.is_empty() && name == b"lost+found" {
+    /// Adds what is in a directory, and below it.
+    fn directory(&mut self, path: &[u8]) {
+        for found in self.listed.remove(path).unwrap_or_default() {
+            let known = found.link.and_then(|link| self.linked.get(&link));
+            if let Some(id) = known {
+                self.tree.link(&found.path, *id);
                 continue;
             }
-            let child = if path.is_empty() {
-                name.clone()
-            } else {
-                [path, b"/", &name].concat()
-            };
-            self.entry(&host.join(OsStr::from_bytes(&name)), &child)?;
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, host: &Path, path: &[u8]) -> Result<()> {
-        let stat = stat(host)?;
-        let file_type = FileType::from_raw_mode(stat.stx_mode.into());
-        let mounted = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
-        if file_type == FileType::Directory {
-            let directory = node(host, &stat, Kind::Directory, self.source_date)?;
-            self.tree.insert(path, directory);
-            if mounted || VOLATILE.contains(&path) {
-                return Ok(());
+            let id = self.tree.insert(&found.path, found.node);
+            if let Some(link) = found.link {
+                self.linked.insert(link, id);
             }
-            return self.directory(host, path);
-        }
-        if mounted {
-            return Err(ImageError::Mounted {
-                path: host.to_owned(),
-            });
-        }
-        let key = (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
-        if let Some(id) = self.linked.get(&key).filter(|_| stat.stx_nlink > 1) {
-            self.tree.link(path, *id);
-            return Ok(());
-        }
-        let (major, minor) = (stat.stx_rdev_major, stat.stx_rdev_minor);
-        let kind = match file_type {
-            FileType::RegularFile => Kind::File {
-                size: stat.stx_size,
-                content: Content::Host(host.to_owned()),
-            },
-            FileType::Symlink => {
-                let target = std::fs::read_link(host).map_err(ImageError::io("read", host))?;
-                Kind::Symlink {
-                    target: target.into_os_string().into_vec(),
-                }
+            if found.enter {
+                self.directory(&found.path);
             }
-            FileType::CharacterDevice => Kind::CharDevice { major, minor },
-            FileType::BlockDevice => Kind::BlockDevice { major, minor },
-            FileType::Fifo => Kind::Fifo,
-            _ => return Ok(()),
-        };
-        let file = node(host, &stat, kind, self.source_date)?;
-        let id = self.tree.insert(path, file);
-        if stat.stx_nlink > 1 {
-            self.linked.insert(key, id);
         }
-        Ok(())
     }
 }
 
-fn stat(host: &Path) -> Result<Statx> {
+pub(super) fn stat(host: &Path) -> Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(rustix::fs::CWD, host, flags, StatxFlags::BASIC_STATS)
         .map_err(|error| ImageError::io("read", host)(error.into()))

@@ -3,21 +3,27 @@
 //! `instances/<id>/`: `spec.json` (what was asked for), `chain.json` (lower layers, top first), `upper/` and `work/`
 //! (the machine's own layer), `root/` (where its supervisor mounts it), `status.json`, `want` (the power state asked
 //! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `notice.json`
-//! (when a Spot Instance ends), `lock` (held by the supervisor).
-//! `snapshots/<id>/`: `layer/`, `chain.json`, `spec.json`, `progress.json`, `disk.raw`, `disk.json` (what is on it),
-//! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `lock` (held by the writer), `deleted` (removed
-//! once no chain needs its layer).
+//! (when a Spot Instance ends), `bell` (what the supervisor listens to), `lock` (held by it).
+//! `snapshots/<id>/`: `layer/`, `chain.json`, `spec.json`, `progress.json`, `disk.json` (what is on its disk),
+//! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `disk.raw` (the disk as a file, once somebody has
+//! asked for it), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
+//! `blocks/`: the blocks of all disks ([`super::blocks`]). `surveys`: what is known of the files of layers.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkfifoat, open};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::blocks::{Blocks, MANIFEST, RAW};
 use crate::localcloud::driver::Power;
+
+/// See [`Bell`].
+const BELL: &str = "bell";
 
 /// When a Spot Instance ends, once it is told: a timestamp in a machine's directory.
 pub const NOTICE: &str = "notice.json";
@@ -27,6 +33,9 @@ pub const REPORT: &str = "disk.json";
 
 /// The tree manifest of a disk, beside it.
 pub const TREE: &str = "tree.jsonl";
+
+/// What is known of the files of layers, in the directory of a cloud.
+pub const SURVEYS: &str = "surveys";
 
 /// Where the host has files of packages: a path in a machine's directory.
 pub const DEBS: &str = "debs.json";
@@ -163,6 +172,49 @@ fn lock(file: &File) -> io::Result<bool> {
     }
 }
 
+/// By what a machine's supervisor is told that there is something new in its files: a FIFO in the machine's directory.
+/// What is written into it says nothing; who is not told looks for itself now and then.
+#[derive(Debug)]
+pub struct Bell(File);
+
+impl Bell {
+    /// Makes the one of a machine, or takes over that of a supervisor before.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn hang(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(BELL);
+        match mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // For writing, too: a FIFO that nobody has open for that reads as ended (fifo(7)).
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(Self(open(&path, flags, Mode::empty())?.into()))
+    }
+
+    /// Rings that of a machine. One without a supervisor hears nothing.
+    pub fn ring(dir: &Path) {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        if let Ok(bell) = open(dir.join(BELL), flags, Mode::empty()) {
+            // Full, it has been rung often enough.
+            let _ = rustix::io::write(&bell, &[0]);
+        }
+    }
+
+    /// Takes all of what has been written into it.
+    pub fn silence(&self) {
+        let mut bytes = [0; 64];
+        while rustix::io::read(&self.0, &mut bytes).is_ok_and(|length| length > 0) {}
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Whether a process holds the lock of a directory.
 #[must_use]
 pub fn is_locked(dir: &Path) -> bool {
@@ -213,12 +265,13 @@ pub fn remove_dir(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// The file system refuses.
 pub fn remove_disk(dir: &Path) -> io::Result<()> {
-    for name in ["disk.raw", REPORT, "blocks.json", TREE] {
+    for name in [RAW, REPORT, MANIFEST, TREE] {
         match std::fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
+    Blocks::beside(dir).mark_stale();
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! one supervisor a machine ([`super::supervisor`]) and one writer a disk ([`snapshot`]). They hold locks while they
 //! live, so who reads a file knows whether its writer is still there.
 
+pub mod blocks;
 pub mod files;
 pub mod overlay;
 pub mod snapshot;
@@ -24,9 +25,10 @@ use super::driver::{
 };
 use super::endpoint;
 use super::regions::{is_base_snapshot, locked_digest};
+use blocks::{Blocks, MANIFEST, RAW};
 use files::{
-    NOTICE, Progress, Status, Want, get_json, is_locked, put_json, remove_dir, remove_machine,
-    try_lock,
+    Bell, NOTICE, Progress, Status, Want, get_json, is_locked, put_json, remove_dir,
+    remove_machine, try_lock,
 };
 
 /// What `GetConsoleOutput` gives at the most (EC2 User Guide, "Instance console output").
@@ -136,7 +138,9 @@ impl NspawnDriver {
 
     fn want(&self, id: &str, want: Want) -> Result<(), DriverError> {
         let dir = self.instance(id);
-        put_json(&dir.join("want"), &want).map_err(io(&dir))
+        put_json(&dir.join("want"), &want).map_err(io(&dir))?;
+        Bell::ring(&dir);
+        Ok(())
     }
 
     /// Removes the layers of deleted snapshots that no chain needs any more.
@@ -162,7 +166,8 @@ pub fn leader(cloud: &Path, instance: &str) -> Option<u32> {
         .filter(|_| status.power == Power::Running && files::is_locked(&dir))
 }
 
-/// Removes the layers of deleted snapshots below a cloud's directory that no chain needs any more.
+/// Removes the layers of deleted snapshots below a cloud's directory that no chain needs any more, and blocks that no disk
+/// has.
 ///
 /// # Errors
 /// The file system refuses.
@@ -189,8 +194,11 @@ pub fn prune(cloud: &Path) -> std::io::Result<()> {
         });
         match free {
             // Its own chain may have been the last need of another one.
-            Some(dir) => remove_dir(dir)?,
-            None => return Ok(()),
+            Some(dir) => {
+                remove_dir(dir)?;
+                Blocks::of(cloud).mark_stale();
+            }
+            None => return Blocks::of(cloud).sweep(&cloud.join("snapshots")),
         }
     }
 }
@@ -292,6 +300,7 @@ impl Driver for NspawnDriver {
         }
         let end = || {
             put_json(&dir.join("want"), &Want::Terminate)?;
+            Bell::ring(&dir);
             // A live supervisor removes it all; for a machine that is off there is nobody but us.
             if let Some(_lock) = try_lock(&dir)? {
                 super::supervisor::cgroup::kill_machine(instance_id)?;
@@ -319,7 +328,10 @@ impl Driver for NspawnDriver {
             Err(_) if !dir.exists() => Ok(()),
             // Its supervisor may have ended in between.
             Ok(()) if !is_locked(&dir) => self.terminate(instance_id),
-            written => written.map_err(io(&dir)),
+            written => {
+                Bell::ring(&dir);
+                written.map_err(io(&dir))
+            }
         }
     }
 
@@ -336,15 +348,23 @@ impl Driver for NspawnDriver {
     }
 
     fn send_command(&self, instance_id: &str, command: &CommandSpec) -> Result<(), DriverError> {
-        let dir = self
-            .instance(instance_id)
-            .join("commands")
-            .join(&command.command_id);
-        match std::fs::create_dir(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-            other => other.map_err(io(&dir))?,
+        let machine = self.instance(instance_id);
+        let dir = machine.join("commands").join(&command.command_id);
+        let send = || {
+            // The supervisor sees all of it or nothing.
+            let whole = tempfile::tempdir_in(&machine)?;
+            put_json(&whole.path().join("spec.json"), command)?;
+            std::fs::rename(whole.path(), &dir)?;
+            let _it_is_in_its_place = whole.keep();
+            Ok(())
+        };
+        match send() {
+            // It has been sent before.
+            Err(_) if dir.exists() => return Ok(()),
+            sent => sent.map_err(io(&dir))?,
         }
-        put_json(&dir.join("spec.json"), command).map_err(io(&dir))
+        Bell::ring(&machine);
+        Ok(())
     }
 
     fn command(&self, instance_id: &str, command_id: &str) -> Option<CommandRecord> {
@@ -443,17 +463,17 @@ impl Driver for NspawnDriver {
 
     fn disk(&self, snapshot_id: &str) -> Option<PathBuf> {
         let dir = self.snapshot_dir(snapshot_id);
-        let disk = dir.join("disk.raw");
         if !self.snapshot_progress(snapshot_id).done {
             return None;
         }
-        if !disk.is_file() && dir.join("chain.json").exists() && !dir.join("deleted").exists() {
+        let there = || dir.join(MANIFEST).is_file() || dir.join(RAW).is_file();
+        if !there() && dir.join("chain.json").exists() && !dir.join("deleted").exists() {
             if let Some(lock) = try_lock(&dir).ok()? {
                 self.detach("local-snapshot", &dir, lock).ok()?;
             }
             snapshot::report(&dir).ok()?;
         }
-        Some(disk).filter(|disk| disk.is_file())
+        there().then_some(dir)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -27,9 +28,6 @@ use crate::localcloud::s3::OutputTarget;
 const REBOOT: i32 = 194;
 const STDOUT_CHARACTERS: usize = 24_001;
 const STDERR_CHARACTERS: usize = 8_001;
-/// How often a running command is looked at.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// One command directory of a machine, carried to its end.
 pub fn carry_out(dir: &Path, machine: &str, shared: &Arc<Shared>) {
     let mut record = CommandRecord {
@@ -231,6 +229,7 @@ fn wait(
     deadline: Instant,
     shared: &Shared,
 ) -> io::Result<(CommandState, Option<ExitStatus>)> {
+    let process = super::pidfd(child.id())?;
     loop {
         if let Some(status) = child.try_wait()? {
             // A script that is killed by the end of its machine did not end by itself.
@@ -258,7 +257,7 @@ fn wait(
             child.wait()?;
             return Ok((state, None));
         }
-        std::thread::sleep(LOOK);
+        super::poll([&process.as_fd()])?;
     }
 }
 

@@ -17,7 +17,7 @@ pub use agent::enter;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt as _;
@@ -28,12 +28,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::driver::{LaunchSpec, Power};
 use super::ec2::types::{self, InstanceType};
 use super::nspawn::files::{
-    DEBS as DEBS_NOTE, Status, Want, get_json, put_json, remove_dir, remove_machine, subdirectories,
+    Bell, DEBS as DEBS_NOTE, Status, Want, get_json, put_json, remove_dir, remove_machine,
+    subdirectories,
 };
 use super::nspawn::{overlay, prune};
 use cgroup::Part;
@@ -47,7 +49,7 @@ const POWER_OFF: i32 = 38;
 const REBOOT: i32 = 39;
 /// How long an orderly shutdown may take, as systemd's own `DefaultTimeoutStopSec`.
 const GRACE: Duration = Duration::from_secs(90);
-/// How long the supervisor waits for news before it looks at its files.
+/// How long the supervisor waits for news before it looks for itself.
 const LOOK: Duration = Duration::from_millis(20);
 /// What tells the machine its DNS server; it is in memory, and seen in the supervisor's mount namespace alone.
 const RESOLVED: &str = "/run/systemd/nspawn/piaas-bake.resolved.conf";
@@ -132,6 +134,7 @@ struct Supervisor {
     network: Network,
     _slirp: Helper,
     notify: UnixDatagram,
+    bell: Bell,
     shared: Arc<Shared>,
     busy: Arc<AtomicUsize>,
     /// Commands that have been taken.
@@ -211,13 +214,14 @@ impl Supervisor {
             std::process::id()
         ))?;
         let notify = UnixDatagram::bind_addr(&address)?;
-        notify.set_read_timeout(Some(LOOK))?;
+        notify.set_nonblocking(true)?;
         Ok(Self {
             dir: dir.to_path_buf(),
             spec,
             network,
             _slirp: Helper(slirp),
             notify,
+            bell: Bell::hang(dir)?,
             shared: Arc::new(Shared::default()),
             busy: Arc::new(AtomicUsize::new(0)),
             taken: Vec::new(),
@@ -327,7 +331,9 @@ impl Supervisor {
         let mut leader: Option<u32> = None;
         let mut asked: Option<Want> = None;
         let mut deadline: Option<Instant> = None;
+        let process = pidfd(payload.id())?;
         loop {
+            self.listen(&process)?;
             self.news(&mut leader)?;
             if let Some(status) = payload.try_wait()? {
                 return self.ended(status, leader, asked);
@@ -377,7 +383,14 @@ impl Supervisor {
         }
     }
 
-    /// Reads what nspawn tells (sd_notify(3)); waits a moment if there is nothing.
+    /// Waits a moment for a word from nspawn, its end, or somebody who rings.
+    fn listen(&self, process: &OwnedFd) -> io::Result<()> {
+        poll([&self.notify.as_fd(), &self.bell.as_fd(), &process.as_fd()])?;
+        self.bell.silence();
+        Ok(())
+    }
+
+    /// Reads what nspawn tells (sd_notify(3)).
     fn news(&mut self, leader: &mut Option<u32>) -> io::Result<()> {
         let mut buffer = [0; 4096];
         let length = match self.notify.recv(&mut buffer) {
@@ -385,9 +398,7 @@ impl Supervisor {
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::WouldBlock
-                        | io::ErrorKind::TimedOut
-                        | io::ErrorKind::Interrupted
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                 ) =>
             {
                 0
@@ -494,6 +505,23 @@ fn kill(process: u32, signal: Signal) -> io::Result<()> {
         // It is over already.
         Err(rustix::io::Errno::SRCH) => Ok(()),
         other => Ok(other?),
+    }
+}
+
+/// A process of ours, to be waited for.
+fn pidfd(process: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Waits until one of these can be read, for [`LOOK`] at most.
+fn poll<const N: usize>(these: [&BorrowedFd<'_>; N]) -> io::Result<()> {
+    let mut these = these.map(|fd| PollFd::new(fd, PollFlags::IN));
+    let look = Timespec::try_from(LOOK).map_err(io::Error::other)?;
+    match rustix::event::poll(&mut these, Some(&look)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

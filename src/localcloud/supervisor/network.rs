@@ -3,7 +3,7 @@
 //! Nothing of it is on the host: no interface, no address, no packet filter. It ends with the processes that hold it.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
@@ -64,7 +64,7 @@ impl Network {
         let namespace = in_thread(|| {
             // SAFETY: only the network namespace of this thread changes.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
-            run("ip", &["link", "set", "lo", "up"])?;
+            ip("link set lo up\n")?;
             File::open("/proc/thread-self/ns/net")
         })?;
         let path = path_of(&namespace);
@@ -72,18 +72,16 @@ impl Network {
         let (metadata, service) = in_thread(move || {
             // SAFETY: only the network namespace of this thread changes.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
-            let path = path.to_string_lossy();
-            let wire = [
-                "link", "add", service, "type", "veth", "peer", "name", machine, "netns",
-            ];
-            run("ip", &[&wire[..], &[&path]].concat())?;
-            run("ip", &["link", "set", "lo", "up"])?;
-            for address in [METADATA, exposed::ADDRESS] {
-                let address = format!("{address}/32");
-                run("ip", &["address", "add", &address, "dev", service])?;
-            }
-            run("ip", &["link", "set", service, "up"])?;
-            run("ip", &["route", "add", "default", "dev", service])?;
+            let path = path.display();
+            let exposed = exposed::ADDRESS;
+            ip(&format!(
+                "link add {service} type veth peer name {machine} netns {path}\n\
+                 link set lo up\n\
+                 address add {METADATA}/32 dev {service}\n\
+                 address add {exposed}/32 dev {service}\n\
+                 link set {service} up\n\
+                 route add default dev {service}\n"
+            ))?;
             let listener = TcpListener::bind((METADATA, 80))?;
             Ok((listener, File::open("/proc/thread-self/ns/net")?))
         })?;
@@ -150,16 +148,12 @@ impl Network {
         let address = address.to_owned();
         in_thread(move || {
             enter(&namespace)?;
-            let [machine, _] = WIRE;
-            run("ip", &["link", "set", machine, "up"])?;
-            for to in [METADATA, exposed::ADDRESS] {
-                let to = format!("{to}/32");
-                run(
-                    "ip",
-                    &["route", "add", &to, "dev", machine, "src", &address],
-                )?;
-            }
-            Ok(())
+            let ([machine, _], exposed) = (WIRE, exposed::ADDRESS);
+            ip(&format!(
+                "link set {machine} up\n\
+                 route add {METADATA}/32 dev {machine} src {address}\n\
+                 route add {exposed}/32 dev {machine} src {address}\n"
+            ))
         })
     }
 }
@@ -196,16 +190,21 @@ fn prefix(address: &str) -> &str {
         .map_or(address, |(prefix, _)| prefix)
 }
 
-fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
-    let status = super::exec::spawn(&mut command)?.wait()?;
+/// Runs commands of ip(8), one a line, up to the first that fails. What it says goes to the log.
+fn ip(commands: &str) -> io::Result<()> {
+    let mut command = Command::new("ip");
+    command.args(["-batch", "-"]).stdin(Stdio::piped());
+    let mut child = super::exec::spawn(&mut command)?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(commands.as_bytes())?;
+    }
+    let status = child.wait()?;
     if status.success() {
         Ok(())
     } else {
+        let commands = commands.trim_end().replace('\n', "; ");
         Err(io::Error::other(format!(
-            "{program} {} ended with {status}",
-            arguments.join(" ")
+            "ip ended with {status} at one of: {commands}"
         )))
     }
 }

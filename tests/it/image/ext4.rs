@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use piaas_bake::image::tree::{Content, Kind, Node, Tree};
+use piaas_bake::image::tree::{Content, HostFile, Kind, Node, Tree};
 use piaas_bake::image::{ImageError, Pieces, Region, ext4, output};
 use proptest::prelude::*;
 
@@ -27,7 +27,8 @@ fn write_ext4(tree: &Tree, bytes: u64, path: &Path) -> Result<(), ImageError> {
     let pieces = Pieces::default();
     let region = Region::new(&pieces, 0, bytes);
     ext4::write(tree, &tree.survey()?, region, &options())?;
-    output::write(pieces, &file, path, |_, _| ())
+    let path = path.to_owned();
+    output::write(pieces, &output::DiskFile { file, path }, |_, _| ())
 }
 
 /// Every second block is a hole.
@@ -342,7 +343,10 @@ fn a_file_past_two_gib_of_holes_reads_back() {
     let mut tree = bare();
     let kind = Kind::File {
         size,
-        content: Content::Host(source),
+        content: Content::Host(HostFile {
+            path: source,
+            stamp: None,
+        }),
     };
     tree.insert(b"large", Node::new(kind, 0o644, DATE));
     write_ext4(&tree, 64 * MIB, &image).unwrap();
