@@ -246,6 +246,36 @@ impl Cache {
         }
     }
 
+    /// The fields of a package whose file is there, as `dpkg-deb --field` prints them. They are noted beside the file, which
+    /// is packed: of a whole system that takes a second.
+    ///
+    /// # Errors
+    /// The file is no package, or `dpkg-deb` is not there.
+    pub fn fields(&self, package: &Package) -> io::Result<String> {
+        let note = self.dir.join(format!("{}.fields", package.sha256));
+        let whole = |text: &String| text.starts_with("Package: ") && text.ends_with('\n');
+        if let Some(text) = std::fs::read_to_string(&note).ok().filter(whole) {
+            return Ok(text);
+        }
+        let file = self.path(&package.sha256);
+        let said = std::process::Command::new("dpkg-deb")
+            .arg("--field")
+            .arg(&file)
+            .output()?;
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        if !said.status.success() || !whole(&text) {
+            let what = String::from_utf8_lossy(&said.stderr).trim().to_owned();
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        // Who cannot note them asks again the next time.
+        let _ = self.begin().and_then(|new| {
+            std::fs::write(new.path(), &text)?;
+            new.persist(&note)?;
+            Ok(())
+        });
+        Ok(text)
+    }
+
     /// Takes a file of a package in, whatever it is.
     ///
     /// # Errors
@@ -325,6 +355,38 @@ mod tests {
             sha256: hex::encode(Sha256::digest(content)),
             url: format!("http://m/debian/pool/{name}.deb"),
         }
+    }
+
+    #[test]
+    fn fields_are_asked_for_once_and_what_is_not_whole_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        let control = "Package: one\nVersion: 1\nArchitecture: all\nMaintainer: me <me@localhost>\nDescription: none\n";
+        std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        let file = dir.path().join("one.deb");
+        let made = std::process::Command::new("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .args([&tree, &file])
+            .output();
+        if !made.is_ok_and(|made| made.status.success()) {
+            eprintln!("left out: dpkg-deb is not there");
+            return;
+        }
+        let cache = Cache::new(dir.path().join("debs"));
+        let mut one = package("one", "");
+        one.sha256 = sha256_of(&mut std::fs::File::open(&file).unwrap()).unwrap();
+        assert!(cache.fields(&one).is_err());
+        cache.adopt(&file).unwrap();
+        assert_eq!(cache.fields(&one).unwrap(), control);
+        let note = cache.dir().join(format!("{}.fields", one.sha256));
+        for broken in ["", "Package: one\nVersion"] {
+            std::fs::write(&note, broken).unwrap();
+            assert_eq!(cache.fields(&one).unwrap(), control);
+            assert_eq!(std::fs::read_to_string(&note).unwrap(), control);
+        }
+        std::fs::remove_file(cache.path(&one.sha256)).unwrap();
+        assert_eq!(cache.fields(&one).unwrap(), control);
     }
 
     #[test]

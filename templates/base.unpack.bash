@@ -25,11 +25,24 @@ set -euo pipefail
 root=$1 work=$2
 shift 2
 for deb; do
-    read -r package architecture multi < <(dpkg-deb --show --showformat='${Package} ${Architecture} ${Multi-Arch}\n' "$deb")
-    name=$package
-    [ "$multi" != same ] || name=$package:$architecture
-    info=$root/var/lib/dpkg/info/$name control=$work/control/$name
+    # apt names them PACKAGE_VERSION_ARCHITECTURE.deb.
+    name=${deb##*/}
+    name=${name%%_*}
+    control=$work/control/$name
     dpkg-deb --control "$deb" "$control"
+    architecture='' multi='' status=''
+    while IFS= read -r line; do
+        case $line in
+            Architecture:*) architecture=${line#*: } ;;
+            Multi-Arch:*) multi=${line#*: } ;;
+        esac
+        status+=$line$'\n'
+        [ "${line%%:*}" != Package ] || status+=$'Status: install ok unpacked\n'
+    done <"$control/control"
+    if [ "$multi" = same ]; then
+        mv "$control" "$control:$architecture"
+        name=$name:$architecture control=$control:$architecture
+    fi
     # Two words for the file's mode and owner, its size, date and time, then its name and where a link leads.
     dpkg-deb --fsys-tarfile "$deb" |
         tar --directory "$root" --extract --numeric-owner --keep-directory-symlink -vv --quoting-style=literal |
@@ -45,27 +58,31 @@ for deb; do
             if ($0 ~ /^\/(bin|sbin|lib|lib64)\//) $0 = "/usr" $0
             if (type == "d") print mode, owner, $0 >>directories
             else print >>others
-        }' >"$info.list"
+        }' >"$root/var/lib/dpkg/info/$name.list"
+    conffiles=()
+    if [ -e "$control/conffiles" ]; then
+        while IFS= read -r file; do
+            [[ $file != /* ]] || conffiles+=("$file")
+        done <"$control/conffiles"
+    fi
     {
-        sed -e 's/^Package: .*/&\nStatus: install ok unpacked/' "$control/control"
-        if grep -q '^/' "$control/conffiles" 2>/dev/null; then
+        printf %s "$status"
+        if [ ${#conffiles[@]} -gt 0 ]; then
             echo Conffiles:
-            grep '^/' "$control/conffiles" | while read -r file; do
-                sum=$(md5sum <"$root$file")
-                printf ' %s %s\n' "$file" "${sum%% *}"
-            done
+            (cd "$root" && md5sum -- "${conffiles[@]#/}") | while read -r sum file; do echo " /$file $sum"; done
         fi
         echo
     } >"$work/status/$name"
-    rm "$control/control"
-    for file in "$control"/*; do
-        [ ! -e "$file" ] || mv "$file" "$info.${file##*/}"
-    done
 done
 EACH
 mkdir -p "$db/info" "$db/triggers"
 find "$root/var/cache/apt/archives" -maxdepth 1 -name '*.deb' -print0 | sort -z |
     xargs -0 -P "$(nproc)" -n 6 bash "$work/unpack" "$root" "$work"
+
+# By the names that dpkg gives them.
+find "$work/control" -mindepth 2 -type f ! -name control -printf '%P\0' |
+    tar --create --directory "$work/control" --null --files-from=- --transform='s,/,.,' |
+    tar --extract --directory "$db/info" --same-permissions
 
 # Who came first must not matter: nothing is in two packages, and a directory that is looks the same in both.
 twice=$(cat "$work"/others.* | sort | uniq -d | head -n 5)
@@ -109,14 +126,30 @@ if [ -s "$db/diversions" ]; then
     printf 'E: a package diverts files before it is unpacked: %s\n' "$(head -n 3 "$db/diversions")" >&2
     exit 1
 fi
-inside dpkg --force-depends --configure --pending
+# These take their time and nothing of an initial ram disk is theirs, so that is made beside them.
+later=" ca-certificates curl libpam-systemd openssh-client openssh-server openssh-sftp-server openssl "
+early=()
+while read -r package; do
+    [[ $later == *" $package "* ]] || early+=("$package")
+done < <(sed -n 's/^Package: //p' "$db/status")
+inside dpkg --force-depends --configure "${early[@]}"
+ramdisk() {
+    for kernel in "$root"/boot/vmlinuz-*; do
+        version=${kernel##*/vmlinuz-}
+        # The level of zstd: more of it takes longer than the kernel saves by it.
+        inside env --unset=INITRD COMPRESSLEVEL=1 update-initramfs -c -k "$version"
+        inside env --unset=INITRD linux-update-symlinks install "$version" "/boot/vmlinuz-$version"
+    done
+}
+ramdisk &
+making=$!
+inside dpkg --force-depends --configure --pending || {
+    # It would go on in what is removed now.
+    wait "$making" || :
+    exit 1
+}
 
 # The others came because one of these wants them (apt-mark(8)).
 printf '%s\n' "$@" | sort -u "$work/essential" "$work/required" - >"$work/asked"
 sed -n 's/^Package: //p' "$db/status" | sort | comm -23 - "$work/asked" | inside xargs apt-mark --quiet auto
-
-for kernel in "$root"/boot/vmlinuz-*; do
-    version=${kernel##*/vmlinuz-}
-    inside env --unset=INITRD update-initramfs -c -k "$version"
-    inside env --unset=INITRD linux-update-symlinks install "$version" "/boot/vmlinuz-$version"
-done
+wait "$making"

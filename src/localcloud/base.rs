@@ -23,6 +23,7 @@ use super::nspawn::files::{get_json, put_json, remove_dir};
 use super::regions::LOCKED_DIGITS;
 use crate::debs::{Base, Cache};
 use crate::image::SOURCE_DATE;
+use crate::parallel;
 
 const SUITE: &str = "bookworm";
 const PACKAGES: [&str; 19] = [
@@ -57,7 +58,8 @@ const FINISH: &str = r#"set -eu
 rm -f "$1/etc/hostname" "$1/etc/machine-id" "$1/var/lib/dbus/machine-id" "$1"/etc/ssh/ssh_host_*
 : > "$1/etc/machine-id"
 printf 'deb %s bookworm main\ndeb %s bookworm-updates main\ndeb %s bookworm-security main\n' "$2" "$2" "$3" > "$1/etc/apt/sources.list"
-printf '%s' "$4" > "$1/etc/systemd/network/80-dhcp.network"
+cp "$4" "$1/etc/systemd/network/80-dhcp.network"
+chmod 0644 "$1/etc/systemd/network/80-dhcp.network"
 chroot "$1" passwd --quiet --lock root
 chroot "$1" chown _apt:root /var/lib/apt/lists/partial /var/cache/apt/archives/partial
 chmod 0700 "$1/var/lib/apt/lists/partial" "$1/var/cache/apt/archives/partial"
@@ -71,7 +73,7 @@ const RECORD: &str = r#"set -eu
 notes=$1/var/lib/piaas-bake-lock
 mkdir "$notes"
 : > "$notes/before"
-chroot "$1" sh -c "$3"
+chroot "$1" sh <"$2/note"
 mv "$notes/base" "$2/lines"
 rm -r "$notes"
 chroot "$1" apt-mark showmanual > "$2/asked"
@@ -231,6 +233,8 @@ fn by_mirror(
     let mirror = mirror.trim_end_matches('/');
     let security = security_mirror(mirror);
     let note = NOTE.replace("@WHEN@", "after").replace("@LAYER@", "base");
+    let path = aside.join("note");
+    std::fs::write(&path, note).map_err(cannot(&path))?;
     let recipe = Recipe {
         mirror,
         security: &security,
@@ -240,7 +244,7 @@ fn by_mirror(
             format!("deb {mirror} {SUITE}-updates main"),
             format!("deb {security} {SUITE}-security main"),
         ],
-        hook: hook(mirror, &["sh"], RECORD, &[&path_text(aside), &note])?,
+        hook: hook(aside, "record", &["sh"], RECORD, &[&path_text(aside)])?,
     };
     make(root, aside, &recipe, progress)?;
     for file in flat::debs(aside)? {
@@ -268,9 +272,10 @@ pub fn ensure_locked(
         return Ok(base);
     }
     let mut lacks = Vec::new();
-    for package in &wanted.packages {
+    let holds = parallel::map(&wanted.packages, |package| debs.holds(package));
+    for (package, holds) in wanted.packages.iter().zip(holds) {
         let path = debs.path(&package.sha256);
-        if !debs.holds(package).map_err(cannot(&path))? {
+        if !holds.map_err(cannot(&path))? {
             lacks.push(format!("{} {}", package.name, package.version));
         }
     }
@@ -291,7 +296,7 @@ pub fn ensure_locked(
             security: archive(&format!("{SUITE}-security")),
             packages: asked.collect(),
             sources: vec![format!("deb [trusted=yes] copy:{} ./", path_text(aside))],
-            hook: hook(mirror, &["sh"], LIST, &[&path_text(aside)])?,
+            hook: hook(aside, "list", &["sh"], LIST, &[&path_text(aside)])?,
         };
         make(root, aside, &recipe, progress)?;
         let path = aside.join("installed");
@@ -369,16 +374,22 @@ struct Recipe<'a> {
     hook: String,
 }
 
-/// A script as mmdebstrap runs it, by a shell, with the root first.
-fn hook(mirror: &str, shell: &[&str], script: &str, values: &[&str]) -> Result<String, BaseError> {
+/// A script as mmdebstrap runs it, by a shell, with the root first. It is written to a file in `aside`: mmdebstrap tells
+/// each command that it runs.
+fn hook(
+    aside: &Path,
+    name: &str,
+    shell: &[&str],
+    script: &str,
+    values: &[&str],
+) -> Result<String, BaseError> {
+    let path = aside.join(name);
+    std::fs::write(&path, script).map_err(cannot(&path))?;
     let quoted = |words: &[&str]| {
-        shlex::try_join(words.iter().copied()).map_err(|error| BaseError::Failed {
-            mirror: mirror.to_owned(),
-            status: "not started".to_owned(),
-            last_lines: error.to_string(),
-        })
+        let quoted = shlex::try_join(words.iter().copied());
+        quoted.map_err(|error| cannot(&path)(io::Error::other(error)))
     };
-    let script = quoted(&[shell, &["-c", script, "hook"]].concat())?;
+    let script = quoted(&[shell, &[&*path_text(&path)]].concat())?;
     Ok(format!("{script} \"$1\" {}", quoted(values)?))
 }
 
@@ -391,12 +402,16 @@ fn make(
     let Recipe {
         mirror, security, ..
     } = *recipe;
-    let setup = hook(mirror, &["sh"], SETUP, &[])?;
-    let aside = path_text(aside);
-    let values = [&[&*aside], &*recipe.packages].concat();
+    let setup = hook(aside, "setup", &["sh"], SETUP, &[])?;
+    let text = path_text(aside);
+    let values = [&[&*text], &*recipe.packages].concat();
     // What it mounts goes with its process.
-    let unpack = hook(mirror, &["unshare", "--mount", "bash"], UNPACK, &values)?;
-    let finish = hook(mirror, &["sh"], FINISH, &[mirror, security, NETWORK])?;
+    let alone = ["unshare", "--mount", "bash"];
+    let unpack = hook(aside, "unpack", &alone, UNPACK, &values)?;
+    let network = aside.join("network");
+    std::fs::write(&network, NETWORK).map_err(cannot(&network))?;
+    let values = [mirror, security, &*path_text(&network)];
+    let finish = hook(aside, "finish", &["sh"], FINISH, &values)?;
     let mut command = Command::new("mmdebstrap");
     // SAFETY: umask is async-signal-safe, and nothing else happens between fork and exec.
     unsafe {

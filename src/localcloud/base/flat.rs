@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
 
 use super::{BaseError, PACKAGES, SUITE, cannot};
 use crate::debs::{Base, Cache, Package};
+use crate::parallel;
 
 /// The files of packages in a directory.
 pub(super) fn debs(dir: &Path) -> Result<Vec<PathBuf>, BaseError> {
@@ -20,32 +20,37 @@ pub(super) fn debs(dir: &Path) -> Result<Vec<PathBuf>, BaseError> {
     Ok(files)
 }
 
+/// Puts a package's file into the archive; gives its entry in the index.
+fn entry(dir: &Path, base: &Base, debs: &Cache, package: &Package) -> Result<String, BaseError> {
+    let from = debs.path(&package.sha256);
+    let name = format!("{}.deb", package.sha256);
+    let to = dir.join(&name);
+    std::fs::hard_link(&from, &to)
+        .or_else(|_| std::fs::copy(&from, &to).map(drop))
+        .map_err(cannot(&to))?;
+    let fields = debs.fields(package).map_err(cannot(&from))?;
+    let mut entry = String::new();
+    for line in fields.lines() {
+        if !line.starts_with("Priority:") {
+            let _infallible = writeln!(entry, "{line}");
+        }
+    }
+    let by_priority = base.asked.contains(&package.name) && !PACKAGES.contains(&&*package.name);
+    let priority = if by_priority { "required" } else { "optional" };
+    let Package { size, sha256, .. } = package;
+    let _infallible = writeln!(
+        entry,
+        "Priority: {priority}\nFilename: ./{name}\nSize: {size}\nSHA256: {sha256}\n"
+    );
+    Ok(entry)
+}
+
 /// Writes the archive into `dir`. What it offers is the suite of the base, and of a priority that lets mmdebstrap take
 /// what was there for its own sake, and no more: packages name a priority too, but Debian's archive overrides that.
 pub(super) fn write(dir: &Path, base: &Base, debs: &Cache) -> Result<(), BaseError> {
-    let mut index = String::new();
-    for package in &base.packages {
-        let from = debs.path(&package.sha256);
-        let name = format!("{}.deb", package.sha256);
-        let to = dir.join(&name);
-        std::fs::hard_link(&from, &to)
-            .or_else(|_| std::fs::copy(&from, &to).map(drop))
-            .map_err(cannot(&to))?;
-        let fields = Command::new("dpkg-deb").arg("--field").arg(&to).output();
-        let fields = fields.map_err(cannot(&to))?;
-        for line in String::from_utf8_lossy(&fields.stdout).lines() {
-            if !line.starts_with("Priority:") {
-                let _infallible = writeln!(index, "{line}");
-            }
-        }
-        let by_priority = base.asked.contains(&package.name) && !PACKAGES.contains(&&*package.name);
-        let priority = if by_priority { "required" } else { "optional" };
-        let Package { size, sha256, .. } = package;
-        let _infallible = writeln!(
-            index,
-            "Priority: {priority}\nFilename: ./{name}\nSize: {size}\nSHA256: {sha256}\n"
-        );
-    }
+    let index: String = parallel::map(&base.packages, |package| entry(dir, base, debs, package))
+        .into_iter()
+        .collect::<Result<_, _>>()?;
     let release = format!(
         "Suite: {SUITE}\nCodename: {SUITE}\nSHA256:\n {} {} Packages\n",
         hex::encode(Sha256::digest(&index)),
