@@ -9,7 +9,7 @@ use super::error::{BakeError, LeftOver};
 use super::event::{Event, Phase};
 use super::images::Image;
 use super::names::Channel;
-use super::phases::{launch, list};
+use super::phases::{image, launch, list};
 use super::plan::{Plan, Start};
 use super::run::Run;
 use crate::aws::{Clients, tags};
@@ -93,6 +93,7 @@ pub async fn bake_again(
             image: made,
             ..
         } = build(run, &bundle).await?;
+        image::inspect(run, &made)?;
         let images = [first, &made];
         run.enter(Phase::List)?;
         let listings = list::both(run, &groups, images, plan.source_date).await?;

@@ -9,9 +9,10 @@ use super::bundle::{Bundle, TooLarge};
 use super::error::{BakeError, Failure, Kept, LeftOver};
 use super::event::{Event, List, Phase, Resource};
 use super::images::{self, Image};
+use super::machine::{self, Ending};
 use super::names::{BundleStore, RunId};
 use super::packages::{Part, Record};
-use super::phases::{commands, deliver, image, launch, publish};
+use super::phases::{commands, deliver, image, launch, publish, scripts};
 use super::plan::Plan;
 use super::run::{Log, Run, milliseconds};
 use super::undo::Undo;
@@ -357,11 +358,11 @@ pub(super) async fn build(run: &mut Run<'_>, bundle: &Bundle) -> Result<Built, F
     commands::note_packages(run, &builder, bundle).await?;
     run.enter(Phase::Provision)?;
     match run.layers {
-        Some(patience) => commands::provision(run, &builder, bundle, patience).await?,
-        None => commands::execute(run, &builder, bundle, List::Steps).await?,
+        Some(patience) => scripts::provision(run, &builder, bundle, patience).await?,
+        None => scripts::execute(run, &builder, bundle, List::Steps).await?,
     }
     run.enter(Phase::Validate)?;
-    commands::execute(run, &builder, bundle, List::Validate).await?;
+    scripts::execute(run, &builder, bundle, List::Validate).await?;
     run.enter(Phase::Seal)?;
     // Before the cleaning: it removes the indexes of apt.
     let installed = commands::packages(run, &builder, bundle).await?;
@@ -372,9 +373,8 @@ pub(super) async fn build(run: &mut Run<'_>, bundle: &Bundle) -> Result<Built, F
     run.enter(Phase::Image)?;
     let (intent, id) = image::create(run, &builder).await?;
     let image = image::available(run, &id).await?;
-    image::inspect(run, &image)?;
     // The snapshot is complete: the builder may go while its image is looked at.
-    let _waited_for_at_the_end = super::machine::terminate(run.clients, &builder).await;
+    let _waited_for_at_the_end = machine::terminate(run.clients, &builder, Ending::Orderly).await;
     Ok(Built {
         groups,
         intent,
@@ -424,12 +424,16 @@ async fn test(
     bundle: &Bundle,
 ) -> Result<(), Failure> {
     let (_, tester) = launch::instance(run, Resource::Tester, made, groups).await?;
+    // While it boots.
+    image::inspect(run, made)?;
     launch::online(run, &tester).await?;
     if !run.plan.test.is_empty() {
         let deposit = deliver::deposit(run, bundle).await?;
         deliver::send(run, &tester, bundle, deposit).await?;
-        commands::execute(run, &tester, bundle, List::Test).await?;
+        scripts::execute(run, &tester, bundle, List::Test).await?;
     }
+    // It takes its time to end: it may as well begin now.
+    let _waited_for_at_the_end = machine::terminate(run.clients, &tester, Ending::AtOnce).await;
     Ok(())
 }
 

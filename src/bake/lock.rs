@@ -4,7 +4,7 @@ use super::engine::{Settings, bundles, equipped, errand};
 use super::error::{BakeError, Failure, LeftOver};
 use super::event::{Event, List, Phase};
 use super::packages::{Package, Part};
-use super::phases::commands;
+use super::phases::{commands, scripts};
 use super::plan::Plan;
 use super::run::Run;
 use crate::aws::Clients;
@@ -99,7 +99,7 @@ async fn flow(run: &mut Run<'_>, recipes: &[String]) -> Result<Vec<Recorded>, Fa
     run.enter(Phase::Launch)?;
     let (_, builder) = equipped(run, &bundle).await?;
     run.enter(Phase::Provision)?;
-    commands::execute(run, &builder, &bundle, List::Steps).await?;
+    scripts::execute(run, &builder, &bundle, List::Steps).await?;
     let mut recorded = Vec::new();
     for recipe in recipes {
         recorded.push(one(run, &builder, recipe).await?);

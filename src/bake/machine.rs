@@ -11,7 +11,7 @@ const TERMINATION: Patience = Patience {
     what: "an instance to be terminated",
     // Bare-metal types take twenty minutes.
     stall: Duration::from_secs(2400),
-    first: Duration::from_millis(100),
+    first: Duration::from_millis(40),
     longest: Duration::from_secs(15),
 };
 
@@ -71,12 +71,27 @@ pub(super) async fn look(clients: &Clients, id: &str) -> Result<Option<Instance>
     }))
 }
 
+/// How an instance ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Its system shuts down first.
+    Orderly,
+    /// As by a power cut (`TerminateInstances`, `SkipOsShutdown`): nothing that it has is of use to anybody.
+    AtOnce,
+}
+
 /// Asks for an instance's end; one that is gone is fine.
-pub(super) async fn terminate(clients: &Clients, id: &str) -> Result<(), aws::Error> {
+pub(super) async fn terminate(
+    clients: &Clients,
+    id: &str,
+    ending: Ending,
+) -> Result<(), aws::Error> {
+    let at_once = (ending == Ending::AtOnce).then_some(true);
     let answer = clients
         .ec2
         .terminate_instances()
         .instance_ids(id)
+        .set_skip_os_shutdown(at_once)
         .send()
         .await
         .call("ec2", "TerminateInstances");

@@ -8,7 +8,7 @@ use super::base::parameter;
 use super::error::{Failure, LeftOver};
 use super::event::{Event, Resource, Stamped};
 use super::images::{self, filter};
-use super::machine;
+use super::machine::{self, Ending};
 use super::phases::launch;
 use super::run::facts;
 use crate::aws::error::Context as _;
@@ -46,7 +46,7 @@ impl Undo<'_> {
         // Machines take a while to go, so all of them begin before the first is waited for. Failures show below.
         for entry in entries.iter().filter(|entry| is_instance(entry)) {
             for id in &entry.ids {
-                let _shown_below = machine::terminate(self.clients, id).await;
+                let _shown_below = machine::terminate(self.clients, id, Ending::Orderly).await;
             }
         }
         let mut remaining = Vec::new();
@@ -124,7 +124,7 @@ impl Undo<'_> {
 
     async fn instance(&self, kind: Resource, entry: &Entry) -> Result<(), Failure> {
         for id in self.ids(entry, Search::Token(&entry.token)).await? {
-            machine::terminate(self.clients, &id).await?;
+            machine::terminate(self.clients, &id, Ending::Orderly).await?;
             machine::wait_terminated(self.clients, &id, self.seed).await?;
             self.emit(Event::Removed { kind, id });
         }

@@ -19,7 +19,7 @@ const SNAPSHOT: Patience = Patience {
     what: "the snapshot to be written",
     // A large volume may stand at one percentage for a long time.
     stall: Duration::from_secs(3600),
-    first: Duration::from_millis(100),
+    first: Duration::from_millis(40),
     longest: Duration::from_secs(10),
 };
 

@@ -24,7 +24,7 @@ use crate::journal::{Facts, IntentId};
 const BOOT: Patience = Patience {
     what: "the instance to run and its agent to answer",
     stall: Duration::from_secs(600),
-    first: Duration::from_millis(60),
+    first: Duration::from_millis(40),
     longest: Duration::from_secs(3),
 };
 const SETTLE: Patience = Patience {
@@ -37,7 +37,7 @@ const STOP: Patience = Patience {
     what: "the instance to stop",
     // EC2 gives the operating system a few minutes, then forces it; reports of twenty minutes exist.
     stall: Duration::from_secs(1800),
-    first: Duration::from_millis(60),
+    first: Duration::from_millis(40),
     longest: Duration::from_secs(10),
 };
 

@@ -7,3 +7,4 @@ pub(super) mod launch;
 pub(super) mod layer;
 pub(super) mod list;
 pub(super) mod publish;
+pub(super) mod scripts;

@@ -46,7 +46,7 @@ async fn what_came_after_the_seal_is_found_on_the_finished_disk_and_the_image_is
     world.tree = Some(TreeManifest::parse(&text).unwrap());
     let mut plan = world.plan(&world.target().await).await;
     let error = world.bake(&plan, Cancel::never(), &()).await.unwrap_err();
-    assert_eq!((error.phase, error.exit_code()), (Some(Phase::Image), 6));
+    assert_eq!((error.phase, error.exit_code()), (Some(Phase::Test), 6));
     assert_eq!(
         error.to_string(),
         "the finished disk is not clean after sealing; still there: /tmp/x (history: what scripts left), \
