@@ -196,7 +196,7 @@ impl Base {
 }
 
 /// Files of packages and downloads, each by its sha256. What is in it is what its name says, or of no use: everybody who reads a file
-/// checks it.
+/// checks it. What a package says of itself is noted beside it ([`Cache::fields`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     dir: PathBuf,

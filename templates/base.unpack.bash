@@ -2,7 +2,7 @@
 #   $1 the root   $2 a directory aside   $3… the packages that are asked for
 # dpkg unpacks one package after the other, and mmdebstrap has it unpack the essential ones that it has unpacked before.
 # Here all are unpacked at once, on all cores, and written down as dpkg writes down what it has unpacked (deb(5),
-# dpkg(1), deb-triggers(5)). Configuring them is dpkg's own. The initial ram disk is made once, at the end.
+# dpkg(1), deb-triggers(5)). Configuring them is dpkg's own. The initial ram disk is made once.
 set -euo pipefail
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" LC_ALL=C.UTF-8
 root=$1 aside=$2
@@ -143,13 +143,12 @@ ramdisk() {
 }
 ramdisk &
 making=$!
-inside dpkg --force-depends --configure --pending || {
-    # It would go on in what is removed now.
-    wait "$making" || :
-    exit 1
-}
+# Whatever fails below: it would go on in what is removed then.
+trap 'wait "$making" || :' EXIT
+inside dpkg --force-depends --configure --pending
 
 # The others came because one of these wants them (apt-mark(8)).
 printf '%s\n' "$@" | sort -u "$work/essential" "$work/required" - >"$work/asked"
 sed -n 's/^Package: //p' "$db/status" | sort | comm -23 - "$work/asked" | inside xargs apt-mark --quiet auto
+trap - EXIT
 wait "$making"

@@ -105,7 +105,11 @@ pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<
                 &["CreateImage", "DescribeImages", "DescribeSnapshots"],
             ),
             Phase::Test => {
-                add(when, "ec2", &["RunInstances", "DescribeInstances"]);
+                add(
+                    when,
+                    "ec2",
+                    &["RunInstances", "DescribeInstances", "TerminateInstances"],
+                );
                 if bundles.is_some() {
                     add(when, "s3", &["PutObject", "DeleteObject"]);
                 }

@@ -170,6 +170,15 @@ fn kept(run: &Run<'_>, failure: &Failure, phase: Option<Phase>) -> Option<Kept> 
         Phase::Boot | Phase::Send | Phase::Provision | Phase::Validate | Phase::Seal => {
             Resource::Builder
         }
+        // What is wrong with the disk is on the disk; its machine would tell nothing more.
+        Phase::Test
+            if matches!(
+                failure,
+                Failure::NotSealed { .. } | Failure::NotInspected { .. }
+            ) =>
+        {
+            return None;
+        }
         Phase::Test => Resource::Tester,
         _ => return None,
     };
@@ -373,7 +382,7 @@ pub(super) async fn build(run: &mut Run<'_>, bundle: &Bundle) -> Result<Built, F
     run.enter(Phase::Image)?;
     let (intent, id) = image::create(run, &builder).await?;
     let image = image::available(run, &id).await?;
-    // The snapshot is complete: the builder may go while its image is looked at.
+    // The snapshot is complete: the builder may go.
     let _waited_for_at_the_end = machine::terminate(run.clients, &builder, Ending::Orderly).await;
     Ok(Built {
         groups,

@@ -96,6 +96,12 @@ pub struct Laid {
 type Hashing = JoinHandle<std::io::Result<[u8; 32]>>;
 
 impl Laid {
+    /// Whether there is nothing to wait for any more.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.sha256.is_finished()
+    }
+
     /// Waits for the checksum.
     ///
     /// # Errors
@@ -150,7 +156,7 @@ pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) ->
 
 /// As [`write`], but for the checksum of the whole, which may come later. `contents` is what [`Tree::survey`] tells.
 ///
-/// The same tree and spec give the same bytes. The tree must not change meanwhile, for each file is read twice; one that shrinks is an error.
+/// The same tree and spec give the same bytes. The tree must not change meanwhile, for files are read again while they are written; one that shrinks is an error.
 ///
 /// # Errors
 /// The tree has no kernel or boot loader, does not fit, or could not be read; the disk could not be written.

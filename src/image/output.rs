@@ -1,4 +1,4 @@
-//! A disk on its way from its pieces to its file: every core assembles, hashes and writes blocks, and one reader
+//! A disk on its way from its pieces to where it is kept: every core assembles, hashes and writes blocks, and one reader
 //! gets them in order.
 
 use std::fs::File;

@@ -437,7 +437,7 @@ fn make(
         .args(&recipe.sources)
         .env("LC_ALL", "C.UTF-8")
         .env("TZ", "UTC")
-        // Not with the kernel and again when all is there: `UNPACK` makes the initial ram disk, once, at its end.
+        // Not with the kernel and again when all is there: `UNPACK` makes the initial ram disk, once.
         .env("INITRD", "No")
         .env("SOURCE_DATE_EPOCH", SOURCE_DATE.to_string())
         .stdin(Stdio::null())

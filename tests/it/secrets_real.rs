@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::symlink;
 
+use piaas_bake::localcloud::nspawn::blocks;
 use sha2::{Digest as _, Sha256};
 
 use crate::clients;
@@ -108,6 +109,9 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
     }
     assert!(!baked.stdout.contains("Never"), "{}", baked.stdout);
     // The search reaches into disks: the sum is in a file of the image.
+    for snapshot in std::fs::read_dir(sandbox.state().join("cloud/snapshots")).unwrap() {
+        blocks::raw(&snapshot.unwrap().path()).unwrap();
+    }
     let with_sum = holding(&sandbox.state(), &sum);
     assert!(
         with_sum.iter().any(|file| file.ends_with(".raw")),

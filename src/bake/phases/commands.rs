@@ -19,7 +19,7 @@ pub(super) const SHORT: Duration = Duration::from_secs(300);
 /// Every so many looks the machine is asked whether it still lives.
 pub(super) const MACHINE_EVERY: u32 = 16;
 
-const COMMAND: Patience = Patience {
+pub(super) const COMMAND: Patience = Patience {
     what: "a command to end",
     stall: Duration::from_secs(900),
     first: Duration::from_millis(20),

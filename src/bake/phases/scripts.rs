@@ -11,7 +11,7 @@ use super::super::error::Failure;
 use super::super::event::{Event, List};
 use super::super::follow::{self, Cutter, Piece};
 use super::super::run::Run;
-use super::commands::{MACHINE_EVERY, SHORT, alive, end, finish, unless_lost};
+use super::commands::{COMMAND, MACHINE_EVERY, SHORT, alive, finish, unless_lost};
 use super::layer;
 use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::Patience;
@@ -22,6 +22,8 @@ use crate::render::script::Script;
 const FOLLOW_WAIT: u32 = 20;
 /// Every so many looks the runner itself is asked, not only its log.
 const RUNNER_EVERY: u32 = 4;
+/// Looks at a `follow` that should end: over half a second.
+const LAST_LOOKS: u32 = 15;
 /// More reads than this without an end to the log: somebody else keeps writing it.
 const DRAIN_READS: u32 = 10_000;
 
@@ -262,9 +264,7 @@ impl<'a> Follower<'a> {
                 break;
             }
             if let Some(id) = self.command.take() {
-                // Nothing is left for it to wait for. It may have looked before the last of it was written.
-                let answer = end(run, self.instance, &id, SHORT).await?;
-                self.take(run, &answer)?;
+                self.last_look(run, &id).await?;
                 continue;
             }
             let script = self.bundle.follow(self.list, self.offset, 0);
@@ -276,6 +276,26 @@ impl<'a> Follower<'a> {
         }
         if let Some(piece) = self.cutter.finish() {
             self.tell(run, piece)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what a `follow` under way tells of a log whose runner has ended: there is nothing left for it to wait for. It
+    /// may have looked before the last of it was written, and one that a reboot has caught never ends.
+    async fn last_look(&mut self, run: &mut Run<'_>, id: &str) -> Result<(), Failure> {
+        let mut pace = run.pace(COMMAND);
+        for _ in 0..LAST_LOOKS {
+            match ssm::invocation(run.clients, self.instance, id).await? {
+                Some(Invocation {
+                    verdict: Verdict::Underway,
+                    ..
+                })
+                | None => run.pause(&mut pace, "underway").await?,
+                Some(ended) => {
+                    self.take(run, &ended)?;
+                    break;
+                }
+            }
         }
         Ok(())
     }

@@ -45,6 +45,8 @@ pub struct Known {
 /// First bytes of the file; another way of writing it needs another one. What cannot be read is not there: all of it can be
 /// found out again.
 const MAGIC: &[u8; 8] = b"surveys1";
+/// Says which boot of this host it is. After a power cut a file may have its size and its times and not its bytes.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// Files at the most: those of some five whole systems.
 const MOST: usize = 100_000;
 /// Seconds for which a changed file counts as just changed.
@@ -105,10 +107,11 @@ impl Known {
         self.order = order;
     }
 
-    /// Little-endian: the magic, then of each file inode, size, seconds and nanoseconds of both times, SHA-256, the number
+    /// Little-endian: the magic, the SHA-256 of [`BOOT`], then of each file inode, size, seconds and nanoseconds of both times, SHA-256, the number
     /// of runs of data and their starts and ends; the SHA-256 of all of it.
     fn text(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
+        out.extend(boot());
         for stamp in &self.order {
             let survey = &self.files[stamp];
             out.extend(stamp.inode.to_le_bytes());
@@ -130,12 +133,16 @@ impl Known {
     }
 }
 
+fn boot() -> [u8; 32] {
+    Sha256::digest(std::fs::read(BOOT).unwrap_or_default()).into()
+}
+
 fn parse(bytes: &[u8]) -> Option<Known> {
     let (mut rest, sum) = bytes.split_last_chunk::<32>()?;
     if Sha256::digest(rest)[..] != sum[..] {
         return None;
     }
-    if *take::<8>(&mut rest)? != *MAGIC {
+    if *take::<8>(&mut rest)? != *MAGIC || *take::<32>(&mut rest)? != boot() {
         return None;
     }
     let mut known = Known::default();

@@ -25,6 +25,8 @@ use crate::image::tree::data_runs;
 pub const MANIFEST: &str = "blocks.json";
 /// A disk as a file, in the directory of its snapshot.
 pub const RAW: &str = "disk.raw";
+/// As [`RAW`], while it is not whole.
+pub const PARTIAL: &str = "disk.raw.partial";
 /// There may be blocks that no disk has any more.
 const STALE: &str = "stale";
 
@@ -32,13 +34,6 @@ const STALE: &str = "stale";
 #[derive(Debug, Clone)]
 pub struct Blocks {
     dir: PathBuf,
-}
-
-/// The blocks, while a disk is being written.
-#[derive(Debug)]
-pub struct Writing {
-    blocks: Blocks,
-    _lock: File,
 }
 
 impl Blocks {
@@ -56,19 +51,15 @@ impl Blocks {
         Self::of(cloud.unwrap_or(Path::new("/")))
     }
 
-    /// To put blocks; waits for a sweep.
+    /// To put blocks: as long as the file is open nothing is swept away. Waits for a sweep.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn writing(&self) -> io::Result<Writing> {
+    pub fn writing(&self) -> io::Result<File> {
         std::fs::create_dir_all(&self.dir)?;
         let lock = self.lock()?;
         flock(&lock, FlockOperation::LockShared)?;
-        let blocks = self.clone();
-        Ok(Writing {
-            blocks,
-            _lock: lock,
-        })
+        Ok(lock)
     }
 
     fn lock(&self) -> io::Result<File> {
@@ -77,13 +68,13 @@ impl Blocks {
         options.open(self.dir.join("lock"))
     }
 
-    fn path(&self, sha256: &[u8; 32]) -> PathBuf {
+    fn place(&self, sha256: &[u8; 32]) -> PathBuf {
         let name = hex::encode(sha256);
         self.dir.join(&name[..2]).join(name)
     }
 
     fn read(&self, block: &Block, bytes: &mut [u8]) -> io::Result<()> {
-        File::open(self.path(&block.1))?.read_exact_at(bytes, 0)
+        File::open(self.place(&block.1))?.read_exact_at(bytes, 0)
     }
 
     /// Says that there may be blocks that nothing needs any more. Where it cannot be said, they stay until the next time.
@@ -96,7 +87,7 @@ impl Blocks {
     /// Removes the blocks that no snapshot has, if there may be any, and no disk is being written.
     ///
     /// # Errors
-    /// The file system refuses, or a manifest cannot be read: then nothing is removed.
+    /// The file system refuses, or a manifest cannot be read: then nothing is removed. The next sweep tries again.
     pub fn sweep(&self, snapshots: &Path) -> io::Result<()> {
         let stale = self.dir.join(STALE);
         if !stale.exists() {
@@ -107,12 +98,34 @@ impl Blocks {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(()),
             other => other?,
         }
+        // First: who deletes a disk from here on says so again.
+        match std::fs::remove_file(stale) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let swept = self.sweep_locked(snapshots);
+        if swept.is_err() {
+            self.mark_stale();
+        }
+        swept
+    }
+
+    fn sweep_locked(&self, snapshots: &Path) -> io::Result<()> {
         let mut needed = HashSet::new();
-        for snapshot in subdirectories(snapshots) {
-            match get_json::<BlockManifest>(&snapshot.join(MANIFEST)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                manifest => {
-                    needed.extend(manifest?.blocks.iter().map(|block| hex::encode(block.1)))
+        let listed = match std::fs::read_dir(snapshots) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            listed => Some(listed?),
+        };
+        for snapshot in listed.into_iter().flatten() {
+            let manifest = snapshot?.path().join(MANIFEST);
+            match get_json::<BlockManifest>(&manifest) {
+                Err(error) if is_nothing(&error) => {}
+                Err(error) => {
+                    let text = format!("{}: {error}", manifest.display());
+                    return Err(io::Error::new(error.kind(), text));
+                }
+                Ok(manifest) => {
+                    needed.extend(manifest.blocks.iter().map(|block| hex::encode(block.1)));
                 }
             }
         }
@@ -128,20 +141,29 @@ impl Blocks {
                 }
             }
         }
-        std::fs::remove_file(stale)
+        Ok(())
     }
 }
 
-impl Disk for Writing {
+/// Whether a path says that nothing is there.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// Between [`Blocks::writing`] and the manifest's being in its place.
+impl Disk for Blocks {
     fn path(&self) -> &Path {
-        &self.blocks.dir
+        &self.dir
     }
 
     fn put(&self, block: &Block, bytes: &[u8], data: &[Range<usize>]) -> io::Result<()> {
-        let path = self.blocks.path(&block.1);
+        let path = self.place(&block.1);
         // Compared, not believed: a host that has lost its power may have left something else there.
         let mut there = vec![0; bytes.len()];
-        if self.blocks.read(block, &mut there).is_ok() && there == bytes {
+        if self.read(block, &mut there).is_ok() && there == bytes {
             return Ok(());
         }
         let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -157,7 +179,7 @@ impl Disk for Writing {
     }
 
     fn get(&self, block: &Block, bytes: &mut [u8]) -> io::Result<()> {
-        self.blocks.read(block, bytes)
+        self.read(block, bytes)
     }
 }
 
@@ -172,27 +194,42 @@ pub fn raw(snapshot: &Path) -> io::Result<PathBuf> {
     }
     let blocks = Blocks::beside(snapshot);
     let manifest: BlockManifest = get_json(&snapshot.join(MANIFEST))?;
-    let file = tempfile::NamedTempFile::new_in(snapshot)?;
-    file.as_file().set_len(manifest.size_bytes)?;
+    // One after the other, and always by the same name: what a killed one leaves is taken over.
+    let partial = snapshot.join(PARTIAL);
+    let mut options = File::options();
+    let file = options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&partial)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    if path.is_file() {
+        return Ok(path);
+    }
+    file.set_len(0)?;
+    file.set_len(manifest.size_bytes)?;
     let done = crate::parallel::map_with(
         &manifest.blocks,
         || vec![0; usize::try_from(BLOCK_BYTES).unwrap_or(0)],
         |bytes, block| {
             blocks.read(block, bytes)?;
             if Sha256::digest(&*bytes)[..] != block.1 {
-                let name = blocks.path(&block.1);
+                let name = blocks.place(&block.1);
                 let damaged = format!("{} is not what its name says", name.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
             }
             data_runs(bytes).into_iter().try_for_each(|run| {
                 let at = block.0 * BLOCK_BYTES + run.start as u64;
-                file.as_file().write_all_at(&bytes[run], at)
+                file.write_all_at(&bytes[run], at)
             })
         },
     );
-    done.into_iter().collect::<io::Result<()>>()?;
-    file.persist(&path)?;
-    Ok(path)
+    let done = done.into_iter().collect::<io::Result<()>>();
+    match done.and_then(|()| std::fs::rename(&partial, &path)) {
+        // Emptied, not removed: somebody may wait for the lock of just this file.
+        Err(error) => file.set_len(0).and(Err(error)),
+        Ok(()) => Ok(path),
+    }
 }
 
 #[cfg(test)]
@@ -215,9 +252,10 @@ mod tests {
     fn snapshot(cloud: &Path, name: &str, blocks: &[(Block, Vec<u8>)]) -> PathBuf {
         let dir = cloud.join("snapshots").join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        let writing = Blocks::of(cloud).writing().unwrap();
+        let kept = Blocks::of(cloud);
+        let _writing = kept.writing().unwrap();
         for (block, bytes) in blocks {
-            writing.put(block, bytes, &data_runs(bytes)).unwrap();
+            kept.put(block, bytes, &data_runs(bytes)).unwrap();
         }
         let manifest = BlockManifest {
             block_bytes: BLOCK_BYTES,
@@ -277,7 +315,7 @@ mod tests {
     fn a_damaged_block_is_found_and_written_again() {
         let cloud = tempfile::tempdir().unwrap();
         let one = snapshot(cloud.path(), "one", &[block(0, 1)]);
-        let place = Blocks::of(cloud.path()).path(&block(0, 1).0.1);
+        let place = Blocks::of(cloud.path()).place(&block(0, 1).0.1);
         File::options()
             .write(true)
             .open(&place)

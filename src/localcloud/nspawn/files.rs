@@ -19,7 +19,7 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkfifoat, open};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{Blocks, MANIFEST, RAW};
+use super::blocks::{Blocks, MANIFEST, PARTIAL, RAW};
 use crate::localcloud::driver::Power;
 
 /// See [`Bell`].
@@ -265,13 +265,13 @@ pub fn remove_dir(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// The file system refuses.
 pub fn remove_disk(dir: &Path) -> io::Result<()> {
-    for name in [RAW, REPORT, MANIFEST, TREE] {
+    Blocks::beside(dir).mark_stale();
+    for name in [RAW, PARTIAL, REPORT, MANIFEST, TREE] {
         match std::fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    Blocks::beside(dir).mark_stale();
     Ok(())
 }
 

@@ -229,7 +229,8 @@ fn wait(
     deadline: Instant,
     shared: &Shared,
 ) -> io::Result<(CommandState, Option<ExitStatus>)> {
-    let process = super::pidfd(child.id())?;
+    // Without one, it is looked at as often as it would be waited for.
+    let process = super::pidfd(child.id());
     loop {
         if let Some(status) = child.try_wait()? {
             // A script that is killed by the end of its machine did not end by itself.
@@ -257,7 +258,13 @@ fn wait(
             child.wait()?;
             return Ok((state, None));
         }
-        super::poll([&process.as_fd()])?;
+        let waited = match &process {
+            Ok(process) => super::poll([&process.as_fd()]),
+            Err(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        if waited.is_err() {
+            std::thread::sleep(super::LOOK);
+        }
     }
 }
 
