@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
-use super::nspawn::files::{get_json, put_json, remove_dir};
+use super::nspawn::files::{get_json, make_forest, put_json, remove_dir};
 use super::regions::LOCKED_DIGITS;
 use crate::debs::{Base, Cache};
 use crate::image::SOURCE_DATE;
@@ -325,7 +325,7 @@ fn once(
     made: impl FnOnce(&Path, &Path) -> Result<Option<Base>, BaseError>,
 ) -> Result<(), BaseError> {
     let parent = base.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(parent).map_err(cannot(parent))?;
+    make_forest(parent).map_err(cannot(parent))?;
     let lock_path = base.with_extension("lock");
     let lock = std::fs::File::create(&lock_path).map_err(cannot(&lock_path))?;
     flock(&lock, FlockOperation::LockExclusive)

@@ -222,6 +222,7 @@ impl Driver for NspawnDriver {
     fn launch(&self, spec: &LaunchSpec) -> Result<(), DriverError> {
         let chain = self.chain_of(&spec.snapshot_id)?;
         let dir = self.instance(&spec.instance_id);
+        files::make_forest(dir.parent().unwrap_or(&dir)).map_err(io(&dir))?;
         for sub in ["work", "root", "commands"] {
             std::fs::create_dir_all(dir.join(sub)).map_err(io(&dir))?;
         }
@@ -417,6 +418,7 @@ impl Driver for NspawnDriver {
         if dir.join("chain.json").exists() {
             return Ok(());
         }
+        files::make_forest(dir.parent().unwrap_or(&dir)).map_err(io(&dir))?;
         std::fs::create_dir_all(&dir).map_err(io(&dir))?;
         let lock = try_lock(&dir)
             .map_err(io(&dir))?
