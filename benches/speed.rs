@@ -168,7 +168,7 @@ fn changed_blocks(trees: &[std::ffi::OsString]) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory can be made");
     let mut manifests = trees.iter().map(|root| {
         let tree = Tree::scan(root.as_ref(), SOURCE_DATE).expect("the tree can be read");
-        let written = disk::write(&tree, &disk_spec(8), &dir.path().join("disk"), &|_| {});
+        let written = disk::write(&tree, &disk_spec(8), &dir.path().join("disk"));
         written
             .expect("it is the tree of a system that boots")
             .blocks
@@ -195,7 +195,7 @@ fn disk_of_two_gib() -> Line {
     for _ in 0..3 {
         sync();
         let begin = Instant::now();
-        let written = disk::write(&tree, &disk_spec(2), &disk, &|_| {});
+        let written = disk::write(&tree, &disk_spec(2), &disk);
         black_box(written.expect("the disk can be written"));
         ours.push(begin.elapsed());
         sync();

@@ -93,7 +93,7 @@ pub async fn bake_again(
             image: made,
             ..
         } = build(run, &bundle).await?;
-        image::inspect(run, &made)?;
+        image::inspect(run, &made).await?;
         let images = [first, &made];
         run.enter(Phase::List)?;
         let listings = list::both(run, &groups, images, plan.source_date).await?;

@@ -44,11 +44,21 @@ pub struct Settings<'a> {
 
 /// Reads what is on the disk of an image.
 pub trait Disks: Sync {
-    /// The tree of an image's disk; `None` if its disk cannot be read here.
+    /// The tree of an image's disk.
     ///
     /// # Errors
     /// It should be readable, and is not; why.
-    fn tree(&self, image: &Image) -> Result<Option<TreeManifest>, String>;
+    fn tree(&self, image: &Image) -> Result<DiskTree, String>;
+}
+
+/// The tree of an image's disk.
+#[derive(Debug)]
+pub enum DiskTree {
+    /// The disk cannot be read here.
+    Elsewhere,
+    /// The disk is still being written.
+    NotYet,
+    Here(TreeManifest),
 }
 
 impl std::fmt::Debug for dyn Disks + '_ {
@@ -434,7 +444,7 @@ async fn test(
 ) -> Result<(), Failure> {
     let (_, tester) = launch::instance(run, Resource::Tester, made, groups).await?;
     // While it boots.
-    image::inspect(run, made)?;
+    image::inspect(run, made).await?;
     launch::online(run, &tester).await?;
     if !run.plan.test.is_empty() {
         let deposit = deliver::deposit(run, bundle).await?;

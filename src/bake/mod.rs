@@ -33,7 +33,8 @@ pub use base::{BaseError, resolve};
 pub use bundle::{Bundle, HOME, TooLarge, user_data};
 pub use compared::{Compared, bake_again, list_both};
 pub use engine::{
-    Baked, DeadRun, Disks, Settings, bake, fits_commands, undo_dead_run, undo_dead_runs, unfinished,
+    Baked, DeadRun, DiskTree, Disks, Settings, bake, fits_commands, undo_dead_run, undo_dead_runs,
+    unfinished,
 };
 pub use error::{BakeError, Failure, Kept, LeftOver};
 pub use event::{Event, Phase, Resource, Stamped};

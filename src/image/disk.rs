@@ -1,18 +1,17 @@
 //! A whole disk: partition table, EFI system partition, root file system.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::bytes::{low8, low32};
+use super::bytes::low32;
 use super::gpt::{self, Partition, SECTOR};
 use super::manifest::{BLOCK_BYTES, Block, BlockManifest};
 use super::output::{Disk, DiskFile};
-use super::tree::{Survey, Tree};
+use super::tree::{Known, KnownBlock, Made, Survey, Tree};
 use super::{ImageError, Pieces, Region, Result, ext4, fat, loader, output};
 
 const MIB: u64 = 1 << 20;
@@ -28,8 +27,6 @@ const ROOT_START: u64 = ESP_START + ESP_BYTES;
 const LEAST_BYTES: u64 = ROOT_START + 65 * MIB;
 /// [`BLOCK_BYTES`] in memory.
 const BLOCK: usize = 512 << 10;
-/// Share of the progress that looking at the tree takes; writing the disk takes the rest.
-const SURVEY_PERCENT: u64 = 30;
 
 /// What a disk is told beside its tree.
 #[derive(Debug, Clone)]
@@ -80,46 +77,40 @@ pub struct Written {
     pub tree: String,
 }
 
-/// A disk that is in its place, and whose checksum is still being made: of 8 GiB, mostly holes, that takes longer than
-/// the writing.
+/// A disk that is in its place, and whose checksum is still to be made: of 8 GiB, mostly holes, that takes longer than the
+/// writing.
 #[derive(Debug)]
-pub struct Laid {
+pub struct Laid<D> {
+    disk: D,
     report: DiskReport,
     pub blocks: BlockManifest,
     /// The manifest of the tree ([`Tree::manifest`]).
     pub tree: String,
-    path: PathBuf,
-    sha256: Hashing,
+    made: Vec<(Made, KnownBlock)>,
 }
 
-/// The checksum of a disk, being made.
-type Hashing = JoinHandle<std::io::Result<[u8; 32]>>;
-
-impl Laid {
-    /// Whether there is nothing to wait for any more.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.sha256.is_finished()
+impl<D: Disk> Laid<D> {
+    /// Remembers its blocks.
+    pub fn note(&mut self, known: &mut Known) {
+        known.add_blocks(std::mem::take(&mut self.made));
     }
 
-    /// Waits for the checksum.
+    /// Makes the checksum; `None` if it was stopped, for which each block is a chance.
     ///
     /// # Errors
     /// The disk could not be read back.
-    pub fn finish(self) -> Result<Written> {
-        let sha256 = self
-            .sha256
-            .join()
-            .expect("a thread that reads a file and hashes does not panic")
-            .map_err(ImageError::io("read", &self.path))?;
-        Ok(Written {
+    pub fn finish(self, stop: &dyn Fn() -> bool) -> Result<Option<Written>> {
+        let size_bytes = self.report.size_bytes;
+        let sha256 = hash(&self.disk, &self.blocks.blocks, size_bytes, stop)
+            .map_err(ImageError::io("read", self.disk.path()))?;
+        Ok(sha256.map(|sha256| Written {
             report: DiskReport {
                 disk_sha256: hex::encode(sha256),
                 ..self.report
             },
             blocks: self.blocks,
             tree: self.tree,
-        })
+        }))
     }
 }
 
@@ -133,12 +124,12 @@ pub struct PartitionReport {
     pub size_bytes: u64,
 }
 
-/// Writes a disk that UEFI firmware boots (x86-64) to `out`, a sparse file, and hashes it and its blocks. `progress`
-/// is told percents, never falling, 100 last. The disk is written beside `out` and put in its place when it is complete.
+/// Writes a disk that UEFI firmware boots (x86-64) to `out`, a sparse file, and hashes it and its blocks. The disk is
+/// written beside `out` and put in its place when it is complete.
 ///
 /// # Errors
 /// As [`lay`].
-pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) -> Result<Written> {
+pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path) -> Result<Written> {
     let contents = tree.survey()?;
     let (partial, file) = create_beside(out)?;
     file.set_len(spec.size_bytes())
@@ -147,26 +138,29 @@ pub fn write(tree: &Tree, spec: &DiskSpec, out: &Path, progress: &dyn Fn(u8)) ->
         file,
         path: out.to_owned(),
     };
-    let laid = lay(tree, contents, spec, disk, progress)?;
+    let laid = lay(tree, contents, spec, disk, &Known::default())?;
     partial
         .persist(out)
         .map_err(|error| ImageError::io("create", out)(error.error))?;
-    laid.finish()
+    let written = laid.finish(&|| false)?;
+    Ok(written.expect("nobody stops it"))
 }
 
-/// As [`write`], but for the checksum of the whole, which may come later. `contents` is what [`Tree::survey`] tells.
+/// As [`write`], but for the checksum of the whole, which may come later. `contents` is what [`Tree::survey`] tells; blocks
+/// that are known, and that `disk` has, are not made.
 ///
-/// The same tree and spec give the same bytes. The tree must not change meanwhile, for files are read again while they are written; one that shrinks is an error.
+/// The same tree and spec give the same bytes. The tree must not change meanwhile, for files are read again while they are
+/// written; one that shrinks is an error.
 ///
 /// # Errors
 /// The tree has no kernel or boot loader, does not fit, or could not be read; the disk could not be written.
-pub fn lay(
+pub fn lay<D: Disk>(
     tree: &Tree,
     contents: Vec<Survey>,
     spec: &DiskSpec,
-    disk: impl Disk,
-    progress: &dyn Fn(u8),
-) -> Result<Laid> {
+    disk: D,
+    known: &Known,
+) -> Result<Laid<D>> {
     let size_bytes = spec.size_bytes();
     if size_bytes < LEAST_BYTES {
         return Err(ImageError::DiskTooSmall {
@@ -200,7 +194,6 @@ pub fn lay(
         label: "root".to_owned(),
         source_date: spec.source_date,
     };
-    progress(low8(SURVEY_PERCENT));
     let tree = std::thread::scope(|scope| {
         let manifest = scope.spawn(|| tree.manifest(&contents));
         ext4::write(tree, &contents, region(1), &root)?;
@@ -210,14 +203,12 @@ pub fn lay(
     })?;
     drop(contents);
 
-    let path = disk.path().to_owned();
-    let (sha256, data_bytes, blocks) = write_pieces(pieces, disk, size_bytes, progress)?;
-    progress(100);
+    let written = write_pieces(pieces, &disk, size_bytes, known)?;
     let report = DiskReport {
         size_bytes,
         disk_sha256: String::new(),
         tree_digest: hex::encode(Sha256::digest(&tree)),
-        data_bytes,
+        data_bytes: written.data_bytes,
         disk_guid: disk_guid.to_string(),
         partitions: partitions.iter().map(report).collect(),
         root_uuid: root.uuid.to_string(),
@@ -225,11 +216,11 @@ pub fn lay(
         command_line: loader.command_line,
     };
     Ok(Laid {
+        disk,
         report,
-        blocks,
+        blocks: written.blocks,
         tree,
-        path,
-        sha256,
+        made: written.made,
     })
 }
 
@@ -286,45 +277,70 @@ fn identifier(seed: &[u8; 32], purpose: &str) -> Uuid {
     uuid::Builder::from_custom_bytes(*half).into_uuid()
 }
 
-/// Writes a disk; returns its SHA-256 to be, the bytes that are not holes, and its blocks.
+/// The blocks of a disk, as they have been written.
+struct Blocks {
+    /// Bytes that are not holes.
+    data_bytes: u64,
+    blocks: BlockManifest,
+    made: Vec<(Made, KnownBlock)>,
+}
+
 fn write_pieces(
     pieces: Pieces<'_>,
-    disk: impl Disk,
+    disk: &impl Disk,
     size_bytes: u64,
-    progress: &dyn Fn(u8),
-) -> Result<(Hashing, u64, BlockManifest)> {
-    let mut data_bytes = 0;
-    let mut manifest = BlockManifest {
-        block_bytes: BLOCK_BYTES,
-        size_bytes,
-        blocks: Vec::new(),
+    known: &Known,
+) -> Result<Blocks> {
+    let mut all = Blocks {
+        data_bytes: 0,
+        blocks: BlockManifest {
+            block_bytes: BLOCK_BYTES,
+            size_bytes,
+            blocks: Vec::new(),
+        },
+        made: Vec::new(),
     };
-    output::write(pieces, &disk, |written, (done, all)| {
-        data_bytes += written.data_bytes;
-        manifest.blocks.push(written.block);
-        progress(low8(SURVEY_PERCENT + (99 - SURVEY_PERCENT) * done / all));
+    output::write(pieces, disk, known, |written| {
+        let output::Written {
+            data_bytes,
+            block,
+            made,
+        } = written;
+        let sha256 = block.1;
+        all.made
+            .extend(made.map(|made| (made, KnownBlock { sha256, data_bytes })));
+        if data_bytes > 0 {
+            all.data_bytes += data_bytes;
+            all.blocks.blocks.push(block);
+        }
     })?;
-    let blocks = manifest.blocks.clone();
-    let sha256 = std::thread::spawn(move || hash(&disk, blocks, size_bytes));
-    Ok((sha256, data_bytes, manifest))
+    Ok(all)
 }
 
 /// SHA-256 of a disk of this size, with data in these blocks alone.
 ///
 /// The checksum of the whole is the one thing here that cannot be shared out, and most of what it goes through are holes.
 /// So it comes last: until then all cores write.
-fn hash(disk: &impl Disk, blocks: Vec<Block>, size_bytes: u64) -> std::io::Result<[u8; 32]> {
+fn hash(
+    disk: &impl Disk,
+    blocks: &[Block],
+    size_bytes: u64,
+    stop: &dyn Fn() -> bool,
+) -> std::io::Result<Option<[u8; 32]>> {
     let (zeros, mut bytes) = (vec![0; BLOCK], vec![0; BLOCK]);
     let mut hash = Sha256::new();
-    let mut data = blocks.into_iter().peekable();
+    let mut data = blocks.iter().peekable();
     // A disk has whole MiB, so no block goes past its end.
     for block in 0..size_bytes / BLOCK_BYTES {
+        if stop() {
+            return Ok(None);
+        }
         if let Some(block) = data.next_if(|next| next.0 == block) {
-            disk.get(&block, &mut bytes)?;
+            disk.get(block, &mut bytes)?;
             hash.update(&bytes);
         } else {
             hash.update(&zeros);
         }
     }
-    Ok(hash.finalize().into())
+    Ok(Some(hash.finalize().into()))
 }

@@ -150,6 +150,18 @@ pub struct SnapshotProgress {
     pub error: Option<String>,
 }
 
+/// The disk of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotDisk {
+    /// There is none here.
+    None,
+    /// It is being written.
+    Writing,
+    /// Where it is kept: a directory with what is known of it, from which [`super::nspawn::blocks::raw`] gives the disk as a
+    /// file.
+    At(PathBuf),
+}
+
 /// Machines and their disks.
 pub trait Driver: Send + Sync {
     /// Whether there is room for one more machine of this type in this zone, as the cloud that it stands for has it.
@@ -199,7 +211,11 @@ pub trait Driver: Send + Sync {
     fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress;
     /// Removes a snapshot's disk; machines made from it keep theirs. Repeating it is harmless.
     fn delete_snapshot(&self, snapshot_id: &str) -> Result<(), DriverError>;
-    /// Where the disk of a finished snapshot is kept, where the driver has one: a directory with what is known of it, from
-    /// which [`super::nspawn::blocks::raw`] gives the disk as a file.
-    fn disk(&self, snapshot_id: &str) -> Option<PathBuf>;
+    /// The disk of a finished snapshot. Asking for one that is not there begins to write it.
+    ///
+    /// # Errors
+    /// It could not be written: told once, and who asks again begins again.
+    fn disk(&self, _snapshot_id: &str) -> Result<SnapshotDisk, DriverError> {
+        Ok(SnapshotDisk::None)
+    }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::driver::DriverError;
+use super::driver::{DriverError, SnapshotDisk};
 use super::engine::LocalCloud;
 use super::state::{InstanceState, Process, Progress, StateError, Tags};
 use super::{ACCOUNT_ID, ec2};
@@ -123,9 +123,11 @@ impl LocalCloud {
         all.collect()
     }
 
-    /// Where the disk of a finished snapshot is kept, where the machines are real: see [`Driver::disk`].
-    #[must_use]
-    pub fn disk(&self, snapshot_id: &str) -> Option<std::path::PathBuf> {
+    /// The disk of a finished snapshot, where the machines are real: see [`Driver::disk`].
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn disk(&self, snapshot_id: &str) -> Result<SnapshotDisk, DriverError> {
         self.driver().disk(snapshot_id)
     }
 

@@ -1,7 +1,7 @@
 //! A driver without machines: it plays a script of outcomes on the given clock. For tests and rehearsals.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -586,9 +586,5 @@ impl Driver for Scripted {
             .push(Recorded::DeleteSnapshot(snapshot_id.to_owned()));
         stage.snapshots.remove(snapshot_id);
         Ok(())
-    }
-
-    fn disk(&self, _: &str) -> Option<PathBuf> {
-        None
     }
 }

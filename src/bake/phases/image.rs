@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_sdk_ec2::operation::create_image::builders::CreateImageFluentBuilder;
 use aws_sdk_ec2::types::ResourceType;
 
+use super::super::engine::DiskTree;
 use super::super::error::Failure;
 use super::super::event::{Event, Resource};
 use super::super::images::{self, Image};
@@ -21,6 +22,11 @@ const SNAPSHOT: Patience = Patience {
     stall: Duration::from_secs(3600),
     first: Duration::from_millis(40),
     longest: Duration::from_secs(10),
+};
+
+const DISK: Patience = Patience {
+    what: "the disk to be written",
+    ..SNAPSHOT
 };
 
 /// Creates the image of a stopped builder; its status is `testing`.
@@ -106,21 +112,30 @@ pub async fn available(run: &mut Run<'_>, id: &str) -> Result<Image, Failure> {
 
 /// Holds the finished disk against the table of known leaks, where it can be read: what was written after the builder
 /// had been found clean is there too.
-pub fn inspect(run: &Run<'_>, made: &Image) -> Result<(), Failure> {
+pub async fn inspect(run: &mut Run<'_>, made: &Image) -> Result<(), Failure> {
     let Some(disks) = run.disks else {
         return Ok(());
     };
-    let tree = disks.tree(made).map_err(|reason| Failure::NotInspected {
-        image: made.id.clone(),
-        reason,
-    })?;
-    let remains = tree.map(|tree| leaks::inspect(&tree, &run.plan.sealed));
-    match remains {
-        Some(remains) if !remains.is_empty() => Err(Failure::NotSealed {
+    let mut pace = run.pace(DISK);
+    let tree = loop {
+        match disks.tree(made) {
+            Ok(DiskTree::Here(tree)) => break tree,
+            Ok(DiskTree::NotYet) => run.pause(&mut pace, "being written").await?,
+            Ok(DiskTree::Elsewhere) => return Ok(()),
+            Err(reason) => {
+                return Err(Failure::NotInspected {
+                    image: made.id.clone(),
+                    reason,
+                });
+            }
+        }
+    };
+    match leaks::inspect(&tree, &run.plan.sealed) {
+        remains if remains.is_empty() => Ok(()),
+        remains => Err(Failure::NotSealed {
             place: "finished disk",
             remains,
         }),
-        _ => Ok(()),
     }
 }
 

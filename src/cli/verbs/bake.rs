@@ -15,8 +15,8 @@ use crate::bake::images::Image;
 use crate::bake::names::{Channel, RunId};
 use crate::bake::plan::{Decision, Plan};
 use crate::bake::{
-    self, BakeError, Baked, Cancel, Failure, HOME, Kept, LeftOver, Settings, Stamped, TooLarge,
-    cancel_pair,
+    self, BakeError, Baked, Cancel, DiskTree, Failure, HOME, Kept, LeftOver, Settings, Stamped,
+    TooLarge, cancel_pair,
 };
 use crate::cli::args::{BakeArgs, CloudName, Format};
 use crate::cli::context::{Connected, Context, cloud};
@@ -26,8 +26,8 @@ use crate::cli::locked::{connect, supply};
 use crate::cli::style::elapsed;
 use crate::cli::view::progress::Progress;
 use crate::cli::{exit, github, interrupt, lent, output, view};
-use crate::image::tree::TreeManifest;
 use crate::journal;
+use crate::localcloud::driver::SnapshotDisk;
 
 /// Work that is worth the layer of a script: it is kept in about a second.
 const LAYER_AFTER: Duration = Duration::from_secs(5);
@@ -335,13 +335,14 @@ pub async fn watched<T>(
 
 /// Only the local cloud's are at hand.
 impl bake::Disks for Connected {
-    fn tree(&self, image: &Image) -> Result<Option<TreeManifest>, String> {
-        let Some(disk) = images::disk(self, image) else {
-            return Ok(None);
-        };
-        let (_, tree) = images::tree(&disk)
-            .map_err(|error| [vec![error.message], error.causes].concat().join(": "))?;
-        Ok(Some(tree))
+    fn tree(&self, image: &Image) -> Result<DiskTree, String> {
+        match images::written(self, image).map_err(|error| error.to_string())? {
+            SnapshotDisk::None => Ok(DiskTree::Elsewhere),
+            SnapshotDisk::Writing => Ok(DiskTree::NotYet),
+            SnapshotDisk::At(dir) => images::tree(&dir)
+                .map(|(_, tree)| DiskTree::Here(tree))
+                .map_err(|error| [vec![error.message], error.causes].concat().join(": ")),
+        }
     }
 }
 

@@ -118,7 +118,7 @@ impl Listed {
 /// There is no such image, or it has no manifest.
 pub async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliError> {
     let image = find(connected, word).await?;
-    let Some(disk) = disk(connected, &image) else {
+    let Some(disk) = disk(connected, &image)? else {
         let none = format!("{} has no disk on this host", image.id);
         return Err(CliError::failure(none)
             .hint("only images that the local cloud has made are compared so, not its base image")

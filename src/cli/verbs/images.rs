@@ -1,6 +1,7 @@
 //! `images`: what was baked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, output};
 use crate::digest::{Manifest, Under};
 use crate::image::tree::TreeManifest;
+use crate::localcloud::driver::{DriverError, SnapshotDisk};
 use crate::localcloud::nspawn::blocks;
 use crate::localcloud::nspawn::files::TREE;
 
@@ -89,7 +91,7 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
     let packages = images::packages(&connected.clients, &image.id)
         .await
         .map_err(|error| cloud(&error))?;
-    let disk = disk(&connected, &image);
+    let disk = disk(&connected, &image)?;
     match context.format {
         Format::Json => {
             let manifest = manifest
@@ -153,12 +155,10 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
 pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
     let connected = context.connect().await?;
     let image = find(&connected, word).await?;
-    let Some(disk) = disk(&connected, &image) else {
-        return Err(
-            CliError::failure(format!("{} has no disk on this host", image.id)).hint(
-                "only images of the local cloud are exported; on AWS use `aws ec2 export-image`",
-            ),
-        );
+    let Some(disk) = disk(&connected, &image)? else {
+        return Err(CliError::failure(no_disk(&image)).hint(
+            "only images of the local cloud are exported; on AWS use `aws ec2 export-image`",
+        ));
     };
     let disk = raw(&disk)?;
     let copied = copy_sparse(&disk, to)
@@ -304,20 +304,43 @@ pub async fn find(connected: &Connected, word: &str) -> Result<Image, CliError> 
         )))
 }
 
-/// Where the disk of an image is kept, where the local cloud has one.
-pub fn disk(connected: &Connected, image: &Image) -> Option<std::path::PathBuf> {
-    let cloud = connected.local.as_ref()?;
-    image
-        .snapshots
-        .first()
-        .and_then(|snapshot| cloud.disk(snapshot))
+/// Where the disk of an image is kept, where the local cloud has one. One that is not there yet is waited for.
+///
+/// # Errors
+/// It cannot be written.
+pub fn disk(connected: &Connected, image: &Image) -> Result<Option<PathBuf>, CliError> {
+    const LOOK: Duration = Duration::from_millis(20);
+    loop {
+        match written(connected, image)
+            .map_err(|error| CliError::failure(no_disk(image)).because(&error))?
+        {
+            SnapshotDisk::None => return Ok(None),
+            SnapshotDisk::Writing => std::thread::sleep(LOOK),
+            SnapshotDisk::At(dir) => return Ok(Some(dir)),
+        }
+    }
+}
+
+/// The disk of an image, as far as the local cloud has written it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn written(connected: &Connected, image: &Image) -> Result<SnapshotDisk, DriverError> {
+    match (&connected.local, image.snapshots.first()) {
+        (Some(cloud), Some(snapshot)) => cloud.disk(snapshot),
+        _ => Ok(SnapshotDisk::None),
+    }
+}
+
+fn no_disk(image: &Image) -> String {
+    format!("{} has no disk on this host", image.id)
 }
 
 /// The disk that is kept there as a file.
 ///
 /// # Errors
 /// It cannot be put together.
-pub fn raw(disk: &Path) -> Result<std::path::PathBuf, CliError> {
+pub fn raw(disk: &Path) -> Result<PathBuf, CliError> {
     blocks::raw(disk).map_err(|error| {
         io("put together", &disk.join(blocks::RAW), &error)
             .hint("bake the image again, with --force: that writes what is damaged anew")

@@ -46,7 +46,7 @@ pub async fn run(context: &Context, args: &TestArgs) -> CliResult {
     })?;
     let connected = context.connect().await?;
     let image = find(&connected, &args.image).await?;
-    let Some(disk) = disk(&connected, &image) else {
+    let Some(disk) = disk(&connected, &image)? else {
         return Err(
             CliError::failure(format!("{} has no disk on this host", image.id))
                 .hint("only images that the local cloud has made are booted, not its base image"),

@@ -1,11 +1,13 @@
-//! Contents of files that have been looked at before, so that they need not be read again.
+//! Contents of files that have been looked at before, and blocks of disks that have been made of them before, so that
+//! they need not be read and made again.
 //!
 //! Most of an image's files lie in layers that the image before it had too. A file with the inode number, size and
 //! times that one had is that one: whoever writes to a file sets its time of change, which nobody can set by hand
 //! (inode(7), `st_ctime`). As a clock of the kernel ticks only every few milliseconds, a file that has changed just now
-//! could change again at the same time; such a file is not remembered.
+//! could change again at the same time; such a file has no stamp.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::io;
 use std::path::Path;
 
@@ -32,23 +34,107 @@ impl Stamp {
             modified: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
         }
     }
+
+    /// Whether a file with it would have another one if it changed again, at this second since the epoch or later.
+    pub(super) fn is_settled(&self, now: i64) -> bool {
+        self.changed.0 < now - FRESH
+    }
+
+    /// Little-endian: inode, size, seconds and nanoseconds of both times.
+    pub(crate) fn bytes(&self) -> [u8; 40] {
+        let mut out = Vec::with_capacity(40);
+        out.extend(self.inode.to_le_bytes());
+        out.extend(self.size.to_le_bytes());
+        for (seconds, nanoseconds) in [self.changed, self.modified] {
+            out.extend(seconds.to_le_bytes());
+            out.extend(nanoseconds.to_le_bytes());
+        }
+        out.try_into()
+            .expect("two numbers of 8 bytes and two of 12")
+    }
+
+    fn parse(rest: &mut &[u8]) -> Option<Self> {
+        let inode = u64::from_le_bytes(*take(rest)?);
+        let size = u64::from_le_bytes(*take(rest)?);
+        let mut time = || {
+            let seconds = i64::from_le_bytes(*take(rest)?);
+            Some((seconds, u32::from_le_bytes(*take(rest)?)))
+        };
+        Some(Self {
+            inode,
+            size,
+            changed: time()?,
+            modified: time()?,
+        })
+    }
 }
 
-/// What is known of files.
+/// A block of a disk by what it is made of: SHA-256 of its parts, each with its place in the block and where it comes from.
+pub(crate) type Made = [u8; 32];
+
+/// What is known of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KnownBlock {
+    pub(crate) sha256: [u8; 32],
+    /// Bytes of it that are no holes.
+    pub(crate) data_bytes: u64,
+}
+
+/// What is known of files and of blocks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
-    files: HashMap<Stamp, Survey>,
+    files: Latest<Stamp, Survey>,
+    blocks: Latest<Made, KnownBlock>,
+}
+
+/// A map that forgets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Latest<K: Eq + Hash, V> {
+    map: HashMap<K, V>,
     /// The last ones first.
-    order: Vec<Stamp>,
+    order: Vec<K>,
+}
+
+impl<K: Eq + Hash, V> Default for Latest<K, V> {
+    fn default() -> Self {
+        Self {
+            map: HashMap::new(),
+            order: Vec::new(),
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash, V> Latest<K, V> {
+    /// Adds what has been seen now; what was seen longest ago goes when there are more than `most`.
+    fn add(&mut self, seen: impl IntoIterator<Item = (K, V)>, most: usize) {
+        let mut order = Vec::new();
+        for (key, value) in seen {
+            self.map.insert(key, value);
+            order.push(key);
+        }
+        let now: HashSet<K> = order.iter().copied().collect();
+        order.extend(self.order.iter().filter(|key| !now.contains(key)));
+        for key in order.drain(most.min(order.len())..) {
+            self.map.remove(&key);
+        }
+        self.order = order;
+    }
+
+    /// All, the last ones first.
+    fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.order.iter().map(|key| (key, &self.map[key]))
+    }
 }
 
 /// First bytes of the file; another way of writing it needs another one. What cannot be read is not there: all of it can be
 /// found out again.
-const MAGIC: &[u8; 8] = b"surveys1";
+const MAGIC: &[u8; 8] = b"surveys2";
 /// Says which boot of this host it is. After a power cut a file may have its size and its times and not its bytes.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// Files at the most: those of some five whole systems.
 const MOST: usize = 100_000;
+/// Blocks at the most: those of some fifteen whole systems.
+const MOST_BLOCKS: usize = 20_000;
 /// Seconds for which a changed file counts as just changed.
 const FRESH: i64 = 2;
 
@@ -74,58 +160,54 @@ impl Known {
 
     pub(super) fn get(&self, content: &Content) -> Option<&Survey> {
         match content {
-            Content::Host(file) => self.files.get(&file.stamp?),
+            Content::Host(file) => self.files.map.get(&file.stamp?),
             Content::Bytes(_) => None,
         }
     }
 
-    /// Adds what a tree's survey has told, in which nothing has changed since `began` (seconds since the epoch). What was
-    /// seen longest ago is forgotten when it becomes too much.
-    pub fn add(&mut self, tree: &Tree, surveys: &[Survey], began: i64) {
-        let mut order = Vec::new();
-        for (node, survey) in tree.nodes().iter().zip(surveys) {
-            let Kind::File {
-                content: Content::Host(file),
-                ..
-            } = &node.kind
-            else {
-                continue;
-            };
-            let old = |stamp: &Stamp| stamp.changed.0 < began - FRESH;
-            if let Some(stamp) = file.stamp.filter(old) {
-                self.files.insert(stamp, survey.clone());
-                order.push(stamp);
-            }
-        }
-        let now: std::collections::HashSet<&Stamp> = order.iter().collect();
-        let rest = self.order.iter().filter(|stamp| !now.contains(stamp));
-        let rest: Vec<Stamp> = rest.copied().collect();
-        order.extend(rest);
-        for stamp in order.drain(MOST.min(order.len())..) {
-            self.files.remove(&stamp);
-        }
-        self.order = order;
+    pub(crate) fn block(&self, made: &Made) -> Option<KnownBlock> {
+        self.blocks.map.get(made).copied()
     }
 
-    /// Little-endian: the magic, the SHA-256 of [`BOOT`], then of each file inode, size, seconds and nanoseconds of both times, SHA-256, the number
-    /// of runs of data and their starts and ends; the SHA-256 of all of it.
+    /// Adds what a tree's survey has told; the tree has not changed since its scan. What was seen longest ago is forgotten
+    /// when it becomes too much.
+    pub fn add(&mut self, tree: &Tree, surveys: &[Survey]) {
+        let seen = tree.nodes().iter().zip(surveys);
+        let seen = seen.filter_map(|(node, survey)| match &node.kind {
+            Kind::File {
+                content: Content::Host(file),
+                ..
+            } => Some((file.stamp?, survey.clone())),
+            _ => None,
+        });
+        self.files.add(seen, MOST);
+    }
+
+    /// As [`Self::add`], of the blocks of a disk.
+    pub(crate) fn add_blocks(&mut self, made: impl IntoIterator<Item = (Made, KnownBlock)>) {
+        self.blocks.add(made, MOST_BLOCKS);
+    }
+
+    /// Little-endian: the magic, the SHA-256 of [`BOOT`], the number of files, then of each file its stamp, SHA-256, the number
+    /// of runs of data and their starts and ends; of each block what it is made of, its SHA-256 and its bytes of data;
+    /// the SHA-256 of all of it.
     fn text(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(boot());
-        for stamp in &self.order {
-            let survey = &self.files[stamp];
-            out.extend(stamp.inode.to_le_bytes());
-            out.extend(stamp.size.to_le_bytes());
-            for (seconds, nanoseconds) in [stamp.changed, stamp.modified] {
-                out.extend(seconds.to_le_bytes());
-                out.extend(nanoseconds.to_le_bytes());
-            }
+        out.extend((self.files.order.len() as u64).to_le_bytes());
+        for (stamp, survey) in self.files.iter() {
+            out.extend(stamp.bytes());
             out.extend(survey.sha256);
             out.extend((survey.data.len() as u64).to_le_bytes());
             for run in &survey.data {
                 out.extend(run.start.to_le_bytes());
                 out.extend(run.end.to_le_bytes());
             }
+        }
+        for (made, block) in self.blocks.iter() {
+            out.extend(made);
+            out.extend(block.sha256);
+            out.extend(block.data_bytes.to_le_bytes());
         }
         let sum = Sha256::digest(&out);
         out.extend(sum);
@@ -146,19 +228,8 @@ fn parse(bytes: &[u8]) -> Option<Known> {
         return None;
     }
     let mut known = Known::default();
-    while !rest.is_empty() {
-        let inode = u64::from_le_bytes(*take(&mut rest)?);
-        let size = u64::from_le_bytes(*take(&mut rest)?);
-        let mut time = || {
-            let seconds = i64::from_le_bytes(*take(&mut rest)?);
-            Some((seconds, u32::from_le_bytes(*take(&mut rest)?)))
-        };
-        let stamp = Stamp {
-            inode,
-            size,
-            changed: time()?,
-            modified: time()?,
-        };
+    for _ in 0..u64::from_le_bytes(*take(&mut rest)?) {
+        let stamp = Stamp::parse(&mut rest)?;
         let sha256 = *take(&mut rest)?;
         let runs = u64::from_le_bytes(*take(&mut rest)?);
         let mut data = Vec::new();
@@ -166,8 +237,17 @@ fn parse(bytes: &[u8]) -> Option<Known> {
             let start = u64::from_le_bytes(*take(&mut rest)?);
             data.push(start..u64::from_le_bytes(*take(&mut rest)?));
         }
-        known.files.insert(stamp, Survey { sha256, data });
-        known.order.push(stamp);
+        known.files.map.insert(stamp, Survey { sha256, data });
+        known.files.order.push(stamp);
+    }
+    while !rest.is_empty() {
+        let made = *take(&mut rest)?;
+        let block = KnownBlock {
+            sha256: *take(&mut rest)?,
+            data_bytes: u64::from_le_bytes(*take(&mut rest)?),
+        };
+        known.blocks.map.insert(made, block);
+        known.blocks.order.push(made);
     }
     Some(known)
 }
@@ -196,22 +276,23 @@ mod tests {
         for name in ["a", "b"] {
             std::fs::write(root.join(name), format!("file {name}")).unwrap();
         }
-        let scan = || Tree::scan(&root, 0).unwrap();
-        let tree = scan();
-        let surveys = tree.survey().unwrap();
         // They have been written just now: nobody can tell whether they will be again.
         let mut known = Known::default();
-        known.add(&tree, &surveys, now());
+        let fresh = Tree::scan(&root, 0).unwrap();
+        known.add(&fresh, &fresh.survey().unwrap());
         assert_eq!(known, Known::default());
         // Ten seconds later.
-        known.add(&tree, &surveys, now() + 10);
+        let scan = || Tree::scan_at(&root, 0, now() + 10).unwrap();
+        let tree = scan();
+        let surveys = tree.survey().unwrap();
+        known.add(&tree, &surveys);
         known.write(&note).unwrap();
         assert_eq!(Known::read(&note), known);
         assert_eq!(tree.survey_knowing(&known).unwrap(), surveys);
 
         // It is not read: what is known of it is what counts.
         let mut wrong = known.clone();
-        for survey in wrong.files.values_mut() {
+        for survey in wrong.files.map.values_mut() {
             survey.sha256 = [7; 32];
         }
         let told = tree.survey_knowing(&wrong).unwrap();
@@ -252,24 +333,30 @@ mod tests {
             data: vec![0..1, 2..3],
         };
         for inode in 0..MOST as u64 {
-            known.files.insert(of(inode), survey.clone());
-            known.order.push(of(inode));
+            known.files.map.insert(of(inode), survey.clone());
+            known.files.order.push(of(inode));
         }
+        let block = KnownBlock {
+            sha256: [6; 32],
+            data_bytes: 4096,
+        };
+        known.add_blocks([([8; 32], block), ([9; 32], block)]);
         known.write(&note).unwrap();
         assert_eq!(Known::read(&note), known);
         let text = std::fs::read(&note).unwrap();
-        for broken in [&text[..text.len() - 1], &text[1..], b"", b"surveys1"] {
+        for broken in [&text[..text.len() - 1], &text[1..], b"", b"surveys2"] {
             std::fs::write(&note, broken).unwrap();
             assert_eq!(Known::read(&note), Known::default());
         }
         std::fs::write(directory.path().join("new"), "new").unwrap();
-        let tree = Tree::scan(directory.path(), 0).unwrap();
-        known.add(&tree, &tree.survey().unwrap(), now() + 10);
-        assert_eq!(known.order.len(), MOST);
-        assert_eq!(known.files.len(), MOST);
+        let tree = Tree::scan_at(directory.path(), 0, now() + 10).unwrap();
+        known.add(&tree, &tree.survey().unwrap());
+        let Latest { map, order } = &known.files;
+        assert_eq!((order.len(), map.len()), (MOST, MOST));
         // "note" and "new" came, two went.
-        assert!(!known.files.contains_key(&of(MOST as u64 - 2)));
-        assert!(known.files.contains_key(&of(MOST as u64 - 3)));
+        assert!(!map.contains_key(&of(MOST as u64 - 2)));
+        assert!(map.contains_key(&of(MOST as u64 - 3)));
+        assert_eq!(known.block(&[9; 32]), Some(block));
     }
 
     impl Stamp {

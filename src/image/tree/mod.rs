@@ -16,6 +16,7 @@ use std::path::PathBuf;
 pub use digest::Survey;
 pub(crate) use digest::data_runs;
 pub use known::{Known, Stamp};
+pub(crate) use known::{KnownBlock, Made};
 pub use manifest::{ByteString, Entry, EntryType, FORMAT, TreeManifest};
 pub use packages::Package;
 

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags};
 
@@ -33,14 +35,20 @@ impl Tree {
     /// # Errors
     /// Something could not be read, or a file is covered by a mount.
     pub fn scan(root: &Path, source_date: i64) -> Result<Self> {
+        Self::scan_at(root, source_date, jiff::Timestamp::now().as_second())
+    }
+
+    /// As [`Self::scan`], at this time of this host's clock: files that have changed just now are not recognised later.
+    pub(crate) fn scan_at(root: &Path, source_date: i64, now: i64) -> Result<Self> {
+        let dates = Dates { source_date, now };
         let stat = stat(root)?;
         if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
             let error = std::io::Error::from(std::io::ErrorKind::NotADirectory);
             return Err(ImageError::io("list", root)(error));
         }
-        let top = node(root, &stat, Kind::Directory, source_date)?;
+        let top = node(&stat, Kind::Directory, xattrs(root, root)?, source_date);
         let mut scan = Scan {
-            listed: list_all(root, source_date)?,
+            listed: list_all(root, dates)?,
             tree: Self::new(top),
             linked: HashMap::new(),
         };
@@ -54,6 +62,13 @@ impl Tree {
     }
 }
 
+/// Seconds since the epoch.
+#[derive(Debug, Clone, Copy)]
+struct Dates {
+    source_date: i64,
+    now: i64,
+}
+
 /// What a directory has: of a name what is there, and what tells whether it has another name, too.
 struct Found {
     path: Vec<u8>,
@@ -65,11 +80,11 @@ struct Found {
 }
 
 /// Lists all directories, on all cores, level by level; by their paths.
-fn list_all(root: &Path, source_date: i64) -> Result<HashMap<Vec<u8>, Vec<Found>>> {
+fn list_all(root: &Path, dates: Dates) -> Result<HashMap<Vec<u8>, Vec<Found>>> {
     let mut all = HashMap::new();
     let mut level = vec![Vec::new()];
     while !level.is_empty() {
-        let lists = parallel::map(&level, |path: &Vec<u8>| list(root, path, source_date));
+        let lists = parallel::map(&level, |path: &Vec<u8>| list(root, path, dates));
         let mut below = Vec::new();
         for (path, found) in level.into_iter().zip(lists) {
             let found = found?;
@@ -83,7 +98,7 @@ fn list_all(root: &Path, source_date: i64) -> Result<HashMap<Vec<u8>, Vec<Found>
 }
 
 /// What is in the directory that is `path` in the tree, sorted by name.
-fn list(root: &Path, path: &[u8], source_date: i64) -> Result<Vec<Found>> {
+fn list(root: &Path, path: &[u8], dates: Dates) -> Result<Vec<Found>> {
     let host = root.join(OsStr::from_bytes(path));
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&host).map_err(ImageError::io("list", &host))? {
@@ -91,6 +106,7 @@ fn list(root: &Path, path: &[u8], source_date: i64) -> Result<Vec<Found>> {
         names.push(entry.file_name().into_vec());
     }
     names.sort_unstable();
+    let opened = File::open(&host).map_err(ImageError::io("list", &host))?;
     let mut all = Vec::new();
     for name in names {
         if path.is_empty() && name == b"lost+found" {
@@ -101,39 +117,56 @@ fn list(root: &Path, path: &[u8], source_date: i64) -> Result<Vec<Found>> {
         } else {
             [path, b"/", &name].concat()
         };
-        all.extend(look(
-            &host.join(OsStr::from_bytes(&name)),
-            child,
-            source_date,
-        )?);
+        let name = OsStr::from_bytes(&name);
+        let place = Place {
+            directory: &opened,
+            name,
+            host: host.join(name),
+        };
+        all.extend(look(place, child, dates)?);
     }
     Ok(all)
 }
 
-/// What is at a path of this host; `None` for what has no place in a tree.
-fn look(host: &Path, path: Vec<u8>, source_date: i64) -> Result<Option<Found>> {
-    let stat = stat(host)?;
+/// A path of this host. Looked at by way of its directory: the way there is long, and goes through an overlay.
+struct Place<'d> {
+    directory: &'d File,
+    name: &'d OsStr,
+    host: PathBuf,
+}
+
+impl Place<'_> {
+    /// The same by a path that is short, for what takes no directory.
+    fn short(&self) -> PathBuf {
+        let directory = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        Path::new(&directory).join(self.name)
+    }
+}
+
+/// What is at a path; `None` for what has no place in a tree.
+fn look(place: Place<'_>, path: Vec<u8>, dates: Dates) -> Result<Option<Found>> {
+    let stat = stat_at(place.directory, place.name, &place.host)?;
     let file_type = FileType::from_raw_mode(stat.stx_mode.into());
     let mounted = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
     if mounted && file_type != FileType::Directory {
-        return Err(ImageError::Mounted {
-            path: host.to_owned(),
-        });
+        return Err(ImageError::Mounted { path: place.host });
     }
     let (major, minor) = (stat.stx_rdev_major, stat.stx_rdev_minor);
+    let attributes = xattrs(&place.short(), &place.host)?;
     let kind = match file_type {
         FileType::Directory => Kind::Directory,
         FileType::RegularFile => Kind::File {
             size: stat.stx_size,
             content: Content::Host(HostFile {
-                path: host.to_owned(),
-                stamp: Some(Stamp::new(&stat)),
+                path: place.host,
+                stamp: Some(Stamp::new(&stat)).filter(|stamp| stamp.is_settled(dates.now)),
             }),
         },
         FileType::Symlink => {
-            let target = std::fs::read_link(host).map_err(ImageError::io("read", host))?;
+            let target = rustix::fs::readlinkat(place.directory, place.name, Vec::new())
+                .map_err(|error| ImageError::io("read", &place.host)(error.into()))?;
             Kind::Symlink {
-                target: target.into_os_string().into_vec(),
+                target: target.into_bytes(),
             }
         }
         FileType::CharacterDevice => Kind::CharDevice { major, minor },
@@ -141,7 +174,7 @@ fn look(host: &Path, path: Vec<u8>, source_date: i64) -> Result<Option<Found>> {
         FileType::Fifo => Kind::Fifo,
         _ => return Ok(None),
     };
-    let node = node(host, &stat, kind, source_date)?;
+    let node = node(&stat, kind, attributes, dates.source_date);
     let directory = node.is_directory();
     Ok(Some(Found {
         enter: directory && !mounted && !VOLATILE.contains(&path.as_slice()),
@@ -183,20 +216,24 @@ impl Scan {
 }
 
 pub(super) fn stat(host: &Path) -> Result<Statx> {
+    stat_at(rustix::fs::CWD, host.as_os_str(), host)
+}
+
+fn stat_at(directory: impl AsFd, name: &OsStr, host: &Path) -> Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(rustix::fs::CWD, host, flags, StatxFlags::BASIC_STATS)
+    rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS)
         .map_err(|error| ImageError::io("read", host)(error.into()))
 }
 
-fn node(host: &Path, stat: &Statx, kind: Kind, source_date: i64) -> Result<Node> {
-    Ok(Node {
+fn node(stat: &Statx, kind: Kind, xattrs: BTreeMap<Vec<u8>, Vec<u8>>, source_date: i64) -> Node {
+    Node {
         kind,
         uid: stat.stx_uid,
         gid: stat.stx_gid,
         mode: u32::from(stat.stx_mode) & MODE_MASK,
         mtime: stat.stx_mtime.tv_sec.min(source_date),
-        xattrs: xattrs(host)?,
-    })
+        xattrs,
+    }
 }
 
 /// Whether an attribute belongs to the file and not to the host it lies on.
@@ -207,24 +244,24 @@ pub(super) fn kept(name: &[u8]) -> bool {
     }
 }
 
-/// The attributes to keep; none where the host's file system has no such thing.
-fn xattrs(host: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+/// The attributes to keep of what is at `path`, in messages `host`; none where the host's file system has no such thing.
+fn xattrs(path: &Path, host: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     use rustix::fs::{lgetxattr, lgetxattr_query, llistxattr, llistxattr_query};
     let failed = |error: rustix::io::Errno| {
         ImageError::io("read the extended attributes of", host)(error.into())
     };
-    let length = match llistxattr_query(host) {
+    let length = match llistxattr_query(path) {
         Ok(0) | Err(rustix::io::Errno::NOTSUP) => return Ok(BTreeMap::new()),
         Ok(length) => length,
         Err(error) => return Err(failed(error)),
     };
     let mut list = vec![0; length];
-    let filled = llistxattr(host, &mut list).map_err(failed)?;
+    let filled = llistxattr(path, &mut list).map_err(failed)?;
     list.truncate(filled);
     let mut attributes = BTreeMap::new();
     for name in list.split(|byte| *byte == 0).filter(|name| kept(name)) {
-        let mut value = vec![0; lgetxattr_query(host, name).map_err(failed)?];
-        let filled = lgetxattr(host, name, &mut value).map_err(failed)?;
+        let mut value = vec![0; lgetxattr_query(path, name).map_err(failed)?];
+        let filled = lgetxattr(path, name, &mut value).map_err(failed)?;
         value.truncate(filled);
         attributes.insert(name.to_vec(), value);
     }

@@ -1,6 +1,5 @@
 //! A driver whose machines have the troubles of a script.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,7 +7,7 @@ use jiff::Timestamp;
 use super::{Faults, Trouble};
 use crate::localcloud::driver::{
     CommandRecord, CommandSpec, Driver, DriverError, LaunchSpec, Observation, Reclaim,
-    SnapshotProgress, SnapshotSpec,
+    SnapshotDisk, SnapshotProgress, SnapshotSpec,
 };
 use crate::localcloud::quotas::Quota;
 
@@ -129,7 +128,7 @@ impl Driver for Meddling {
         self.driver.delete_snapshot(snapshot_id)
     }
 
-    fn disk(&self, snapshot_id: &str) -> Option<PathBuf> {
+    fn disk(&self, snapshot_id: &str) -> Result<SnapshotDisk, DriverError> {
         self.driver.disk(snapshot_id)
     }
 }

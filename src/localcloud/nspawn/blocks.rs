@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
-use super::files::{get_json, subdirectories};
+use super::files::{get_json, subdirectories, try_lock_file};
 use crate::image::manifest::{BLOCK_BYTES, Block, BlockManifest};
 use crate::image::output::Disk;
 use crate::image::tree::data_runs;
@@ -66,6 +66,14 @@ impl Blocks {
         let mut options = File::options();
         options.create(true).truncate(false).write(true);
         options.open(self.dir.join("lock"))
+    }
+
+    /// One disk after the other gets its checksum. `None`: it is another one's turn.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn turn(&self) -> io::Result<Option<File>> {
+        try_lock_file(&self.dir.join("turn"))
     }
 
     fn place(&self, sha256: &[u8; 32]) -> PathBuf {
@@ -159,6 +167,10 @@ impl Disk for Blocks {
         &self.dir
     }
 
+    fn has(&self, block: &Block) -> bool {
+        std::fs::metadata(self.place(&block.1)).is_ok_and(|file| file.len() == BLOCK_BYTES)
+    }
+
     fn put(&self, block: &Block, bytes: &[u8], data: &[Range<usize>]) -> io::Result<()> {
         let path = self.place(&block.1);
         // Compared, not believed: a host that has lost its power may have left something else there.
@@ -215,6 +227,8 @@ pub fn raw(snapshot: &Path) -> io::Result<PathBuf> {
             blocks.read(block, bytes)?;
             if Sha256::digest(&*bytes)[..] != block.1 {
                 let name = blocks.place(&block.1);
+                // Nobody has a use for it, and one that is not there is written again.
+                std::fs::remove_file(&name)?;
                 let damaged = format!("{} is not what its name says", name.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
             }
@@ -324,9 +338,12 @@ mod tests {
             .unwrap();
         let error = raw(&one).unwrap_err().to_string();
         assert!(error.ends_with("is not what its name says"), "{error}");
+        assert!(!Blocks::of(cloud.path()).has(&block(0, 1).0));
         std::fs::write(&place, "").unwrap();
+        assert!(!Blocks::of(cloud.path()).has(&block(0, 1).0));
         assert_eq!(raw(&one).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let two = snapshot(cloud.path(), "two", &[block(4, 1)]);
+        assert!(Blocks::of(cloud.path()).has(&block(0, 1).0));
         raw(&one).unwrap();
         raw(&two).unwrap();
     }

@@ -4,9 +4,9 @@
 //! (the machine's own layer), `root/` (where its supervisor mounts it), `status.json`, `want` (the power state asked
 //! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `notice.json`
 //! (when a Spot Instance ends), `bell` (what the supervisor listens to), `lock` (held by it).
-//! `snapshots/<id>/`: `layer/`, `chain.json`, `spec.json`, `progress.json`, `disk.json` (what is on its disk),
+//! `snapshots/<id>/`: `layer/`, `chain.json` (with it, machines can be made), `spec.json`, `disk.json` (what is on its disk),
 //! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `disk.raw` (the disk as a file, once somebody has
-//! asked for it), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
+//! asked for it), `disk.error` (why it could not be written), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
 //! `blocks/`: the blocks of all disks ([`super::blocks`]). `surveys`: what is known of the files of layers.
 
 use std::fs::File;
@@ -33,6 +33,9 @@ pub const NOTICE: &str = "notice.json";
 
 /// What is on a disk, beside it.
 pub const REPORT: &str = "disk.json";
+
+/// Why there is no disk, in its place.
+pub const FAILED: &str = "disk.error";
 
 /// The tree manifest of a disk, beside it.
 pub const TREE: &str = "tree.jsonl";
@@ -88,26 +91,6 @@ impl Want {
     #[must_use]
     pub fn is_end(self) -> bool {
         matches!(self, Self::ShutDown | Self::Terminate)
-    }
-}
-
-/// How far a disk is.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Progress {
-    pub percent: u8,
-    pub done: bool,
-    pub error: Option<String>,
-}
-
-impl Progress {
-    /// Of a snapshot that machines can be made from.
-    #[must_use]
-    pub fn complete() -> Self {
-        Self {
-            percent: 100,
-            done: true,
-            error: None,
-        }
     }
 }
 
@@ -286,7 +269,7 @@ pub fn remove_dir(dir: &Path) -> io::Result<()> {
 /// The file system refuses.
 pub fn remove_disk(dir: &Path) -> io::Result<()> {
     Blocks::beside(dir).mark_stale();
-    for name in [RAW, PARTIAL, REPORT, MANIFEST, TREE] {
+    for name in [RAW, PARTIAL, REPORT, MANIFEST, TREE, FAILED] {
         match std::fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

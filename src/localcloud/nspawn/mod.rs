@@ -21,14 +21,14 @@ use jiff::Timestamp;
 use super::base;
 use super::driver::{
     CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
-    SnapshotProgress, SnapshotSpec,
+    SnapshotDisk, SnapshotProgress, SnapshotSpec,
 };
 use super::endpoint;
 use super::regions::{is_base_snapshot, locked_digest};
 use blocks::{Blocks, MANIFEST, RAW};
 use files::{
-    Bell, NOTICE, Progress, Status, Want, get_json, is_locked, put_json, remove_dir,
-    remove_machine, try_lock,
+    Bell, NOTICE, REPORT, Status, Want, get_json, is_locked, put_json, remove_dir, remove_machine,
+    try_lock,
 };
 
 /// What `GetConsoleOutput` gives at the most (EC2 User Guide, "Instance console output").
@@ -424,34 +424,23 @@ impl Driver for NspawnDriver {
             .map_err(io(&dir))?
             .ok_or_else(|| failed(format!("{} is in use", spec.snapshot_id)))?;
         put_json(&dir.join("spec.json"), spec).map_err(io(&dir))?;
-        put_json(&dir.join("progress.json"), &Progress::default()).map_err(io(&dir))?;
-        if snapshot::freeze(&machine, &dir).map_err(io(&dir))? {
-            return self.detach("local-snapshot", &dir, lock);
+        let off = snapshot::freeze(&machine, &dir).map_err(io(&dir))?;
+        // Machines start from its layer. The disk is written meanwhile; that of a machine that went on, once somebody asks
+        // for it.
+        if off {
+            self.detach("local-snapshot", &dir, lock)?;
         }
-        // Machines start from its layer; the disk of a machine that went on is written once somebody asks for it.
-        put_json(&dir.join("progress.json"), &Progress::complete()).map_err(io(&dir))
+        Ok(())
     }
 
     fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress {
-        if is_base_snapshot(snapshot_id) {
-            return SnapshotProgress {
-                percent: 100,
-                done: true,
-                error: None,
-            };
-        }
         let dir = self.snapshot_dir(snapshot_id);
-        let alive = is_locked(&dir);
-        let progress = get_json::<Progress>(&dir.join("progress.json")).unwrap_or_default();
-        let died = !alive && !progress.done && progress.error.is_none();
+        let taking = is_locked(&dir);
+        let done = is_base_snapshot(snapshot_id) || dir.join("chain.json").exists();
         SnapshotProgress {
-            percent: progress.percent,
-            done: progress.done,
-            error: if died {
-                Some("the writer of the disk died".to_owned())
-            } else {
-                progress.error
-            },
+            percent: if done { 100 } else { 0 },
+            done,
+            error: (!done && !taking).then(|| "the process that took it died".to_owned()),
         }
     }
 
@@ -469,19 +458,31 @@ impl Driver for NspawnDriver {
         self.prune()
     }
 
-    fn disk(&self, snapshot_id: &str) -> Option<PathBuf> {
+    fn disk(&self, snapshot_id: &str) -> Result<SnapshotDisk, DriverError> {
         let dir = self.snapshot_dir(snapshot_id);
-        if !self.snapshot_progress(snapshot_id).done {
-            return None;
+        let there = |name| dir.join(name).exists();
+        if !there("chain.json") || there("deleted") {
+            return Ok(SnapshotDisk::None);
         }
-        let there = || dir.join(MANIFEST).is_file() || dir.join(RAW).is_file();
-        if !there() && dir.join("chain.json").exists() && !dir.join("deleted").exists() {
-            if let Some(lock) = try_lock(&dir).ok()? {
-                self.detach("local-snapshot", &dir, lock).ok()?;
+        let laid = || there(MANIFEST) || there(RAW);
+        let state = || match laid() {
+            true => SnapshotDisk::At(dir.clone()),
+            false => SnapshotDisk::Writing,
+        };
+        if laid() && there(REPORT) {
+            return Ok(state());
+        }
+        let Some(lock) = try_lock(&dir).map_err(io(&dir))? else {
+            return Ok(state());
+        };
+        // The writer may have ended in between; one that was killed is followed by another.
+        if !there(REPORT) {
+            if let Some(reason) = snapshot::take_failure(&dir).filter(|_| !laid()) {
+                return Err(failed(reason));
             }
-            snapshot::report(&dir).ok()?;
+            self.detach("local-snapshot", &dir, lock)?;
         }
-        there().then_some(dir)
+        Ok(state())
     }
 }
 

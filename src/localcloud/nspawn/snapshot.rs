@@ -1,28 +1,25 @@
 //! Snapshots: a machine's layer is frozen at once, its disk is written by a process of its own.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rustix::fs::FlockOperation;
-use rustix::process::Pid;
 use sha2::{Digest, Sha256};
 
 use super::blocks::{Blocks, MANIFEST};
 use super::files::{
-    Progress, REPORT, SURVEYS, Status, TREE, get_json, make_root, put_json, remove_dir, remove_disk,
+    FAILED, REPORT, SURVEYS, Status, TREE, get_json, make_root, put_json, remove_dir, remove_disk,
 };
 use super::overlay;
 use crate::image::SOURCE_DATE;
 use crate::image::disk::{self, DiskReport, DiskSpec};
-use crate::image::tree::{Known, Survey, Tree};
+use crate::image::tree::{Known, Tree};
 use crate::localcloud::driver::{Power, SnapshotSpec};
 
-/// How often the writer looks whether its disk has been deleted.
+/// How often the writer looks whether it is its turn.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Freezes the root of a machine into `dir/layer` and writes `dir/chain.json`.
@@ -72,20 +69,18 @@ pub fn main(dir: &Path) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
-    let of_disk = dir.join("progress.json");
-    if get_json(&of_disk).is_ok_and(|progress: Progress| progress.done) {
-        // Nobody waits for what is missing; who asks for it finds that it is not there.
-        eprintln!("{}: {error}", dir.display());
-        return ExitCode::FAILURE;
-    }
-    let failed = Progress {
-        percent: 0,
-        done: false,
-        error: Some(error.to_string()),
-    };
-    // If this fails too: the lock falls with this process, and then the disk counts as failed.
-    let _ = put_json(&of_disk, &failed);
+    eprintln!("{}: {error}", dir.display());
+    // Where this cannot be written either, it has died.
+    let _ = std::fs::write(dir.join(FAILED), error.to_string());
     ExitCode::FAILURE
+}
+
+/// Why the disk in a snapshot's directory could not be written, if it could not; it is told once.
+pub fn take_failure(dir: &Path) -> Option<String> {
+    let path = dir.join(FAILED);
+    let reason = std::fs::read_to_string(&path).ok()?;
+    std::fs::remove_file(&path).ok()?;
+    Some(reason)
 }
 
 /// What is on the disk in a snapshot's directory. Its checksum comes after the disk: this waits for the writer to end.
@@ -117,34 +112,17 @@ fn seed(size_gib: u64) -> [u8; 32] {
 /// Lets everything else go first: what is left is the checksum of the whole disk, for which a bake does not wait. Where that
 /// cannot be had, nothing is lost but time.
 fn be_patient() {
-    // Of a core that another one wants, too, it gets a tenth (sched(7)).
-    const NICE: i32 = 10;
-    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
-    for thread in threads.flatten() {
-        let name = thread.file_name();
-        let id = name.to_str().and_then(|id| id.parse().ok());
-        if let Some(id) = id.and_then(Pid::from_raw) {
-            let _ = rustix::process::setpriority_process(Some(id), NICE);
-        }
-    }
+    // Of a core that another one wants, too, it gets a hundredth (sched(7)).
+    const NICE: i32 = 19;
+    let _ = rustix::process::setpriority_process(None, NICE);
     // A session is one group to the kernel's scheduler, and counts as one whatever the values in it are (sched(7), "The
     // autogroup feature").
     let _ = std::fs::write("/proc/self/autogroup", NICE.to_string());
 }
 
-/// Looks at the contents of a snapshot's tree. What its lower layers have is known from the disks before it.
-fn survey(dir: &Path, tree: &Tree, began: i64) -> crate::image::Result<Vec<Survey>> {
-    let cloud = dir.parent().and_then(Path::parent);
-    let note = cloud.unwrap_or(Path::new("/")).join(SURVEYS);
-    let mut known = Known::read(&note);
-    let contents = tree.survey_knowing(&known)?;
-    known.add(tree, &contents, began);
-    // Without it the next disk takes longer, and that is all.
-    let _ = known.write(&note);
-    Ok(contents)
-}
-
 fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    // What is left of a writer that is killed.
+    std::fs::write(dir.join(FAILED), "the writer of the disk died")?;
     let spec: SnapshotSpec = get_json(&dir.join("spec.json"))?;
     let chain: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
     overlay::private_namespace()?;
@@ -152,49 +130,46 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     remove_dir(&root)?;
     std::fs::create_dir(&root)?;
     overlay::mount_layers(&chain, &root)?;
-    let began = Timestamp::now().as_second();
+    // What its lower layers have is known from the disks before it.
+    let cloud = dir.parent().and_then(Path::parent);
+    let note = cloud.unwrap_or(Path::new("/")).join(SURVEYS);
+    let mut known = Known::read(&note);
     let tree = Tree::scan(&root, SOURCE_DATE)?;
-    let contents = survey(dir, &tree, began)?;
+    let contents = tree.survey_knowing(&known)?;
+    known.add(&tree, &contents);
     let disk_spec = DiskSpec {
         size_bytes: spec.size_gib << 30,
         seed: seed(spec.size_gib),
         source_date: SOURCE_DATE,
     };
-    // Of a snapshot that was complete without its disk, nobody waits for that.
-    let before: Progress = get_json(&dir.join("progress.json"))?;
-    let shown = Cell::new(if before.done { 100 } else { 0 });
-    let progress = |percent: u8| {
-        if percent > shown.get() && percent < 100 {
-            shown.set(percent);
-            // Only a picture of the work; its end is written by `main`.
-            let _ = put_json(
-                &dir.join("progress.json"),
-                &Progress {
-                    percent,
-                    done: false,
-                    error: None,
-                },
-            );
-        }
-    };
     let blocks = Blocks::beside(dir);
     let unnamed = blocks.writing()?;
-    let laid = disk::lay(&tree, contents, &disk_spec, blocks, &progress)?;
+    let mut laid = disk::lay(&tree, contents, &disk_spec, blocks, &known)?;
     // The manifest of the blocks last: with it, the disk counts as being there.
     let text = tempfile::NamedTempFile::new_in(dir)?;
     std::fs::write(text.path(), &laid.tree)?;
     text.persist(dir.join(TREE))?;
     put_json(&dir.join(MANIFEST), &laid.blocks)?;
     drop(unnamed);
-    put_json(&dir.join("progress.json"), &Progress::complete())?;
     be_patient();
-    while !laid.is_finished() {
-        if dir.join("deleted").exists() {
-            return Ok(());
+    laid.note(&mut known);
+    // Without it the next disk takes longer, and that is all.
+    let _ = known.write(&note);
+    drop(known);
+    let deleted = || dir.join("deleted").exists();
+    let blocks = Blocks::beside(dir);
+    let _turn = loop {
+        match blocks.turn()? {
+            Some(turn) => break turn,
+            None if deleted() => return Ok(()),
+            None => std::thread::sleep(LOOK),
         }
-        std::thread::sleep(LOOK);
-    }
-    put_json(&dir.join(REPORT), &laid.finish()?.report)?;
+    };
+    let Some(written) = laid.finish(&deleted)? else {
+        return Ok(());
+    };
+    put_json(&dir.join(REPORT), &written.report)?;
+    std::fs::remove_file(dir.join(FAILED))?;
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
     std::fs::remove_dir(&root)?;
     Ok(())

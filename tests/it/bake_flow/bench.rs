@@ -4,13 +4,12 @@
 //! Packer, which is given the same waits. It asserts no time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use piaas_bake::clock::SystemClock;
 use piaas_bake::localcloud::driver::{
-    CommandRecord, CommandSpec, DriverError, LaunchSpec, Observation, Power, SnapshotProgress,
-    SnapshotSpec,
+    CommandRecord, CommandSpec, DriverError, LaunchSpec, Observation, Power, SnapshotDisk,
+    SnapshotProgress, SnapshotSpec,
 };
 
 use super::*;
@@ -140,7 +139,7 @@ impl Driver for Paced {
         self.machines.delete_snapshot(id)
     }
 
-    fn disk(&self, id: &str) -> Option<PathBuf> {
+    fn disk(&self, id: &str) -> Result<SnapshotDisk, DriverError> {
         self.machines.disk(id)
     }
 }

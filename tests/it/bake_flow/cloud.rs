@@ -252,10 +252,6 @@ impl Driver for Directories {
         self.snapshots.lock().unwrap().remove(snapshot_id);
         Ok(())
     }
-
-    fn disk(&self, _snapshot_id: &str) -> Option<PathBuf> {
-        None
-    }
 }
 
 /// What goes wrong on the wire, at the request with this number (from 0).

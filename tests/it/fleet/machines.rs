@@ -1,12 +1,11 @@
 //! Machines that play a script, and tell the CI server what becomes of them.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use piaas_bake::clock::SharedClock;
 use piaas_bake::localcloud::driver::{
-    CommandRecord, CommandSpec, Driver, DriverError, LaunchSpec, Observation, SnapshotProgress,
-    SnapshotSpec,
+    CommandRecord, CommandSpec, Driver, DriverError, LaunchSpec, Observation, SnapshotDisk,
+    SnapshotProgress, SnapshotSpec,
 };
 use piaas_bake::localcloud::scripted::{Outcome, Scripted};
 
@@ -107,7 +106,7 @@ impl Driver for Machines {
         self.scripted.delete_snapshot(snapshot_id)
     }
 
-    fn disk(&self, snapshot_id: &str) -> Option<PathBuf> {
+    fn disk(&self, snapshot_id: &str) -> Result<SnapshotDisk, DriverError> {
         self.scripted.disk(snapshot_id)
     }
 }

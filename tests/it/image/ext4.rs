@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use piaas_bake::image::tree::{Content, HostFile, Kind, Node, Tree};
+use piaas_bake::image::tree::{Content, HostFile, Kind, Known, Node, Tree};
 use piaas_bake::image::{ImageError, Pieces, Region, ext4, output};
 use proptest::prelude::*;
 
@@ -28,7 +28,8 @@ fn write_ext4(tree: &Tree, bytes: u64, path: &Path) -> Result<(), ImageError> {
     let region = Region::new(&pieces, 0, bytes);
     ext4::write(tree, &tree.survey()?, region, &options())?;
     let path = path.to_owned();
-    output::write(pieces, &output::DiskFile { file, path }, |_, _| ())
+    let disk = output::DiskFile { file, path };
+    output::write(pieces, &disk, &Known::default(), |_| ())
 }
 
 /// Every second block is a hole.
