@@ -287,9 +287,10 @@ mod tests {
     use super::super::Region;
     use super::*;
 
-    /// A disk that says which of its blocks have been put.
+    /// A disk that notes which blocks are put, beside those that it has.
     struct Counting {
         disk: DiskFile,
+        has: Mutex<Vec<Block>>,
         put: Mutex<Vec<Block>>,
     }
 
@@ -299,7 +300,7 @@ mod tests {
         }
 
         fn has(&self, block: &Block) -> bool {
-            self.put.lock().unwrap().contains(block)
+            self.has.lock().unwrap().contains(block)
         }
 
         fn put(&self, block: &Block, bytes: &[u8], data: &[Range<usize>]) -> io::Result<()> {
@@ -330,6 +331,7 @@ mod tests {
                 file,
                 path: "disk".into(),
             },
+            has: Mutex::default(),
             put: Mutex::default(),
         };
         let mut known = Known::default();
@@ -372,11 +374,7 @@ mod tests {
             }));
             let mut put = std::mem::take(&mut *disk.put.lock().unwrap());
             put.sort_by_key(|block| block.0);
-            // What it has is what it had.
-            disk.put
-                .lock()
-                .unwrap()
-                .extend(blocks.iter().map(|written| written.block));
+            disk.has.lock().unwrap().extend(&put);
             put.into_iter().map(|block| block.0).collect::<Vec<_>>()
         };
         let all: Vec<u64> = (0..7).chain(16..23).chain([30]).collect();
