@@ -43,4 +43,5 @@ pub mod recipe;
 pub mod render;
 pub mod roll;
 pub mod vm;
+pub mod whole;
 pub mod worker;

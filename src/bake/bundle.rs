@@ -140,12 +140,20 @@ impl Bundle {
         format!("{fetch}{}", self.unpack())
     }
 
-    /// Checks and unpacks what has arrived, in parts or as a whole.
+    /// Checks and unpacks what has arrived, in parts or as a whole. Before the first step, it is noted which packages are there.
     fn unpack(&self) -> String {
+        let note = match self.lists.contains_key(List::Steps.as_str()) {
+            true => format!(
+                "\n[ -e {} ] || {{\nset -- before\n{}}}",
+                self.packages_before(),
+                self.packages()
+            ),
+            false => String::new(),
+        };
         format!(
             "set -eu\numask 022\ncd {}\nif [ -d parts ]; then cat parts/* >bundle.tar.gz; fi\n\
              echo '{}  bundle.tar.gz' | sha256sum -c --status - || {{ echo 'bundle.tar.gz: wrong checksum' >&2; \
-             rm -rf parts; exit 1; }}\ntar --no-same-owner -xzf bundle.tar.gz\nrm -rf parts",
+             rm -rf parts; exit 1; }}\ntar --no-same-owner -xzf bundle.tar.gz\nrm -rf parts{note}",
             self.dir(),
             hex::encode(self.sha256)
         )
@@ -202,31 +210,29 @@ impl Bundle {
             .replace("@LIMIT@", &FOLLOW_BYTES.to_string())
     }
 
-    /// The command that cleans the machine. Repeated, it goes on from the copy that it made: the bundle is gone.
+    /// The command that prints a line with what [`Self::packages`] prints, cleans the machine, and fails with 1 and the paths
+    /// that are left if that left something; with 3 if the cleaning failed. Repeated, it goes on from the copy that it made:
+    /// the bundle is gone.
     #[must_use]
     pub fn seal(&self) -> String {
+        // The packages first: the cleaning removes the indexes of apt.
         format!(
-            "[ ! -e {SEALED}/seal.sh ] || exec /bin/sh {SEALED}/seal.sh seal\nexec /bin/sh {}/seal.sh seal",
+            "(\n{}\n)\necho\n(\n[ ! -e {SEALED}/seal.sh ] || exec /bin/sh {SEALED}/seal.sh seal\n\
+             exec /bin/sh {}/seal.sh seal\n) >&2 || exit 3\nexec /bin/sh {SEALED}/seal.sh assert",
+            self.packages(),
             self.dir()
         )
     }
 
-    /// The command that notes which packages are there before the first step.
-    #[must_use]
-    pub fn packages_before(&self) -> String {
-        format!("set -- before\n{}", self.packages())
+    /// Where it is noted which packages were there before the first step.
+    fn packages_before(&self) -> String {
+        format!("{}/packages-before", self.dir())
     }
 
     /// The command that prints which packages have been installed since; see [`super::packages`].
     #[must_use]
     pub fn packages(&self) -> String {
-        PACKAGES.replace("@BEFORE@", &format!("{}/packages-before", self.dir()))
-    }
-
-    /// The command that fails if the cleaning left something.
-    #[must_use]
-    pub fn assert_sealed() -> String {
-        format!("exec /bin/sh {SEALED}/seal.sh assert")
+        PACKAGES.replace("@BEFORE@", &self.packages_before())
     }
 }
 

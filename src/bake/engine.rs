@@ -374,7 +374,6 @@ pub(super) async fn build(run: &mut Run<'_>, bundle: &Bundle) -> Result<Built, F
     run.enter(Phase::Launch)?;
     remove_stale(run).await?;
     let (groups, builder) = equipped(run, bundle).await?;
-    commands::note_packages(run, &builder, bundle).await?;
     run.enter(Phase::Provision)?;
     match run.layers {
         Some(patience) => scripts::provision(run, &builder, bundle, patience).await?,
@@ -383,9 +382,7 @@ pub(super) async fn build(run: &mut Run<'_>, bundle: &Bundle) -> Result<Built, F
     run.enter(Phase::Validate)?;
     scripts::execute(run, &builder, bundle, List::Validate).await?;
     run.enter(Phase::Seal)?;
-    // Before the cleaning: it removes the indexes of apt.
-    let installed = commands::packages(run, &builder, bundle).await?;
-    commands::seal(run, &builder, bundle).await?;
+    let installed = commands::seal(run, &builder, bundle).await?;
     run.enter(Phase::Stop)?;
     launch::stop(run, &builder).await?;
 

@@ -336,7 +336,9 @@ mod tests {
         };
         let mut known = Known::default();
         let mut write = |now, table: &str| {
-            let tree = crate::image::tree::Tree::scan_at(directory.path(), 0, now).unwrap();
+            let tree =
+                crate::image::tree::Tree::scan_at(directory.path(), 0, now, &Known::default())
+                    .unwrap();
             let pieces = Pieces::default();
             let region = Region::new(&pieces, 0, 16 << 20);
             let lies = [("one", 0), ("other", 8 << 20)];

@@ -157,7 +157,7 @@ pub enum SnapshotDisk {
     None,
     /// It is being written.
     Writing,
-    /// Where it is kept: a directory with what is known of it, from which [`super::nspawn::blocks::raw`] gives the disk as a
+    /// Where it is kept: a directory with what is known of it, from which [`super::nspawn::blocks::assemble`] gives the disk as a
     /// file.
     At(PathBuf),
 }

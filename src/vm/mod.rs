@@ -40,7 +40,7 @@ const TICK: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Order<'a> {
     pub image_name: &'a str,
-    /// Absolute path of the raw disk.
+    /// Absolute path of the raw disk; it is opened again for each machine.
     pub disk: &'a Path,
     /// What the disk holds.
     pub tree: &'a TreeManifest,

@@ -156,12 +156,15 @@ fn a_recipe_becomes_a_tested_image_and_a_hostile_value_arrives_unchanged() {
 
     // The disk is a disk: e2fsck and sgdisk agree.
     let disk = sandbox.path().join("disk.raw");
-    let _ = run(
-        &sandbox,
-        &["images", "export", &image, "-o", disk.to_str().unwrap()],
-    )
-    .expect_code(0);
+    let export = ["images", "export", &image, "-o", disk.to_str().unwrap()];
+    let _ = run(&sandbox, &export).expect_code(0);
     judge_disk(&disk);
+    let over = run(&sandbox, &export).expect_code(1);
+    assert!(
+        over.stderr.contains("choose a file that does not exist"),
+        "{}",
+        over.stderr
+    );
     assert_nothing_left(&sandbox.state());
 }
 

@@ -1,6 +1,7 @@
 //! A secret on real machines: lent from the environment, read by the machine with its role, in memory while a step
 //! runs, and nowhere afterwards. On the way, trees, conditions and labels.
 
+use std::fs::File;
 use std::os::unix::fs::symlink;
 
 use piaas_bake::localcloud::nspawn::blocks;
@@ -110,7 +111,9 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
     assert!(!baked.stdout.contains("Never"), "{}", baked.stdout);
     // The search reaches into disks: the sum is in a file of the image.
     for snapshot in std::fs::read_dir(sandbox.state().join("cloud/snapshots")).unwrap() {
-        blocks::raw(&snapshot.unwrap().path()).unwrap();
+        let snapshot = snapshot.unwrap().path();
+        let disk = File::create(snapshot.join("disk.raw")).unwrap();
+        blocks::assemble(&snapshot, &disk).unwrap();
     }
     let with_sum = holding(&sandbox.state(), &sum);
     assert!(

@@ -146,40 +146,29 @@ pub(super) async fn alive(run: &Run<'_>, instance: &str) -> Result<(), Failure> 
     }
 }
 
-/// Notes on the machine which packages are there before the first step.
-pub async fn note_packages(
-    run: &mut Run<'_>,
-    instance: &str,
-    bundle: &Bundle,
-) -> Result<(), Failure> {
-    command(
-        run,
-        instance,
-        "note the packages",
-        &bundle.packages_before(),
-    )
-    .await?;
-    Ok(())
-}
-
-/// What was installed since. A machine that cannot tell does not fail the bake; its image is only not watched.
+/// What was installed since the bundle came. A machine that cannot tell does not fail the bake; its image is only not watched.
 pub async fn packages(
     run: &mut Run<'_>,
     instance: &str,
     bundle: &Bundle,
 ) -> Result<Option<Part>, Failure> {
     let ended = finish(run, instance, &bundle.packages(), "note the packages").await?;
-    let part = match ended.verdict {
-        Verdict::Success => unpack(&ended.stdout).and_then(|text| packages::read(&text)),
-        _ => None,
+    let printed = match ended.verdict {
+        Verdict::Success => ended.stdout.as_str(),
+        _ => "",
     };
+    Ok(installed(run, printed))
+}
+
+fn installed(run: &mut Run<'_>, printed: &str) -> Option<Part> {
+    let part = unpack(printed).and_then(|text| packages::read(&text));
     if part.is_none() {
         run.emit(Event::Note {
             text: "the packages could not be noted: `rebake --stale` will not know when they move"
                 .to_owned(),
         });
     }
-    Ok(part)
+    part
 }
 
 /// Reads a text of a machine, in as many pieces as it takes: a command's output has a limit (`GetCommandInvocation`,
@@ -219,20 +208,19 @@ fn unpack(printed: &str) -> Option<String> {
     Some(text)
 }
 
-/// Cleans the machine, then asserts that it is clean.
-pub async fn seal(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<(), Failure> {
-    command(run, instance, "seal the machine", &bundle.seal()).await?;
-    let ended = finish(
-        run,
-        instance,
-        &Bundle::assert_sealed(),
-        "assert that the machine is sealed",
-    )
-    .await?;
+/// Cleans the machine, and asserts that it is clean; gives what was installed, as [`packages`] does.
+pub async fn seal(
+    run: &mut Run<'_>,
+    instance: &str,
+    bundle: &Bundle,
+) -> Result<Option<Part>, Failure> {
+    const WHAT: &str = "seal the machine";
+    let ended = finish(run, instance, &bundle.seal(), WHAT).await?;
+    let (packages, remains) = ended.stdout.split_once('\n').unwrap_or_default();
     match ended.verdict {
-        Verdict::Success => Ok(()),
-        Verdict::Failed(1) if !ended.stdout.trim().is_empty() => {
-            let paths: BTreeSet<&str> = ended.stdout.lines().collect();
+        Verdict::Success => Ok(installed(run, packages)),
+        Verdict::Failed(1) if !remains.trim().is_empty() => {
+            let paths: BTreeSet<&str> = remains.lines().collect();
             let own = &run.plan.sealed;
             Err(Failure::NotSealed {
                 place: "builder",
@@ -243,7 +231,7 @@ pub async fn seal(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<
             })
         }
         verdict => Err(Failure::Command {
-            what: "assert that the machine is sealed",
+            what: WHAT,
             instance: instance.to_owned(),
             verdict,
             said: ended.stderr,

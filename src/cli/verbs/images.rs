@@ -1,5 +1,6 @@
 //! `images`: what was baked.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::cli::{exit, output};
 use crate::digest::{Manifest, Under};
 use crate::image::tree::TreeManifest;
 use crate::localcloud::driver::{DriverError, SnapshotDisk};
-use crate::localcloud::nspawn::blocks;
+use crate::localcloud::nspawn::blocks::{self, AssembleError};
 use crate::localcloud::nspawn::files::TREE;
 
 pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
@@ -160,13 +161,14 @@ pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
             "only images of the local cloud are exported; on AWS use `aws ec2 export-image`",
         ));
     };
-    let disk = raw(&disk)?;
-    let copied = copy_sparse(&disk, to)
+    let file = File::create_new(to)
         .map_err(|error| io("write", to, &error).hint("choose a file that does not exist"))?;
+    let bytes = assemble(&disk, &file, to).inspect_err(|_| {
+        // What is not whole is no disk; the failure itself is what counts.
+        let _ = std::fs::remove_file(to);
+    })?;
     match context.format {
-        Format::Json => {
-            output::json(&json!({ "image_id": image.id, "path": to, "bytes": copied }))?
-        }
+        Format::Json => output::json(&json!({ "image_id": image.id, "path": to, "bytes": bytes }))?,
         Format::Human => output::data(&format!("{}\n", to.display()))?,
     }
     Ok(exit::DONE)
@@ -336,14 +338,16 @@ fn no_disk(image: &Image) -> String {
     format!("{} has no disk on this host", image.id)
 }
 
-/// The disk that is kept there as a file.
+/// Writes the disk that is kept there into a file; gives its size.
 ///
 /// # Errors
-/// It cannot be put together.
-pub fn raw(disk: &Path) -> Result<PathBuf, CliError> {
-    blocks::raw(disk).map_err(|error| {
-        io("put together", &disk.join(blocks::RAW), &error)
-            .hint("bake the image again, with --force: that writes what is damaged anew")
+/// It cannot be read, or not be written.
+pub fn assemble(disk: &Path, to: &File, place: &Path) -> Result<u64, CliError> {
+    blocks::assemble(disk, to).map_err(|error| match error {
+        AssembleError::Write(error) => io("write", place, &error),
+        error => CliError::failure("the disk is not whole any more")
+            .because(&error)
+            .hint("bake the image again, with --force: that writes what is not there anew"),
     })
 }
 
@@ -388,42 +392,6 @@ fn as_json(image: &Image) -> serde_json::Value {
     })
 }
 
-/// Copies a disk, leaving its holes holes; never over an existing file. Gives its size in bytes.
-fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<u64> {
-    use rustix::fs::{SeekFrom, seek};
-    use std::io::{Read as _, Seek as _, Write as _};
-
-    let mut source = std::fs::File::open(from)?;
-    let mut target = std::fs::File::create_new(to)?;
-    let size = source.metadata()?.len();
-    target.set_len(size)?;
-    let mut position = 0;
-    let mut buffer = vec![0; 1 << 20];
-    while position < size {
-        let data = match seek(&source, SeekFrom::Data(position)) {
-            Ok(data) => data,
-            // Nothing but a hole follows (lseek(2), SEEK_DATA).
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let hole = seek(&source, SeekFrom::Hole(data))?;
-        source.seek(std::io::SeekFrom::Start(data))?;
-        target.seek(std::io::SeekFrom::Start(data))?;
-        let mut left = hole - data;
-        while left > 0 {
-            let part = buffer
-                .len()
-                .min(usize::try_from(left).unwrap_or(usize::MAX));
-            source.read_exact(&mut buffer[..part])?;
-            target.write_all(&buffer[..part])?;
-            left -= part as u64;
-        }
-        position = hole;
-    }
-    target.sync_all()?;
-    Ok(size)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,22 +420,5 @@ mod tests {
         assert_eq!(found(&both).as_deref(), Some("ami-new"));
         let only = BTreeMap::from([(Candidate, "ami-new".to_owned())]);
         assert_eq!(of_recipe(vec![image("ami-new")], &only), None);
-    }
-
-    #[test]
-    fn a_copy_is_equal_sparse_and_never_overwrites() {
-        use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-        let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
-        let file = std::fs::File::create(&from).unwrap();
-        file.set_len(64 << 20).unwrap();
-        file.write_all_at(b"middle", 32 << 20).unwrap();
-        assert_eq!(copy_sparse(&from, &to).unwrap(), 64 << 20);
-        assert_eq!(std::fs::read(&from).unwrap(), std::fs::read(&to).unwrap());
-        assert!(std::fs::metadata(&to).unwrap().blocks() * 512 < 4 << 20);
-        assert_eq!(
-            copy_sparse(&from, &to).unwrap_err().kind(),
-            std::io::ErrorKind::AlreadyExists
-        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use serde_json::json;
@@ -9,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::bake::chance;
-use super::images::{disk, find, raw, tree};
+use super::images::{assemble, disk, find, tree};
 use super::plan::prepare;
 use crate::aws::tags;
 use crate::bake::cancel_pair;
@@ -53,8 +54,6 @@ pub async fn run(context: &Context, args: &TestArgs) -> CliResult {
         );
     };
     let (_, tree) = tree(&disk)?;
-    let disk = raw(&disk)?;
-    let disk = std::fs::canonicalize(&disk).map_err(|error| io("find", &disk, &error))?;
     let layers = layers(context, &image, args)?;
     let tests: Vec<_> = layers.iter().flat_map(|one| one.test.clone()).collect();
     let payloads = layers.iter().flat_map(|one| one.payloads.clone()).collect();
@@ -63,6 +62,10 @@ pub async fn run(context: &Context, args: &TestArgs) -> CliResult {
     let dir = context.settings.state_dir.join("vm").join(run.to_string());
     std::fs::create_dir_all(&dir).map_err(|error| io("make", &dir, &error))?;
     let dir = std::fs::canonicalize(&dir).map_err(|error| io("find", &dir, &error))?;
+    // Without a name: whatever becomes of this process, the disk goes with it.
+    let file = tempfile::tempfile_in(&dir).map_err(|error| io("write in", &dir, &error))?;
+    assemble(&disk, &file, &dir)?;
+    let disk = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     let metadata = serve_metadata(&connected, &image, &dir)?;
     let (canceller, cancel) = cancel_pair();
     interrupt::on_signal(move || canceller.cancel())?;
@@ -78,7 +81,7 @@ pub async fn run(context: &Context, args: &TestArgs) -> CliResult {
     };
     let order = Order {
         image_name: &image.name,
-        disk: &disk,
+        disk: Path::new(&disk),
         tree: &tree,
         tests: &tests,
         payloads: &payloads,

@@ -259,16 +259,9 @@ pub fn inspect(tree: &TreeManifest, own: &[Sealed]) -> Vec<Found> {
             leak: Some((*leak).clone()),
         })
     };
-    let shares: Vec<&[Entry]> = tree.entries.chunks(SHARE).collect();
-    let found = parallel::map(&shares, |share| share.iter().filter_map(found).collect());
-    found
-        .into_iter()
-        .flat_map(|found: Vec<Found>| found)
-        .collect()
+    let found = parallel::map_small(&tree.entries, found);
+    found.into_iter().flatten().collect()
 }
-
-/// Entries of a tree that a core takes at a time.
-const SHARE: usize = 500;
 
 impl Leak {
     /// Whether this entry of a tree with these paths is one that it does away with.

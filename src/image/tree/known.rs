@@ -14,7 +14,7 @@ use std::path::Path;
 use rustix::fs::Statx;
 use sha2::{Digest as _, Sha256};
 
-use super::{Content, Kind, Survey, Tree};
+use super::{Content, Kind, Survey, Tree, Xattrs};
 
 /// By what a file is recognised. Not by its device: that of a mounted overlay is another each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,10 +80,18 @@ pub(crate) struct KnownBlock {
     pub(crate) data_bytes: u64,
 }
 
+/// What is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct KnownFile {
+    survey: Survey,
+    /// Those that a tree keeps.
+    xattrs: Xattrs,
+}
+
 /// What is known of files and of blocks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
-    files: Latest<Stamp, Survey>,
+    files: Latest<Stamp, KnownFile>,
     blocks: Latest<Made, KnownBlock>,
 }
 
@@ -128,7 +136,7 @@ impl<K: Copy + Eq + Hash, V> Latest<K, V> {
 
 /// First bytes of the file; another way of writing it needs another one. What cannot be read is not there: all of it can be
 /// found out again.
-const MAGIC: &[u8; 8] = b"surveys2";
+const MAGIC: &[u8; 8] = b"surveys3";
 /// Says which boot of this host it is. After a power cut a file may have its size and its times and not its bytes.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// Files at the most: those of some five whole systems.
@@ -151,18 +159,19 @@ impl Known {
     /// # Errors
     /// The file system refuses.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let file = tempfile::NamedTempFile::new_in(dir)?;
-        std::fs::write(file.path(), self.text())?;
-        file.persist(path)?;
-        Ok(())
+        crate::whole::write(path, &self.text())
     }
 
     pub(super) fn get(&self, content: &Content) -> Option<&Survey> {
         match content {
-            Content::Host(file) => self.files.map.get(&file.stamp?),
+            Content::Host(file) => Some(&self.files.map.get(&file.stamp?)?.survey),
             Content::Bytes(_) => None,
         }
+    }
+
+    /// The attributes of a file: whoever changes one sets its time of change, too.
+    pub(super) fn xattrs(&self, stamp: &Stamp) -> Option<&Xattrs> {
+        Some(&self.files.map.get(stamp)?.xattrs)
     }
 
     pub(crate) fn block(&self, made: &Made) -> Option<KnownBlock> {
@@ -177,7 +186,13 @@ impl Known {
             Kind::File {
                 content: Content::Host(file),
                 ..
-            } => Some((file.stamp?, survey.clone())),
+            } => {
+                let known = KnownFile {
+                    survey: survey.clone(),
+                    xattrs: node.xattrs.clone(),
+                };
+                Some((file.stamp?, known))
+            }
             _ => None,
         });
         self.files.add(seen, MOST);
@@ -189,19 +204,26 @@ impl Known {
     }
 
     /// Little-endian: the magic, the SHA-256 of [`BOOT`], the number of files, then of each file its stamp, SHA-256, the number
-    /// of runs of data and their starts and ends; of each block what it is made of, its SHA-256 and its bytes of data;
+    /// of runs of data and their starts and ends, the number of attributes and their names and values, each with its
+    /// length before it; of each block what it is made of, its SHA-256 and its bytes of data;
     /// the SHA-256 of all of it.
     fn text(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(boot());
         out.extend((self.files.order.len() as u64).to_le_bytes());
-        for (stamp, survey) in self.files.iter() {
+        let number = |out: &mut Vec<u8>, number: usize| out.extend((number as u64).to_le_bytes());
+        for (stamp, KnownFile { survey, xattrs }) in self.files.iter() {
             out.extend(stamp.bytes());
             out.extend(survey.sha256);
-            out.extend((survey.data.len() as u64).to_le_bytes());
+            number(&mut out, survey.data.len());
             for run in &survey.data {
                 out.extend(run.start.to_le_bytes());
                 out.extend(run.end.to_le_bytes());
+            }
+            number(&mut out, xattrs.len());
+            for text in xattrs.iter().flat_map(|(name, value)| [name, value]) {
+                number(&mut out, text.len());
+                out.extend(text);
             }
         }
         for (made, block) in self.blocks.iter() {
@@ -237,7 +259,13 @@ fn parse(bytes: &[u8]) -> Option<Known> {
             let start = u64::from_le_bytes(*take(&mut rest)?);
             data.push(start..u64::from_le_bytes(*take(&mut rest)?));
         }
-        known.files.map.insert(stamp, Survey { sha256, data });
+        let mut xattrs = Xattrs::new();
+        for _ in 0..u64::from_le_bytes(*take(&mut rest)?) {
+            let name = take_text(&mut rest)?;
+            xattrs.insert(name, take_text(&mut rest)?);
+        }
+        let survey = Survey { sha256, data };
+        known.files.map.insert(stamp, KnownFile { survey, xattrs });
         known.files.order.push(stamp);
     }
     while !rest.is_empty() {
@@ -256,6 +284,13 @@ fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     let (first, after) = rest.split_first_chunk()?;
     *rest = after;
     Some(first)
+}
+
+fn take_text(rest: &mut &[u8]) -> Option<Vec<u8>> {
+    let length = u64::from_le_bytes(*take(rest)?);
+    let (text, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    *rest = after;
+    Some(text.to_vec())
 }
 
 #[cfg(test)]
@@ -282,7 +317,8 @@ mod tests {
         known.add(&fresh, &fresh.survey().unwrap());
         assert_eq!(known, Known::default());
         // Ten seconds later.
-        let scan = || Tree::scan_at(&root, 0, now() + 10).unwrap();
+        let scan_knowing = |known: &Known| Tree::scan_at(&root, 0, now() + 10, known).unwrap();
+        let scan = || scan_knowing(&Known::default());
         let tree = scan();
         let surveys = tree.survey().unwrap();
         known.add(&tree, &surveys);
@@ -290,10 +326,20 @@ mod tests {
         assert_eq!(Known::read(&note), known);
         assert_eq!(tree.survey_knowing(&known).unwrap(), surveys);
 
+        // Its attributes are not asked for either.
+        let attribute = Xattrs::from([(b"user.a".to_vec(), b"1".to_vec())]);
+        let mut wrong = known.clone();
+        for file in wrong.files.map.values_mut() {
+            file.xattrs.clone_from(&attribute);
+        }
+        let told = scan_knowing(&wrong);
+        let files = told.nodes().iter().filter(|node| !node.is_directory());
+        assert!(files.clone().count() == 2 && files.clone().all(|node| node.xattrs == attribute));
+
         // It is not read: what is known of it is what counts.
         let mut wrong = known.clone();
-        for survey in wrong.files.map.values_mut() {
-            survey.sha256 = [7; 32];
+        for file in wrong.files.map.values_mut() {
+            file.survey.sha256 = [7; 32];
         }
         let told = tree.survey_knowing(&wrong).unwrap();
         assert_eq!(
@@ -328,12 +374,18 @@ mod tests {
             changed: (1, 2),
             modified: (3, 4),
         };
-        let survey = Survey {
-            sha256: [5; 32],
-            data: vec![0..1, 2..3],
+        let file = KnownFile {
+            survey: Survey {
+                sha256: [5; 32],
+                data: vec![0..1, 2..3],
+            },
+            xattrs: Xattrs::from([
+                (b"user.a".to_vec(), b"".to_vec()),
+                (b"b".to_vec(), b"1".to_vec()),
+            ]),
         };
         for inode in 0..MOST as u64 {
-            known.files.map.insert(of(inode), survey.clone());
+            known.files.map.insert(of(inode), file.clone());
             known.files.order.push(of(inode));
         }
         let block = KnownBlock {
@@ -344,12 +396,12 @@ mod tests {
         known.write(&note).unwrap();
         assert_eq!(Known::read(&note), known);
         let text = std::fs::read(&note).unwrap();
-        for broken in [&text[..text.len() - 1], &text[1..], b"", b"surveys2"] {
+        for broken in [&text[..text.len() - 1], &text[1..], b"", b"surveys3"] {
             std::fs::write(&note, broken).unwrap();
             assert_eq!(Known::read(&note), Known::default());
         }
         std::fs::write(directory.path().join("new"), "new").unwrap();
-        let tree = Tree::scan_at(directory.path(), 0, now() + 10).unwrap();
+        let tree = Tree::scan_at(directory.path(), 0, now() + 10, &Known::default()).unwrap();
         known.add(&tree, &tree.survey().unwrap());
         let Latest { map, order } = &known.files;
         assert_eq!((order.len(), map.len()), (MOST, MOST));

@@ -17,9 +17,6 @@ use crate::parallel;
 /// Name and version of the format. Another way of writing it needs another one.
 pub const FORMAT: &str = "piaas-bake/tree/1";
 
-/// Lines that a core reads at a time.
-const SHARE: usize = 500;
-
 /// A tree manifest that was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TreeManifest {
@@ -101,20 +98,10 @@ impl TreeManifest {
             return Err(serde::de::Error::custom(other));
         }
         let lines: Vec<&str> = lines.collect();
-        let shares: Vec<&[&str]> = lines.chunks(SHARE).collect();
-        let read = |share: &&[&str]| -> serde_json::Result<Vec<Entry>> {
-            share
-                .iter()
-                .map(|line| serde_json::from_str(line))
-                .collect()
-        };
-        let mut entries = Vec::with_capacity(lines.len());
-        for share in parallel::map(&shares, read) {
-            entries.extend(share?);
-        }
+        let entries = parallel::map_small(&lines, |line| serde_json::from_str(line));
         Ok(Self {
             packages: header.packages,
-            entries,
+            entries: entries.into_iter().collect::<serde_json::Result<_>>()?,
         })
     }
 

@@ -62,8 +62,11 @@ pub struct Node {
     /// Seconds since the epoch.
     pub mtime: i64,
     /// Full attribute names (`security.capability`) and values as `getxattr(2)` gives them.
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub xattrs: Xattrs,
 }
+
+/// Extended attributes by name.
+pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Node {
     /// A node of root's with no extended attributes.
@@ -75,7 +78,7 @@ impl Node {
             gid: 0,
             mode: mode & MODE_MASK,
             mtime,
-            xattrs: BTreeMap::new(),
+            xattrs: Xattrs::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Reading a directory of this host into a tree.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags};
 
 use super::super::{ImageError, Result};
-use super::{Content, HostFile, Kind, MODE_MASK, Node, NodeId, Stamp, Tree};
+use super::{Content, HostFile, Kind, Known, MODE_MASK, Node, NodeId, Stamp, Tree, Xattrs};
 use crate::parallel;
 
 /// Directories at the root that are filled anew at every boot: kept, but empty.
@@ -35,12 +35,25 @@ impl Tree {
     /// # Errors
     /// Something could not be read, or a file is covered by a mount.
     pub fn scan(root: &Path, source_date: i64) -> Result<Self> {
-        Self::scan_at(root, source_date, jiff::Timestamp::now().as_second())
+        Self::scan_knowing(root, source_date, &Known::default())
     }
 
-    /// As [`Self::scan`], at this time of this host's clock: files that have changed just now are not recognised later.
-    pub(crate) fn scan_at(root: &Path, source_date: i64, now: i64) -> Result<Self> {
-        let dates = Dates { source_date, now };
+    /// As [`Self::scan`], but does not ask for the attributes of files of which they are known already.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn scan_knowing(root: &Path, source_date: i64, known: &Known) -> Result<Self> {
+        let now = jiff::Timestamp::now().as_second();
+        Self::scan_at(root, source_date, now, known)
+    }
+
+    /// At this time of this host's clock: files that have changed just now are not recognised later.
+    pub(crate) fn scan_at(root: &Path, source_date: i64, now: i64, known: &Known) -> Result<Self> {
+        let way = Way {
+            source_date,
+            now,
+            known,
+        };
         let stat = stat(root)?;
         if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
             let error = std::io::Error::from(std::io::ErrorKind::NotADirectory);
@@ -48,7 +61,7 @@ impl Tree {
         }
         let top = node(&stat, Kind::Directory, xattrs(root, root)?, source_date);
         let mut scan = Scan {
-            listed: list_all(root, dates)?,
+            listed: list_all(root, way)?,
             tree: Self::new(top),
             linked: HashMap::new(),
         };
@@ -62,11 +75,14 @@ impl Tree {
     }
 }
 
-/// Seconds since the epoch.
-#[derive(Debug, Clone, Copy)]
-struct Dates {
+/// How a tree is looked at.
+#[derive(Clone, Copy)]
+struct Way<'k> {
+    /// Seconds since the epoch.
     source_date: i64,
+    /// Seconds since the epoch.
     now: i64,
+    known: &'k Known,
 }
 
 /// What a directory has: of a name what is there, and what tells whether it has another name, too.
@@ -80,11 +96,11 @@ struct Found {
 }
 
 /// Lists all directories, on all cores, level by level; by their paths.
-fn list_all(root: &Path, dates: Dates) -> Result<HashMap<Vec<u8>, Vec<Found>>> {
+fn list_all(root: &Path, way: Way<'_>) -> Result<HashMap<Vec<u8>, Vec<Found>>> {
     let mut all = HashMap::new();
     let mut level = vec![Vec::new()];
     while !level.is_empty() {
-        let lists = parallel::map(&level, |path: &Vec<u8>| list(root, path, dates));
+        let lists = parallel::map(&level, |path: &Vec<u8>| list(root, path, way));
         let mut below = Vec::new();
         for (path, found) in level.into_iter().zip(lists) {
             let found = found?;
@@ -98,7 +114,7 @@ fn list_all(root: &Path, dates: Dates) -> Result<HashMap<Vec<u8>, Vec<Found>>> {
 }
 
 /// What is in the directory that is `path` in the tree, sorted by name.
-fn list(root: &Path, path: &[u8], dates: Dates) -> Result<Vec<Found>> {
+fn list(root: &Path, path: &[u8], way: Way<'_>) -> Result<Vec<Found>> {
     let host = root.join(OsStr::from_bytes(path));
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&host).map_err(ImageError::io("list", &host))? {
@@ -123,7 +139,7 @@ fn list(root: &Path, path: &[u8], dates: Dates) -> Result<Vec<Found>> {
             name,
             host: host.join(name),
         };
-        all.extend(look(place, child, dates)?);
+        all.extend(look(place, child, way)?);
     }
     Ok(all)
 }
@@ -144,7 +160,7 @@ impl Place<'_> {
 }
 
 /// What is at a path; `None` for what has no place in a tree.
-fn look(place: Place<'_>, path: Vec<u8>, dates: Dates) -> Result<Option<Found>> {
+fn look(place: Place<'_>, path: Vec<u8>, way: Way<'_>) -> Result<Option<Found>> {
     let stat = stat_at(place.directory, place.name, &place.host)?;
     let file_type = FileType::from_raw_mode(stat.stx_mode.into());
     let mounted = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
@@ -152,14 +168,22 @@ fn look(place: Place<'_>, path: Vec<u8>, dates: Dates) -> Result<Option<Found>> 
         return Err(ImageError::Mounted { path: place.host });
     }
     let (major, minor) = (stat.stx_rdev_major, stat.stx_rdev_minor);
-    let attributes = xattrs(&place.short(), &place.host)?;
+    let stamp = Stamp::new(&stat);
+    let known = match file_type {
+        FileType::RegularFile => way.known.xattrs(&stamp).cloned(),
+        _ => None,
+    };
+    let attributes = match known {
+        Some(known) => known,
+        None => xattrs(&place.short(), &place.host)?,
+    };
     let kind = match file_type {
         FileType::Directory => Kind::Directory,
         FileType::RegularFile => Kind::File {
             size: stat.stx_size,
             content: Content::Host(HostFile {
                 path: place.host,
-                stamp: Some(Stamp::new(&stat)).filter(|stamp| stamp.is_settled(dates.now)),
+                stamp: Some(stamp).filter(|stamp| stamp.is_settled(way.now)),
             }),
         },
         FileType::Symlink => {
@@ -174,7 +198,7 @@ fn look(place: Place<'_>, path: Vec<u8>, dates: Dates) -> Result<Option<Found>> 
         FileType::Fifo => Kind::Fifo,
         _ => return Ok(None),
     };
-    let node = node(&stat, kind, attributes, dates.source_date);
+    let node = node(&stat, kind, attributes, way.source_date);
     let directory = node.is_directory();
     Ok(Some(Found {
         enter: directory && !mounted && !VOLATILE.contains(&path.as_slice()),
@@ -225,7 +249,7 @@ fn stat_at(directory: impl AsFd, name: &OsStr, host: &Path) -> Result<Statx> {
         .map_err(|error| ImageError::io("read", host)(error.into()))
 }
 
-fn node(stat: &Statx, kind: Kind, xattrs: BTreeMap<Vec<u8>, Vec<u8>>, source_date: i64) -> Node {
+fn node(stat: &Statx, kind: Kind, xattrs: Xattrs, source_date: i64) -> Node {
     Node {
         kind,
         uid: stat.stx_uid,
@@ -245,20 +269,20 @@ pub(super) fn kept(name: &[u8]) -> bool {
 }
 
 /// The attributes to keep of what is at `path`, in messages `host`; none where the host's file system has no such thing.
-fn xattrs(path: &Path, host: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+fn xattrs(path: &Path, host: &Path) -> Result<Xattrs> {
     use rustix::fs::{lgetxattr, lgetxattr_query, llistxattr, llistxattr_query};
     let failed = |error: rustix::io::Errno| {
         ImageError::io("read the extended attributes of", host)(error.into())
     };
     let length = match llistxattr_query(path) {
-        Ok(0) | Err(rustix::io::Errno::NOTSUP) => return Ok(BTreeMap::new()),
+        Ok(0) | Err(rustix::io::Errno::NOTSUP) => return Ok(Xattrs::new()),
         Ok(length) => length,
         Err(error) => return Err(failed(error)),
     };
     let mut list = vec![0; length];
     let filled = llistxattr(path, &mut list).map_err(failed)?;
     list.truncate(filled);
-    let mut attributes = BTreeMap::new();
+    let mut attributes = Xattrs::new();
     for name in list.split(|byte| *byte == 0).filter(|name| kept(name)) {
         let mut value = vec![0; lgetxattr_query(path, name).map_err(failed)?];
         let filled = lgetxattr(path, name, &mut value).map_err(failed)?;
@@ -328,7 +352,7 @@ mod tests {
             return;
         }
         let tree = Tree::scan(directory.path(), 0).unwrap();
-        let expected = BTreeMap::from([(b"user.test".to_vec(), b"value".to_vec())]);
+        let expected = Xattrs::from([(b"user.test".to_vec(), b"value".to_vec())]);
         assert_eq!(tree.node(tree.find(b"file").unwrap()).xattrs, expected);
     }
 

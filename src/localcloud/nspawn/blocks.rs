@@ -1,7 +1,7 @@
 //! The blocks of all disks of a cloud, each once, by its checksum: `blocks/<two digits>/<sha256>`.
 //!
 //! As EBS keeps snapshots: what a disk has in common with one before it is neither written nor kept a second time. A
-//! disk itself is its block manifest. Whoever wants it as a file puts it together ([`raw`]).
+//! disk itself is its block manifest. Whoever wants it as a file puts it together ([`assemble`]).
 //!
 //! Writers hold `blocks/lock` shared until their manifest is in its place, so that nobody sweeps away what they have
 //! put and nothing names yet.
@@ -23,10 +23,6 @@ use crate::image::tree::data_runs;
 
 /// The block manifest in the directory of a snapshot.
 pub const MANIFEST: &str = "blocks.json";
-/// A disk as a file, in the directory of its snapshot.
-pub const RAW: &str = "disk.raw";
-/// As [`RAW`], while it is not whole.
-pub const PARTIAL: &str = "disk.raw.partial";
 /// There may be blocks that no disk has any more.
 const STALE: &str = "stale";
 
@@ -195,55 +191,52 @@ impl Disk for Blocks {
     }
 }
 
-/// The disk of a snapshot as a sparse file in its directory, put together if it is not there.
+/// A disk could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    #[error("{path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not what its name says")]
+    Damaged { path: PathBuf },
+    #[error(transparent)]
+    Write(io::Error),
+}
+
+/// Writes the disk of a snapshot into an empty file, which becomes a sparse one; gives its size. Each block is checked. One
+/// that is damaged is removed: nobody has a use for it, and the next disk that needs it writes it again.
 ///
 /// # Errors
-/// A block is missing or is not what its checksum says, or the file system refuses.
-pub fn raw(snapshot: &Path) -> io::Result<PathBuf> {
-    let path = snapshot.join(RAW);
-    if path.is_file() {
-        return Ok(path);
-    }
+/// [`AssembleError`]; the file may have a part of it then.
+pub fn assemble(snapshot: &Path, to: &File) -> Result<u64, AssembleError> {
+    let cannot_read = |path: PathBuf| move |source| AssembleError::Read { path, source };
     let blocks = Blocks::beside(snapshot);
-    let manifest: BlockManifest = get_json(&snapshot.join(MANIFEST))?;
-    // One after the other, and always by the same name: what a killed one leaves is taken over.
-    let partial = snapshot.join(PARTIAL);
-    let mut options = File::options();
-    let file = options
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&partial)?;
-    flock(&file, FlockOperation::LockExclusive)?;
-    if path.is_file() {
-        return Ok(path);
-    }
-    file.set_len(0)?;
-    file.set_len(manifest.size_bytes)?;
+    let path = snapshot.join(MANIFEST);
+    let manifest: BlockManifest = get_json(&path).map_err(cannot_read(path))?;
+    to.set_len(manifest.size_bytes)
+        .map_err(AssembleError::Write)?;
     let done = crate::parallel::map_with(
         &manifest.blocks,
         || vec![0; usize::try_from(BLOCK_BYTES).unwrap_or(0)],
         |bytes, block| {
-            blocks.read(block, bytes)?;
+            let path = blocks.place(&block.1);
+            blocks
+                .read(block, bytes)
+                .map_err(cannot_read(path.clone()))?;
             if Sha256::digest(&*bytes)[..] != block.1 {
-                let name = blocks.place(&block.1);
-                // Nobody has a use for it, and one that is not there is written again.
-                std::fs::remove_file(&name)?;
-                let damaged = format!("{} is not what its name says", name.display());
-                return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
+                return Err(match std::fs::remove_file(&path) {
+                    Ok(()) => AssembleError::Damaged { path },
+                    Err(source) => AssembleError::Read { path, source },
+                });
             }
             data_runs(bytes).into_iter().try_for_each(|run| {
                 let at = block.0 * BLOCK_BYTES + run.start as u64;
-                file.write_all_at(&bytes[run], at)
+                to.write_all_at(&bytes[run], at)
+                    .map_err(AssembleError::Write)
             })
         },
     );
-    let done = done.into_iter().collect::<io::Result<()>>();
-    match done.and_then(|()| std::fs::rename(&partial, &path)) {
-        // Emptied, not removed: somebody may wait for the lock of just this file.
-        Err(error) => file.set_len(0).and(Err(error)),
-        Ok(()) => Ok(path),
-    }
+    done.into_iter().collect::<Result<(), _>>()?;
+    Ok(manifest.size_bytes)
 }
 
 #[cfg(test)]
@@ -297,15 +290,21 @@ mod tests {
         );
         let two = snapshot(cloud.path(), "two", &[block(0, 1), block(3, 3)]);
         assert_eq!(kept(cloud.path()), 3);
-        let disk = raw(&one).unwrap();
-        let bytes = std::fs::read(&disk).unwrap();
+        let put_together = |snapshot: &Path| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let size = assemble(snapshot, file.as_file()).unwrap();
+            let bytes = std::fs::read(file.path()).unwrap();
+            assert_eq!(bytes.len() as u64, size);
+            (bytes, file.as_file().metadata().unwrap().blocks() * 512)
+        };
+        let (bytes, takes) = put_together(&one);
         assert_eq!(bytes.len(), 8 * SIZE);
         for (index, byte) in [(0, 1), (3, 2), (7, 1)] {
             let at = usize::try_from(index).unwrap() * SIZE;
             assert_eq!(bytes[at..at + SIZE], block(index, byte).1);
         }
         assert!(bytes[SIZE..3 * SIZE].iter().all(|byte| *byte == 0));
-        assert!(std::fs::metadata(&disk).unwrap().blocks() * 512 < 100_000);
+        assert!(takes < 100_000);
 
         // What only one had goes with it, and the rest stays.
         std::fs::remove_dir_all(&one).unwrap();
@@ -319,10 +318,7 @@ mod tests {
         drop(writing);
         blocks.sweep(&snapshots).unwrap();
         assert_eq!(kept(cloud.path()), 2);
-        assert_eq!(
-            std::fs::read(raw(&two).unwrap()).unwrap()[..SIZE],
-            block(0, 1).1
-        );
+        assert_eq!(put_together(&two).0[..SIZE], block(0, 1).1);
     }
 
     #[test]
@@ -336,15 +332,18 @@ mod tests {
             .unwrap()
             .write_all_at(b"x", 0)
             .unwrap();
-        let error = raw(&one).unwrap_err().to_string();
-        assert!(error.ends_with("is not what its name says"), "{error}");
+        let put_together =
+            |snapshot: &Path| assemble(snapshot, &tempfile::tempfile().unwrap()).map(|_| ());
+        let error = put_together(&one).unwrap_err();
+        assert!(matches!(&error, AssembleError::Damaged { path } if *path == place));
         assert!(!Blocks::of(cloud.path()).has(&block(0, 1).0));
         std::fs::write(&place, "").unwrap();
         assert!(!Blocks::of(cloud.path()).has(&block(0, 1).0));
-        assert_eq!(raw(&one).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let error = put_together(&one).unwrap_err();
+        assert!(matches!(&error, AssembleError::Read { path, .. } if *path == place));
         let two = snapshot(cloud.path(), "two", &[block(4, 1)]);
         assert!(Blocks::of(cloud.path()).has(&block(0, 1).0));
-        raw(&one).unwrap();
-        raw(&two).unwrap();
+        put_together(&one).unwrap();
+        put_together(&two).unwrap();
     }
 }

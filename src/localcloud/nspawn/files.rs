@@ -5,8 +5,8 @@
 //! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `notice.json`
 //! (when a Spot Instance ends), `bell` (what the supervisor listens to), `lock` (held by it).
 //! `snapshots/<id>/`: `layer/`, `chain.json` (with it, machines can be made), `spec.json`, `disk.json` (what is on its disk),
-//! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `disk.raw` (the disk as a file, once somebody has
-//! asked for it), `disk.error` (why it could not be written), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
+//! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `disk.error` (why its disk could
+//! not be written), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
 //! `blocks/`: the blocks of all disks ([`super::blocks`]). `surveys`: what is known of the files of layers.
 
 use std::fs::File;
@@ -22,7 +22,7 @@ use rustix::fs::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{Blocks, MANIFEST, PARTIAL, RAW};
+use super::blocks::{Blocks, MANIFEST};
 use crate::localcloud::driver::Power;
 
 /// See [`Bell`].
@@ -99,11 +99,7 @@ impl Want {
 /// # Errors
 /// The file system refuses.
 pub fn put_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    serde_json::to_writer(&mut file, value)?;
-    file.persist(path)?;
-    Ok(())
+    crate::whole::write(path, &serde_json::to_vec(value)?)
 }
 
 /// Reads JSON.
@@ -269,7 +265,7 @@ pub fn remove_dir(dir: &Path) -> io::Result<()> {
 /// The file system refuses.
 pub fn remove_disk(dir: &Path) -> io::Result<()> {
     Blocks::beside(dir).mark_stale();
-    for name in [RAW, PARTIAL, REPORT, MANIFEST, TREE, FAILED] {
+    for name in [REPORT, MANIFEST, TREE, FAILED] {
         match std::fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -25,7 +25,7 @@ use super::driver::{
 };
 use super::endpoint;
 use super::regions::{is_base_snapshot, locked_digest};
-use blocks::{Blocks, MANIFEST, RAW};
+use blocks::{Blocks, MANIFEST};
 use files::{
     Bell, NOTICE, REPORT, Status, Want, get_json, is_locked, put_json, remove_dir, remove_machine,
     try_lock,
@@ -464,7 +464,7 @@ impl Driver for NspawnDriver {
         if !there("chain.json") || there("deleted") {
             return Ok(SnapshotDisk::None);
         }
-        let laid = || there(MANIFEST) || there(RAW);
+        let laid = || there(MANIFEST);
         let state = || match laid() {
             true => SnapshotDisk::At(dir.clone()),
             false => SnapshotDisk::Writing,
@@ -501,8 +501,7 @@ mod tests {
         for path in [&dir, &machine] {
             put_json(&path.join("chain.json"), &[&layer]).unwrap();
         }
-        let files =
-            ["disk.raw", "disk.json", "blocks.json", files::TREE].map(|name| dir.join(name));
+        let files = ["disk.json", "blocks.json", files::TREE].map(|name| dir.join(name));
         for file in &files {
             std::fs::write(file, "").unwrap();
         }

@@ -18,6 +18,7 @@ use crate::image::SOURCE_DATE;
 use crate::image::disk::{self, DiskReport, DiskSpec};
 use crate::image::tree::{Known, Tree};
 use crate::localcloud::driver::{Power, SnapshotSpec};
+use crate::whole;
 
 /// How often the writer looks whether it is its turn.
 const LOOK: Duration = Duration::from_millis(50);
@@ -134,7 +135,7 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let cloud = dir.parent().and_then(Path::parent);
     let note = cloud.unwrap_or(Path::new("/")).join(SURVEYS);
     let mut known = Known::read(&note);
-    let tree = Tree::scan(&root, SOURCE_DATE)?;
+    let tree = Tree::scan_knowing(&root, SOURCE_DATE, &known)?;
     let contents = tree.survey_knowing(&known)?;
     known.add(&tree, &contents);
     let disk_spec = DiskSpec {
@@ -146,9 +147,7 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let unnamed = blocks.writing()?;
     let mut laid = disk::lay(&tree, contents, &disk_spec, blocks, &known)?;
     // The manifest of the blocks last: with it, the disk counts as being there.
-    let text = tempfile::NamedTempFile::new_in(dir)?;
-    std::fs::write(text.path(), &laid.tree)?;
-    text.persist(dir.join(TREE))?;
+    whole::write(&dir.join(TREE), laid.tree.as_bytes())?;
     put_json(&dir.join(MANIFEST), &laid.blocks)?;
     drop(unnamed);
     be_patient();
