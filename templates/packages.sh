@@ -8,7 +8,8 @@ export LC_ALL=C
 
 installed() { dpkg-query --show --showformat='${db:Status-Abbrev}${Package} ${Version}\n' | sed -n 's/^ii *//p' | sort; }
 if [ "${1-}" = before ]; then
-    installed >'@BEFORE@'
+    installed >'@BEFORE@.part'
+    mv '@BEFORE@.part' '@BEFORE@'
     exit
 fi
 

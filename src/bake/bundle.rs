@@ -215,9 +215,11 @@ impl Bundle {
     /// the bundle is gone.
     #[must_use]
     pub fn seal(&self) -> String {
+        /// What is left has room behind them (`GetCommandInvocation`, `StandardOutputContent`: 24,000 characters).
+        const PACKAGES_BYTES: usize = 16_000;
         // The packages first: the cleaning removes the indexes of apt.
         format!(
-            "(\n{}\n)\necho\n(\n[ ! -e {SEALED}/seal.sh ] || exec /bin/sh {SEALED}/seal.sh seal\n\
+            "(\n{}\n) | head -c {PACKAGES_BYTES}\necho\n(\n[ ! -e {SEALED}/seal.sh ] || exec /bin/sh {SEALED}/seal.sh seal\n\
              exec /bin/sh {}/seal.sh seal\n) >&2 || exit 3\nexec /bin/sh {SEALED}/seal.sh assert",
             self.packages(),
             self.dir()

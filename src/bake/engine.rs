@@ -58,6 +58,8 @@ pub enum DiskTree {
     Elsewhere,
     /// The disk is still being written.
     NotYet,
+    /// The disk could not be written; why.
+    Failed(String),
     Here(TreeManifest),
 }
 
@@ -184,7 +186,7 @@ fn kept(run: &Run<'_>, failure: &Failure, phase: Option<Phase>) -> Option<Kept> 
         Phase::Test
             if matches!(
                 failure,
-                Failure::NotSealed { .. } | Failure::NotInspected { .. }
+                Failure::NotSealed { .. } | Failure::NotInspected { .. } | Failure::NoDisk { .. }
             ) =>
         {
             return None;

@@ -69,6 +69,8 @@ pub enum Failure {
         state: String,
         reason: String,
     },
+    #[error("the disk of the image {image} could not be written: {reason}")]
+    NoDisk { image: String, reason: String },
     #[error("the manifest of the image is too large to be stored ({size} bytes)")]
     ManifestTooLarge { size: usize },
     #[error("cannot write the log {path}: {source}")]

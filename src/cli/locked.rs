@@ -101,6 +101,8 @@ pub async fn supply(
 
 /// Refuses what is not in the cache, all of it at once.
 fn is_here<'a>(cache: &Cache, wanted: impl Iterator<Item = &'a Package>) -> Result<(), CliError> {
+    /// Of what is not there, so many are named.
+    const NAMED: usize = 10;
     let wanted: Vec<&Package> = wanted.collect();
     let mut lacks = cache.lacks(wanted.iter().copied());
     for package in wanted {
@@ -124,11 +126,14 @@ fn is_here<'a>(cache: &Cache, wanted: impl Iterator<Item = &'a Package>) -> Resu
         if lacks.len() == 1 { "is" } else { "are" },
         cache.dir().display()
     ));
-    for package in lacks {
+    for package in lacks.iter().take(NAMED) {
         // A download has no version.
         let what = format!("{} {}", package.name, package.version);
         let said = format!("{} ({})", what.trim_end(), package.url);
         error.causes.push(said);
+    }
+    if let Some(more @ 1..) = lacks.len().checked_sub(NAMED) {
+        error.causes.push(format!("and {more} more"));
     }
     Err(error.hint("nothing was changed; bake it once with network, which keeps them"))
 }

@@ -215,7 +215,5 @@ pub trait Driver: Send + Sync {
     ///
     /// # Errors
     /// It could not be written: told once, and who asks again begins again.
-    fn disk(&self, _snapshot_id: &str) -> Result<SnapshotDisk, DriverError> {
-        Ok(SnapshotDisk::None)
-    }
+    fn disk(&self, snapshot_id: &str) -> Result<SnapshotDisk, DriverError>;
 }

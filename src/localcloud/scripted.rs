@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::driver::{
     CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
-    SnapshotProgress, SnapshotSpec,
+    SnapshotDisk, SnapshotProgress, SnapshotSpec,
 };
 use super::s3::OutputTarget;
 use crate::clock::SharedClock;
@@ -586,5 +586,9 @@ impl Driver for Scripted {
             .push(Recorded::DeleteSnapshot(snapshot_id.to_owned()));
         stage.snapshots.remove(snapshot_id);
         Ok(())
+    }
+
+    fn disk(&self, _: &str) -> Result<SnapshotDisk, DriverError> {
+        Ok(SnapshotDisk::None)
     }
 }

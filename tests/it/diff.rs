@@ -157,9 +157,15 @@ async fn two_images(sandbox: &Sandbox) -> [(String, PathBuf); 2] {
         let disk = found.images()[0].block_device_mappings()[0].ebs().unwrap();
         let disk = dir.join("snapshots").join(disk.snapshot_id().unwrap());
         std::fs::create_dir_all(&disk).unwrap();
-        std::fs::write(disk.join("disk.raw"), "").unwrap();
-        let done = r#"{"percent":100,"done":true,"error":null}"#;
-        std::fs::write(disk.join("progress.json"), done).unwrap();
+        // What a writer leaves.
+        let blocks = r#"{"block_bytes":524288,"size_bytes":0,"blocks":[]}"#;
+        for (file, text) in [
+            ("chain.json", "[]"),
+            ("blocks.json", blocks),
+            ("disk.json", "{}"),
+        ] {
+            std::fs::write(disk.join(file), text).unwrap();
+        }
         images.push((id, disk));
     }
     images.try_into().unwrap()

@@ -70,6 +70,7 @@ class Places:
     def __init__(self, work):
         self.work = work
         self.mounts = []
+        self.processes = []
 
     def make(self, kind):
         """A new directory on such a file system; None if this host has none."""
@@ -99,15 +100,22 @@ class Places:
             return None
         place = self.work / f"shuffled-{time.monotonic_ns()}"
         place.mkdir()
-        command = ["disorderfs", "--shuffle-dirents=yes", "--quiet", directory, place]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            return None
+        command = ["disorderfs", "-f", "--shuffle-dirents=yes", "--quiet", directory, place]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not os.path.ismount(place):
+            if process.poll() is not None:
+                return None
+            time.sleep(0.01)
         self.mounts.append(place)
+        self.processes.append(process)
         return place
 
     def close(self):
         for place in reversed(self.mounts):
             subprocess.run(["umount", "-l", place], check=False)
+        # They end with their mounts.
+        for process in self.processes:
+            process.wait()
 
 
 @contextlib.contextmanager

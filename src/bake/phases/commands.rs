@@ -215,7 +215,7 @@ pub async fn seal(
     bundle: &Bundle,
 ) -> Result<Option<Part>, Failure> {
     const WHAT: &str = "seal the machine";
-    let ended = finish(run, instance, &bundle.seal(), WHAT).await?;
+    let ended = within(run, instance, &bundle.seal(), SHORT * 3, WHAT).await?;
     let (packages, remains) = ended.stdout.split_once('\n').unwrap_or_default();
     match ended.verdict {
         Verdict::Success => Ok(installed(run, packages)),

@@ -122,6 +122,12 @@ pub async fn inspect(run: &mut Run<'_>, made: &Image) -> Result<(), Failure> {
             Ok(DiskTree::Here(tree)) => break tree,
             Ok(DiskTree::NotYet) => run.pause(&mut pace, "being written").await?,
             Ok(DiskTree::Elsewhere) => return Ok(()),
+            Ok(DiskTree::Failed(reason)) => {
+                return Err(Failure::NoDisk {
+                    image: made.id.clone(),
+                    reason,
+                });
+            }
             Err(reason) => {
                 return Err(Failure::NotInspected {
                     image: made.id.clone(),

@@ -336,10 +336,12 @@ pub async fn watched<T>(
 /// Only the local cloud's are at hand.
 impl bake::Disks for Connected {
     fn tree(&self, image: &Image) -> Result<DiskTree, String> {
-        match images::written(self, image).map_err(|error| error.to_string())? {
-            SnapshotDisk::None => Ok(DiskTree::Elsewhere),
-            SnapshotDisk::Writing => Ok(DiskTree::NotYet),
-            SnapshotDisk::At(dir) => images::tree(&dir)
+        match images::written(self, image) {
+            Err(error) => Ok(DiskTree::Failed(error.to_string())),
+            Ok(SnapshotDisk::None) if self.local.is_some() => Err("it is not there".to_owned()),
+            Ok(SnapshotDisk::None) => Ok(DiskTree::Elsewhere),
+            Ok(SnapshotDisk::Writing) => Ok(DiskTree::NotYet),
+            Ok(SnapshotDisk::At(dir)) => images::tree(&dir)
                 .map(|(_, tree)| DiskTree::Here(tree))
                 .map_err(|error| [vec![error.message], error.causes].concat().join(": ")),
         }

@@ -92,7 +92,7 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
     let packages = images::packages(&connected.clients, &image.id)
         .await
         .map_err(|error| cloud(&error))?;
-    let disk = disk(&connected, &image)?;
+    let disk = written(&connected, &image);
     match context.format {
         Format::Json => {
             let manifest = manifest
@@ -100,7 +100,10 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
                 .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
             let mut value = as_json(&image);
             value["manifest"] = manifest.unwrap_or_default();
-            value["disk"] = json!(disk);
+            value["disk"] = match &disk {
+                Ok(SnapshotDisk::At(dir)) => json!(dir),
+                _ => json!(null),
+            };
             // What its recipes installed; null if that was not noted.
             value["packages"] = json!(packages);
             output::json(&value)?;
@@ -132,11 +135,16 @@ pub async fn show(context: &Context, word: &str) -> CliResult {
                     None => "not noted".to_owned(),
                 },
             ));
-            if let Some(disk) = disk {
-                let disk = disk.display();
-                let text = format!("{disk}, in blocks; `images export` writes it as a file");
-                rows.push(row("disk", &text));
-            }
+            let disk = match disk {
+                Ok(SnapshotDisk::None) => None,
+                Ok(SnapshotDisk::Writing) => Some("is being written".to_owned()),
+                Ok(SnapshotDisk::At(dir)) => Some(format!(
+                    "{}, in blocks; `images export` writes it as a file",
+                    dir.display()
+                )),
+                Err(error) => Some(format!("could not be written: {error}")),
+            };
+            rows.extend(disk.map(|text| row("disk", &text)));
             if let Some(manifest) = manifest.and_then(|text| Manifest::from_json(&text).ok()) {
                 let count = manifest.provision.len();
                 rows.push(row(
@@ -163,10 +171,15 @@ pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
     };
     let file = File::create_new(to)
         .map_err(|error| io("write", to, &error).hint("choose a file that does not exist"))?;
-    let bytes = assemble(&disk, &file, to).inspect_err(|_| {
-        // What is not whole is no disk; the failure itself is what counts.
-        let _ = std::fs::remove_file(to);
-    })?;
+    let bytes = assemble(&disk, &file, to)
+        .and_then(|bytes| match file.sync_all() {
+            Ok(()) => Ok(bytes),
+            Err(error) => Err(io("write", to, &error)),
+        })
+        .inspect_err(|_| {
+            // What is not whole is no disk; the failure itself is what counts.
+            let _ = std::fs::remove_file(to);
+        })?;
     match context.format {
         Format::Json => output::json(&json!({ "image_id": image.id, "path": to, "bytes": bytes }))?,
         Format::Human => output::data(&format!("{}\n", to.display()))?,
@@ -313,9 +326,10 @@ pub async fn find(connected: &Connected, word: &str) -> Result<Image, CliError> 
 pub fn disk(connected: &Connected, image: &Image) -> Result<Option<PathBuf>, CliError> {
     const LOOK: Duration = Duration::from_millis(20);
     loop {
-        match written(connected, image)
-            .map_err(|error| CliError::failure(no_disk(image)).because(&error))?
-        {
+        match written(connected, image).map_err(|error| {
+            CliError::failure(format!("the disk of {} could not be written", image.id))
+                .because(&error)
+        })? {
             SnapshotDisk::None => return Ok(None),
             SnapshotDisk::Writing => std::thread::sleep(LOOK),
             SnapshotDisk::At(dir) => return Ok(Some(dir)),

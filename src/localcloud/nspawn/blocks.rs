@@ -72,6 +72,20 @@ impl Blocks {
         try_lock_file(&self.dir.join("turn"))
     }
 
+    /// Removes a block that is damaged. While a disk is being written it stays: somebody may count on it, or have put it anew.
+    fn discard(&self, block: &Block, bytes: &mut [u8]) -> io::Result<()> {
+        let lock = self.lock()?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(()),
+            other => other?,
+        }
+        self.read(block, bytes)?;
+        if Sha256::digest(&*bytes)[..] != block.1 {
+            std::fs::remove_file(self.place(&block.1))?;
+        }
+        Ok(())
+    }
+
     fn place(&self, sha256: &[u8; 32]) -> PathBuf {
         let name = hex::encode(sha256);
         self.dir.join(&name[..2]).join(name)
@@ -175,7 +189,10 @@ impl Disk for Blocks {
             return Ok(());
         }
         let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        std::fs::create_dir_all(dir)?;
+        match std::fs::create_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
         let file = tempfile::NamedTempFile::new_in(dir)?;
         file.as_file().set_len(bytes.len() as u64)?;
         for run in data {
@@ -203,7 +220,7 @@ pub enum AssembleError {
 }
 
 /// Writes the disk of a snapshot into an empty file, which becomes a sparse one; gives its size. Each block is checked. One
-/// that is damaged is removed: nobody has a use for it, and the next disk that needs it writes it again.
+/// that is damaged is removed, and the next disk that needs it writes it again.
 ///
 /// # Errors
 /// [`AssembleError`]; the file may have a part of it then.
@@ -223,10 +240,10 @@ pub fn assemble(snapshot: &Path, to: &File) -> Result<u64, AssembleError> {
                 .read(block, bytes)
                 .map_err(cannot_read(path.clone()))?;
             if Sha256::digest(&*bytes)[..] != block.1 {
-                return Err(match std::fs::remove_file(&path) {
-                    Ok(()) => AssembleError::Damaged { path },
-                    Err(source) => AssembleError::Read { path, source },
-                });
+                blocks
+                    .discard(block, bytes)
+                    .map_err(cannot_read(path.clone()))?;
+                return Err(AssembleError::Damaged { path });
             }
             data_runs(bytes).into_iter().try_for_each(|run| {
                 let at = block.0 * BLOCK_BYTES + run.start as u64;

@@ -5,8 +5,8 @@
 //! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `notice.json`
 //! (when a Spot Instance ends), `bell` (what the supervisor listens to), `lock` (held by it).
 //! `snapshots/<id>/`: `layer/`, `chain.json` (with it, machines can be made), `spec.json`, `disk.json` (what is on its disk),
-//! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `disk.error` (why its disk could
-//! not be written), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
+//! `blocks.json` (its block manifest), `tree.jsonl` (its tree manifest), `disk.tried` (how often it was
+//! tried to write it), `disk.error` (why it could not be), `lock` (held by the writer), `deleted` (removed once no chain needs its layer).
 //! `blocks/`: the blocks of all disks ([`super::blocks`]). `surveys`: what is known of the files of layers.
 
 use std::fs::File;
@@ -34,7 +34,10 @@ pub const NOTICE: &str = "notice.json";
 /// What is on a disk, beside it.
 pub const REPORT: &str = "disk.json";
 
-/// Why there is no disk, in its place.
+/// How often it was tried to write a disk: a byte each.
+pub const TRIED: &str = "disk.tried";
+
+/// Why a disk could not be written, or not be summed.
 pub const FAILED: &str = "disk.error";
 
 /// The tree manifest of a disk, beside it.
@@ -265,7 +268,7 @@ pub fn remove_dir(dir: &Path) -> io::Result<()> {
 /// The file system refuses.
 pub fn remove_disk(dir: &Path) -> io::Result<()> {
     Blocks::beside(dir).mark_stale();
-    for name in [REPORT, MANIFEST, TREE, FAILED] {
+    for name in [REPORT, MANIFEST, TREE, FAILED, TRIED] {
         match std::fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

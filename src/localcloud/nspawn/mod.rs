@@ -77,10 +77,25 @@ impl NspawnDriver {
 
     /// Starts a helper of this program, detached. It inherits the lock of `dir`, which tells others that it lives.
     fn detach(&self, verb: &str, dir: &Path, lock: std::fs::File) -> Result<(), DriverError> {
-        let fd = std::os::fd::OwnedFd::from(lock);
-        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())
-            .map_err(|error| io(dir)(error.into()))?;
-        self.start_detached(self.helper(verb, dir, dir)?)
+        let mut command = self.helper(verb, dir, dir)?;
+        // In the child alone: what another thread starts meanwhile is not to hold the lock.
+        // SAFETY: fcntl is async-signal-safe, and the closure owns the descriptor.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::empty()).map_err(Into::into)
+            });
+        }
+        self.start_detached(command)
+    }
+
+    /// Starts the writer of a snapshot's disk; gives whether one was started. One that dies again and again is told of, before
+    /// another one is tried.
+    fn write_disk(&self, dir: &Path, lock: std::fs::File) -> Result<bool, DriverError> {
+        if snapshot::may_try(dir).map_err(io(dir))? {
+            self.detach("local-snapshot", dir, lock)?;
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// A helper of this program on a directory, with its log in `logs`.
@@ -172,6 +187,11 @@ pub fn leader(cloud: &Path, instance: &str) -> Option<u32> {
 /// # Errors
 /// The file system refuses.
 pub fn prune(cloud: &Path) -> std::io::Result<()> {
+    prune_with(cloud, None)
+}
+
+/// As [`prune`], by the writer of the disk in `own`, which is about to end. The others at work remove their own.
+fn prune_with(cloud: &Path, own: Option<&Path>) -> std::io::Result<()> {
     loop {
         let snapshots = files::subdirectories(&cloud.join("snapshots"));
         let holders = files::subdirectories(&cloud.join("instances"))
@@ -188,6 +208,7 @@ pub fn prune(cloud: &Path) -> std::io::Result<()> {
         let free = snapshots.iter().find(|dir| {
             let layer = dir.join("layer");
             dir.join("deleted").exists()
+                && (own == Some(dir.as_path()) || !files::is_locked(dir))
                 && !needed
                     .iter()
                     .any(|(holder, chain)| holder != *dir && chain.contains(&layer))
@@ -196,6 +217,10 @@ pub fn prune(cloud: &Path) -> std::io::Result<()> {
             // Its own chain may have been the last need of another one.
             Some(dir) => {
                 Blocks::of(cloud).mark_stale();
+                // What is large first: until all of that is gone it is known to be deleted.
+                for part in files::subdirectories(dir) {
+                    remove_dir(&part)?;
+                }
                 remove_dir(dir)?;
             }
             None => {
@@ -428,7 +453,7 @@ impl Driver for NspawnDriver {
         // Machines start from its layer. The disk is written meanwhile; that of a machine that went on, once somebody asks
         // for it.
         if off {
-            self.detach("local-snapshot", &dir, lock)?;
+            self.write_disk(&dir, lock)?;
         }
         Ok(())
     }
@@ -464,25 +489,26 @@ impl Driver for NspawnDriver {
         if !there("chain.json") || there("deleted") {
             return Ok(SnapshotDisk::None);
         }
-        let laid = || there(MANIFEST);
-        let state = || match laid() {
+        let state = || match there(MANIFEST) {
             true => SnapshotDisk::At(dir.clone()),
             false => SnapshotDisk::Writing,
         };
-        if laid() && there(REPORT) {
+        let whole = || there(MANIFEST) && there(REPORT);
+        if whole() {
             return Ok(state());
         }
         let Some(lock) = try_lock(&dir).map_err(io(&dir))? else {
             return Ok(state());
         };
         // The writer may have ended in between; one that was killed is followed by another.
-        if !there(REPORT) {
-            if let Some(reason) = snapshot::take_failure(&dir).filter(|_| !laid()) {
-                return Err(failed(reason));
-            }
-            self.detach("local-snapshot", &dir, lock)?;
+        if whole() || (there(MANIFEST) && there(files::FAILED)) {
+            return Ok(state());
         }
-        Ok(state())
+        match snapshot::take_failure(&dir) {
+            Some(reason) => Err(failed(reason)),
+            None if self.write_disk(&dir, lock)? || there(MANIFEST) => Ok(state()),
+            None => Err(failed("the writer of the disk dies each time".to_owned())),
+        }
     }
 }
 

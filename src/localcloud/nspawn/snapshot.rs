@@ -1,7 +1,7 @@
 //! Snapshots: a machine's layer is frozen at once, its disk is written by a process of its own.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::blocks::{Blocks, MANIFEST};
 use super::files::{
-    FAILED, REPORT, SURVEYS, Status, TREE, get_json, make_root, put_json, remove_dir, remove_disk,
+    FAILED, REPORT, SURVEYS, Status, TREE, TRIED, get_json, make_root, put_json, remove_dir,
+    remove_disk,
 };
 use super::overlay;
 use crate::image::SOURCE_DATE;
@@ -63,7 +64,7 @@ pub fn main(dir: &Path) -> ExitCode {
         // Deleted while it was being written: what is left goes now, or with the last chain that needs it.
         let _nothing_more_to_do = remove_disk(dir);
         if let Some(cloud) = dir.parent().and_then(Path::parent) {
-            let _tried_again_later = super::prune(cloud);
+            let _tried_again_later = super::prune_with(cloud, Some(dir));
         }
         return ExitCode::SUCCESS;
     }
@@ -84,6 +85,22 @@ pub fn take_failure(dir: &Path) -> Option<String> {
     Some(reason)
 }
 
+/// Whether one more writer may try to write a disk; it counts as a try. After a no the count begins anew.
+///
+/// # Errors
+/// The file system refuses.
+pub fn may_try(dir: &Path) -> io::Result<bool> {
+    const TRIES: u64 = 3;
+    let path = dir.join(TRIED);
+    let mut tried = File::options().create(true).append(true).open(&path)?;
+    if tried.metadata()?.len() >= TRIES {
+        std::fs::remove_file(path)?;
+        return Ok(false);
+    }
+    tried.write_all(b".")?;
+    Ok(true)
+}
+
 /// What is on the disk in a snapshot's directory. Its checksum comes after the disk: this waits for the writer to end.
 ///
 /// # Errors
@@ -91,7 +108,10 @@ pub fn take_failure(dir: &Path) -> Option<String> {
 pub fn report(dir: &Path) -> io::Result<DiskReport> {
     let lock = File::open(dir.join("lock"))?;
     rustix::fs::flock(&lock, FlockOperation::LockShared)?;
-    get_json(&dir.join(REPORT))
+    get_json(&dir.join(REPORT)).map_err(|error| match take_failure(dir) {
+        Some(reason) => io::Error::other(reason),
+        None => error,
+    })
 }
 
 /// What the identifiers of a disk come from: its size alone.
@@ -121,9 +141,19 @@ fn be_patient() {
     let _ = std::fs::write("/proc/self/autogroup", NICE.to_string());
 }
 
+/// Goes before the directory that it is mounted in is removed.
+struct Mounted<'r>(&'r Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // It goes with this process in any case.
+        let _ = rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH);
+        let _ = std::fs::remove_dir(self.0);
+    }
+}
+
 fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    // What is left of a writer that is killed.
-    std::fs::write(dir.join(FAILED), "the writer of the disk died")?;
+    let _of_one_before = take_failure(dir);
     let spec: SnapshotSpec = get_json(&dir.join("spec.json"))?;
     let chain: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
     overlay::private_namespace()?;
@@ -131,6 +161,7 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     remove_dir(&root)?;
     std::fs::create_dir(&root)?;
     overlay::mount_layers(&chain, &root)?;
+    let _mounted = Mounted(&root);
     // What its lower layers have is known from the disks before it.
     let cloud = dir.parent().and_then(Path::parent);
     let note = cloud.unwrap_or(Path::new("/")).join(SURVEYS);
@@ -155,7 +186,7 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     // Without it the next disk takes longer, and that is all.
     let _ = known.write(&note);
     drop(known);
-    let deleted = || dir.join("deleted").exists();
+    let deleted = || dir.join("deleted").exists() || !dir.exists();
     let blocks = Blocks::beside(dir);
     let _turn = loop {
         match blocks.turn()? {
@@ -168,8 +199,6 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     };
     put_json(&dir.join(REPORT), &written.report)?;
-    std::fs::remove_file(dir.join(FAILED))?;
-    rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)?;
-    std::fs::remove_dir(&root)?;
+    std::fs::remove_file(dir.join(TRIED))?;
     Ok(())
 }

@@ -17,7 +17,7 @@ use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use piaas_bake::localcloud::driver::{
     CommandRecord, CommandSpec, CommandState, Driver, DriverError, LaunchSpec, Observation, Power,
-    SnapshotProgress, SnapshotSpec,
+    SnapshotDisk, SnapshotProgress, SnapshotSpec,
 };
 use piaas_bake::localcloud::engine::LocalCloud;
 
@@ -92,11 +92,17 @@ impl Directories {
         let mut script = script
             .replace(home, &inside(home))
             .replace(armed, &inside(armed));
-        if script.ends_with("/seal.sh seal") {
+        if let Some((seals, asserts)) = script
+            .rsplit_once('\n')
+            .filter(|(_, last)| last.ends_with("/seal.sh assert"))
+        {
             // Where a machine is a directory, the seal does not take itself out of the way.
             let (home, armed) = (inside(home), inside(armed));
+            let meddler = root.join("after-seal");
+            let meddler = meddler.display();
             script = format!(
-                "[ -e {armed} ] || {{ mkdir -p {armed}; cp {home}/*/seal* {home}/*/source-date {armed}; }}\n{script}"
+                "[ -e {armed} ] || {{ mkdir -p {armed}; cp {home}/*/seal* {home}/*/source-date {armed}; }}\n{seals}\n\
+                 [ ! -e {meddler} ] || /bin/sh {meddler}\n{asserts}"
             );
         }
         let run = || {
@@ -108,14 +114,6 @@ impl Directories {
                 .arg(&script)
                 .env("MACHINE", &root)
                 .env("PATH", path);
-            let meddler = root.join("after-seal");
-            if script.ends_with("/seal.sh assert") && meddler.exists() {
-                Command::new("/bin/sh")
-                    .arg(meddler)
-                    .env("MACHINE", &root)
-                    .status()
-                    .unwrap();
-            }
             if script.contains("/seal.sh ") {
                 command.env("PIAAS_ROOT", &root);
             }
@@ -251,6 +249,10 @@ impl Driver for Directories {
     fn delete_snapshot(&self, snapshot_id: &str) -> Result<(), DriverError> {
         self.snapshots.lock().unwrap().remove(snapshot_id);
         Ok(())
+    }
+
+    fn disk(&self, _: &str) -> Result<SnapshotDisk, DriverError> {
+        Ok(SnapshotDisk::None)
     }
 }
 
