@@ -20,7 +20,7 @@ fn whatever_is_around_a_bake_its_disk_is_the_same() {
         .arg(&work)
         .arg("--cache")
         .arg(cache_dir())
-        .args(["--rounds", "2", "debian-base"])
+        .args(["--rounds", "2", "--here", "debian-base"])
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", home.path())

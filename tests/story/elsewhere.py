@@ -57,13 +57,13 @@ def bake(binary, env, work, recipes, cache, wanted):
     shown = json.loads(run("images", "show", image, "--format", "json"))
     root = work / "root.raw"
     run("images", "export", image, "-o", str(root))
-    system = pathlib.Path(shown["disk"])
-    # The kernel comes from the base image, which all of them have.
-    boot = next(pathlib.Path(env["PIAAS_CACHE_DIR"]).glob("base/*/boot"))
-    kernel = next(boot.glob("vmlinuz-*"))
-    version = kernel.name.removeprefix("vmlinuz-")
+    report = report_of(pathlib.Path(shown["disk"]))
+    # A base image that is here has the kernel's files, too.
+    version = report["kernels"][0]
+    kernel = next(pathlib.Path(env["PIAAS_CACHE_DIR"]).glob(f"base/*/boot/vmlinuz-{version}"))
+    start = ["-kernel", kernel, "-initrd", kernel.with_name(f"initrd.img-{version}")]
     data = carry(binary, work, recipes, cache, wanted)
-    return boot_and_read(work, system, kernel, boot / f"initrd.img-{version}", root, data)
+    return boot_and_read(work, wanted, start, report["command_line"], root, data)
 
 
 def report_of(snapshot):
@@ -89,9 +89,8 @@ def carry(binary, work, recipes, cache, wanted):
     return disk
 
 
-def boot_and_read(work, system, kernel, initrd, root, data):
+def boot_and_read(work, wanted, start, line, root, data):
     console = work / "console.log"
-    line = report_of(system)["command_line"]
     run = "/bin/sh -c 'mkdir -p /data && mount /dev/vdb /data && exec /bin/sh /data/run.sh'"
     ends = "systemd.run_success_action=poweroff systemd.run_failure_action=poweroff"
     day = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + DAYS))
@@ -99,7 +98,7 @@ def boot_and_read(work, system, kernel, initrd, root, data):
         "qemu-system-x86_64", "-machine", "q35", "-accel", os.environ.get("PIAAS_VM_ACCEL", "tcg"), "-cpu", "max",
         "-smp", str(min(4, os.cpu_count() or 1)), "-m", "6144", "-nodefaults", "-no-reboot", "-display", "none",
         "-nic", "none", "-rtc", f"base={day}", "-serial", f"file:{console}",
-        "-kernel", kernel, "-initrd", initrd, "-append", f'{line} quiet loglevel=1 console=ttyS0 systemd.run="{run}" {ends}',
+        *start, "-append", f'{line} quiet loglevel=1 console=ttyS0 systemd.run="{run}" {ends}',
         "-drive", f"file={root},if=virtio,format=raw,snapshot=on",
         "-drive", f"file={data},if=virtio,format=raw,cache=unsafe",
     ]
@@ -112,6 +111,6 @@ def boot_and_read(work, system, kernel, initrd, root, data):
             if told[-1].startswith("disk of "):
                 recipe, report = told[-1].removeprefix("disk of ").split(": ", 1)
                 disks[recipe] = json.loads(report)["disk_sha256"]
-    if not told or told[-1] != "done":
+    if not told or told[-1] != "done" or set(disks) != set(wanted):
         raise SystemExit(f"the machine did not come to its end:\n{text[-4000:]}")
     return disks, told[0]

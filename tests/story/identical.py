@@ -1,15 +1,14 @@
 """Bakes the shipped recipes again and again, cold, with everything around them varied; each has one disk.
 
-    identical.py --binary BIN --work DIR [--rounds N] [--set-clock] [RECIPE …]
+    identical.py --binary BIN --work DIR --cache DIR [--rounds N] [--here] [RECIPE …]
 
 What a round varies: time zone, locale, umask, HOME, host name, working directory, number of cores, the file system that
 the machines work on, where the recipes and the cache lie, cold and warm caches, another mirror, and the order in which
-directories are read. With --set-clock, which takes this host's clock 400 days ahead for as long as a round lasts, the
-date too. What a host does not have is said, and left out.
+directories are read. The last round of each recipe is in a machine of its own (elsewhere.py): 400 days later, on another
+kernel, without a network; not with --here. What a host does not have is said, and left out.
 """
 
 import argparse
-import contextlib
 import http.server
 import json
 import os
@@ -23,8 +22,9 @@ import time
 import urllib.error
 import urllib.request
 
+import elsewhere
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DAYS = 400 * 24 * 3600
 
 
 def say(text):
@@ -118,24 +118,10 @@ class Places:
             process.wait()
 
 
-@contextlib.contextmanager
-def clock_ahead(wanted):
-    """This host's clock, DAYS ahead. The way back goes by the clock that nobody sets."""
-    if not wanted:
-        yield
-        return
-    real, since = time.time(), time.monotonic()
-    time.clock_settime(time.CLOCK_REALTIME, real + DAYS)
-    try:
-        yield
-    finally:
-        time.clock_settime(time.CLOCK_REALTIME, real + time.monotonic() - since)
-
-
 class Round:
     """One way of baking: what is varied, by name."""
 
-    def __init__(self, number, work, places, mirror, options):
+    def __init__(self, number, work, places, mirror):
         pick = lambda *of: of[number % len(of)]
         self.number = number
         self.left_out = []
@@ -154,7 +140,6 @@ class Round:
             self.things = places.make("host")
         self.cold = number % 4 == 3
         self.cores = pick("0,1", "0")
-        self.ahead = options.set_clock and number % 2 == 1
         self.umask = pick("022", "077", "002")
         self.name = pick("here", "another-host", "a.b.example")
         self.directory = pick("/", "/tmp", "/usr/share")
@@ -196,10 +181,9 @@ class Round:
                 raise SystemExit(f"round {self.number}: {' '.join(args)}: exit code {done.returncode}\n{done.stdout}{done.stderr[-4000:]}")
             return done.stdout
 
-        with clock_ahead(self.ahead):
-            baked = json.loads(run("bake", recipe, "--locked", "--no-cache", "--format", "json"))
-            shown = json.loads(run("images", "show", baked["image_id"], "--format", "json"))
-        return disk_of(pathlib.Path(shown["disk"]))
+        baked = json.loads(run("bake", recipe, "--locked", "--no-cache", "--format", "json"))
+        shown = json.loads(run("images", "show", baked["image_id"], "--format", "json"))
+        return elsewhere.report_of(pathlib.Path(shown["disk"]))["disk_sha256"]
 
     def end(self, binary):
         subprocess.run([binary, "cloud", "reset", "--yes", "--base"], env=self.env, capture_output=True, check=False)
@@ -211,20 +195,11 @@ class Round:
         parts = [
             f"state on {self.state.name.split('-')[0]}", f"recipes on {self.things.name.split('-')[0]}",
             "cold cache" if self.cold else "warm cache", f"cores {self.cores}", f"umask {self.umask}", env["TZ"], env["LC_ALL"],
-            "clock +400 days" if self.ahead else "clock as it is", "another mirror" if self.mirror else "the mirror",
+            "another mirror" if self.mirror else "the mirror",
         ]
         if self.left_out:
             parts.append("not on this host: " + ", ".join(self.left_out))
         return ", ".join(parts)
-
-
-def disk_of(snapshot):
-    """The checksum comes after the disk: the writer holds the lock until it is there."""
-    import fcntl
-
-    with open(snapshot / "lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    return json.loads((snapshot / "disk.json").read_text())["disk_sha256"]
 
 
 def main():
@@ -233,7 +208,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--cache", type=pathlib.Path, required=True)
     parser.add_argument("--rounds", type=int, default=20, help="bakes in all")
-    parser.add_argument("--set-clock", action="store_true")
+    parser.add_argument("--here", action="store_true", help="none of them in a machine of its own")
     parser.add_argument("recipe", nargs="*", default=["ci-worker", "ci-base"])
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -251,15 +226,24 @@ def main():
             # The host has the files of all packages then.
             subprocess.run([options.binary, "bake", recipe, "--locked"], env=env, stdout=subprocess.DEVNULL, check=True)
         subprocess.run([options.binary, "cloud", "reset", "--yes"], env=env, check=True)
-        for number in range(options.rounds):
+        here = options.rounds if options.here else options.rounds - len(options.recipe)
+        for number in range(here):
             recipe = options.recipe[number % len(options.recipe)]
             # Each recipe goes through all of it: what is picked moves on by rounds of all recipes.
-            one = Round(number // len(options.recipe), options.work, places, mirror, options)
+            one = Round(number // len(options.recipe), options.work, places, mirror)
             one.prepare(recipes, options.cache, places)
             sha256 = one.bake(options.binary, recipe)
             disks[recipe].add(sha256)
             say(f"identical: {number + 1} of {options.rounds}: {recipe} {sha256[:16]} ({one.words()})")
             one.end(options.binary)
+        if not options.here:
+            say("identical: the last ones in a machine of its own")
+            work = options.work / "elsewhere"
+            found, when = elsewhere.bake(options.binary, env, work, recipes, options.cache, options.recipe)
+            for number, recipe in enumerate(options.recipe, here + 1):
+                disks[recipe].add(found[recipe])
+                say(f"identical: {number} of {options.rounds}: {recipe} {found[recipe][:16]} (in a machine, where {when})")
+            subprocess.run([options.binary, "cloud", "reset", "--yes"], env=env, capture_output=True, check=False)
     finally:
         places.close()
         mirror.shutdown()
