@@ -15,7 +15,7 @@ use super::state::Store;
 use super::supervisor::cgroup;
 
 /// How long a live helper is given to end.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(120);
 
 /// Something on this host that no record of the local cloud knows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -59,9 +60,17 @@ pub fn freeze(machine: &Path, dir: &Path) -> io::Result<bool> {
 /// The process that writes one disk (hidden verb `local-snapshot`).
 #[must_use]
 pub fn main(dir: &Path) -> ExitCode {
-    let result = write(dir);
-    if dir.join("deleted").exists() {
-        // Deleted while it was being written: what is left goes now, or with the last chain that needs it.
+    let deleted = || dir.join("deleted").exists();
+    let mut patient = false;
+    let result = match deleted() {
+        true => Ok(()),
+        false => write(dir, &mut patient),
+    };
+    if deleted() {
+        if patient && hand_on(dir).is_ok() {
+            return ExitCode::SUCCESS;
+        }
+        // What is left goes now, or with the last chain that needs it.
         let _nothing_more_to_do = remove_disk(dir);
         if let Some(cloud) = dir.parent().and_then(Path::parent) {
             let _tried_again_later = super::prune_with(cloud, Some(dir));
@@ -133,12 +142,29 @@ fn seed(size_gib: u64) -> [u8; 32] {
 /// Lets everything else go first: what is left is the checksum of the whole disk, for which a bake does not wait. Where that
 /// cannot be had, nothing is lost but time.
 fn be_patient() {
-    // Of a core that another one wants, too, it gets a hundredth (sched(7)).
-    const NICE: i32 = 19;
+    // Of a core that another one wants, too, it gets a tenth (sched(7)).
+    const NICE: i32 = 10;
     let _ = rustix::process::setpriority_process(None, NICE);
     // A session is one group to the kernel's scheduler, and counts as one whatever the values in it are (sched(7), "The
     // autogroup feature").
     let _ = std::fs::write("/proc/self/autogroup", NICE.to_string());
+}
+
+/// Leaves what is to be removed to another process like this one, which gets the lock along: somebody waits for it, and one
+/// that has been patient has to wait its turn even when it is patient no more.
+fn hand_on(dir: &Path) -> io::Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("local-snapshot").arg(dir);
+    command.stdin(Stdio::null());
+    // SAFETY: setsid and setpriority are async-signal-safe, and nothing else happens between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            rustix::process::setpriority_process(None, 0)?;
+            Ok(())
+        });
+    }
+    command.spawn().map(drop)
 }
 
 /// Goes before the directory that it is mounted in is removed.
@@ -152,7 +178,7 @@ impl Drop for Mounted<'_> {
     }
 }
 
-fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+fn write(dir: &Path, patient: &mut bool) -> Result<(), Box<dyn std::error::Error>> {
     let _of_one_before = take_failure(dir);
     let spec: SnapshotSpec = get_json(&dir.join("spec.json"))?;
     let chain: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
@@ -181,11 +207,12 @@ fn write(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     whole::write(&dir.join(TREE), laid.tree.as_bytes())?;
     put_json(&dir.join(MANIFEST), &laid.blocks)?;
     drop(unnamed);
-    be_patient();
     laid.note(&mut known);
     // Without it the next disk takes longer, and that is all.
     let _ = known.write(&note);
     drop(known);
+    be_patient();
+    *patient = true;
     let deleted = || dir.join("deleted").exists() || !dir.exists();
     let blocks = Blocks::beside(dir);
     let _turn = loop {
