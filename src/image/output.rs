@@ -155,12 +155,9 @@ impl<'a, D: Disk> Worker<'a, D> {
         let end = start + BLOCK_BYTES;
         let pieces = self.pieces;
         let first = pieces.partition_point(|piece| piece.end() <= start);
-        let length = pieces[first..]
+        let parts: Vec<_> = pieces[first..]
             .iter()
             .take_while(|piece| piece.offset < end)
-            .count();
-        let parts: Vec<_> = pieces[first..first + length]
-            .iter()
             .map(|piece| Part::new(piece, start, end))
             .collect();
         let made = made_of(&parts);

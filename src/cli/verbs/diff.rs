@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::compared;
 use super::diff_args::DiffArgs;
-use super::images::{disk, find, tree};
+use super::images::{disk, find, no_disk, tree};
 use crate::bake::images::Image;
 use crate::cli::args::{CloudName, Format};
 use crate::cli::context::{Connected, Context};
@@ -119,8 +119,7 @@ impl Listed {
 pub async fn listed(connected: &Connected, word: &str) -> Result<Listed, CliError> {
     let image = find(connected, word).await?;
     let Some(disk) = disk(connected, &image)? else {
-        let none = format!("{} has no disk on this host", image.id);
-        return Err(CliError::failure(none)
+        return Err(no_disk(&image)
             .hint("only images that the local cloud has made are compared so, not its base image")
             .hint("--on-machines lists what is in them on a machine of each"));
     };

@@ -165,7 +165,7 @@ pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
     let connected = context.connect().await?;
     let image = find(&connected, word).await?;
     let Some(disk) = disk(&connected, &image)? else {
-        return Err(CliError::failure(no_disk(&image)).hint(
+        return Err(no_disk(&image).hint(
             "only images of the local cloud are exported; on AWS use `aws ec2 export-image`",
         ));
     };
@@ -348,8 +348,9 @@ pub fn written(connected: &Connected, image: &Image) -> Result<SnapshotDisk, Dri
     }
 }
 
-fn no_disk(image: &Image) -> String {
-    format!("{} has no disk on this host", image.id)
+/// What is said of an image whose disk is not here.
+pub fn no_disk(image: &Image) -> CliError {
+    CliError::failure(format!("{} has no disk on this host", image.id))
 }
 
 /// Writes the disk that is kept there into a file; gives its size.

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::bake::chance;
-use super::images::{assemble, disk, find, tree};
+use super::images::{assemble, disk, find, no_disk, tree};
 use super::plan::prepare;
 use crate::aws::tags;
 use crate::bake::cancel_pair;
@@ -48,10 +48,8 @@ pub async fn run(context: &Context, args: &TestArgs) -> CliResult {
     let connected = context.connect().await?;
     let image = find(&connected, &args.image).await?;
     let Some(disk) = disk(&connected, &image)? else {
-        return Err(
-            CliError::failure(format!("{} has no disk on this host", image.id))
-                .hint("only images that the local cloud has made are booted, not its base image"),
-        );
+        return Err(no_disk(&image)
+            .hint("only images that the local cloud has made are booted, not its base image"));
     };
     let (_, tree) = tree(&disk)?;
     let layers = layers(context, &image, args)?;
