@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Bakes the shipped recipes cold, ROUNDS=20 times in all, with everything around them varied: one disk each, or it fails.
-# The last two are in QEMU, 400 days ahead; without KVM (PIAAS_VM_ACCEL=kvm) these take half an hour.
+# The last of each are in QEMU, 400 days ahead; without KVM (PIAAS_VM_ACCEL=kvm) these take half an hour.
 # shellcheck source=tests/scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
