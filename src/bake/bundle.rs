@@ -211,16 +211,18 @@ impl Bundle {
     }
 
     /// The command that prints a line with what [`Self::packages`] prints, cleans the machine, and fails with 1 and the paths
-    /// that are left if that left something; with 3 if the cleaning failed. Repeated, it goes on from the copy that it made:
-    /// the bundle is gone.
+    /// that are left if that left something; with 3 if the cleaning failed. Repeated, it goes on from the copy that it made,
+    /// and prints the packages as they were: the bundle is gone. One that runs is waited for.
     #[must_use]
     pub fn seal(&self) -> String {
         /// What is left has room behind them (`GetCommandInvocation`, `StandardOutputContent`: 24,000 characters).
         const PACKAGES_BYTES: usize = 16_000;
         // The packages first: the cleaning removes the indexes of apt.
         format!(
-            "(\n{}\n) | head -c {PACKAGES_BYTES}\necho\n(\n[ ! -e {SEALED}/seal.sh ] || exec /bin/sh {SEALED}/seal.sh seal\n\
-             exec /bin/sh {}/seal.sh seal\n) >&2 || exit 3\nexec /bin/sh {SEALED}/seal.sh assert",
+            "exec 8>{SEALED}.lock && flock 8 || exit 3\nif [ ! -e {SEALED}.packages ]; then\n(\n{}\n) | \
+             head -c {PACKAGES_BYTES} >{SEALED}.part\nmv {SEALED}.part {SEALED}.packages\nfi\ncat {SEALED}.packages\necho\n(\n\
+             [ ! -e {SEALED}/seal.sh ] || exec /bin/sh {SEALED}/seal.sh seal\nexec /bin/sh {}/seal.sh seal\n) >&2 8>&- || \
+             exit 3\nexec /bin/sh {SEALED}/seal.sh assert",
             self.packages(),
             self.dir()
         )

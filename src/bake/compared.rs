@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use semver::Version;
 
-use super::engine::{Built, Settings, build, bundles, errand};
+use super::engine::{Built, Settings, build, bundles};
+use super::errand::errand;
 use super::error::{BakeError, LeftOver};
 use super::event::{Event, Phase};
 use super::images::Image;
@@ -49,7 +50,7 @@ pub async fn list_both(
         let listings = list::both(run, &groups, images, plan.source_date).await?;
         Ok((listings, vec![]))
     };
-    let (listings, left_over) = errand(clients, plan, settings, sink, act).await?;
+    let (listings, left_over) = errand(clients, plan, "diff", settings, sink, act).await?;
     Ok(Compared {
         listings,
         again: None,
@@ -100,7 +101,8 @@ pub async fn bake_again(
         let kept = if keep { vec![intent] } else { vec![] };
         Ok(((listings, made), kept))
     };
-    let ((listings, made), left_over) = errand(clients, plan, settings, sink, act).await?;
+    let ((listings, made), left_over) =
+        errand(clients, plan, "verify", settings, sink, act).await?;
     Ok(Compared {
         listings,
         again: Some(made),

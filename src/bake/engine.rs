@@ -15,13 +15,12 @@ use super::packages::{Part, Record};
 use super::phases::{commands, deliver, image, launch, publish, scripts};
 use super::plan::Plan;
 use super::run::{Log, Run, milliseconds};
-use super::undo::Undo;
+use crate::aws::Clients;
 use crate::aws::tags;
-use crate::aws::{Clients, Commands};
 use crate::cancel::Cancel;
 use crate::events::Sink;
 use crate::image::tree::TreeManifest;
-use crate::journal::{self, Entry, IntentId, Journal, RunHeader, RunState};
+use crate::journal::{self, Entry, IntentId, Journal, RunHeader, State};
 
 /// What a run needs besides its plan.
 #[derive(Debug)]
@@ -92,11 +91,48 @@ pub async fn bake(
     settings: Settings<'_>,
     sink: &dyn Sink<Event>,
 ) -> Result<Baked, BakeError> {
+    let begin = |clients: &Clients, settings: &Settings<'_>| {
+        let header = header(clients, plan, settings, journal::BAKE);
+        Journal::create(settings.runs, header)
+    };
+    carry_out(clients, plan, settings, sink, begin).await
+}
+
+/// Goes on with a bake whose process has died, by the plan that it had: what was done is not done again, commands and
+/// snapshots that are under way are waited for. `journal` is that of the run, and of one that may be resumed
+/// ([`super::resumable`]).
+///
+/// # Errors
+/// As [`bake`].
+pub async fn resume(
+    clients: &Clients,
+    plan: &Plan,
+    journal: Journal,
+    settings: Settings<'_>,
+    sink: &dyn Sink<Event>,
+) -> Result<Baked, BakeError> {
+    let begin = |clients: &Clients, _: &Settings<'_>| {
+        let mut journal = journal;
+        journal.resumed(clients.clock.now())?;
+        Ok(journal)
+    };
+    carry_out(clients, plan, settings, sink, begin).await
+}
+
+async fn carry_out(
+    clients: &Clients,
+    plan: &Plan,
+    settings: Settings<'_>,
+    sink: &dyn Sink<Event>,
+    begin: impl FnOnce(&Clients, &Settings<'_>) -> Result<Journal, journal::Error>,
+) -> Result<Baked, BakeError> {
     let started = clients.clock.now();
     let keep = settings.keep_on_failure;
     let account = settings.account.clone();
     let log_path = settings.runs.join(format!("{}.log", settings.run));
-    let mut run = match open(clients, plan, settings, &log_path, sink) {
+    let opened = begin(clients, &settings).map_err(Failure::from);
+    let opened = opened.and_then(|journal| open(clients, plan, settings, journal, &log_path, sink));
+    let mut run = match opened {
         Ok(run) => run,
         Err(failure) => {
             let (last_lines, left_over) = (Vec::new(), Vec::new());
@@ -158,6 +194,8 @@ pub async fn bake(
         Some(kept) => &[kept.kind, Resource::SecurityGroup],
         None => &[],
     };
+    // Nobody goes on with it. A journal that takes no more does not stop the way back.
+    let _later = run.pass(journal::UNDOING, &failure.to_string());
     let left_over = undo(&mut run, spared).await;
     // A run that is not ended is cleaned up by the next `cloud gc`.
     if left_over.is_empty() && kept.is_none() {
@@ -212,25 +250,35 @@ fn kept(run: &Run<'_>, failure: &Failure, phase: Option<Phase>) -> Option<Kept> 
     })
 }
 
-pub(super) fn open<'a>(
-    clients: &'a Clients,
-    plan: &'a Plan,
-    settings: Settings<'a>,
-    log_path: &Path,
-    sink: &'a dyn Sink<Event>,
-) -> Result<Run<'a>, Failure> {
-    let header = RunHeader {
+pub(super) fn header(
+    clients: &Clients,
+    plan: &Plan,
+    settings: &Settings<'_>,
+    purpose: &'static str,
+) -> RunHeader {
+    RunHeader {
+        format: journal::FORMAT,
+        purpose: purpose.to_owned(),
         run: settings.run.to_string(),
         recipe: plan.recipe.clone(),
         version: plan.version.to_string(),
         digest: plan.digest.clone(),
         cloud: clients.cloud.to_owned(),
-        account: settings.account,
+        account: settings.account.clone(),
         region: clients.region.clone(),
         started: clients.clock.now(),
-    };
-    let journal = Journal::create(settings.runs, header)?;
-    let log = Log::create(log_path.to_owned())?;
+    }
+}
+
+pub(super) fn open<'a>(
+    clients: &'a Clients,
+    plan: &'a Plan,
+    settings: Settings<'a>,
+    journal: Journal,
+    log_path: &Path,
+    sink: &'a dyn Sink<Event>,
+) -> Result<Run<'a>, Failure> {
+    let log = Log::open(log_path.to_owned())?;
     let mut run = Run::new(
         clients,
         plan,
@@ -244,6 +292,7 @@ pub(super) fn open<'a>(
     // A layer is not cleaned: what a script makes of a secret may lie in it.
     run.layers = settings.layers.filter(|_| plan.secrets.is_empty());
     run.disks = settings.disks;
+    run.go_on();
     Ok(run)
 }
 
@@ -268,72 +317,16 @@ pub fn fits_commands(plan: &Plan) -> Result<(), TooLarge> {
     bundles(plan).iter().try_for_each(Bundle::fits_commands)
 }
 
-/// A run that is no bake, from its journal to the removal of what it has made: gives what `act` gives, and what could not be
-/// removed. `act` also says what is to stay.
-///
-/// # Errors
-/// [`BakeError`]; everything that the run created has been removed then, but for what it lists as left over.
-pub(super) async fn errand<T>(
-    clients: &Clients,
-    plan: &Plan,
-    settings: Settings<'_>,
-    sink: &dyn Sink<Event>,
-    act: impl AsyncFnOnce(&mut Run<'_>) -> Result<(T, Vec<IntentId>), Failure>,
-) -> Result<(T, Vec<LeftOver>), BakeError> {
-    let log_path = settings.runs.join(format!("{}.log", settings.run));
-    let failed = |failure, phase, last_lines, left_over| BakeError {
-        failure,
-        phase,
-        last_lines,
-        log: log_path.clone(),
-        left_over,
-        kept: None,
-    };
-    let mut run = open(clients, plan, settings, &log_path, sink)
-        .map_err(|failure| failed(failure, None, Vec::new(), Vec::new()))?;
-    run.emit(Event::Note {
-        text: format!("run {}, log {}", run.id, log_path.display()),
-    });
-    let outcome = match act(&mut run).await {
-        Ok((given, kept)) if kept.is_empty() => Ok(given),
-        Ok((given, kept)) => {
-            let noted = run.journal.keep(kept, run.now());
-            noted.map(|()| given).map_err(Failure::from)
-        }
-        Err(failure) => Err(failure),
-    };
-    let phase = run.phase();
-    let last_lines = run.tail.to_vec();
-    match &outcome {
-        Ok(_) => {
-            // A wish to stop comes too late to undo anything here.
-            let _stopping = run.enter(Phase::Release);
-        }
-        Err(failure) => run.emit(Event::Undoing {
-            reason: failure.to_string(),
-            kept: None,
-        }),
-    }
-    let left_over = undo(&mut run, &[]).await;
-    run.leave();
-    if left_over.is_empty() {
-        // The lock alone ends the run as well; a later clean-up would find nothing to do.
-        let _later = run.journal.end("undone", run.now());
-    }
-    match outcome {
-        Ok(given) => Ok((given, left_over)),
-        Err(failure) => {
-            run.emit(Event::Failed {
-                error: failure.to_string(),
-            });
-            Err(failed(failure, phase, last_lines, left_over))
-        }
-    }
-}
-
 /// Everything up to the image that can be used; gives its id.
 async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     let plan = run.plan;
+    // The last thing that a run writes down before it tidies up.
+    if let Some(image) = run.standing(Resource::Image, &plan.image_name)
+        && image.state == State::Kept
+        && let Some(id) = image.ids.first()
+    {
+        return Ok(id.clone());
+    }
     let [bundle, tests] = bundles(plan);
     if run.bundles.is_none() {
         bundle.fits_commands()?;
@@ -349,7 +342,9 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     let id = made.id.clone();
 
     run.enter(Phase::Test)?;
-    test(run, &made, &groups, &tests).await?;
+    if run.passed(checkpoint::TEST).is_none() {
+        test(run, &made, &groups, &tests).await?;
+    }
 
     run.enter(Phase::Publish)?;
     let mut kept = vec![image_intent];
@@ -359,8 +354,20 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     }
     publish::ready(run, &id).await?;
     kept.push(publish::latest(run, &id).await?);
-    run.journal.keep(kept, run.now())?;
+    run.keep(kept)?;
     Ok(id)
+}
+
+/// Parts of a bake that are not begun again once they are done.
+mod checkpoint {
+    pub const BOOT: &str = "boot";
+    pub const SEND: &str = "send";
+    pub const PROVISION: &str = "provision";
+    pub const VALIDATE: &str = "validate";
+    /// With what the machine printed of its packages.
+    pub const SEAL: &str = "seal";
+    pub const STOP: &str = "stop";
+    pub const TEST: &str = "test";
 }
 
 /// An image, with what it was made by.
@@ -377,16 +384,33 @@ pub(super) async fn build(run: &mut Run<'_>, bundle: &Bundle) -> Result<Built, F
     remove_stale(run).await?;
     let (groups, builder) = equipped(run, bundle).await?;
     run.enter(Phase::Provision)?;
-    match run.layers {
-        Some(patience) => scripts::provision(run, &builder, bundle, patience).await?,
-        None => scripts::execute(run, &builder, bundle, List::Steps).await?,
+    if run.passed(checkpoint::PROVISION).is_none() {
+        match run.layers {
+            Some(patience) => scripts::provision(run, &builder, bundle, patience).await?,
+            None => scripts::execute(run, &builder, bundle, List::Steps).await?,
+        }
+        run.pass(checkpoint::PROVISION, "")?;
     }
     run.enter(Phase::Validate)?;
-    scripts::execute(run, &builder, bundle, List::Validate).await?;
+    if run.passed(checkpoint::VALIDATE).is_none() {
+        scripts::execute(run, &builder, bundle, List::Validate).await?;
+        run.pass(checkpoint::VALIDATE, "")?;
+    }
     run.enter(Phase::Seal)?;
-    let installed = commands::seal(run, &builder, bundle).await?;
+    let packages = match run.passed(checkpoint::SEAL) {
+        Some(packages) => packages,
+        None => {
+            let packages = commands::seal(run, &builder, bundle).await?;
+            run.pass(checkpoint::SEAL, &packages)?;
+            packages
+        }
+    };
+    let installed = commands::installed(run, &packages);
     run.enter(Phase::Stop)?;
-    launch::stop(run, &builder).await?;
+    if run.passed(checkpoint::STOP).is_none() {
+        launch::stop(run, &builder).await?;
+        run.pass(checkpoint::STOP, "")?;
+    }
 
     run.enter(Phase::Image)?;
     let (intent, id) = image::create(run, &builder).await?;
@@ -406,15 +430,25 @@ pub(super) async fn equipped(
     run: &mut Run<'_>,
     bundle: &Bundle,
 ) -> Result<(Vec<String>, String), Failure> {
+    let sent = run.passed(checkpoint::SEND).is_some();
     // Before the builder: a bucket that cannot be used costs no machine.
-    let deposit = deliver::deposit(run, bundle).await?;
+    let deposit = match sent {
+        true => None,
+        false => deliver::deposit(run, bundle).await?,
+    };
     let (groups, _) = launch::security_groups(run).await?;
     let start = &run.plan.start.image;
     let (_, builder) = launch::instance(run, Resource::Builder, start, &groups).await?;
     run.enter(Phase::Boot)?;
-    launch::online(run, &builder).await?;
+    if run.passed(checkpoint::BOOT).is_none() {
+        launch::online(run, &builder).await?;
+        run.pass(checkpoint::BOOT, "")?;
+    }
     run.enter(Phase::Send)?;
-    deliver::send(run, &builder, bundle, deposit).await?;
+    if !sent {
+        deliver::send(run, &builder, bundle, deposit).await?;
+        run.pass(checkpoint::SEND, "")?;
+    }
     Ok((groups, builder))
 }
 
@@ -450,6 +484,7 @@ async fn test(
         deliver::send(run, &tester, bundle, deposit).await?;
         scripts::execute(run, &tester, bundle, List::Test).await?;
     }
+    run.pass(checkpoint::TEST, "")?;
     // It takes its time to end: it may as well begin now.
     let _waited_for_at_the_end = machine::terminate(run.clients, &tester, Ending::AtOnce).await;
     Ok(())
@@ -480,92 +515,6 @@ pub(super) async fn undo(run: &mut Run<'_>, spared: &[Resource]) -> Vec<LeftOver
     undo.walk(&mut run.journal, &entries).await
 }
 
-/// What became of a run that had died.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DeadRun {
-    pub run: String,
-    pub recipe: String,
-    /// Set where the run acted elsewhere (cloud, account, region): nothing was done about it.
-    pub elsewhere: Option<String>,
-    pub left_over: Vec<LeftOver>,
-}
-
-/// Removes what dead runs left, by their journals; runs of another account, region or cloud are only named.
-///
-/// # Errors
-/// [`journal::Error`] if a journal cannot be read.
-pub async fn undo_dead_runs(
-    clients: &Clients,
-    account: &str,
-    runs: &Path,
-    sink: &dyn Sink<Event>,
-) -> Result<Vec<DeadRun>, journal::Error> {
-    let mut all = Vec::new();
-    for file in journal::runs(runs)? {
-        if file.state == RunState::Dead {
-            all.extend(undo_dead_run(clients, account, &file.path, sink).await?);
-        }
-    }
-    Ok(all)
-}
-
-/// The same for the run of this journal. `None` if it lives, or died before it wrote a word.
-///
-/// # Errors
-/// [`journal::Error`] if the journal cannot be read.
-pub async fn undo_dead_run(
-    clients: &Clients,
-    account: &str,
-    path: &Path,
-    sink: &dyn Sink<Event>,
-) -> Result<Option<DeadRun>, journal::Error> {
-    let mut journal = match Journal::adopt(path) {
-        Err(journal::Error::Alive { .. }) => return Ok(None),
-        other => other?,
-    };
-    let Some(header) = journal.ledger().header().cloned() else {
-        // It died before it wrote a word.
-        let _already_gone = std::fs::remove_file(path);
-        return Ok(None);
-    };
-    let mut dead = DeadRun {
-        run: header.run,
-        recipe: header.recipe,
-        elsewhere: None,
-        left_over: Vec::new(),
-    };
-    let here = (clients.cloud, account, clients.region.as_str());
-    if (
-        header.cloud.as_str(),
-        header.account.as_str(),
-        header.region.as_str(),
-    ) == here
-    {
-        let undo = Undo {
-            clients,
-            sink,
-            seed: 0,
-        };
-        let entries = journal.ledger().to_undo();
-        dead.left_over = undo.walk(&mut journal, &entries).await;
-        if dead.left_over.is_empty() {
-            journal.end("undone", clients.clock.now())?;
-        }
-    } else {
-        dead.elsewhere = Some(format!(
-            "{} {} {}",
-            header.cloud, header.account, header.region
-        ));
-    }
-    Ok(Some(dead))
-}
-
-/// What a live or dead run has created and not removed yet, for a process that must stop at once.
-#[must_use]
-pub fn unfinished(ledger: &journal::Ledger, commands: &Commands) -> Vec<LeftOver> {
-    super::undo::describe(&ledger.to_undo(), commands)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -580,7 +529,7 @@ mod tests {
             bake(clients, plan, settings, &())
         }
         fn undoes<'a>(clients: &'a Clients, runs: &'a Path) -> impl Send + 'a {
-            undo_dead_runs(clients, "", runs, &())
+            crate::bake::undo_dead_runs(clients, "", runs, &())
         }
         let _compiles = (bakes as fn(_, _, _) -> _, undoes as fn(_, _) -> _);
     }

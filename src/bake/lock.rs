@@ -1,6 +1,7 @@
 //! Finding out what the layers of a line install: a builder provisions them, notes it, and goes again.
 
-use super::engine::{Settings, bundles, equipped, errand};
+use super::engine::{Settings, bundles, equipped};
+use super::errand::errand;
 use super::error::{BakeError, Failure, LeftOver};
 use super::event::{Event, List, Phase};
 use super::packages::{Package, Part};
@@ -86,7 +87,7 @@ pub async fn record(
     sink: &dyn Sink<Event>,
 ) -> Result<Record, BakeError> {
     let act = async |run: &mut Run<'_>| Ok((flow(run, recipes).await?, vec![]));
-    let (layers, left_over) = errand(clients, plan, settings, sink, act).await?;
+    let (layers, left_over) = errand(clients, plan, "lock", settings, sink, act).await?;
     Ok(Record { layers, left_over })
 }
 

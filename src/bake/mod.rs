@@ -8,7 +8,9 @@ mod base;
 mod bundle;
 pub mod calls;
 mod compared;
+mod dead;
 mod engine;
+mod errand;
 mod error;
 pub mod event;
 pub(crate) mod follow;
@@ -32,10 +34,10 @@ pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use base::{BaseError, resolve};
 pub use bundle::{Bundle, HOME, TooLarge, user_data};
 pub use compared::{Compared, bake_again, list_both};
-pub use engine::{
-    Baked, DeadRun, DiskTree, Disks, Settings, bake, fits_commands, undo_dead_run, undo_dead_runs,
-    unfinished,
+pub use dead::{
+    DeadRun, NotResumable, forget_plan, resumable, undo_dead_run, undo_dead_runs, unfinished,
 };
+pub use engine::{Baked, DiskTree, Disks, Settings, bake, fits_commands, resume};
 pub use error::{BakeError, Failure, Kept, LeftOver};
 pub use event::{Event, Phase, Resource, Stamped};
 pub use once::{Answer, Order, once};

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use semver::Version;
 use sha2::{Digest as _, Sha256};
 
+use crate::journal::RunHeader;
+
 /// Id of one run: UTC time and eight hex digits of chance, such as `20260102T030405-1f2e3d4c`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunId(String);
@@ -16,6 +18,12 @@ impl RunId {
     #[must_use]
     pub fn new(now: Timestamp, chance: u32) -> Self {
         Self(format!("{}-{chance:08x}", now.strftime("%Y%m%dT%H%M%S")))
+    }
+
+    /// The id of a run that was begun before.
+    #[must_use]
+    pub fn of(header: &RunHeader) -> Self {
+        Self(header.run.clone())
     }
 
     /// As text: the value of the run tag and the name of the run's files.
@@ -138,7 +146,16 @@ pub fn packages_parameter(image: &str) -> String {
 /// SSM parameter that holds the manifest of a digest; see [`super::images::manifest`] for further parts.
 #[must_use]
 pub fn manifest_parameter(digest: &str) -> String {
-    format!("/piaas-bake/manifests/{digest}")
+    format!("{MANIFESTS}{digest}")
+}
+
+const MANIFESTS: &str = "/piaas-bake/manifests/";
+
+/// The digest whose manifest, or a part of it, a parameter of this name holds.
+#[must_use]
+pub(super) fn manifest_digest(parameter: &str) -> Option<&str> {
+    let name = parameter.strip_prefix(MANIFESTS)?;
+    Some(name.split_once('.').map_or(name, |(digest, _)| digest))
 }
 
 #[cfg(test)]

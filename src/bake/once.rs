@@ -21,7 +21,7 @@ use crate::aws::wait::{Pace, Patience};
 use crate::aws::{Clients, Error, tags};
 use crate::cancel::Cancel;
 use crate::events::Sink;
-use crate::journal::{Facts, Journal, RunHeader};
+use crate::journal::{FORMAT, Facts, Journal, RunHeader};
 
 /// The machine ends itself after this long, whatever becomes of its client.
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -72,6 +72,8 @@ pub async fn once(
 ) -> Result<Answer, crate::journal::Error> {
     let now = || clients.clock.now();
     let header = RunHeader {
+        format: FORMAT,
+        purpose: "cloud run".to_owned(),
         run: order.run.to_string(),
         recipe: order.image.name.clone(),
         version: String::new(),

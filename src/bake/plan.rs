@@ -237,6 +237,8 @@ pub enum PlanError {
         image: String,
         name: String,
     },
+    #[error("the image {image} is none that a builder of this recipe starts from")]
+    Start { image: String },
     #[error("the start image {image} needs {needs} GiB; the recipe gives {has} (image.size)")]
     TooSmall { image: String, needs: u32, has: u32 },
 }
@@ -320,17 +322,37 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         });
     }
 
+    let plan = assemble(target, name, start, stale)?;
+    Ok(Decision::Bake(Box::new(plan)))
+}
+
+/// The plan of a bake that was begun: with the image name and the start that it had then.
+///
+/// # Errors
+/// [`PlanError::Start`] if `start` is no image that a builder of this line starts from.
+pub fn again(target: &Target, image_name: String, start: Image) -> Result<Plan, PlanError> {
+    let start = placed(target, start)?;
+    assemble(target, image_name, start, Vec::new())
+}
+
+fn assemble(
+    target: &Target,
+    image_name: String,
+    start: Start,
+    stale: Vec<Image>,
+) -> Result<Plan, PlanError> {
+    let top = target.top()?;
     let all = target.layers.iter().map(|layer| &layer.layer);
     let to_run = &target.layers[start.layers..];
     let chain = target.chain(root_image(&start.image, &target.base));
-    Ok(Decision::Bake(Box::new(Plan {
+    Ok(Plan {
         recipe: top.recipe.clone(),
         version: top.version.clone(),
         description: target.description.clone(),
         labels: top.layer.labels.clone(),
         digest: top.digest.clone(),
         manifest_json: top.manifest_json.clone(),
-        image_name: name,
+        image_name,
         base: target.base.clone(),
         layers: to_run
             .iter()
@@ -363,7 +385,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         start,
         chain,
         stale,
-    })))
+    })
 }
 
 /// The image that holds most of the line already: the image of a parent, or the layer of a script. Of the two that
@@ -373,9 +395,6 @@ fn start<'s>(
     survey: &'s Survey,
     ready: impl Fn(&str) -> Option<&'s Image>,
 ) -> Start {
-    let scripts = |layers: &[LayerPlan]| -> usize {
-        layers.iter().map(|one| one.layer.provision.len()).sum()
-    };
     let below = target.layers.len() - 1;
     let parent = (1..=below).rev().find_map(|layers| {
         let image = ready(&target.layers[layers - 1].digest)?.clone();
@@ -401,17 +420,59 @@ fn start<'s>(
             .steps
             .iter()
             .find(|image| image.state == "available" && image.tag(tags::LAYER) == Some(&digest))?;
-        Some(Start {
-            image: image.clone(),
-            layers: (0..=target.layers.len())
-                .rev()
-                .find(|layers| scripts(&target.layers[..*layers]) <= index + 1)
-                .unwrap_or(0)
-                .min(below),
-            scripts: index + 1,
-        })
+        Some(after_script(target, image.clone(), index))
     });
     step.unwrap_or(start)
+}
+
+/// How many scripts provision these layers.
+fn scripts(layers: &[LayerPlan]) -> usize {
+    layers.iter().map(|one| one.layer.provision.len()).sum()
+}
+
+/// The layer of the script with this index in the line.
+fn after_script(target: &Target, image: Image, index: usize) -> Start {
+    let below = target.layers.len() - 1;
+    Start {
+        image,
+        layers: (0..=target.layers.len())
+            .rev()
+            .find(|layers| scripts(&target.layers[..*layers]) <= index + 1)
+            .unwrap_or(0)
+            .min(below),
+        scripts: index + 1,
+    }
+}
+
+/// What of the line an image holds.
+fn placed(target: &Target, image: Image) -> Result<Start, PlanError> {
+    if image.id == target.base.id {
+        return Ok(Start {
+            image,
+            layers: 0,
+            scripts: 0,
+        });
+    }
+    if let Some(digest) = image.tag(tags::LAYER) {
+        let chain = target.chain(root_image(&image, &target.base));
+        let index = chain
+            .iter()
+            .position(|step| step.digest.to_string() == digest);
+        if let Some(index) = index {
+            return Ok(after_script(target, image, index));
+        }
+    } else if let Some(index) = target
+        .layers
+        .iter()
+        .position(|layer| image.digest() == Some(&layer.digest))
+    {
+        return Ok(Start {
+            image,
+            layers: index + 1,
+            scripts: scripts(&target.layers[..=index]),
+        });
+    }
+    Err(PlanError::Start { image: image.id })
 }
 
 /// Id of the image at the root of one that a builder starts from.

@@ -1,5 +1,6 @@
 //! One run under way: its journal, its events, its log, its limits. The phases act through this.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io::Write as _;
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 
 use super::engine::Disks;
 use super::error::Failure;
-use super::event::{Event, Phase, Resource, Stamped};
+use super::event::{Event, List, Phase, Resource, Stamped};
 use super::follow::Tail;
 use super::names::{BundleStore, RunId, client_token};
 use super::plan::Plan;
@@ -20,10 +21,30 @@ use crate::aws::wait::{Pace, Patience};
 use crate::aws::{self, Clients, Kind};
 use crate::cancel::Cancel;
 use crate::events::Sink;
-use crate::journal::{Facts, IntentId, Journal};
+use crate::journal::{Entry, Facts, IntentId, Journal, State};
 
 /// Lines of a script's output that a failure repeats.
 const LAST_LINES: usize = 20;
+
+/// Checkpoints that hold the id of a command: whoever goes on with a run waits for the one that is under way.
+const COMMANDS: [&str; 4] = [
+    "command-steps",
+    "command-validate",
+    "command-test",
+    "command-seal",
+];
+
+/// The checkpoint of the command that runs a list.
+pub(super) fn command_of(list: List) -> &'static str {
+    match list {
+        List::Steps => COMMANDS[0],
+        List::Validate => COMMANDS[1],
+        List::Test => COMMANDS[2],
+    }
+}
+
+/// The checkpoint of the command that seals.
+pub(super) const SEALING: &str = COMMANDS[3];
 
 /// Facts that the undo reads back.
 pub(super) mod facts {
@@ -33,6 +54,8 @@ pub(super) mod facts {
     pub const PREVIOUS: &str = "previous";
     /// What the run put there.
     pub const VALUE: &str = "value";
+    /// After how many minutes a machine ends itself: a call that is repeated must say the same.
+    pub const MINUTES: &str = "minutes";
     /// Bucket and key of an object.
     pub const BUCKET: &str = "bucket";
     pub const KEY: &str = "key";
@@ -53,6 +76,8 @@ pub(super) struct Run<'a> {
     /// When anyone may remove what this run leaves.
     pub expires: Timestamp,
     pub tail: Tail,
+    /// Commands that may still run on a machine, by what they are for: of the process that died.
+    under_way: BTreeMap<String, String>,
     cancel: Cancel,
     deadline: Timestamp,
     log: Log,
@@ -70,6 +95,7 @@ impl<'a> Run<'a> {
         cancel: Cancel,
     ) -> Self {
         let now = clients.clock.now();
+        let begun = journal.ledger().header().map_or(now, |first| first.started);
         Self {
             clients,
             plan,
@@ -79,8 +105,10 @@ impl<'a> Run<'a> {
             bundles: None,
             layers: None,
             disks: None,
-            expires: plan.expires(now),
+            // Whoever goes on with a run tags what it makes in the same way: a call that is repeated must not differ.
+            expires: plan.expires(begun),
             tail: Tail::new(LAST_LINES),
+            under_way: BTreeMap::new(),
             cancel,
             deadline: now
                 .checked_add(plan.build.timeout)
@@ -196,9 +224,55 @@ impl<'a> Run<'a> {
         all
     }
 
+    /// Goes on where a process has died: with the commands that it may have left under way.
+    pub fn go_on(&mut self) {
+        for name in COMMANDS {
+            if let Some(id) = self.journal.ledger().checkpoint(name) {
+                self.under_way.insert(name.to_owned(), id.to_owned());
+            }
+        }
+    }
+
+    /// What a part of the run left for the rest of it; `None` if it is still to be done.
+    pub fn passed(&self, name: &str) -> Option<String> {
+        self.journal.ledger().checkpoint(name).map(str::to_owned)
+    }
+
+    /// Writes down that a part of the run is done.
+    pub fn pass(&mut self, name: &str, value: &str) -> Result<(), Failure> {
+        Ok(self.journal.checkpoint(name, value, self.now())?)
+    }
+
+    /// The command for something that another process of this run had sent, once.
+    pub fn attach(&mut self, name: &str) -> Option<String> {
+        self.under_way.remove(name)
+    }
+
+    /// Writes down that these stay.
+    pub fn keep(&mut self, mut ids: Vec<IntentId>) -> Result<(), Failure> {
+        let ledger = self.journal.ledger();
+        ids.retain(|id| {
+            ledger
+                .entry(*id)
+                .is_none_or(|entry| entry.state != State::Kept)
+        });
+        if !ids.is_empty() {
+            self.journal.keep(ids, self.now())?;
+        }
+        Ok(())
+    }
+
+    /// What the run has of this already.
+    pub fn standing(&self, kind: Resource, token: &str) -> Option<&Entry> {
+        self.journal.ledger().standing(kind.as_str(), token)
+    }
+
     /// Creates something: writes the intent, acts, writes the outcome. `call` gives the ids of what it made.
     ///
     /// A failure that does not say that nothing was made leaves the intent open: the undo will search for what it may have made.
+    ///
+    /// In a run that is gone on with, what is there is not made again; where nobody knows, the same call is made again, which is
+    /// to find out: it has the same token.
     pub async fn create(
         &mut self,
         kind: Resource,
@@ -219,10 +293,23 @@ impl<'a> Run<'a> {
         call: impl Future<Output = Result<Vec<String>, aws::Error>>,
     ) -> Result<(IntentId, Result<String, aws::Error>), Failure> {
         self.check()?;
-        facts.insert(facts::RUN.to_owned(), self.id.to_string());
-        let intent = self
-            .journal
-            .intent(kind.as_str(), token, facts, self.now())?;
+        let intent = match self.standing(kind, token) {
+            Some(Entry {
+                id,
+                state: State::Done | State::Kept,
+                ids,
+                ..
+            }) => {
+                let made = ids.first().map_or_else(|| token.to_owned(), String::clone);
+                return Ok((*id, Ok(made)));
+            }
+            Some(open) => open.id,
+            None => {
+                facts.insert(facts::RUN.to_owned(), self.id.to_string());
+                let now = self.now();
+                self.journal.intent(kind.as_str(), token, facts, now)?
+            }
+        };
         match call.await {
             Ok(ids) => {
                 self.journal.outcome(intent, ids.clone(), self.now())?;
@@ -273,8 +360,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub fn create(path: PathBuf) -> Result<Self, Failure> {
-        match File::create(&path) {
+    /// A new one, or the one that is there, to be gone on with.
+    pub fn open(path: PathBuf) -> Result<Self, Failure> {
+        match File::options().append(true).create(true).open(&path) {
             Ok(file) => Ok(Self { file, path }),
             Err(source) => Err(Failure::Log { path, source }),
         }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -14,10 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::archive;
 use super::names::Channel;
-use super::plan::{Decision, LayerPlan};
+use super::plan::{Decision, LayerPlan, Plan};
 use crate::digest;
 use crate::recipe::model::{BaseRef, BuildSpec, ImageSpec};
 use crate::render::script::Layer;
+use crate::whole;
 
 /// Name and version of the format.
 pub const FORMAT: &str = "piaas-bake/plan/2";
@@ -29,6 +31,12 @@ const JSON: &str = "plan.json";
 const SHA256: &str = "plan.json.sha256";
 /// The most that a plan's JSON may have; the largest bundle of scripts is far below.
 const JSON_LIMIT: u64 = 256 * 1024 * 1024;
+
+/// Where the plan of a run lies as long as somebody may go on with it: `<runs>/<run>.plan`.
+#[must_use]
+pub fn path_of(runs: &Path, run: &str) -> PathBuf {
+    runs.join(format!("{run}.plan"))
+}
 
 /// What is in a plan file, but for the bytes of payloads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,12 +126,18 @@ impl From<&Decision> for Outcome {
             Decision::AlreadyBaked(image) => Self::AlreadyBaked {
                 image: image.id.clone(),
             },
-            Decision::Bake(plan) => Self::Bake {
-                image_name: plan.image_name.clone(),
-                base: plan.base.id.clone(),
-                start: plan.start.image.id.clone(),
-                stale: plan.stale.iter().map(|image| image.id.clone()).collect(),
-            },
+            Decision::Bake(plan) => Self::from(plan.as_ref()),
+        }
+    }
+}
+
+impl From<&Plan> for Outcome {
+    fn from(plan: &Plan) -> Self {
+        Self::Bake {
+            image_name: plan.image_name.clone(),
+            base: plan.base.id.clone(),
+            start: plan.start.image.id.clone(),
+            stale: plan.stale.iter().map(|image| image.id.clone()).collect(),
         }
     }
 }
@@ -247,6 +261,21 @@ impl Saved {
     /// # Errors
     /// Those of `to`.
     pub fn write(&self, to: impl io::Write) -> io::Result<()> {
+        self.write_at(flate2::Compression::default(), to)
+    }
+
+    /// Writes the plan of a run where [`path_of`] says, for whoever goes on with it; whole or not at all.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn keep(&self, runs: &Path, run: &str) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        // It is needed for a while, and the bake waits for it.
+        self.write_at(flate2::Compression::none(), &mut bytes)?;
+        whole::write(&path_of(runs, run), &bytes)
+    }
+
+    fn write_at(&self, level: flate2::Compression, to: impl io::Write) -> io::Result<()> {
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
         let payloads: BTreeMap<_, _> = self
@@ -262,7 +291,7 @@ impl Saved {
         ];
         let files = json.into_iter().chain(payloads);
         let files = files.map(|(path, bytes)| (path, 0o644, bytes));
-        archive::write(to, flate2::Compression::default(), files)?.flush()
+        archive::write(to, level, files)?.flush()
     }
 
     /// Reads a plan and checks that it is whole and unchanged.

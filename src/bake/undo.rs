@@ -9,6 +9,7 @@ use super::error::{Failure, LeftOver};
 use super::event::{Event, Resource, Stamped};
 use super::images::{self, filter};
 use super::machine::{self, Ending};
+use super::names::manifest_digest;
 use super::phases::launch;
 use super::run::facts;
 use crate::aws::error::Context as _;
@@ -255,7 +256,16 @@ impl Undo<'_> {
         Ok(())
     }
 
+    /// A manifest stays if another bake has made an image of the digest since: it found it there, and did not make its own.
     async fn manifest(&self, entry: &Entry) -> Result<(), Failure> {
+        if let Some(digest) = manifest_digest(&entry.token) {
+            let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
+            let filters = vec![filter(format!("tag:{}", tags::DIGEST), [digest.to_owned()])];
+            let all = images::describe(self.clients, &["self".to_owned()], filters).await?;
+            if all.iter().any(|image| image.tag(tags::RUN) != Some(run)) {
+                return Ok(());
+            }
+        }
         self.delete_parameter(&entry.token).await?;
         self.emit(Event::Removed {
             kind: Resource::Manifest,

@@ -196,6 +196,11 @@ pub enum Verb {
     /// Run a fleet of workers: one more when all are busy, none that is idle for long
     #[command(subcommand)]
     Fleet(super::verbs::fleet_args::FleetVerb),
+    /// Runs and what became of them: alive, over, or dead with something left
+    Runs {
+        #[command(subcommand)]
+        what: Option<super::verbs::runs_args::RunsVerb>,
+    },
     /// The local cloud: serve it, look at it, clean it
     #[command(subcommand)]
     Cloud(CloudVerb),
@@ -365,8 +370,20 @@ pub struct BakeArgs {
     ///
     /// What several of them are built on is baked first, once, unless its image is there or one of them changes its
     /// parameters.
-    #[arg(value_name = "RECIPE|FILE", required = true, add = completions::recipes())]
+    #[arg(value_name = "RECIPE|FILE", required_unless_present = "resume", add = completions::recipes())]
     pub recipe: Vec<String>,
+    /// Go on with a bake whose process has died, by the id of its run; without one, with the only one there is
+    ///
+    /// What is done is not done again; commands and snapshots that are under way are waited for. `runs` lists the runs.
+    #[arg(
+        long,
+        value_name = "RUN",
+        num_args = 0..=1,
+        default_missing_value = "",
+        conflicts_with_all = ["recipe", "set", "values", "force", "no_cache", "candidate", "locked", "offline", "explain", "jobs"],
+        add = completions::dead_runs(),
+    )]
+    pub resume: Option<String>,
     #[command(flatten)]
     pub sets: SetArgs,
     #[command(flatten)]

@@ -198,16 +198,22 @@ async fn running(clients: &Clients) -> Option<Vec<CompletionCandidate>> {
 
 /// Runs that died, with their recipes.
 pub fn dead_runs() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| {
-        let found = context().and_then(|context| journal::runs(&context.runs()).ok());
-        let dead = found.unwrap_or_default().into_iter();
-        let dead = dead.filter(|run| run.state == RunState::Dead);
-        let named = dead.filter_map(|run| {
-            let header = run.ledger.header()?;
-            Some(candidate(header.run.clone(), header.recipe.clone()))
-        });
-        named.collect()
-    })
+    ArgValueCandidates::new(|| named_runs(|state| state == RunState::Dead))
+}
+
+fn named_runs(wanted: impl Fn(RunState) -> bool) -> Vec<CompletionCandidate> {
+    let found = context().and_then(|context| journal::runs(&context.runs()).ok());
+    let found = found.unwrap_or_default().into_iter();
+    let named = found.filter(|run| wanted(run.state)).filter_map(|run| {
+        let header = run.ledger.header()?;
+        Some(candidate(header.run.clone(), header.recipe.clone()))
+    });
+    named.collect()
+}
+
+/// Runs, with their recipes.
+pub fn runs() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| named_runs(|_| true))
 }
 
 /// Ports that are exposed already, for taking one back.

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
 use super::ledger::{Entry, Ledger};
-use super::record::{Facts, IntentId, Record, RunHeader, decode, encode};
+use super::record::{FORMAT, Facts, IntentId, Record, RunHeader, decode, encode};
 
 const EXTENSION: &str = "jsonl";
 
@@ -25,6 +25,10 @@ pub struct Journal {
     file: File,
     path: PathBuf,
     ledger: Ledger,
+    /// Bytes of whole records.
+    length: u64,
+    /// What could not be written may lie behind them, and nothing may be written after that.
+    torn: bool,
 }
 
 impl Journal {
@@ -46,6 +50,8 @@ impl Journal {
             file,
             path,
             ledger: Ledger::default(),
+            length: 0,
+            torn: false,
         };
         journal.append(Record::Run(header))?;
         // The name of the file must outlast a power cut as well.
@@ -55,7 +61,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Takes over the journal of a run that died, to undo what it left. A torn last record is cut off.
+    /// Takes over the journal of a run that died, to go on with it or to undo what it left. A torn last record is cut off.
     ///
     /// # Errors
     /// [`Error::Alive`] if another process holds it; otherwise as [`read`].
@@ -76,6 +82,8 @@ impl Journal {
             file,
             path: path.to_owned(),
             ledger,
+            length,
+            torn: false,
         })
     }
 
@@ -169,6 +177,26 @@ impl Journal {
         })
     }
 
+    /// Writes down that the run has come this far, and what the rest of it needs of that.
+    ///
+    /// # Errors
+    /// As [`Journal::outcome`]; illegal once the run is being undone.
+    pub fn checkpoint(&mut self, name: &str, value: &str, at: Timestamp) -> Result<(), Error> {
+        self.append(Record::Checkpoint {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            at,
+        })
+    }
+
+    /// Writes down that another process goes on with the run.
+    ///
+    /// # Errors
+    /// As [`Journal::outcome`]; illegal once the run is being undone.
+    pub fn resumed(&mut self, at: Timestamp) -> Result<(), Error> {
+        self.append(Record::Resumed { at })
+    }
+
     /// Writes down that nothing is left to do.
     ///
     /// # Errors
@@ -192,12 +220,31 @@ impl Journal {
             path: self.path.clone(),
             source,
         })?;
-        self.file
-            .write_all(encode(&record).as_bytes())
-            .map_err(io("write", &self.path))?;
-        self.file.sync_data().map_err(io("sync", &self.path))?;
+        let line = encode(&record);
+        self.write(line.as_bytes())?;
+        self.length += line.len() as u64;
         self.ledger = next;
         Ok(())
+    }
+
+    /// A record is whole and on disk, or it is not there: one that a full disk has cut short is taken back, for others may
+    /// follow it once there is room.
+    fn write(&mut self, line: &[u8]) -> Result<(), Error> {
+        if self.torn {
+            self.file
+                .set_len(self.length)
+                .map_err(io("mend", &self.path))?;
+            self.torn = false;
+        }
+        let written = self
+            .file
+            .write_all(line)
+            .map_err(io("write", &self.path))
+            .and_then(|()| self.file.sync_data().map_err(io("sync", &self.path)));
+        if written.is_err() {
+            self.torn = self.file.set_len(self.length).is_err();
+        }
+        written
     }
 }
 
@@ -209,8 +256,23 @@ pub fn read(path: &Path) -> Result<Ledger, Error> {
     load(path).map(|(ledger, _)| ledger)
 }
 
+/// The records of a journal, in order.
+///
+/// # Errors
+/// As [`read`].
+pub fn records(path: &Path) -> Result<Vec<Record>, Error> {
+    let mut all = Vec::new();
+    each(path, |record| all.push(record))?;
+    Ok(all)
+}
+
 /// The ledger, and how many bytes of the file hold whole records.
 fn load(path: &Path) -> Result<(Ledger, u64), Error> {
+    each(path, drop)
+}
+
+/// As [`load`], and gives each record away.
+fn each(path: &Path, mut give: impl FnMut(Record)) -> Result<(Ledger, u64), Error> {
     let bytes = std::fs::read(path).map_err(io("read", path))?;
     let mut ledger = Ledger::default();
     let mut good = 0;
@@ -224,12 +286,19 @@ fn load(path: &Path) -> Result<(Ledger, u64), Error> {
             .and_then(|line| std::str::from_utf8(line).ok())
             .and_then(decode);
         match record {
+            Some(Record::Run(header)) if header.format > FORMAT => {
+                return Err(Error::Newer {
+                    path: path.to_owned(),
+                    format: header.format,
+                });
+            }
             Some(record) => {
                 ledger.apply(&record).map_err(|source| Error::Illegal {
                     path: path.to_owned(),
                     source,
                 })?;
                 good += line.len() as u64;
+                give(record);
             }
             None if lines.peek().is_none() => break,
             None => {
@@ -267,6 +336,14 @@ pub struct RunFile {
 /// # Errors
 /// As [`read`], for the first journal that cannot be read.
 pub fn runs(dir: &Path) -> Result<Vec<RunFile>, Error> {
+    paths(dir)?.into_iter().map(inspect).collect()
+}
+
+/// The journals in `dir`, oldest name first; none if the directory does not exist.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn paths(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let listing = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(io("list", dir))?,
@@ -282,10 +359,14 @@ pub fn runs(dir: &Path) -> Result<Vec<RunFile>, Error> {
         }
     }
     paths.sort();
-    paths.into_iter().map(inspect).collect()
+    Ok(paths)
 }
 
-fn inspect(path: PathBuf) -> Result<RunFile, Error> {
+/// A run, by its journal.
+///
+/// # Errors
+/// As [`read`].
+pub fn inspect(path: PathBuf) -> Result<RunFile, Error> {
     let file = File::open(&path).map_err(io("open", &path))?;
     // The lock comes first: a run that ends between the two looks is then seen with its end.
     let free = try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(io("lock", &path))?;
@@ -399,6 +480,80 @@ mod tests {
         journal.end("undone", AT).unwrap();
         assert_eq!(state(), RunState::Finished);
         assert_eq!(read(&path).unwrap().result(), Some("undone"));
+    }
+
+    /// As version 0.1.0 wrote it.
+    #[test]
+    fn a_journal_of_the_first_format_is_read_and_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path_of(dir.path(), "20261126T175707-f6cc77b9");
+        std::fs::write(&path, include_str!("testdata/first.jsonl")).unwrap();
+        assert_eq!(records(&path).unwrap().len(), 28);
+        let mut journal = Journal::adopt(&path).unwrap();
+        let header = journal.ledger().header().unwrap();
+        assert_eq!((header.format, header.recipe.as_str()), (1, "ci-worker"));
+        let left = journal.ledger().to_undo();
+        let left: Vec<_> = left
+            .iter()
+            .map(|entry| (entry.kind.as_str(), entry.id))
+            .collect();
+        assert_eq!(
+            left,
+            [("builder", IntentId(2)), ("security-group", IntentId(1))]
+        );
+        for (_, id) in left {
+            journal.undo(id, AT).unwrap();
+            journal.undone(id, AT).unwrap();
+        }
+        journal.end("undone", AT).unwrap();
+        assert_eq!(read(&path).unwrap().result(), Some("undone"));
+    }
+
+    #[test]
+    fn a_journal_of_a_format_to_come_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let newer = RunHeader {
+            format: FORMAT + 1,
+            ..header()
+        };
+        let path = path_of(dir.path(), &newer.run);
+        std::fs::write(&path, encode(&Record::Run(newer))).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let error = Journal::adopt(&path).unwrap_err();
+        assert!(matches!(error, Error::Newer { format: 3, .. }), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn what_was_cut_short_is_taken_back_before_the_next_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = with_one_instance(dir.path());
+        let whole = std::fs::read(journal.path()).unwrap();
+        // What a write that found no room leaves if even that cannot be cut off at once.
+        journal.file.write_all(b"{\"crc\":\"0").unwrap();
+        journal.torn = true;
+        journal.checkpoint("boot", "", AT).unwrap();
+        let path = journal.path().to_owned();
+        assert!(std::fs::read(&path).unwrap().starts_with(&whole));
+        assert_eq!(&read(&path).unwrap(), journal.ledger());
+    }
+
+    #[test]
+    fn nobody_goes_on_with_a_run_that_is_being_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = with_one_instance(dir.path());
+        journal.resumed(AT).unwrap();
+        journal
+            .checkpoint(super::super::UNDOING, "it failed", AT)
+            .unwrap();
+        assert!(matches!(
+            journal.resumed(AT),
+            Err(Error::Illegal {
+                source: super::super::Illegal::Abandoned,
+                ..
+            })
+        ));
+        assert_eq!(journal.ledger().resumed(), 1);
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub struct Entry {
     pub state: State,
 }
 
+/// The checkpoint of a run that has failed and is being undone; its value says why it failed.
+pub const UNDOING: &str = "undoing";
+
 /// A record that cannot follow those before it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Illegal {
@@ -64,6 +67,8 @@ pub enum Illegal {
         from: State,
         record: &'static str,
     },
+    #[error("the run goes on although its removal was begun")]
+    Abandoned,
     #[error("the run ends although intent {} is still {state:?}", .id.0)]
     Unfinished { id: IntentId, state: State },
 }
@@ -73,6 +78,8 @@ pub enum Illegal {
 pub struct Ledger {
     header: Option<RunHeader>,
     entries: BTreeMap<IntentId, Entry>,
+    checkpoints: BTreeMap<String, String>,
+    resumed: u32,
     result: Option<String>,
 }
 
@@ -92,6 +99,28 @@ impl Ledger {
     /// All intents in the order in which they were announced.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.entries.values()
+    }
+
+    /// What the last checkpoint of this name holds; `None` if the run has not come so far.
+    #[must_use]
+    pub fn checkpoint(&self, name: &str) -> Option<&str> {
+        self.checkpoints.get(name).map(String::as_str)
+    }
+
+    /// How many processes have gone on with the run after the one that began it.
+    #[must_use]
+    pub fn resumed(&self) -> u32 {
+        self.resumed
+    }
+
+    /// The last intent of this kind and token that was not refused and is not gone.
+    #[must_use]
+    pub fn standing(&self, kind: &str, token: &str) -> Option<&Entry> {
+        self.entries().rev().find(|entry| {
+            entry.kind == kind
+                && entry.token == token
+                && matches!(entry.state, State::Intended | State::Done | State::Kept)
+        })
     }
 
     /// One intent.
@@ -166,6 +195,15 @@ impl Ledger {
                     self.step(*id, "kept", |_| true)?.state = State::Kept;
                 }
             }
+            Record::Checkpoint { name, value, .. } => {
+                self.checkpoints.insert(name.clone(), value.clone());
+            }
+            Record::Resumed { .. } => {
+                if self.checkpoints.contains_key(UNDOING) {
+                    return Err(Illegal::Abandoned);
+                }
+                self.resumed += 1;
+            }
             Record::Undo { id, .. } => {
                 self.step(*id, "undo", State::needs_undo)?.state = State::Undoing
             }
@@ -218,6 +256,8 @@ pub(super) mod tests {
 
     pub fn header() -> RunHeader {
         RunHeader {
+            format: super::super::FORMAT,
+            purpose: super::super::BAKE.into(),
             run: "r1".into(),
             recipe: "web".into(),
             version: "1.0.0".into(),

@@ -10,9 +10,9 @@ mod file;
 mod ledger;
 mod record;
 
-pub use file::{Journal, RunFile, RunState, path_of, read, runs};
-pub use ledger::{Entry, Illegal, Ledger, State};
-pub use record::{Facts, IntentId, Record, RunHeader};
+pub use file::{Journal, RunFile, RunState, inspect, path_of, paths, read, records, runs};
+pub use ledger::{Entry, Illegal, Ledger, State, UNDOING};
+pub use record::{BAKE, FORMAT, Facts, IntentId, Record, RunHeader};
 
 /// The journal could not be written, read or understood.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,15 @@ pub enum Error {
     Illegal {
         path: std::path::PathBuf,
         source: Illegal,
+    },
+    /// A later version of this program wrote it.
+    #[error(
+        "the journal {path} is of format {format}, and this piaas-bake knows those up to {FORMAT}; use the version that began \
+         the run"
+    )]
+    Newer {
+        path: std::path::PathBuf,
+        format: u32,
     },
     /// Another process holds the run.
     #[error("the run in {path} is alive: another process holds its lock")]

@@ -13,9 +13,20 @@ pub struct IntentId(pub u32);
 /// What an undo needs to know besides the ids.
 pub type Facts = BTreeMap<String, String>;
 
+/// The newest format of journals; one that says nothing is of the first.
+///
+/// 1: without checkpoints, so that its run can be undone and not be resumed.
+pub const FORMAT: u32 = 2;
+
 /// Who runs, on what, where. The first record of every journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunHeader {
+    /// [`FORMAT`] at the time.
+    #[serde(default = "first_format")]
+    pub format: u32,
+    /// What the run is for: `bake`, or something else that has machines of its own.
+    #[serde(default = "bake")]
+    pub purpose: String,
     /// The run's id; also the value of the run tag on everything it creates.
     pub run: String,
     pub recipe: String,
@@ -29,6 +40,18 @@ pub struct RunHeader {
     pub region: String,
     pub started: Timestamp,
 }
+
+fn first_format() -> u32 {
+    1
+}
+
+/// Those of the first format do not tell; most were.
+fn bake() -> String {
+    BAKE.to_owned()
+}
+
+/// [`RunHeader::purpose`] of a bake.
+pub const BAKE: &str = "bake";
 
 /// One line of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +81,16 @@ pub enum Record {
     },
     /// These stay: from here on no undo may touch them.
     Kept { ids: Vec<IntentId>, at: Timestamp },
+    /// The run has come this far. It is known by its name, and the last one of a name counts.
+    Checkpoint {
+        name: String,
+        /// What the rest of the run needs of it; often empty.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        value: String,
+        at: Timestamp,
+    },
+    /// The run had died, and another process goes on with it.
+    Resumed { at: Timestamp },
     /// It is about to be removed.
     Undo { id: IntentId, at: Timestamp },
     /// It is gone.
@@ -70,6 +103,26 @@ pub enum Record {
     },
     /// Nothing is left to do for this run.
     End { result: String, at: Timestamp },
+}
+
+impl Record {
+    /// When it was written.
+    #[must_use]
+    pub fn at(&self) -> Timestamp {
+        match self {
+            Self::Run(header) => header.started,
+            Self::Intent { at, .. }
+            | Self::Outcome { at, .. }
+            | Self::Failed { at, .. }
+            | Self::Kept { at, .. }
+            | Self::Checkpoint { at, .. }
+            | Self::Resumed { at }
+            | Self::Undo { at, .. }
+            | Self::Undone { at, .. }
+            | Self::UndoFailed { at, .. }
+            | Self::End { at, .. } => *at,
+        }
+    }
 }
 
 const OPEN: &str = r#"{"crc":""#;

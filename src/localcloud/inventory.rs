@@ -131,6 +131,35 @@ impl LocalCloud {
         self.driver().disk(snapshot_id)
     }
 
+    /// Makes this process the owner of instances and unfinished images with this tag: whoever had made them is gone, and
+    /// somebody goes on with them.
+    ///
+    /// # Errors
+    /// [`InventoryError::State`].
+    pub fn adopt(&self, key: &str, value: &str) -> Result<(), InventoryError> {
+        let this = Process::current();
+        let ours = |tags: &Tags| tags.get(key).is_some_and(|found| found == value);
+        for region in self.regions()? {
+            let mut locked = self.locked(&region)?;
+            let state = &mut locked.state;
+            let instances = state.instances.values_mut();
+            let owners = instances
+                .filter(|one| ours(&one.tags))
+                .map(|one| &mut one.owner);
+            let images = state.images.values_mut();
+            let owners = owners.chain(
+                images
+                    .filter(|one| ours(&one.tags))
+                    .map(|one| &mut one.owner),
+            );
+            for owner in owners.flatten() {
+                *owner = this;
+            }
+            locked.save()?;
+        }
+        Ok(())
+    }
+
     /// Terminates the instances of processes that are gone, and removes their unfinished images with the snapshots.
     ///
     /// # Errors

@@ -412,6 +412,73 @@ fn kill_9_in_the_middle_of_a_bake_then_gc_leaves_nothing() {
 }
 
 #[test]
+fn kill_9_in_the_middle_of_a_step_then_the_bake_is_gone_on_with() {
+    if !machines_wanted("a bake that is killed and gone on with") {
+        return;
+    }
+    let sandbox = sandbox("tiny");
+    let recipe = TINY
+        .replace(
+            "echo \"greeting kept\"",
+            "echo once >>/etc/ran; sleep 3; echo \"greeting kept\"",
+        )
+        .replace(
+            "run: test -s /etc/greeting\ntest:",
+            "run: test \"$(cat /etc/ran)\" = once\ntest:",
+        );
+    sandbox.write("recipes/tiny/recipe.yaml", &recipe);
+    let mut bake = start(&sandbox, &["bake", "tiny", "--set", "greeting=hello"]);
+    wait_for_the_step(&mut bake, &sandbox);
+    bake.kill().unwrap();
+    let _ = bake.wait();
+
+    // What has become of the recipe since does not matter.
+    sandbox.write("recipes/tiny/recipe.yaml", "broken\n");
+    let runs = run(&sandbox, &["runs"]).expect_code(0);
+    assert!(
+        runs.stdout.contains("died, can be resumed"),
+        "{}",
+        runs.stdout
+    );
+    let baked = json(&run(&sandbox, &["bake", "--resume", "--format", "json"]).expect_code(0));
+    assert_eq!(baked["left_over"], serde_json::json!([]));
+    assert_nothing_left(&sandbox.state());
+    let image = baked["image_id"].as_str().unwrap();
+    let seen = run(
+        &sandbox,
+        &[
+            "cloud",
+            "run",
+            image,
+            "--",
+            "cat",
+            "/etc/ran",
+            "/etc/greeting",
+        ],
+    );
+    assert_eq!(seen.expect_code(0).stdout, "once\nhello");
+
+    let id = baked["run"].as_str().unwrap();
+    let shown = run(&sandbox, &["runs", "show", id]).expect_code(0);
+    for part in ["state    baked", "resumed", "of       bake tiny 1.0.0"] {
+        assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
+    }
+    let kept = std::fs::read_dir(sandbox.state().join("runs")).unwrap();
+    let plans = kept
+        .flatten()
+        .filter(|one| one.path().extension().is_some_and(|end| end == "plan"));
+    assert_eq!(plans.count(), 0, "the plan was for whoever goes on with it");
+    let again = run(&sandbox, &["bake", "--resume", id]).expect_code(1);
+    assert!(again.stderr.contains("is over (baked)"), "{}", again.stderr);
+    let none = run(&sandbox, &["bake", "--resume"]).expect_code(1);
+    assert!(
+        none.stderr.contains("there is no bake to go on with"),
+        "{}",
+        none.stderr
+    );
+}
+
+#[test]
 fn ctrl_c_removes_everything_and_exits_130() {
     if !machines_wanted("Ctrl-C in the middle of a bake") {
         return;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use piaas_bake::clock::SystemClock;
-use piaas_bake::journal::{Journal, RunHeader};
+use piaas_bake::journal::{self, Journal, RunHeader};
 use piaas_bake::localcloud::scripted::Scripted;
 use piaas_bake::localcloud::{BASE_IMAGE, LocalCloud, connector};
 
@@ -103,6 +103,8 @@ fn bash_itself_completes() {
 fn a_shell_completes_runs_that_died_and_ports_that_are_exposed() {
     let sandbox = Sandbox::new();
     let header = |run: &str| RunHeader {
+        format: journal::FORMAT,
+        purpose: journal::BAKE.into(),
         run: run.into(),
         recipe: "web".into(),
         version: "1.0.0".into(),

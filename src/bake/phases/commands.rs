@@ -9,7 +9,7 @@ use super::super::error::Failure;
 use super::super::event::Event;
 use super::super::machine;
 use super::super::packages::{self, Part};
-use super::super::run::Run;
+use super::super::run::{Run, SEALING};
 use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::Patience;
 use crate::image::leaks;
@@ -160,7 +160,8 @@ pub async fn packages(
     Ok(installed(run, printed))
 }
 
-fn installed(run: &mut Run<'_>, printed: &str) -> Option<Part> {
+/// Reads what a machine printed of its packages, as [`packages`] does.
+pub fn installed(run: &mut Run<'_>, printed: &str) -> Option<Part> {
     let part = unpack(printed).and_then(|text| packages::read(&text));
     if part.is_none() {
         run.emit(Event::Note {
@@ -208,17 +209,22 @@ fn unpack(printed: &str) -> Option<String> {
     Some(text)
 }
 
-/// Cleans the machine, and asserts that it is clean; gives what was installed, as [`packages`] does.
-pub async fn seal(
-    run: &mut Run<'_>,
-    instance: &str,
-    bundle: &Bundle,
-) -> Result<Option<Part>, Failure> {
+/// Cleans the machine, and asserts that it is clean; gives what it printed of the packages, for [`installed`].
+pub async fn seal(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<String, Failure> {
     const WHAT: &str = "seal the machine";
-    let ended = within(run, instance, &bundle.seal(), SHORT * 3, WHAT).await?;
+    let timeout = SHORT * 3;
+    let id = match run.attach(SEALING) {
+        Some(id) => id,
+        None => {
+            let id = begin(run, instance, &bundle.seal(), timeout, WHAT).await?;
+            run.pass(SEALING, &id)?;
+            id
+        }
+    };
+    let ended = end(run, instance, &id, timeout).await?;
     let (packages, remains) = ended.stdout.split_once('\n').unwrap_or_default();
     match ended.verdict {
-        Verdict::Success => Ok(installed(run, packages)),
+        Verdict::Success => Ok(packages.to_owned()),
         Verdict::Failed(1) if !remains.trim().is_empty() => {
             let paths: BTreeSet<&str> = remains.lines().collect();
             let own = &run.plan.sealed;

@@ -24,6 +24,13 @@ const SNAPSHOT: Patience = Patience {
     longest: Duration::from_secs(10),
 };
 
+/// Reads of EC2 are eventually consistent; and an image that a run had made may be gone when it is gone on with.
+const VISIBLE: Patience = Patience {
+    what: "the image to be visible",
+    stall: Duration::from_secs(300),
+    ..SNAPSHOT
+};
+
 const DISK: Patience = Patience {
     what: "the disk to be written",
     ..SNAPSHOT
@@ -80,6 +87,7 @@ pub async fn make(
 /// Waits until the image is available, for as long as its snapshot moves.
 pub async fn available(run: &mut Run<'_>, id: &str) -> Result<Image, Failure> {
     let mut pace = run.pace(SNAPSHOT);
+    let mut unseen = run.pace(VISIBLE);
     let mut shown = None;
     loop {
         let state = match images::get(run.clients, id).await? {
@@ -104,7 +112,10 @@ pub async fn available(run: &mut Run<'_>, id: &str) -> Result<Image, Failure> {
                     reason: image.state_reason.unwrap_or_default(),
                 });
             }
-            None => "not visible yet".to_owned(),
+            None => {
+                run.pause(&mut unseen, "not visible").await?;
+                continue;
+            }
         };
         run.pause(&mut pace, &state).await?;
     }

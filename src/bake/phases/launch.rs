@@ -14,7 +14,7 @@ use super::super::error::Failure;
 use super::super::event::{Event, Resource};
 use super::super::images::{Image, filter};
 use super::super::machine;
-use super::super::run::Run;
+use super::super::run::{Run, facts};
 use crate::aws::error::Context as _;
 use crate::aws::ssm;
 use crate::aws::wait::Patience;
@@ -179,8 +179,15 @@ pub async fn launch(
                 .build(),
         )
         .build();
-    let lifetime = Duration::try_from(run.expires.duration_since(run.now())).unwrap_or_default();
-    let user_data = user_data(&run.clients.region, lifetime);
+    let begun = run.standing(kind, &token).map(|entry| &entry.facts);
+    let minutes = match begun.and_then(|facts| facts.get(facts::MINUTES)?.parse().ok()) {
+        Some(minutes) => minutes,
+        None => u64::try_from(run.expires.duration_since(run.now()).as_secs())
+            .unwrap_or(0)
+            .div_ceil(60),
+    };
+    let user_data = user_data(&run.clients.region, Duration::from_secs(minutes * 60));
+    let known = Facts::from([(facts::MINUTES.to_owned(), minutes.to_string())]);
     let profile = plan.build.instance_profile.as_ref().map(|name| {
         IamInstanceProfileSpecification::builder()
             .name(name)
@@ -231,7 +238,7 @@ pub async fn launch(
                 .to_owned(),
         ])
     };
-    run.create(kind, &token, Facts::new(), call).await
+    run.create(kind, &token, known, call).await
 }
 
 /// Waits until an instance runs and its agent answers.

@@ -81,6 +81,5 @@ async fn make(
         }
     }
     // For good, also if this bake fails later.
-    run.journal.keep(kept, run.now())?;
-    Ok(())
+    run.keep(kept)
 }

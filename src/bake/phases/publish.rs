@@ -49,7 +49,9 @@ async fn store(run: &mut Run<'_>, parts: Vec<(String, String)>) -> Result<Vec<In
     let clients = run.clients;
     let mut intents = Vec::new();
     for (name, value) in parts {
-        if parameter(clients, &name).await?.is_some() {
+        if run.standing(Resource::Manifest, &name).is_none()
+            && parameter(clients, &name).await?.is_some()
+        {
             continue;
         }
         let token = name.clone();

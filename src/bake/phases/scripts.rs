@@ -10,7 +10,7 @@ use super::super::bundle::Bundle;
 use super::super::error::Failure;
 use super::super::event::{Event, List};
 use super::super::follow::{self, Cutter, Piece};
-use super::super::run::Run;
+use super::super::run::{Run, command_of};
 use super::commands::{COMMAND, MACHINE_EVERY, SHORT, alive, finish, unless_lost};
 use super::layer;
 use crate::aws::ssm::{self, Invocation, Verdict};
@@ -18,6 +18,8 @@ use crate::aws::wait::Patience;
 use crate::aws::{Error, Kind};
 use crate::render::script::Script;
 
+/// The checkpoint with the number of the last script of which a layer was kept, or could not be.
+const LAYER: &str = "layer";
 /// How long one `follow` waits on the machine for new output, in seconds.
 const FOLLOW_WAIT: u32 = 20;
 /// Every so many looks the runner itself is asked, not only its log.
@@ -59,7 +61,12 @@ pub async fn provision(
             break;
         };
         next = usize::try_from(number).unwrap_or(done);
-        layer::keep(run, instance, bundle, next).await?;
+        // A process of this run that has died may have let the machine go on since.
+        let kept = run.passed(LAYER).and_then(|last| last.parse().ok());
+        if kept.is_none_or(|last: usize| last < next) {
+            layer::keep(run, instance, bundle, next).await?;
+            run.pass(LAYER, &next.to_string())?;
+        }
     }
     Ok(())
 }
@@ -81,8 +88,15 @@ async fn go_on(
     // One that is still under way reads what has been read since.
     follower.command = None;
     let longest = bundle.longest(list);
-    let comment = format!("piaas-bake: {} of {}", list.as_str(), run.plan.image_name);
-    let runner = ssm::send(run.clients, instance, command, longest, &comment).await?;
+    let runner = match run.attach(command_of(list)) {
+        Some(id) => id,
+        None => {
+            let comment = format!("piaas-bake: {} of {}", list.as_str(), run.plan.image_name);
+            let id = ssm::send(run.clients, instance, command, longest, &comment).await?;
+            run.pass(command_of(list), &id)?;
+            id
+        }
+    };
     // SSM itself ends the runner at its time-out; a reboot and its delivery come on top.
     let mut pace = run.pace(Patience {
         what: "the scripts to end",

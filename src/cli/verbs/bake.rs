@@ -8,12 +8,13 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-use super::plan::{Wishes, decide, prepare};
-use super::{bakes, images, layers, saved};
+use super::plan::{Order, Wishes, decide, prepare};
+use super::{bakes, images, layers, resume, saved};
 use crate::aws::Commands;
 use crate::bake::images::Image;
 use crate::bake::names::{Channel, RunId};
 use crate::bake::plan::{Decision, Plan};
+use crate::bake::saved::{Outcome, Saved, path_of};
 use crate::bake::{
     self, BakeError, Baked, Cancel, DiskTree, Failure, HOME, Kept, LeftOver, Settings, Stamped,
     TooLarge, cancel_pair,
@@ -33,11 +34,14 @@ use crate::localcloud::driver::SnapshotDisk;
 const LAYER_AFTER: Duration = Duration::from_secs(5);
 
 pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
+    if let Some(run) = &args.resume {
+        return resume::run(context, run, args.keep_on_failure).await;
+    }
     let [argument] = args.recipe.as_slice() else {
         return bakes::run(context, args).await;
     };
     let plan = saved::named(argument, &args.sets, &args.how)?;
-    let (connected, order, decision, channel) = if let Some(plan) = plan {
+    let (connected, order, decision, wishes) = if let Some(plan) = plan {
         if args.offline {
             let what =
                 "--offline goes with recipes: a plan file does not have all of its lock files";
@@ -46,21 +50,22 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
         let connected = context.connect_to_act().await?;
         let (order, decision) = saved::reopen(context, &connected, &plan).await?;
         supply(context, &connected, &[&order], false).await?;
-        (connected, order, decision, plan.channel)
+        let wishes = Wishes::new(plan.force, plan.channel, plan.no_cache);
+        (connected, order, decision, wishes)
     } else {
         let order = prepare(context, argument, &args.sets.given())?;
         order.check_locked(args.only_locked())?;
         let connected = connect(context, &[&order], args.offline).await?;
         let order = order.pinned(&connected)?;
         let wishes = Wishes::from(&args.how);
-        let channel = wishes.channel;
-        let decision = decide(context, &connected, &order, wishes).await?;
-        (connected, order, decision, channel)
+        let decision = decide(context, &connected, &order, wishes.clone()).await?;
+        (connected, order, decision, wishes)
     };
     let recipe = &order.recipe;
     match decision {
         Decision::AlreadyBaked(image) => {
-            let pointed = already_baked(context, &connected, recipe, channel, &image).await?;
+            let pointed =
+                already_baked(context, &connected, recipe, wishes.channel, &image).await?;
             match context.format {
                 Format::Json => output::json(&already_document(recipe, &image))?,
                 Format::Human => {
@@ -72,7 +77,7 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
                     if pointed {
                         output::note(&format!(
                             "{} of {recipe} is now this image",
-                            channel.as_str()
+                            wishes.channel.as_str()
                         ));
                     }
                     output::data(&format!("{}\n", image.id))?;
@@ -85,6 +90,7 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
                 layers::tell(context, &plan, &args.how)?;
             }
             let way = Way::alone(context, args.keep_on_failure)?;
+            let way = way.to_resume(context, &connected, (&order, &wishes), &plan);
             let baked = carry_out(context, &connected, &plan, way).await?;
             done(context, &plan, &baked)
         }
@@ -167,9 +173,30 @@ pub struct Way {
     /// Leave the machine on which it fails.
     pub keep_on_failure: bool,
     pub progress: Progress,
+    /// What is kept for whoever may have to go on with it; `None`: nobody can.
+    pub saved: Option<Saved>,
+    /// The run that is gone on with; `None`: a new one.
+    pub run: Option<RunId>,
 }
 
 impl Way {
+    /// The same for a bake that can be gone on with if this process dies.
+    #[must_use]
+    pub fn to_resume(
+        self,
+        context: &Context,
+        connected: &Connected,
+        (order, wishes): (&Order, &Wishes),
+        plan: &Plan,
+    ) -> Self {
+        let outcome = Outcome::from(plan);
+        let saved = saved::of(context, connected, order, wishes, outcome);
+        Self {
+            saved: Some(saved),
+            ..self
+        }
+    }
+
     /// Of the one run of a command.
     ///
     /// # Errors
@@ -181,6 +208,8 @@ impl Way {
             under_way,
             keep_on_failure,
             progress: context.progress(),
+            saved: None,
+            run: None,
         })
     }
 }
@@ -266,6 +295,20 @@ pub async fn carry_out(
         bake::bake(clients, plan, settings, sink).await
     };
     let (result, returned) = watched(context, connected, plan, way, act).await?;
+    told(context, connected, plan, result, returned).await
+}
+
+/// Tells the summary how a bake has ended; gives that on.
+///
+/// # Errors
+/// It failed, with the exit code that says how.
+pub async fn told(
+    context: &Context,
+    connected: &Connected,
+    plan: &Plan,
+    result: Result<Baked, BakeError>,
+    returned: Result<(), CliError>,
+) -> Result<Baked, CliError> {
     match result {
         Ok(baked) => {
             context.summarize(&summary(plan, &baked))?;
@@ -297,10 +340,19 @@ pub async fn watched<T>(
             CliError::failure(format!("{error}; nothing was changed")).hint(TooLarge::WAY_OUT)
         })?;
     }
-    let run = RunId::new(context.clock.now(), chance()?);
+    let run = match way.run {
+        Some(run) => run,
+        None => RunId::new(context.clock.now(), chance()?),
+    };
     let runs = context.runs();
     std::fs::create_dir_all(&runs)
         .map_err(|error| crate::cli::context::io("make", &runs, &error))?;
+    if let Some(saved) = &way.saved {
+        let path = path_of(&runs, run.as_str());
+        saved.keep(&runs, run.as_str()).map_err(|error| {
+            crate::cli::context::io("write the plan of the run to", &path, &error)
+        })?;
+    }
     let lent = lent::lend(context, connected, plan.secrets.values()).await?;
     let (sink, events) = mpsc::unbounded_channel();
     let view = if output::has_lines() {
@@ -325,6 +377,7 @@ pub async fn watched<T>(
     way.under_way.with(|runs| runs.push(run.clone()));
     let result = act(settings, &sink).await;
     way.under_way.with(|runs| runs.retain(|one| *one != run));
+    bake::forget_plan(&runs, run.as_str());
     let returned = lent::settle(context, connected, &lent).await;
     drop(sink);
     view.await.map_err(|error| {
@@ -398,7 +451,7 @@ fn failure_summary(context: &Context, plan: &Plan, error: &BakeError) -> String 
     out
 }
 
-fn done(context: &Context, plan: &Plan, baked: &Baked) -> CliResult {
+pub fn done(context: &Context, plan: &Plan, baked: &Baked) -> CliResult {
     let code = if baked.left_over.is_empty() {
         exit::DONE
     } else {
@@ -539,6 +592,8 @@ mod tests {
         let now = jiff::Timestamp::UNIX_EPOCH;
         let run = RunId::new(now, 1);
         let header = RunHeader {
+            format: journal::FORMAT,
+            purpose: journal::BAKE.into(),
             run: run.to_string(),
             recipe: "web".into(),
             version: "1.0.0".into(),

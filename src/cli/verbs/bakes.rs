@@ -250,7 +250,10 @@ async fn one(
                 under_way,
                 keep_on_failure: args.keep_on_failure,
                 progress: lanes.lane(recipe),
+                saved: None,
+                run: None,
             };
+            let way = way.to_resume(context, connected, (&node.order, &node.wishes), &plan);
             let baked = carry_out(context, connected, &plan, way).await?;
             let took = elapsed(std::time::Duration::from_millis(baked.milliseconds));
             lanes.lane(recipe).note(&format!(

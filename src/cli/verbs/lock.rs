@@ -111,6 +111,8 @@ async fn write(context: &Context, names: &[String], update: Option<&[String]>) -
             under_way: under_way.clone(),
             keep_on_failure: false,
             progress: context.progress(),
+            saved: None,
+            run: None,
         };
         output::note(&format!("locking {}", open.join(", ")));
         let (recorded, base, clean) =

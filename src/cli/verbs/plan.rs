@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::{changed, saved, show};
+use crate::bake::images::Image;
 use crate::bake::names::Channel;
 use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
 use crate::bake::{self, SurveyError, calls};
@@ -144,6 +145,21 @@ impl Order {
             format!("{option}, and there is no lock file for {names}"),
         )
         .hint(format!("make it, and commit it: piaas-bake lock {first}")))
+    }
+
+    /// What is asked for, on this image at the root of the line.
+    #[must_use]
+    pub fn target(&self, connected: &Connected, base: Image, wishes: &Wishes) -> Target {
+        Target {
+            description: self.description.clone(),
+            base,
+            layers: self.layers.clone(),
+            image: self.image().clone(),
+            build: self.build.clone(),
+            force: wishes.force,
+            channel: wishes.channel,
+            by_step: connected.local.is_some(),
+        }
     }
 
     /// The disk of the image.
@@ -318,16 +334,7 @@ pub async fn decide(
             }
             error => CliError::failure(error.to_string()),
         })?;
-    let target = Target {
-        description: order.description.clone(),
-        base,
-        layers: order.layers.clone(),
-        image: order.image().clone(),
-        build: order.build.clone(),
-        force: wishes.force,
-        channel: wishes.channel,
-        by_step: connected.local.is_some(),
-    };
+    let target = order.target(connected, base, &wishes);
     let mut survey = bake::survey(clients, &target, &context.runs())
         .await
         .map_err(|error| match &error {

@@ -246,7 +246,7 @@ async fn bake_all(
         };
         let order = Order::new(&case.resolved, case.layers.clone()).pinned(connected)?;
         supply(context, connected, &[&order], false).await?;
-        let decision = decide(context, connected, &order, wishes).await;
+        let decision = decide(context, connected, &order, wishes.clone()).await;
         let result = match decision {
             Ok(Decision::Bake(plan)) => {
                 let way = Way {
@@ -254,7 +254,10 @@ async fn bake_all(
                     under_way: under_way.clone(),
                     keep_on_failure: false,
                     progress: context.progress(),
+                    saved: None,
+                    run: None,
                 };
+                let way = way.to_resume(context, connected, (&order, &wishes), &plan);
                 carry_out(context, connected, &plan, way).await
             }
             Ok(Decision::AlreadyBaked(_)) => Err(CliError::new(

@@ -1,5 +1,6 @@
 //! Plan files: written by `plan -o`, looked at by `plan FILE`, carried out by `bake FILE`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::plan::{Order, Wishes, decide};
@@ -94,19 +95,16 @@ fn place(connected: &Connected) -> Place {
     }
 }
 
-/// Writes a plan, whole or not at all.
-///
-/// # Errors
-/// The file exists, or cannot be written.
-pub fn write(
+/// A plan as a file holds it.
+#[must_use]
+pub fn of(
     context: &Context,
     connected: &Connected,
     order: &Order,
-    how: &HowArgs,
-    decision: &Decision,
-    path: &Path,
-) -> Result<(), CliError> {
-    let saved = Saved {
+    wishes: &Wishes,
+    outcome: Outcome,
+) -> Saved {
+    Saved {
         format: FORMAT.to_owned(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         made: context.clock.now(),
@@ -120,11 +118,32 @@ pub fn write(
             .map(|(layer, disk)| SavedLayer::new(layer, disk))
             .collect(),
         build: order.build.clone(),
-        force: how.force,
-        no_cache: how.no_cache,
-        channel: Wishes::from(how).channel,
-        outcome: Outcome::from(decision),
-    };
+        force: wishes.force,
+        no_cache: wishes.starts.as_ref().is_some_and(BTreeSet::is_empty),
+        channel: wishes.channel,
+        outcome,
+    }
+}
+
+/// Writes a plan, whole or not at all.
+///
+/// # Errors
+/// The file exists, or cannot be written.
+pub fn write(
+    context: &Context,
+    connected: &Connected,
+    order: &Order,
+    how: &HowArgs,
+    decision: &Decision,
+    path: &Path,
+) -> Result<(), CliError> {
+    let saved = of(
+        context,
+        connected,
+        order,
+        &Wishes::from(how),
+        Outcome::from(decision),
+    );
     let dir = match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
         _ => Path::new("."),
@@ -155,10 +174,16 @@ fn load(path: &Path) -> Result<Saved, CliError> {
         io("read the plan", path, &error)
             .hint("a recipe is given by its name, without a `/` or a `.`")
     })?;
-    Saved::read(std::io::BufReader::new(file)).map_err(|error| {
-        CliError::new(exit::MISMATCH, format!("{}: {error}", path.display()))
-            .hint("make one with: piaas-bake plan RECIPE -o FILE")
-    })
+    read(file, path).map_err(|error| error.hint("make one with: piaas-bake plan RECIPE -o FILE"))
+}
+
+/// Reads a plan from an open file.
+///
+/// # Errors
+/// It is no plan of this program, or was changed (exit code 4).
+pub fn read(file: std::fs::File, path: &Path) -> Result<Saved, CliError> {
+    Saved::read(std::io::BufReader::new(file))
+        .map_err(|error| CliError::new(exit::MISMATCH, format!("{}: {error}", path.display())))
 }
 
 /// Looks at the cloud again, and plans what the file says; gives what is to be baked, and what that comes to.

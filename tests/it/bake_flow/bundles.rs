@@ -17,44 +17,13 @@ const CURL: &str = "curl";
 /// A world whose bundles go through a bucket, with its cloud on loopback for the machines.
 struct Served {
     world: World,
-    _stop: tokio::sync::oneshot::Sender<()>,
 }
 
 impl Served {
     /// `None`, said past the test harness's capture, if this host has nothing to fetch with.
     async fn new() -> Option<Self> {
-        let Some(real) = which(CURL) else {
-            let _ = writeln!(
-                std::io::stderr(),
-                "left out: bundles through a bucket ({CURL})"
-            );
-            return None;
-        };
         let mut world = World::new().await;
-        let create = world.clients.s3.create_bucket().bucket(BUCKET);
-        create.send().await.unwrap();
-        world.bundles = Some(BundleStore {
-            bucket: BUCKET.into(),
-            prefix: "of/bakes".into(),
-        });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        tokio::spawn(serve(world.wire.cloud(), listener, async {
-            // A dropped sender ends the server too.
-            let _ = stopped.await;
-        }));
-        // The machines are directories of this host, where nobody is at the address of a machine's cloud.
-        let there = MACHINE_ENDPOINT.strip_prefix("http://").unwrap();
-        let real = real.display();
-        world.machines.provide(
-            CURL,
-            &format!(
-                "#!/bin/sh\necho \"$@\" >>\"$MACHINE/curl-arguments\"\n\
-                 exec {real} --noproxy '*' --connect-to {there}:127.0.0.1:{port} \"$@\"\n"
-            ),
-        );
-        Some(Self { world, _stop: stop })
+        through_bucket(&mut world).await.then_some(Self { world })
     }
 
     /// Keys in the bucket.
@@ -67,6 +36,50 @@ impl Served {
 }
 
 /// The program of this name on this host.
+/// Whether this host has something to fetch with; if not, it is said past the test harness's capture.
+pub(super) fn can_fetch() -> bool {
+    let found = which(CURL).is_some();
+    if !found {
+        let _ = writeln!(
+            std::io::stderr(),
+            "left out: bundles through a bucket ({CURL})"
+        );
+    }
+    found
+}
+
+/// Lets the bundles of a world go through a bucket. False if this host has nothing to fetch with.
+pub(super) async fn through_bucket(world: &mut World) -> bool {
+    let Some(real) = which(CURL).filter(|_| can_fetch()) else {
+        return false;
+    };
+    let create = world.clients.s3.create_bucket().bucket(BUCKET);
+    create.send().await.unwrap();
+    world.bundles = Some(BundleStore {
+        bucket: BUCKET.into(),
+        prefix: "of/bakes".into(),
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(serve(world.wire.cloud(), listener, async {
+        // A dropped sender ends the server too.
+        let _ = stopped.await;
+    }));
+    // The machines are directories of this host, where nobody is at the address of a machine's cloud.
+    let there = MACHINE_ENDPOINT.strip_prefix("http://").unwrap();
+    let real = real.display();
+    world.machines.provide(
+        CURL,
+        &format!(
+            "#!/bin/sh\necho \"$@\" >>\"$MACHINE/curl-arguments\"\n\
+             exec {real} --noproxy '*' --connect-to {there}:127.0.0.1:{port} \"$@\"\n"
+        ),
+    );
+    world.served = Some(stop);
+    true
+}
+
 fn which(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap();
     std::env::split_paths(&path)

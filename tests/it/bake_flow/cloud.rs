@@ -69,6 +69,15 @@ impl Directories {
         self.snapshots.lock().unwrap().keys().cloned().collect()
     }
 
+    /// What this file of each machine that has one holds.
+    pub fn texts(&self, name: &str) -> Vec<String> {
+        let machines = self.machines.lock().unwrap();
+        machines
+            .keys()
+            .filter_map(|id| std::fs::read_to_string(self.root.join(id).join(name)).ok())
+            .collect()
+    }
+
     /// Gives all machines a program of this name, before those of this host.
     pub fn provide(&self, name: &str, script: &str) {
         let bin = self.root.join("bin");
@@ -288,6 +297,9 @@ pub struct Wire {
 struct WireState {
     fault: Fault,
     operations: Vec<String>,
+    /// How many lines the journals in `watched` had when each of them was asked for.
+    records: Vec<usize>,
+    watched: Option<PathBuf>,
 }
 
 impl Wire {
@@ -295,6 +307,8 @@ impl Wire {
         let state = WireState {
             fault: Fault::None,
             operations: Vec::new(),
+            records: Vec::new(),
+            watched: None,
         };
         Self {
             cloud,
@@ -318,7 +332,20 @@ impl Wire {
         *self.state.lock().unwrap() = WireState {
             fault,
             operations: Vec::new(),
+            records: Vec::new(),
+            watched: None,
         };
+    }
+
+    /// Forgets what was counted, and counts the lines of the journals there as well.
+    pub fn watch(&self, runs: PathBuf) {
+        self.fail(Fault::None);
+        self.state.lock().unwrap().watched = Some(runs);
+    }
+
+    /// How many lines the journals had before each request since [`Wire::watch`].
+    pub fn records(&self) -> Vec<usize> {
+        self.state.lock().unwrap().records.clone()
     }
 
     /// Lets the request arrive that is held.
@@ -330,6 +357,14 @@ impl Wire {
     pub fn operations(&self) -> Vec<String> {
         self.state.lock().unwrap().operations.clone()
     }
+}
+
+fn records_in(runs: &Path) -> usize {
+    let journals = std::fs::read_dir(runs).into_iter().flatten().flatten();
+    let journals = journals.filter(|one| one.path().extension().is_some_and(|end| end == "jsonl"));
+    journals
+        .map(|one| std::fs::read_to_string(one.path()).unwrap().lines().count())
+        .sum()
 }
 
 fn operation(request: &http::Request<Bytes>) -> String {
@@ -388,6 +423,10 @@ impl HttpConnector for Wire {
         let (fault, number) = {
             let mut state = self.state.lock().unwrap();
             state.operations.push(operation(&request));
+            if let Some(runs) = &state.watched {
+                let lines = records_in(runs);
+                state.records.push(lines);
+            }
             (state.fault, state.operations.len() - 1)
         };
         let hang = |wire: &Self| {

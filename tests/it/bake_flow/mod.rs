@@ -5,10 +5,12 @@ mod bench;
 mod bundles;
 mod calls;
 pub mod cloud;
+mod full_disk;
 mod kept;
 mod layers;
 mod noted;
 mod raced;
+mod resumed;
 mod sealed;
 mod secrets;
 
@@ -52,6 +54,8 @@ struct World {
     /// What is on every finished disk, if disks can be read here.
     tree: Option<TreeManifest>,
     looks: Mutex<u32>,
+    /// Its cloud is on loopback as long as this is here.
+    served: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
 impl Disks for World {
@@ -115,6 +119,7 @@ impl World {
             bundles: None,
             tree: None,
             looks: Mutex::default(),
+            served: None,
         }
     }
 

@@ -29,6 +29,17 @@ echo \"http://m/dists/x/main/binary-amd64/Packages main/binary-amd64/Packages $l
 echo \"http://n/dists/y/main/binary-amd64/Packages main/binary-amd64/Packages $lists/n_dists_y_main_binary-amd64_Packages\"
 ";
 
+/// Lets machines have packages.
+pub(super) fn with_packages(world: &World) {
+    for (name, script) in [
+        ("dpkg-query", DPKG_QUERY),
+        ("apt-cache", APT_CACHE),
+        ("apt-get", APT_GET),
+    ] {
+        world.machines.provide(name, script);
+    }
+}
+
 fn lines(record: &piaas_bake::bake::packages::Record) -> Vec<String> {
     let mut lines = Vec::new();
     for part in &record.parts {
@@ -49,13 +60,7 @@ fn lines(record: &piaas_bake::bake::packages::Record) -> Vec<String> {
 #[tokio::test]
 async fn what_was_installed_is_kept_with_the_image() {
     let world = World::new().await;
-    for (name, script) in [
-        ("dpkg-query", DPKG_QUERY),
-        ("apt-cache", APT_CACHE),
-        ("apt-get", APT_GET),
-    ] {
-        world.machines.provide(name, script);
-    }
+    with_packages(&world);
     let target = world.target().await;
     let plan = world.plan(&target).await;
     let baked = world.bake(&plan, Cancel::never(), &()).await.unwrap();

@@ -1,0 +1,172 @@
+//! Runs whose process is gone: what is left of them, and its removal.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::error::LeftOver;
+use super::event::Event;
+use super::saved;
+use super::undo::Undo;
+use crate::aws::{Clients, Commands};
+use crate::events::Sink;
+use crate::journal::{self, Journal, RunState};
+
+/// What became of a run that had died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadRun {
+    pub run: String,
+    pub recipe: String,
+    /// Set where the run acted elsewhere (cloud, account, region): nothing was done about it.
+    pub elsewhere: Option<String>,
+    pub left_over: Vec<LeftOver>,
+}
+
+/// Removes what dead runs left, by their journals; runs of another account, region or cloud are only named.
+///
+/// # Errors
+/// [`journal::Error`] if a journal cannot be read.
+pub async fn undo_dead_runs(
+    clients: &Clients,
+    account: &str,
+    runs: &Path,
+    sink: &dyn Sink<Event>,
+) -> Result<Vec<DeadRun>, journal::Error> {
+    let mut all = Vec::new();
+    for file in journal::runs(runs)? {
+        if file.state == RunState::Dead {
+            all.extend(undo_dead_run(clients, account, &file.path, sink).await?);
+        }
+    }
+    Ok(all)
+}
+
+/// The same for the run of this journal. `None` if it lives, or died before it wrote a word.
+///
+/// # Errors
+/// [`journal::Error`] if the journal cannot be read.
+pub async fn undo_dead_run(
+    clients: &Clients,
+    account: &str,
+    path: &Path,
+    sink: &dyn Sink<Event>,
+) -> Result<Option<DeadRun>, journal::Error> {
+    let mut journal = match Journal::adopt(path) {
+        Err(journal::Error::Alive { .. }) => return Ok(None),
+        other => other?,
+    };
+    let Some(header) = journal.ledger().header().cloned() else {
+        // It died before it wrote a word.
+        let _already_gone = std::fs::remove_file(path);
+        return Ok(None);
+    };
+    let mut dead = DeadRun {
+        run: header.run,
+        recipe: header.recipe,
+        elsewhere: None,
+        left_over: Vec::new(),
+    };
+    let here = (clients.cloud, account, clients.region.as_str());
+    if (
+        header.cloud.as_str(),
+        header.account.as_str(),
+        header.region.as_str(),
+    ) == here
+    {
+        let undo = Undo {
+            clients,
+            sink,
+            seed: 0,
+        };
+        let entries = journal.ledger().to_undo();
+        dead.left_over = undo.walk(&mut journal, &entries).await;
+        if dead.left_over.is_empty() {
+            journal.end("undone", clients.clock.now())?;
+            drop(journal);
+            forget_plan(runs_of(path), &dead.run);
+        }
+    } else {
+        dead.elsewhere = Some(format!(
+            "{} {} {}",
+            header.cloud, header.account, header.region
+        ));
+    }
+    Ok(Some(dead))
+}
+
+/// What a live or dead run has created and not removed yet, for a process that must stop at once.
+#[must_use]
+pub fn unfinished(ledger: &journal::Ledger, commands: &Commands) -> Vec<LeftOver> {
+    super::undo::describe(&ledger.to_undo(), commands)
+}
+
+/// Removes the plan that was kept for whoever might have to go on with a run, once the run is over or cannot be gone on with.
+pub fn forget_plan(runs: &Path, run: &str) {
+    let journal = journal::read(&journal::path_of(runs, run));
+    let needed = journal.is_ok_and(|ledger| {
+        ledger.result().is_none() && ledger.checkpoint(journal::UNDOING).is_none()
+    });
+    if !needed {
+        // One that stays takes a little room, until the run's journal is removed as well.
+        let _stays = std::fs::remove_file(saved::path_of(runs, run));
+    }
+}
+
+/// The directory of a journal.
+fn runs_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+/// Why nobody can go on with a run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotResumable {
+    #[error("the run {run} is over ({result})")]
+    Over { run: String, result: String },
+    #[error("the run {run} failed, and its clean-up has begun: {reason}")]
+    Undoing { run: String, reason: String },
+    #[error("the run {run} is no bake but a `{purpose}`, which is begun anew")]
+    NoBake { run: String, purpose: String },
+    #[error("the run {run} was begun by a piaas-bake that could not be resumed")]
+    Old { run: String },
+    #[error("the run {run} acts on {place}")]
+    Elsewhere { run: String, place: String },
+}
+
+/// Whether a bake of this process could go on with a run, as far as its journal tells.
+///
+/// # Errors
+/// [`NotResumable`].
+pub fn resumable(
+    ledger: &journal::Ledger,
+    clients: &Clients,
+    account: &str,
+) -> Result<(), NotResumable> {
+    let Some(header) = ledger.header() else {
+        return Err(NotResumable::Old { run: String::new() });
+    };
+    let run = header.run.clone();
+    if let Some(result) = ledger.result() {
+        let result = result.to_owned();
+        return Err(NotResumable::Over { run, result });
+    }
+    if header.purpose != journal::BAKE {
+        let purpose = header.purpose.clone();
+        return Err(NotResumable::NoBake { run, purpose });
+    }
+    if header.format < 2 {
+        return Err(NotResumable::Old { run });
+    }
+    if let Some(reason) = ledger.checkpoint(journal::UNDOING) {
+        let reason = reason.to_owned();
+        return Err(NotResumable::Undoing { run, reason });
+    }
+    let (here, there) = (
+        [clients.cloud, account, &clients.region],
+        [&header.cloud, &header.account, &header.region].map(String::as_str),
+    );
+    if here != there {
+        let place = there.join(" ");
+        return Err(NotResumable::Elsewhere { run, place });
+    }
+    Ok(())
+}

@@ -1,0 +1,315 @@
+//! A bake that is killed anywhere is gone on with: its image is right, nothing is done twice, nothing is left.
+
+use piaas_bake::bake::plan::again;
+use piaas_bake::bake::{NotResumable, resumable};
+use piaas_bake::journal::{Journal, State};
+
+use super::*;
+
+/// What a world is for in these tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// With the layer of each script.
+    Layers,
+    /// Bundles go through a bucket.
+    Bucket,
+}
+
+/// Those that this host has all for.
+fn kinds() -> Vec<Kind> {
+    let all = [Kind::Plain, Kind::Layers, Kind::Bucket];
+    let fetches = bundles::can_fetch();
+    all.into_iter()
+        .filter(|kind| fetches || *kind != Kind::Bucket)
+        .collect()
+}
+
+async fn world(kind: Kind) -> World {
+    let mut world = World::new().await;
+    noted::with_packages(&world);
+    match kind {
+        Kind::Plain => {}
+        Kind::Layers => *world.layers.lock().unwrap() = Some(Duration::ZERO),
+        Kind::Bucket => assert!(bundles::through_bucket(&mut world).await),
+    }
+    world
+}
+
+/// Each script notes that it has run.
+async fn target(world: &World) -> Target {
+    let mut target = world.target().await;
+    for layer in &mut target.layers {
+        let layer = &mut layer.layer;
+        for script in layer.provision.iter_mut() {
+            let note = format!("echo {} >>\"$MACHINE/ran\"\n", script.id);
+            script.text.push_str(&note);
+        }
+    }
+    target
+}
+
+/// What the one run of this world has written.
+fn journal_of(world: &World) -> std::path::PathBuf {
+    let [one] = journal::runs(&world.runs()).unwrap().try_into().unwrap();
+    one.path
+}
+
+impl World {
+    /// Goes on with the run that has died; `None` if it died before it wrote a word.
+    async fn resume(
+        &self,
+        plan: &Plan,
+        sink: &dyn Sink<Event>,
+    ) -> Option<Result<Baked, BakeError>> {
+        let path = journal_of(self);
+        let journal = self.adopted(&path).await;
+        resumable(journal.ledger(), &self.clients, ACCOUNT_ID).unwrap();
+        let target = target(self).await;
+        let start = images::get(&self.clients, &plan.start.image.id)
+            .await
+            .unwrap()
+            .unwrap();
+        let plan = again(&target, plan.image_name.clone(), start).unwrap();
+        let runs = self.runs();
+        let settings = Settings {
+            runs: &runs,
+            keep_on_failure: false,
+            account: ACCOUNT_ID.into(),
+            run: RunId::of(journal.ledger().header()?),
+            bundles: self.bundles.clone(),
+            cancel: Cancel::never(),
+            layers: *self.layers.lock().unwrap(),
+            disks: Some(self),
+        };
+        Some(bake::resume(&self.clients, &plan, journal, settings, sink).await)
+    }
+
+    /// A process that another test starts at this moment has our open files until it becomes the program that it runs.
+    async fn adopted(&self, path: &std::path::Path) -> Journal {
+        let patience = std::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            match Journal::adopt(path) {
+                Err(journal::Error::Alive { .. }) if std::time::Instant::now() < patience => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                journal => return journal.unwrap(),
+            }
+        }
+    }
+}
+
+/// The one image is whole, its scripts have run once each, and nothing else is there.
+async fn assert_right(world: &World, kind: Kind, baked: &Baked, context: &str) {
+    assert_eq!(baked.left_over, [], "{context}");
+    assert_eq!(world.run_states(), [RunState::Finished], "{context}");
+    assert_eq!(world.machines.left(), [] as [String; 0], "{context}");
+    let all = images::list(&world.clients, None).await.unwrap();
+    let [image] = all.as_slice() else {
+        panic!("{context}: {all:?}");
+    };
+    assert!(image.is_ready(), "{context}");
+    assert_eq!(
+        (&image.id, image.name.as_str()),
+        (&baked.image, "worker-1.0.0-bbbbbbbbbbbb")
+    );
+    let packages = images::packages(&world.clients, &image.id).await.unwrap();
+    assert!(packages.is_some(), "{context}: the packages are not noted");
+    let layers = bake::layers::list(&world.clients).await.unwrap();
+    // A layer is kept for the next bake. Where the machine went on before that was known, there is one less.
+    let kept = layers.len();
+    let expected = if kind == Kind::Layers { 1..=2 } else { 0..=0 };
+    assert!(expected.contains(&kept), "{context}: {layers:?}");
+    // The image with its snapshot, the manifest and the pointer; and the layers' snapshots.
+    assert_eq!(world.things().await.len(), 4 + kept, "{context}");
+    let ran = world.machines.texts("ran");
+    assert_eq!(ran, ["base/step-001\nworker/step-001\n"], "{context}");
+}
+
+/// Bakes until a request hangs, and dies there.
+async fn dead(kind: Kind, fault: Fault, context: &str) -> (World, Plan) {
+    let world = world(kind).await;
+    let plan = world.plan(&target(&world).await).await;
+    killed(&world, &plan, fault, context).await;
+    (world, plan)
+}
+
+/// Requests of a bake that is never killed, each with the number of records that were written before it.
+async fn known(kind: Kind) -> Vec<(String, usize)> {
+    let world = world(kind).await;
+    let plan = world.plan(&target(&world).await).await;
+    world.wire.watch(world.runs());
+    let baked = world.bake(&plan, Cancel::never(), &()).await.unwrap();
+    let requests = world.wire.operations().into_iter();
+    let requests = requests.zip(world.wire.records()).collect();
+    assert_right(&world, kind, &baked, "never killed").await;
+    requests
+}
+
+/// Where it is killed: before and after each request that changes something, and before the first one after that. Of a bucket
+/// only what has to do with objects.
+fn kills(kind: Kind, all: &[(String, usize)]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (number, (operation, _)) in all.iter().enumerate() {
+        let wanted = |operation: &str| {
+            changes(operation) && (kind != Kind::Bucket || operation.ends_with("Object"))
+        };
+        if wanted(operation) {
+            faults.extend([Fault::HangBefore(number), Fault::HangAfter(number)]);
+        } else if number > 0 && wanted(&all[number - 1].0) {
+            faults.push(Fault::HangBefore(number));
+        }
+    }
+    faults
+}
+
+async fn gone_on_with(world: &World, plan: &Plan, kind: Kind, context: &str) {
+    let baked = world.resume(plan, &()).await.unwrap();
+    let baked = baked.unwrap_or_else(|error| panic!("{context}: {error:?}"));
+    assert_right(world, kind, &baked, context).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_request_it_is_gone_on_with() {
+    for kind in kinds() {
+        for fault in kills(kind, &known(kind).await) {
+            let context = format!("{kind:?}, {fault:?}");
+            let (world, plan) = dead(kind, fault, &context).await;
+            gone_on_with(&world, &plan, kind, &context).await;
+        }
+    }
+}
+
+/// Between two requests more than one record may be written: it dies amid each of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_record_it_is_gone_on_with() {
+    let kind = Kind::Layers;
+    let all = known(kind).await;
+    for (number, pair) in all.windows(2).enumerate() {
+        for keep in pair[0].1.max(1)..pair[1].1 {
+            let fault = Fault::HangBefore(number + 1);
+            let context = format!("{fault:?} ({}), with {keep} records", pair[1].0);
+            let (world, plan) = dead(kind, fault, &context).await;
+            let path = journal_of(&world);
+            let bytes = std::fs::read(&path).unwrap();
+            let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+            assert_eq!(lines.len(), pair[1].1, "{context}");
+            let mut torn = lines[..keep].concat();
+            torn.extend(&lines[keep][..lines[keep].len() / 2]);
+            std::fs::write(&path, torn).unwrap();
+            gone_on_with(&world, &plan, kind, &context).await;
+        }
+    }
+}
+
+/// Whoever goes on with it is killed as well; and then it is gone on with, or undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_twice_it_is_gone_on_with_or_undone() {
+    let kind = Kind::Layers;
+    let first = known(kind).await.len() / 2;
+    let mut killed = 0;
+    loop {
+        let context = format!("killed at {first}, then at {killed}");
+        let (world, plan) = dead(kind, Fault::HangAfter(first), &context).await;
+        world.wire.fail(Fault::HangAfter(killed));
+        tokio::select! {
+            baked = world.resume(&plan, &()) => {
+                // What looks at the world is not killed.
+                world.wire.fail(Fault::None);
+                assert_right(&world, kind, &baked.unwrap().unwrap(), &context).await;
+                break;
+            }
+            () = world.wire.hung.notified() => {}
+        }
+        world.wire.fail(Fault::None);
+        if killed % 2 == 0 {
+            gone_on_with(&world, &plan, kind, &context).await;
+        } else {
+            assert_eq!(world.undo_dead_runs().await.len(), 1, "{context}");
+            assert_eq!(world.machines.left(), [] as [String; 0], "{context}");
+            assert_eq!(world.run_states(), [RunState::Finished], "{context}");
+        }
+        killed += 3;
+    }
+    assert!(killed > 9, "{killed}");
+}
+
+/// Another bake finds the manifest that a dead one had stored, and makes none of its own.
+#[tokio::test]
+async fn what_a_later_bake_has_taken_over_is_not_removed_with_the_dead_one() {
+    let all = requests().await;
+    let stored = all
+        .iter()
+        .find(|(_, operation)| operation == "PutParameter")
+        .unwrap();
+    let (world, _) = dead(
+        Kind::Plain,
+        Fault::HangBefore(stored.0 + 1),
+        "manifest stored",
+    )
+    .await;
+    let plan = world.plan(&target(&world).await).await;
+    world.bake(&plan, Cancel::never(), &()).await.unwrap();
+    assert_eq!(world.undo_dead_runs().await.len(), 1);
+    assert_all_or_nothing(&world, "two runs").await;
+    assert!(
+        images::manifest(&world.clients, &"b".repeat(64))
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn what_is_over_or_being_undone_is_not_gone_on_with() {
+    let why = |world: &World| {
+        let ledger = journal::read(&journal_of(world)).unwrap();
+        resumable(&ledger, &world.clients, ACCOUNT_ID).unwrap_err()
+    };
+    let done = world(Kind::Plain).await;
+    let plan = done.plan(&target(&done).await).await;
+    done.bake(&plan, Cancel::never(), &()).await.unwrap();
+    assert!(matches!(why(&done), NotResumable::Over { result, .. } if result == "baked"));
+
+    // It fails, and dies as it removes what it has made.
+    let failing = world(Kind::Plain).await;
+    let mut failed = target(&failing).await;
+    failed.layers[1].layer.provision[0].text = "exit 3\n".into();
+    let plan = failing.plan(&failed).await;
+    failing.wire.fail(Fault::None);
+    failing.bake(&plan, Cancel::never(), &()).await.unwrap_err();
+    let last = failing.wire.operations().len() - 1;
+    let failing = world(Kind::Plain).await;
+    let plan = failing.plan(&failed).await;
+    killed(&failing, &plan, Fault::HangBefore(last), "at its undo").await;
+    let reason = why(&failing);
+    assert!(
+        matches!(&reason, NotResumable::Undoing { reason, .. } if reason.contains("do worker/step-001")),
+        "{reason}"
+    );
+    failing.undo_dead_runs().await;
+    assert_eq!(failing.things().await, [] as [String; 0]);
+}
+
+#[tokio::test]
+async fn an_image_that_was_removed_meanwhile_is_not_waited_for_for_long() {
+    let kind = Kind::Plain;
+    let all = requests().await;
+    let (tester, _) = all
+        .iter()
+        .rev()
+        .find(|(_, operation)| operation == "RunInstances")
+        .unwrap();
+    let (world, plan) = dead(kind, Fault::HangBefore(*tester), "before the tester").await;
+    let ledger = journal::read(&journal_of(&world)).unwrap();
+    let image = ledger.standing("image", &plan.image_name).unwrap();
+    assert_eq!(image.state, State::Done);
+    let removed = world.clients.ec2.deregister_image().image_id(&image.ids[0]);
+    removed.send().await.unwrap();
+    let began = world.clock.now();
+    let error = world.resume(&plan, &()).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("visible"), "{error}");
+    let waited = world.clock.now().duration_since(began);
+    assert!(waited.as_secs() < 900, "{waited:?}");
+    assert_eq!(world.machines.left(), [] as [String; 0]);
+}
