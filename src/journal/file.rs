@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
-use super::ledger::{Entry, Ledger};
+use super::ledger::{Entry, Illegal, Ledger};
 use super::record::{Facts, IntentId, Record, RunHeader, decode, encode};
 
 const EXTENSION: &str = "jsonl";
@@ -209,9 +209,31 @@ pub fn read(path: &Path) -> Result<Ledger, Error> {
     load(path).map(|(ledger, _)| ledger)
 }
 
-/// The ledger, and how many bytes of the file hold whole records.
 fn load(path: &Path) -> Result<(Ledger, u64), Error> {
     let bytes = std::fs::read(path).map_err(io("read", path))?;
+    replay(&bytes).map_err(|broken| match broken {
+        Broken::Damaged { line } => Error::Damaged {
+            path: path.to_owned(),
+            line,
+        },
+        Broken::Illegal(source) => Error::Illegal {
+            path: path.to_owned(),
+            source,
+        },
+    })
+}
+
+/// What the bytes of a journal are not.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// Readable at this line, counted from 1.
+    Damaged { line: usize },
+    /// A run.
+    Illegal(Illegal),
+}
+
+/// The ledger of a journal's bytes, and how many of them hold whole records.
+pub(crate) fn replay(bytes: &[u8]) -> Result<(Ledger, u64), Broken> {
     let mut ledger = Ledger::default();
     let mut good = 0;
     let mut lines = bytes
@@ -225,19 +247,11 @@ fn load(path: &Path) -> Result<(Ledger, u64), Error> {
             .and_then(decode);
         match record {
             Some(record) => {
-                ledger.apply(&record).map_err(|source| Error::Illegal {
-                    path: path.to_owned(),
-                    source,
-                })?;
+                ledger.apply(&record).map_err(Broken::Illegal)?;
                 good += line.len() as u64;
             }
             None if lines.peek().is_none() => break,
-            None => {
-                return Err(Error::Damaged {
-                    path: path.to_owned(),
-                    line: index + 1,
-                });
-            }
+            None => return Err(Broken::Damaged { line: index + 1 }),
         }
     }
     Ok((ledger, good))
