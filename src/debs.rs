@@ -63,7 +63,7 @@ pub enum Line {
 }
 
 impl Line {
-    /// Reads one; `None` if it is something else, or has what [`Package::fault`] finds.
+    /// Reads one; `None` if it is something else, or has what [`Package::fault`] or [`Index::fault`] finds.
     #[must_use]
     pub fn read(line: &str) -> Option<Self> {
         let words: Vec<&str> = line.split(' ').collect();
@@ -82,16 +82,43 @@ impl Line {
             ["local", name, version, architecture] => {
                 Some(Self::Local(format!("{name} {version} {architecture}")))
             }
-            ["index", suite, path, sha256] => Some(Self::Index(Index {
-                suite: suite.into(),
-                path: path.into(),
-                sha256: sha256.into(),
-            })),
-            ["released", suite, ref date @ ..] => {
+            ["index", suite, path, sha256] => {
+                let index = Index {
+                    suite: suite.into(),
+                    path: path.into(),
+                    sha256: sha256.into(),
+                };
+                index.fault().is_none().then_some(Self::Index(index))
+            }
+            ["released", suite, ref date @ ..] if is_source(suite) => {
                 Some(Self::Released(suite.into(), date.join(" ")))
             }
             _ => None,
         }
+    }
+}
+
+/// The longest name of a suite. As a key of a lock file it is a text on one line, of which YAML reads 1024 characters
+/// (YAML 1.2, 7.4.2).
+const LONGEST_SUITE: usize = 1000;
+
+/// Whether a text is no more than a word in a list of sources (sources.list(5)), where the archive of a base goes.
+pub(crate) fn is_source(text: &str) -> bool {
+    text.len() <= LONGEST_SUITE
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_graphic() && !"'\"\\`$#".contains(c))
+}
+
+impl Index {
+    /// What of it cannot be used.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        [("suite", &self.suite), ("path", &self.path)]
+            .into_iter()
+            .find(|(_, text)| !is_source(text))
+            .map(|(what, _)| what)
     }
 }
 
@@ -193,6 +220,48 @@ impl Base {
         }
         hex::encode(Sha256::digest(text))
     }
+}
+
+/// A package's entry in the index of an archive: what it says of itself, and what the archive says, which comes in the
+/// place of the package's own. Names of fields have no case, and a field may go on over several lines (deb822(5)).
+///
+/// # Errors
+/// What the package says is not the fields of one package: what follows an empty line would be another one.
+pub(crate) fn index_entry(fields: &str, archive: &[(&str, &str)]) -> io::Result<String> {
+    let broken = |line: &str| {
+        let line: String = line.escape_debug().take(80).collect();
+        let what = format!("`{line}` is no line of the fields of a package");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    };
+    let (mut entry, mut kept) = (String::new(), None);
+    for line in fields.lines() {
+        let goes_on = line.starts_with([' ', '\t']);
+        if goes_on && line.trim().is_empty() || line.contains('\r') {
+            return Err(broken(line));
+        }
+        if !goes_on {
+            let name = line.split_once(':').map(|(name, _)| name);
+            let name = name.filter(|name| {
+                let begins = !name.is_empty() && !name.starts_with(['#', '-']);
+                begins && name.bytes().all(|byte| byte.is_ascii_graphic())
+            });
+            let name = name.ok_or_else(|| broken(line))?;
+            let of_archive = |(own, _): &(&str, &str)| own.eq_ignore_ascii_case(name);
+            kept = Some(!archive.iter().any(of_archive));
+        }
+        match kept {
+            Some(true) => {
+                let _infallible = writeln!(entry, "{line}");
+            }
+            Some(false) => {}
+            None => return Err(broken(line)),
+        }
+    }
+    for (name, value) in archive {
+        let _infallible = writeln!(entry, "{name}: {value}");
+    }
+    entry.push('\n');
+    Ok(entry)
 }
 
 /// Files of packages and downloads, each by its sha256. What is in it is what its name says, or of no use: everybody who reads a file
@@ -383,6 +452,61 @@ mod tests {
         }
         std::fs::remove_file(cache.path(&one.sha256)).unwrap();
         assert_eq!(cache.fields(&one).unwrap(), control);
+    }
+
+    #[test]
+    fn an_index_is_two_words_of_a_list_of_sources() {
+        let fault = |suite: &str, path: &str| {
+            let (suite, path) = (suite.to_owned(), path.to_owned());
+            let sha256 = "ab".repeat(32);
+            Index {
+                suite,
+                path,
+                sha256,
+            }
+            .fault()
+        };
+        let path = "main/binary-amd64/Packages";
+        for suite in [
+            "http://m/debian/dists/x/",
+            "http://[::1]:80/dists/x/",
+            "file:/srv/a~b/dists/./",
+        ] {
+            assert_eq!(fault(suite, path), None, "{suite}");
+        }
+        for suite in [
+            "",
+            "http://m/ bookworm main\ndeb [trusted=yes] http://n",
+            "[trusted=yes]http://n/dists/x/",
+            "http://m/#",
+            "http://m/$(id)",
+            "http://m\u{85}/",
+            &"m".repeat(1001),
+        ] {
+            assert_eq!(fault(suite, path), Some("suite"), "{suite}");
+        }
+        assert_eq!(fault("http://m/", "a b"), Some("path"));
+    }
+
+    #[test]
+    fn an_entry_has_the_archives_fields_once_and_is_one_package() {
+        let own = [("Priority", "optional"), ("Filename", "./x.deb")];
+        let entry = |fields: &str| index_entry(fields, &own);
+        let fields = "Package: one\npriority: required\n and more\nDescription: d\n .\n text\nFILENAME: /etc\n";
+        assert_eq!(
+            entry(fields).unwrap(),
+            "Package: one\nDescription: d\n .\n text\nPriority: optional\nFilename: ./x.deb\n\n"
+        );
+        for broken in [
+            "Package: one\n\nPackage: two\n",
+            "Package: one\n \t\nPackage: two\n",
+            " Package: one\n",
+            "Package: one\nno field\n",
+            "Package: one\n: nameless\n",
+            "Package: one\rPackage: two\n",
+        ] {
+            assert!(entry(broken).is_err(), "{broken:?}");
+        }
     }
 
     #[test]

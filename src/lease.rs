@@ -114,6 +114,12 @@ impl Term {
         serde_json::to_string(self).expect("a term has only text keys")
     }
 
+    /// Whether it holds by the clock of its holder, as far as that may be from ours.
+    pub(crate) fn may_hold(&self, now: Timestamp) -> bool {
+        // Nothing is added to a time that somebody else wrote: there may be none after it.
+        self.expires.duration_since(now) > -SKEW
+    }
+
     /// Whether its holder is gone for certain.
     fn is_orphaned(&self) -> bool {
         self.process.as_ref().is_some_and(Incarnation::is_gone)
@@ -152,7 +158,8 @@ async fn newest(
         for parameter in page.parameters.unwrap_or_default() {
             let name = parameter.name.unwrap_or_default();
             let epoch = name.rsplit('/').next().and_then(|last| last.parse().ok());
-            if let Some(epoch) = epoch {
+            // Another one must be able to follow it.
+            if let Some(epoch) = epoch.filter(|epoch| *epoch < u64::MAX) {
                 found.push((epoch, name, parameter.value.unwrap_or_default()));
             }
         }
@@ -207,7 +214,7 @@ pub async fn take(clients: &Clients, name: &str, holder: impl Into<Holder>) -> R
         let now = clients.clock.now();
         let (found, older) = newest(clients, &path).await?;
         if let Some((epoch, term)) = &found {
-            let holds = now < term.expires + SKEW && !term.is_orphaned();
+            let holds = term.may_hold(now) && !term.is_orphaned();
             // One that was given back meanwhile has changed too.
             if holds
                 && seen
@@ -295,6 +302,25 @@ impl Hold for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_term_holds_until_it_has_expired_whatever_time_it_names() {
+        let now = Timestamp::from_second(1_767_268_800).unwrap();
+        let term = |expires| Term {
+            holder: "me".into(),
+            process: None,
+            expires,
+        };
+        for (expires, holds) in [
+            (now + TERM, true),
+            (now - SKEW, false),
+            (now - SKEW + SignedDuration::from_millis(1), true),
+            (Timestamp::MAX, true),
+            (Timestamp::MIN, false),
+        ] {
+            assert_eq!(term(expires).may_hold(now), holds, "{expires}");
+        }
+    }
 
     #[test]
     fn a_process_is_gone_when_it_has_ended_and_not_before() {

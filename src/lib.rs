@@ -20,6 +20,7 @@
 //! - [`debs`]: packages by their content, and the files of them on this host.
 //! - [`clock`], [`cancel`], [`lease`], [`process`], [`events`], [`parallel`]: time, passed in; asking work to stop; one
 //!   process at a time, and whether it lives; what work tells while it goes on; the same work on all cores.
+//! - `untar`: archives that somebody else wrote.
 //! - `fuzz`: what reads input from outside, under arbitrary input. Only in tests and in the fuzzer.
 
 pub mod aws;
@@ -42,6 +43,7 @@ pub mod process;
 pub mod recipe;
 pub mod render;
 pub mod roll;
+mod untar;
 pub mod vm;
 pub mod whole;
 pub mod worker;

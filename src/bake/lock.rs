@@ -118,7 +118,7 @@ async fn one(run: &mut Run<'_>, builder: &str, recipe: &str) -> Result<Recorded,
 }
 
 /// Reads what `templates/lock.record.sh` has written; `None` if it is something else.
-fn parse(recipe: &str, text: &str) -> Option<Recorded> {
+pub(crate) fn parse(recipe: &str, text: &str) -> Option<Recorded> {
     let mut recorded = Recorded {
         recipe: recipe.to_owned(),
         indexes: Vec::new(),

@@ -29,8 +29,8 @@ const OLD_FORMAT: &str = "piaas-bake/plan/1";
 const JSON: &str = "plan.json";
 /// The sha256 of [`JSON`] in hex: digests of recipes do not cover all of it, such as the builder's instance type.
 const SHA256: &str = "plan.json.sha256";
-/// The most that a plan's JSON may have; the largest bundle of scripts is far below.
-const JSON_LIMIT: u64 = 256 * 1024 * 1024;
+/// Bytes that a plan has unpacked, at the most: that of a recipe with several of the largest files is below.
+const LIMIT: u64 = 4 << 30;
 
 /// Where the plan of a run lies as long as somebody may go on with it: `<runs>/<run>.plan`.
 #[must_use]
@@ -304,14 +304,12 @@ impl Saved {
             format: String,
             program: String,
         }
-        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(from));
         let (mut json, mut sha256) = (String::new(), String::new());
         let mut files: BTreeMap<String, Bytes> = BTreeMap::new();
-        for entry in archive.entries()? {
-            let mut entry = entry?;
-            let path = entry.path()?.to_string_lossy().into_owned();
+        let unpacked = flate2::read::GzDecoder::new(from);
+        crate::untar::files(unpacked, LIMIT, |path, bytes| {
             if path == JSON {
-                (&mut entry).take(JSON_LIMIT).read_to_string(&mut json)?;
+                json = text(bytes)?;
                 let Head { format, program } = serde_json::from_str(&json)?;
                 if format == OLD_FORMAT {
                     return Err(SavedError::Old);
@@ -323,10 +321,8 @@ impl Saved {
                     return Err(SavedError::Program { made_by: program });
                 }
             } else if path == SHA256 {
-                (&mut entry).take(64).read_to_string(&mut sha256)?;
+                sha256 = text(bytes)?;
             } else if let Some(name) = path.strip_prefix("files/") {
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes)?;
                 if digest::Digest::of(&bytes).to_string() != name {
                     return Err(SavedError::Payload {
                         name: name.to_owned(),
@@ -334,7 +330,8 @@ impl Saved {
                 }
                 files.insert(name.to_owned(), bytes.into());
             }
-        }
+            Ok(())
+        })?;
         let mut saved: Self = serde_json::from_str(&json)?;
         if saved.line.is_empty() {
             return Err(SavedError::Empty);
@@ -362,6 +359,10 @@ impl Saved {
         }
         Ok(saved)
     }
+}
+
+fn text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 #[cfg(test)]

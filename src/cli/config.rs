@@ -25,7 +25,7 @@ const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 /// What a config file may say; every key is optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ConfigFile {
+pub(crate) struct ConfigFile {
     cloud: Option<CloudName>,
     recipes: Option<PathBuf>,
     state_dir: Option<PathBuf>,
@@ -35,6 +35,15 @@ struct ConfigFile {
     mirror: Option<String>,
     bundle_bucket: Option<String>,
     bundle_prefix: Option<String>,
+}
+
+impl ConfigFile {
+    pub(crate) fn parse(text: &str) -> Result<Self, serde_yaml::Error> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_yaml::from_str(text)
+    }
 }
 
 /// A config file that was read, for the places of its keys.
@@ -413,11 +422,7 @@ fn load(path: PathBuf) -> Result<Loaded, CliError> {
         )
     };
     let text = std::fs::read_to_string(&path).map_err(|error| refused(&error))?;
-    let mut file = if text.trim().is_empty() {
-        ConfigFile::default()
-    } else {
-        serde_yaml::from_str(&text).map_err(|error| refused(&error))?
-    };
+    let mut file = ConfigFile::parse(&text).map_err(|error| refused(&error))?;
     // Paths in a file are relative to it, not to where the command is run.
     let base = path.parent().unwrap_or_else(|| Path::new(""));
     for dir in [&mut file.recipes, &mut file.state_dir]

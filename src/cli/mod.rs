@@ -5,7 +5,7 @@
 mod args;
 mod bug;
 mod completions;
-mod config;
+pub(crate) mod config;
 mod context;
 mod downloads;
 mod error;

@@ -108,7 +108,7 @@ pub fn alarms(
         }
     }
     for (id, ending) in &memory.ending {
-        let lasts = now.as_second() - ending.since;
+        let lasts = now.as_second().saturating_sub(ending.since);
         if lasts >= END {
             let text = format!("{id} was asked to end {} ago and is not gone", words(lasts));
             let way_out = format!("aws ec2 describe-instances --instance-ids {id}");

@@ -74,7 +74,7 @@ impl Ending {
     /// Whether the call may still be invisible.
     #[must_use]
     pub fn is_fresh(&self, now: Timestamp) -> bool {
-        now.as_second() - self.asked < VISIBLE.as_secs()
+        now.as_second().saturating_sub(self.asked) < VISIBLE.as_secs()
     }
 }
 
@@ -318,6 +318,18 @@ pub enum Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_that_was_asked_for_at_no_time_is_not_fresh() {
+        let asked_at = |asked| Ending {
+            since: asked,
+            asked,
+            decrement: true,
+        };
+        let now = Timestamp::from_second(1_767_268_800).unwrap();
+        assert!(!asked_at(i64::MIN).is_fresh(now));
+        assert!(asked_at(now.as_second()).is_fresh(now));
+    }
 
     #[test]
     fn the_largest_memory_fits_into_a_parameter() {

@@ -82,7 +82,8 @@ pub fn standing(
         let since = since.and_then(|since| Timestamp::from_second(*since).ok());
         Standing::Unknown {
             why,
-            since: since.unwrap_or(now),
+            // The memory is a parameter that others can write: what it knows of began in the past.
+            since: since.map_or(now, |since| since.min(now)),
         }
     };
     if member.life == Life::Pending {

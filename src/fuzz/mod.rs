@@ -4,9 +4,16 @@
 //! `tests/fuzz/corpus/<target>`. `cargo test` runs each kept input once.
 
 mod archive;
+mod config;
+mod deb;
+mod journal;
+mod listing;
+mod lock;
+mod machine;
 mod plan;
 mod recipe;
 mod requests;
+mod s3;
 mod shell;
 mod template;
 mod wire;
@@ -20,10 +27,34 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 13] = [
     Target {
         name: "archive",
         run: archive::run,
+    },
+    Target {
+        name: "config",
+        run: config::run,
+    },
+    Target {
+        name: "deb",
+        run: deb::run,
+    },
+    Target {
+        name: "journal",
+        run: journal::run,
+    },
+    Target {
+        name: "listing",
+        run: listing::run,
+    },
+    Target {
+        name: "lock",
+        run: lock::run,
+    },
+    Target {
+        name: "machine",
+        run: machine::run,
     },
     Target {
         name: "plan",
@@ -36,6 +67,10 @@ pub const TARGETS: [Target; 6] = [
     Target {
         name: "requests",
         run: requests::run,
+    },
+    Target {
+        name: "s3",
+        run: s3::run,
     },
     Target {
         name: "template",

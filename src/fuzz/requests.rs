@@ -1,7 +1,8 @@
 //! Requests to a local cloud with scripted machines, one a line:
 //!
-//! `ec2 QUERY`, `autoscaling QUERY` and `sts QUERY`; `ssm OPERATION JSON`; `wait SECONDS`. In them `@0` to `@9` are ids
-//! in the order in which answers named them. All are signed; `wire` is about those that are not.
+//! `ec2 QUERY`, `autoscaling QUERY` and `sts QUERY`; `ssm OPERATION JSON` and `secretsmanager OPERATION JSON`;
+//! `wait SECONDS`. In them `@0` to `@9` are ids in the order in which answers named them. All are signed; `wire` is about
+//! those that are not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,9 +64,14 @@ pub fn run(input: &[u8]) {
 fn request(service: &str, rest: &str, now: Timestamp) -> Option<Request<Bytes>> {
     let (target, body) = match service {
         "ec2" | "autoscaling" | "sts" => (None, rest),
-        "ssm" => {
+        "ssm" | "secretsmanager" => {
             let (operation, body) = rest.split_once(' ').unwrap_or((rest, ""));
-            (Some(format!("AmazonSSM.{operation}")), body)
+            let name = if service == "ssm" {
+                "AmazonSSM"
+            } else {
+                service
+            };
+            (Some(format!("{name}.{operation}")), body)
         }
         _ => return None,
     };
@@ -117,7 +123,7 @@ fn judge(line: &str, response: &Response<Bytes>) {
     let body = std::str::from_utf8(response.body()).expect("an answer is text");
     let status = response.status();
     assert!(!status.is_server_error(), "{line}\n{status}\n{body}");
-    if line.split(' ').next() == Some("ssm") {
+    if matches!(line.split(' ').next(), Some("ssm" | "secretsmanager")) {
         let json: Result<serde_json::Value, _> = serde_json::from_str(body);
         assert!(json.is_ok(), "{line}\n{body}");
     } else if !body.is_empty() {

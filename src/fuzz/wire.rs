@@ -74,7 +74,7 @@ fn answer(error: &ApiError) {
 }
 
 /// `METHOD URI`, headers, an empty line, the body: as HTTP/1.1 has them.
-fn request(text: &str) -> Option<Request<Bytes>> {
+pub fn request(text: &str) -> Option<Request<Bytes>> {
     let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
     let mut lines = head.lines();
     let (method, uri) = lines.next()?.split_once(' ')?;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
-use super::ledger::{Entry, Ledger};
+use super::ledger::{Entry, Illegal, Ledger};
 use super::record::{FORMAT, Facts, IntentId, Record, RunHeader, decode, encode};
 
 const EXTENSION: &str = "jsonl";
@@ -272,8 +272,29 @@ fn load(path: &Path) -> Result<(Ledger, u64), Error> {
 }
 
 /// As [`load`], and gives each record away.
-fn each(path: &Path, mut give: impl FnMut(Record)) -> Result<(Ledger, u64), Error> {
+fn each(path: &Path, give: impl FnMut(Record)) -> Result<(Ledger, u64), Error> {
     let bytes = std::fs::read(path).map_err(io("read", path))?;
+    let path = path.to_owned();
+    replay(&bytes, give).map_err(|broken| match broken {
+        Broken::Damaged { line } => Error::Damaged { path, line },
+        Broken::Newer { format } => Error::Newer { path, format },
+        Broken::Illegal(source) => Error::Illegal { path, source },
+    })
+}
+
+/// What the bytes of a journal are not.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// Readable at this line, counted from 1.
+    Damaged { line: usize },
+    /// Of a format that is known.
+    Newer { format: u32 },
+    /// A run.
+    Illegal(Illegal),
+}
+
+/// The ledger of a journal's bytes, and how many of them hold whole records; gives each of these away.
+pub(crate) fn replay(bytes: &[u8], mut give: impl FnMut(Record)) -> Result<(Ledger, u64), Broken> {
     let mut ledger = Ledger::default();
     let mut good = 0;
     let mut lines = bytes
@@ -287,26 +308,16 @@ fn each(path: &Path, mut give: impl FnMut(Record)) -> Result<(Ledger, u64), Erro
             .and_then(decode);
         match record {
             Some(Record::Run(header)) if header.format > FORMAT => {
-                return Err(Error::Newer {
-                    path: path.to_owned(),
-                    format: header.format,
-                });
+                let format = header.format;
+                return Err(Broken::Newer { format });
             }
             Some(record) => {
-                ledger.apply(&record).map_err(|source| Error::Illegal {
-                    path: path.to_owned(),
-                    source,
-                })?;
+                ledger.apply(&record).map_err(Broken::Illegal)?;
                 good += line.len() as u64;
                 give(record);
             }
             None if lines.peek().is_none() => break,
-            None => {
-                return Err(Error::Damaged {
-                    path: path.to_owned(),
-                    line: index + 1,
-                });
-            }
+            None => return Err(Broken::Damaged { line: index + 1 }),
         }
     }
     Ok((ledger, good))

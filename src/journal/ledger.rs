@@ -59,6 +59,8 @@ pub enum Illegal {
     AfterEnd,
     #[error("intent {} is announced twice", .0.0)]
     Repeated(IntentId),
+    #[error("intent {} is announced where {} comes next", .id.0, .next.0)]
+    Order { id: IntentId, next: IntentId },
     #[error("a record names intent {}, which was never announced", .0.0)]
     Unknown(IntentId),
     #[error("intent {} is {from:?} and cannot take a record `{record}`", .id.0)]
@@ -142,7 +144,12 @@ impl Ledger {
     /// The number that the next intent gets.
     #[must_use]
     pub fn next_id(&self) -> IntentId {
-        IntentId(self.entries.keys().next_back().map_or(1, |last| last.0 + 1))
+        IntentId(
+            self.entries
+                .keys()
+                .next_back()
+                .map_or(1, |last| last.0.saturating_add(1)),
+        )
     }
 
     /// Takes one more record.
@@ -167,6 +174,10 @@ impl Ledger {
             } => {
                 if self.entries.contains_key(id) {
                     return Err(Illegal::Repeated(*id));
+                }
+                let next = self.next_id();
+                if *id != next {
+                    return Err(Illegal::Order { id: *id, next });
                 }
                 let entry = Entry {
                     id: *id,
@@ -378,6 +389,12 @@ pub(super) mod tests {
         assert_eq!(
             ledger(&[intent(1), intent(1)]),
             Err(Illegal::Repeated(IntentId(1)))
+        );
+        // Nothing would come after the last number that there is.
+        let (id, next) = (IntentId(u32::MAX), IntentId(2));
+        assert_eq!(
+            ledger(&[intent(1), intent(u32::MAX)]),
+            Err(Illegal::Order { id, next })
         );
         assert!(matches!(
             ledger(&[intent(1), outcome(1), outcome(1)]),

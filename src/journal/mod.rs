@@ -10,9 +10,13 @@ mod file;
 mod ledger;
 mod record;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use file::{Broken, replay};
 pub use file::{Journal, RunFile, RunState, inspect, path_of, paths, read, records, runs};
 pub use ledger::{Entry, Illegal, Ledger, State, UNDOING};
 pub use record::{BAKE, FORMAT, Facts, IntentId, Record, RunHeader};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use record::{decode, encode};
 
 /// The journal could not be written, read or understood.
 #[derive(Debug, thiserror::Error)]

@@ -129,7 +129,7 @@ const OPEN: &str = r#"{"crc":""#;
 const MIDDLE: &str = r#"","record":"#;
 
 /// One line: a JSON object of the record and the CRC-32C of the record's bytes. Ends with a newline.
-pub(super) fn encode(record: &Record) -> String {
+pub(crate) fn encode(record: &Record) -> String {
     let body =
         serde_json::to_string(record).expect("a record is plain data, which always serialises");
     format!(
@@ -139,7 +139,7 @@ pub(super) fn encode(record: &Record) -> String {
 }
 
 /// The record of a line without its newline; `None` if it is torn, damaged or not ours.
-pub(super) fn decode(line: &str) -> Option<Record> {
+pub(crate) fn decode(line: &str) -> Option<Record> {
     let (crc, rest) = line.strip_prefix(OPEN)?.split_at_checked(8)?;
     let body = rest.strip_prefix(MIDDLE)?.strip_suffix('}')?;
     if u32::from_str_radix(crc, 16).ok()? != crc32c::crc32c(body.as_bytes()) {

@@ -13,6 +13,7 @@ use super::diagnostic::Diagnostic;
 use super::files;
 use super::model::Location;
 use super::units;
+use crate::debs::is_source;
 pub use crate::debs::{Base as LocalBase, Index as LockedIndex, Package as LockedPackage};
 use crate::image::SOURCE_DATE;
 
@@ -22,6 +23,8 @@ pub const FILE: &str = "recipe.lock";
 pub const LOCAL: &str = "local";
 /// Version of the format.
 const FORMAT: u32 = 1;
+/// Characters of a wrong text that are said again. No place of a base image is longer.
+const QUOTED: usize = 100;
 /// 1980-01-01, where FAT's dates begin (Microsoft FAT specification, 2004, section 5).
 const FIRST_DATE: i64 = 315_532_800;
 
@@ -142,6 +145,18 @@ impl Lock {
     /// It is no lock of this recipe.
     pub fn read(text: &str, path: &Path, recipe: &str) -> Result<Self, Diagnostic> {
         let wrong = |message: String, line: usize, column: usize| {
+            // What ends too early is missed behind the end.
+            let lines = text.split('\n').count();
+            let (line, column) = if line > lines {
+                (lines, 1)
+            } else {
+                (line, column)
+            };
+            let length = text
+                .split('\n')
+                .nth(line - 1)
+                .map_or(0, |it| it.chars().count());
+            let column = column.min(length + 1);
             let at = Location {
                 file: path.to_owned(),
                 line,
@@ -175,6 +190,18 @@ impl Lock {
                 .unwrap_or(0)
                 + 1
         };
+        let bases = lock.local_base.iter();
+        let mut suites = bases.flat_map(|base| base.released.keys());
+        if let Some(suite) = suites.find(|suite| !is_source(suite)) {
+            let suite: String = suite.chars().take(QUOTED).collect();
+            let message = format!("the suite `{suite}` of the base image cannot be used");
+            return Err(wrong(message, line_of("  released:"), 1));
+        }
+        if let Some((place, _)) = lock.base.iter().find(|(place, _)| place.len() > QUOTED) {
+            let place: String = place.chars().take(QUOTED).collect();
+            let message = format!("`{place}…` is no place of a base image");
+            return Err(wrong(message, line_of("base:"), 1));
+        }
         if let Some((place, id)) = lock.base.iter().find(|(_, id)| !units::is_ami_id(id)) {
             let message = format!("`{id}`, the base image of {place}, is no image id");
             return Err(wrong(message, line_of("base:"), 1));
@@ -203,6 +230,15 @@ impl Lock {
             let line = text.lines().position(|line| line.ends_with(&written));
             let message = "this is no download: it needs a URL and a sha256".to_owned();
             return Err(wrong(message, line.unwrap_or(0) + 1, 1));
+        }
+        let of_base = lock.local_base.iter().flat_map(|base| &base.indexes);
+        for index in of_base.chain(&lock.indexes) {
+            if let Some(what) = index.fault() {
+                let written = json(index);
+                let line = text.lines().position(|line| line.ends_with(&written));
+                let message = format!("the {what} of the index `{}` cannot be used", index.path);
+                return Err(wrong(message, line.unwrap_or(0) + 1, 1));
+            }
         }
         let of_base = lock.local_base.iter().flat_map(|base| &base.packages);
         for package in of_base.chain(&lock.packages) {
@@ -409,9 +445,25 @@ fn list(text: &mut String, name: &str, items: &[impl Serialize]) {
     }
 }
 
-/// What is written on one line: JSON is YAML too.
+/// What is written on one line: JSON is YAML too, but for characters that YAML cannot have as they are, or takes for ends of
+/// lines (YAML 1.2, 5.1 and 5.4; 1.1, 4.2).
 fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("a lock holds texts, numbers and lists")
+    let text = serde_json::to_string(value).expect("a lock holds texts, numbers and lists");
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{feff}'
+            | '\u{fffe}'
+            | '\u{ffff}' => {
+                let _infallible = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

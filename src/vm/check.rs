@@ -30,6 +30,9 @@ impl Check {
     fn new(name: &str, seen: Result<String, String>) -> Self {
         let passed = seen.is_ok();
         let (Ok(detail) | Err(detail)) = seen;
+        // A machine says what it likes, and it must not steer the terminal.
+        let harmless = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        let detail = detail.chars().map(harmless).collect();
         Self {
             name: name.to_owned(),
             passed,
@@ -318,6 +321,8 @@ mod tests {
             let check = files(&tree(), &listing(|text| text.replace(from, to)));
             assert_eq!((check.passed, check.detail.as_str()), (false, detail));
         }
+        let steers = files(&tree(), &listing(|text| text.replace("a|f|", "a|\u{1b}|")));
+        assert_eq!(steers.detail, "/a: is of type \u{fffd}");
         assert_eq!(Listing::parse(b"a\0f\0", b""), None);
         assert_eq!(Listing::parse(b"", b""), None);
     }

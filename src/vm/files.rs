@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -175,14 +175,16 @@ pub fn trial_firmware() -> Vec<u8> {
 }
 
 /// Reads what a machine has written to the carrier.
-pub fn read(carrier: &Path) -> io::Result<Listing> {
+///
+/// # Errors
+/// It cannot be read, or is no list.
+pub(crate) fn read(carrier: impl io::Read) -> io::Result<Listing> {
     let mut parts: BTreeMap<bool, Vec<u8>> = BTreeMap::new();
-    for entry in tar::Archive::new(File::open(carrier)?).entries()? {
-        let mut entry = entry?;
-        let is_sums = entry.path()?.starts_with("sums");
-        let part = parts.entry(is_sums).or_default();
-        entry.read_to_end(part)?;
-    }
+    crate::untar::files(carrier, ROOM, |path, bytes| {
+        let is_sums = Path::new(&path).starts_with("sums");
+        parts.entry(is_sums).or_default().extend(bytes);
+        Ok::<_, io::Error>(())
+    })?;
     let part = |is_sums| parts.get(&is_sums).map(Vec::as_slice).unwrap_or_default();
     Listing::parse(part(false), part(true))
         .ok_or_else(|| io::Error::other("the machine's list of files cannot be read"))

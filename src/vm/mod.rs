@@ -7,10 +7,11 @@
 
 pub mod check;
 pub mod event;
-mod files;
+pub(crate) mod files;
 pub mod qemu;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -144,7 +145,9 @@ pub async fn prove(order: Order<'_>, sink: &dyn Sink<Event>) -> Result<Proof, Fa
     );
     let status = boot.run(Some(&bundle)).await;
     let listing = match &status {
-        Ok(_) => files::read(&order.dir.join("carrier")).map_err(|_| Failure::Incomplete),
+        Ok(_) => File::open(order.dir.join("carrier"))
+            .and_then(files::read)
+            .map_err(|_| Failure::Incomplete),
         Err(_) => Ok(check::Listing::default()),
     };
     remove(order.dir);

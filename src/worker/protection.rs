@@ -193,7 +193,7 @@ fn read(body: &str) -> Option<Membership> {
 }
 
 /// The text of the first element of this name. Text in XML has no `<`, so a tag that is found is a tag.
-fn element(xml: &str, name: &str) -> Option<String> {
+pub(crate) fn element(xml: &str, name: &str) -> Option<String> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
     // The ampersand last, or `&amp;lt;` would become `<`.

@@ -248,13 +248,16 @@ async fn patiently<T>(
 }
 
 /// Where a redirection leads. (RFC 3986, 5.2, for the forms that mirrors use.)
-fn resolve(from: &str, target: &str) -> String {
+pub(crate) fn resolve(from: &str, target: &str) -> String {
     let origin_end = from
         .find("://")
         .and_then(|at| from[at + 3..].find('/').map(|slash| at + 3 + slash))
         .unwrap_or(from.len());
     if target.contains("://") {
         target.to_owned()
+    } else if target.starts_with("//") {
+        let scheme = from.find("//").unwrap_or(0);
+        format!("{}{target}", &from[..scheme])
     } else if target.starts_with('/') {
         format!("{}{target}", &from[..origin_end])
     } else {
@@ -271,7 +274,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
     last.to_string()
 }
 
-fn unpack(packing: Packing, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn unpack(packing: Packing, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut out = Vec::new();
     let reader: Box<dyn std::io::Read + '_> = match packing {
         Packing::Plain => Box::new(bytes),
@@ -297,6 +300,7 @@ mod tests {
         let from = "http://a/debian/dists/x/InRelease";
         assert_eq!(resolve(from, "https://b/y"), "https://b/y");
         assert_eq!(resolve(from, "/y"), "http://a/y");
+        assert_eq!(resolve(from, "//b/y"), "http://b/y");
         assert_eq!(resolve(from, "y"), "http://a/debian/dists/x/y");
         assert_eq!(resolve("http://a", "y"), "http://a/y");
     }

@@ -4,8 +4,8 @@
 //! that version, with what apt would take of each, and the sha256 of the indexes that apt read. The note is kept with
 //! the image. What the base image brought is not in it: a rebake would not move that, a new base image does.
 
-mod archive;
-mod index;
+pub(crate) mod archive;
+pub(crate) mod index;
 mod version;
 
 use std::cmp::Ordering;

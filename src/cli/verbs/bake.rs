@@ -90,7 +90,7 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
                 layers::tell(context, &plan, &args.how)?;
             }
             let way = Way::alone(context, args.keep_on_failure)?;
-            let way = way.to_resume(context, &connected, (&order, &wishes), &plan);
+            let way = way.resumable(context, &connected, (&order, &wishes), &plan);
             let baked = carry_out(context, &connected, &plan, way).await?;
             done(context, &plan, &baked)
         }
@@ -182,7 +182,7 @@ pub struct Way {
 impl Way {
     /// The same for a bake that can be gone on with if this process dies.
     #[must_use]
-    pub fn to_resume(
+    pub fn resumable(
         self,
         context: &Context,
         connected: &Connected,
@@ -353,7 +353,13 @@ pub async fn watched<T>(
             crate::cli::context::io("write the plan of the run to", &path, &error)
         })?;
     }
-    let lent = lent::lend(context, connected, plan.secrets.values()).await?;
+    let lent = match lent::lend(context, connected, plan.secrets.values()).await {
+        Ok(lent) => lent,
+        Err(error) => {
+            bake::forget_plan(&runs, run.as_str());
+            return Err(error);
+        }
+    };
     let (sink, events) = mpsc::unbounded_channel();
     let view = if output::has_lines() {
         let recipe = plan.recipe.clone();

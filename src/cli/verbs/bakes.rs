@@ -253,7 +253,7 @@ async fn one(
                 saved: None,
                 run: None,
             };
-            let way = way.to_resume(context, connected, (&node.order, &node.wishes), &plan);
+            let way = way.resumable(context, connected, (&node.order, &node.wishes), &plan);
             let baked = carry_out(context, connected, &plan, way).await?;
             let took = elapsed(std::time::Duration::from_millis(baked.milliseconds));
             lanes.lane(recipe).note(&format!(

@@ -257,7 +257,7 @@ async fn bake_all(
                     saved: None,
                     run: None,
                 };
-                let way = way.to_resume(context, connected, (&order, &wishes), &plan);
+                let way = way.resumable(context, connected, (&order, &wishes), &plan);
                 carry_out(context, connected, &plan, way).await
             }
             Ok(Decision::AlreadyBaked(_)) => Err(CliError::new(

@@ -16,6 +16,12 @@ use crate::fleet::world::{CiState, Demand};
 #[derive(Debug)]
 pub struct Buildbot {
     http: Http,
+    share: Share,
+}
+
+/// Which part of a master is this fleet's.
+#[derive(Debug)]
+pub(crate) struct Share {
     /// What stands before and after the instance id in a worker's name.
     worker: (String, String),
     /// Builders whose queue counts; empty for all.
@@ -23,7 +29,7 @@ pub struct Buildbot {
 }
 
 #[derive(Debug, Deserialize)]
-struct Requests {
+pub(crate) struct Requests {
     buildrequests: Vec<Request>,
 }
 
@@ -33,7 +39,7 @@ struct Request {
 }
 
 #[derive(Debug, Deserialize)]
-struct Builders {
+pub(crate) struct Builders {
     builders: Vec<Builder>,
 }
 
@@ -44,7 +50,7 @@ struct Builder {
 }
 
 #[derive(Debug, Deserialize)]
-struct Workers {
+pub(crate) struct Workers {
     workers: Vec<Worker>,
 }
 
@@ -64,7 +70,7 @@ struct Connection {
 }
 
 #[derive(Debug, Deserialize)]
-struct Builds {
+pub(crate) struct Builds {
     builds: Vec<Build>,
 }
 
@@ -84,13 +90,9 @@ impl Buildbot {
         builders: Vec<String>,
         authorization: Option<String>,
     ) -> Result<Self, String> {
-        let (before, after) = worker
-            .split_once("{instance}")
-            .ok_or("the worker's name has no {instance} in it")?;
         Ok(Self {
+            share: Share::new(worker, builders)?,
             http: Http::new(url, authorization)?,
-            worker: (before.to_owned(), after.to_owned()),
-            builders,
         })
     }
 
@@ -99,7 +101,7 @@ impl Buildbot {
             .http
             .get("api/v2/buildrequests?complete=false&claimed=false&field=builderid&field=complete&field=claimed")
             .await?;
-        let builders = match self.builders.as_slice() {
+        let builders = match self.share.builders.as_slice() {
             [] => None,
             _ => Some(
                 self.http
@@ -116,14 +118,30 @@ impl Buildbot {
             .http
             .get("api/v2/workers?field=workerid&field=name&field=connected_to&field=paused")
             .await?;
-        let queued = self.queued(&requests, builders.as_ref())?;
+        let queued = self.share.queued(&requests, builders.as_ref())?;
         Ok(Demand::Known {
             queued,
-            workers: Some(self.workers(&workers, &builds)),
+            workers: Some(self.share.workers(&workers, &builds)),
+        })
+    }
+}
+
+impl Share {
+    pub(crate) fn new(worker: &str, builders: Vec<String>) -> Result<Self, String> {
+        let (before, after) = worker
+            .split_once("{instance}")
+            .ok_or("the worker's name has no {instance} in it")?;
+        Ok(Self {
+            worker: (before.to_owned(), after.to_owned()),
+            builders,
         })
     }
 
-    fn queued(&self, requests: &Requests, builders: Option<&Builders>) -> Result<u32, String> {
+    pub(crate) fn queued(
+        &self,
+        requests: &Requests,
+        builders: Option<&Builders>,
+    ) -> Result<u32, String> {
         let mut wanted = BTreeSet::new();
         for name in &self.builders {
             let builders = builders.map_or(&[][..], |all| &all.builders);
@@ -137,7 +155,7 @@ impl Buildbot {
     }
 
     /// The workers that are connected and take jobs, by instance.
-    fn workers(&self, workers: &Workers, builds: &Builds) -> BTreeMap<String, CiState> {
+    pub(crate) fn workers(&self, workers: &Workers, builds: &Builds) -> BTreeMap<String, CiState> {
         let busy: BTreeSet<u64> = builds.builds.iter().map(|build| build.workerid).collect();
         let (before, after) = &self.worker;
         let listed = workers.workers.iter().filter_map(|worker| {

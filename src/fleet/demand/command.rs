@@ -44,6 +44,17 @@ impl Drop for Group {
     }
 }
 
+/// Reads what a command has printed.
+pub(crate) fn read(printed: &[u8]) -> Result<Demand, String> {
+    let printed: Printed = serde_json::from_slice(printed).map_err(|error| {
+        format!("the demand command printed something else than {{\"queued\": N, \"workers\": {{…}}}}: {error}")
+    })?;
+    Ok(Demand::Known {
+        queued: printed.queued,
+        workers: printed.workers,
+    })
+}
+
 impl Script {
     /// A command for `/bin/sh -c`.
     #[must_use]
@@ -62,13 +73,7 @@ impl Script {
                 self.patience.as_secs()
             )
         })??;
-        let printed: Printed = serde_json::from_slice(&printed).map_err(|error| {
-            format!("the demand command printed something else than {{\"queued\": N, \"workers\": {{…}}}}: {error}")
-        })?;
-        Ok(Demand::Known {
-            queued: printed.queued,
-            workers: printed.workers,
-        })
+        read(&printed)
     }
 
     async fn run(&self) -> Result<Vec<u8>, String> {

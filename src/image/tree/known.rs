@@ -209,7 +209,7 @@ impl Known {
     /// of runs of data and their starts and ends, the number of attributes and their names and values, each with its
     /// length before it; of each block what it is made of, its SHA-256 and its bytes of data;
     /// the SHA-256 of all of it.
-    fn text(&self) -> Vec<u8> {
+    pub(crate) fn text(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(boot());
         out.extend((self.files.order.len() as u64).to_le_bytes());
@@ -239,11 +239,22 @@ impl Known {
     }
 }
 
+/// What [`Known::text`] writes with these bytes between its head and its sum.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn framed(body: &[u8]) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.extend(boot());
+    out.extend(body);
+    let sum = Sha256::digest(&out);
+    out.extend(sum);
+    out
+}
+
 fn boot() -> [u8; 32] {
     Sha256::digest(std::fs::read(BOOT).unwrap_or_default()).into()
 }
 
-fn parse(bytes: &[u8]) -> Option<Known> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Known> {
     let (mut rest, sum) = bytes.split_last_chunk::<32>()?;
     if Sha256::digest(rest)[..] != sum[..] {
         return None;
@@ -267,7 +278,10 @@ fn parse(bytes: &[u8]) -> Option<Known> {
             xattrs.insert(name, take_text(&mut rest)?);
         }
         let survey = Survey { sha256, data };
-        known.files.map.insert(stamp, KnownFile { survey, xattrs });
+        let file = KnownFile { survey, xattrs };
+        if known.files.map.insert(stamp, file).is_some() {
+            return None;
+        }
         known.files.order.push(stamp);
     }
     while !rest.is_empty() {
@@ -276,7 +290,9 @@ fn parse(bytes: &[u8]) -> Option<Known> {
             sha256: *take(&mut rest)?,
             data_bytes: u64::from_le_bytes(*take(&mut rest)?),
         };
-        known.blocks.map.insert(made, block);
+        if known.blocks.map.insert(made, block).is_some() {
+            return None;
+        }
         known.blocks.order.push(made);
     }
     Some(known)
@@ -362,6 +378,16 @@ mod tests {
         let tree = scan();
         assert_eq!(tree.survey_knowing(&known).unwrap(), tree.survey().unwrap());
         assert_ne!(tree.survey().unwrap(), surveys);
+    }
+
+    #[test]
+    fn what_is_there_twice_is_nothing() {
+        let block = [8; 32 + 32 + 8];
+        let none = 0_u64.to_le_bytes();
+        let once = framed(&[&none[..], &block].concat());
+        assert_eq!(parse(&once).unwrap().text(), once);
+        let twice = framed(&[&none[..], &block, &block].concat());
+        assert_eq!(parse(&twice), None);
     }
 
     #[test]

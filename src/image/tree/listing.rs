@@ -114,13 +114,10 @@ fn unpack(packed: &[u8], packing: Packing) -> std::io::Result<BTreeMap<String, V
         )),
     };
     let mut files = BTreeMap::new();
-    for entry in tar::Archive::new(reader.take(LIMIT)).entries()? {
-        let mut entry = entry?;
-        let name = entry.path()?.to_string_lossy().into_owned();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes)?;
+    crate::untar::files(reader, LIMIT, |name, bytes| {
         files.insert(name, bytes);
-    }
+        Ok::<_, std::io::Error>(())
+    })?;
     Ok(files)
 }
 
@@ -170,9 +167,10 @@ fn record(text: &[u8]) -> Option<Record> {
     let (uid, gid) = (word()?.parse().ok()?, word()?.parse().ok()?);
     let (size, mtime) = (word()?.parse().ok()?, word()?.parse().ok()?);
     let link = word()?;
+    let path = words.next().filter(|path| is_path(path))?;
     let link = (link != "-").then(|| link.to_owned());
     Some(Record {
-        path: words.next()?.to_vec(),
+        path: path.to_vec(),
         kind: *kind.as_bytes().first()?,
         mode,
         uid,
@@ -183,6 +181,12 @@ fn record(text: &[u8]) -> Option<Record> {
         target: Vec::new(),
         sha256: None,
     })
+}
+
+/// Whether it is a path below the root that a file system can have, or the root.
+fn is_path(path: &[u8]) -> bool {
+    let mut names = path.split(|byte| *byte == b'/');
+    path.is_empty() || names.all(|name| !matches!(name, b"" | b"." | b".."))
 }
 
 /// Gives each regular file its sum, in their order or by their names. One without was gone when it was to be read.

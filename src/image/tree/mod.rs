@@ -4,7 +4,7 @@
 //! whole seconds, clamped to a source date. Names that share an inode share a [`Node`].
 
 mod digest;
-mod known;
+pub(crate) mod known;
 pub mod listing;
 mod manifest;
 pub(crate) mod packages;

@@ -1,13 +1,12 @@
 //! A local archive of just the packages of a base, for apt.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
 use super::{BaseError, PACKAGES, SUITE, cannot};
-use crate::debs::{Base, Cache, Package};
+use crate::debs::{Base, Cache, Package, index_entry};
 use crate::parallel;
 
 /// The files of packages in a directory.
@@ -29,20 +28,16 @@ fn entry(dir: &Path, base: &Base, debs: &Cache, package: &Package) -> Result<Str
         .or_else(|_| std::fs::copy(&from, &to).map(drop))
         .map_err(cannot(&to))?;
     let fields = debs.fields(package).map_err(cannot(&from))?;
-    let mut entry = String::new();
-    for line in fields.lines() {
-        if !line.starts_with("Priority:") {
-            let _infallible = writeln!(entry, "{line}");
-        }
-    }
     let by_priority = base.asked.contains(&package.name) && !PACKAGES.contains(&&*package.name);
     let priority = if by_priority { "required" } else { "optional" };
     let Package { size, sha256, .. } = package;
-    let _infallible = writeln!(
-        entry,
-        "Priority: {priority}\nFilename: ./{name}\nSize: {size}\nSHA256: {sha256}\n"
-    );
-    Ok(entry)
+    let own = [
+        ("Priority", priority),
+        ("Filename", &format!("./{name}")),
+        ("Size", &size.to_string()),
+        ("SHA256", sha256),
+    ];
+    index_entry(&fields, &own).map_err(cannot(&from))
 }
 
 /// Writes the archive into `dir`. What it offers is the suite of the base, and of a priority that lets mmdebstrap take

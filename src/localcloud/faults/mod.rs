@@ -157,7 +157,7 @@ impl Faults {
     }
 
     /// What is done to a request, by the names of its service and its operation.
-    pub(super) fn on_request(&self, service: Service, operation: &str) -> Option<Fault> {
+    pub(crate) fn on_request(&self, service: Service, operation: &str) -> Option<Fault> {
         let name = format!("{}:{operation}", service.name());
         // Reads of S3 are never late ("Amazon S3 data consistency model").
         let reads = service != Service::S3 && is_read(operation);

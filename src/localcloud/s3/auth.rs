@@ -171,7 +171,7 @@ fn read_claim(text: &str) -> Result<Claim, ApiError> {
     Ok(Claim::Sha256(sha256))
 }
 
-fn not_skewed(authorization: &Authorization, now: Timestamp) -> Result<(), ApiError> {
+pub(crate) fn not_skewed(authorization: &Authorization, now: Timestamp) -> Result<(), ApiError> {
     if now.duration_since(authorization.time).abs() <= SKEW {
         return Ok(());
     }
@@ -185,7 +185,11 @@ fn not_skewed(authorization: &Authorization, now: Timestamp) -> Result<(), ApiEr
 }
 
 /// Whether a presigned URL is valid now.
-fn in_time(authorization: &Authorization, expires: &str, now: Timestamp) -> Result<(), ApiError> {
+pub(crate) fn in_time(
+    authorization: &Authorization,
+    expires: &str,
+    now: Timestamp,
+) -> Result<(), ApiError> {
     let seconds: i64 = expires
         .parse()
         .map_err(|_| query_error("X-Amz-Expires should be a number"))?;
@@ -198,13 +202,16 @@ fn in_time(authorization: &Authorization, expires: &str, now: Timestamp) -> Resu
              604800 seconds",
         ));
     }
-    let end = authorization.time + SignedDuration::from_secs(seconds);
-    if authorization.time > now + SKEW {
+    let lasts = now.duration_since(authorization.time);
+    if lasts < -SKEW {
         return Err(access_denied("Request is not valid yet")
             .with("X-Amz-Date", stamp(authorization.time))
             .with("ServerTime", stamp(now)));
     }
-    if now >= end {
+    let expires = SignedDuration::from_secs(seconds);
+    if lasts >= expires {
+        // Only now, when it lies in the past: the last date that can be written has no week after it.
+        let end = authorization.time + expires;
         return Err(access_denied("Request has expired")
             .with("X-Amz-Expires", seconds)
             .with("Expires", stamp(end))
@@ -231,4 +238,36 @@ fn malformed(message: &str) -> ApiError {
         "AuthorizationHeaderMalformed",
         message,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_valid_from_its_date_on_and_any_date_can_be_judged() {
+        let judge = |stamp: &str, now: Timestamp| {
+            let uri = format!(
+                "/b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=A/{}/us-east-1/s3/aws4_request&X-Amz-Date={stamp}\
+                 &X-Amz-Expires=604800&X-Amz-SignedHeaders=host&X-Amz-Signature=ab",
+                &stamp[..8]
+            );
+            let request = Request::get(uri).body(()).unwrap();
+            let authorization = Authorization::read_query(&request).unwrap();
+            in_time(&authorization, "604800", now)
+        };
+        let now: Timestamp = "2026-01-08T00:00:00Z".parse().unwrap();
+        assert_eq!(judge("20260101T000001Z", now), Ok(()));
+        assert_eq!(judge("20260108T001500Z", now), Ok(()));
+        for (stamp, message) in [
+            ("20260101T000000Z", "Request has expired"),
+            ("20260108T001501Z", "Request is not valid yet"),
+            // A week later no time can be written.
+            ("99991230T215959Z", "Request is not valid yet"),
+        ] {
+            let error = judge(stamp, now).unwrap_err();
+            assert_eq!(error.message, message, "{stamp}");
+        }
+        assert_eq!(judge("99991230T215959Z", Timestamp::MAX), Ok(()));
+    }
 }

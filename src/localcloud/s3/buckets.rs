@@ -204,7 +204,7 @@ fn illegal_location(message: &str) -> ApiError {
 }
 
 /// The `LocationConstraint` of a `CreateBucketConfiguration`.
-fn location(body: &Bytes) -> Result<Option<String>, ApiError> {
+pub(crate) fn location(body: &Bytes) -> Result<Option<String>, ApiError> {
     if body.is_empty() {
         return Ok(None);
     }

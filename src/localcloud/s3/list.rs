@@ -151,11 +151,11 @@ fn page<'a>(
 }
 
 /// Where a listing goes on: opaque to clients.
-pub(super) fn encode_token(last: &str) -> String {
+pub(crate) fn encode_token(last: &str) -> String {
     format!("1{}", URL_SAFE_NO_PAD.encode(last))
 }
 
-pub(super) fn decode_token(token: &str) -> Result<String, ApiError> {
+pub(crate) fn decode_token(token: &str) -> Result<String, ApiError> {
     token
         .strip_prefix('1')
         .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())

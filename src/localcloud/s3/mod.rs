@@ -3,17 +3,17 @@
 //! Objects lie in files ([`store`]). The body of a request is written to one as it comes ([`spool`]), before the
 //! operation runs; the body of an answer is read from one as it is sent.
 
-mod asked;
-mod auth;
-mod buckets;
+pub(crate) mod asked;
+pub(crate) mod auth;
+pub(crate) mod buckets;
 mod checksum;
-mod chunked;
-mod conditions;
+pub(crate) mod chunked;
+pub(crate) mod conditions;
 pub(super) mod error;
-mod list;
+pub(crate) mod list;
 mod objects;
 mod output;
-mod parts;
+pub(crate) mod parts;
 mod receive;
 mod spool;
 mod store;

@@ -52,8 +52,8 @@ struct PartMeta {
 
 /// A part as the list of a `CompleteMultipartUpload` names it.
 #[derive(Debug, PartialEq, Eq)]
-struct Listed {
-    number: u32,
+pub(crate) struct Listed {
+    pub(crate) number: u32,
     etag: String,
     checksums: BTreeMap<&'static str, String>,
 }
@@ -362,7 +362,7 @@ fn composite(algorithm: Algorithm, kind: Option<&str>) -> Result<bool, ApiError>
 }
 
 /// Reads a `CompleteMultipartUpload`.
-fn listed(body: &Bytes) -> Result<Vec<Listed>, ApiError> {
+pub(crate) fn listed(body: &Bytes) -> Result<Vec<Listed>, ApiError> {
     let text = std::str::from_utf8(body).map_err(|_| malformed_xml())?;
     let document = roxmltree::Document::parse(text).map_err(|_| malformed_xml())?;
     let root = document.root_element();

@@ -202,3 +202,70 @@ fn a_diff_names_what_moved_came_and_went() {
         ]
     );
 }
+
+#[test]
+fn whatever_a_lock_names_is_read_back() {
+    let odd = "\u{1}\t\r\n\u{7f}\u{85}\u{9f}\u{a0}\u{2028}\u{2029}\u{feff}\u{fffe}\u{ffff}\u{1f980}\"\\'#: é";
+    let mut lock = Lock::new("web", [odd.to_owned()], Vec::new(), Vec::new());
+    lock.local_base = Some(LocalBase {
+        released: [("http://m/".to_owned(), odd.to_owned())].into(),
+        asked: [odd.to_owned()].into(),
+        indexes: Vec::new(),
+        packages: Vec::new(),
+    });
+    let read = Lock::read(&lock.to_text(), Path::new(FILE), "web").unwrap();
+    assert_eq!(read, lock);
+}
+
+#[test]
+fn an_index_that_would_be_more_than_a_word_is_refused_with_its_place() {
+    let index = LockedIndex {
+        suite: "http://m/ x main\ndeb [trusted=yes] http://n".into(),
+        path: "main/binary-amd64/Packages".into(),
+        sha256: "ab".repeat(32),
+    };
+    let lock = Lock::new("web", [], vec![index], Vec::new());
+    let error = Lock::read(&lock.to_text(), Path::new(FILE), "web").unwrap_err();
+    assert!(error.message.contains("the suite of the index"), "{error}");
+    assert_eq!(error.location.unwrap().line, 6);
+}
+
+#[test]
+fn a_key_that_could_not_be_read_back_is_refused() {
+    let long = "m".repeat(2000);
+    let head = "lock: 1\nrecipe: web\nasked: []\nindexes: []\npackages: []\n";
+    for (text, message) in [
+        (
+            format!("{head}base:\n  ? {long}\n  : ami-0123456789abcdef0\n"),
+            "is no place of a base image",
+        ),
+        (
+            format!(
+                "{head}local_base:\n  released:\n    ? {long}\n    : x\n  asked: []\n  indexes: []\n  packages: []\n"
+            ),
+            "of the base image cannot be used",
+        ),
+    ] {
+        let error = Lock::read(&text, Path::new(FILE), "web").unwrap_err();
+        assert!(error.message.contains(message), "{error}");
+        assert!(error.message.len() < 200, "{error}");
+    }
+}
+
+#[test]
+fn what_is_missed_behind_the_end_has_a_place_within_the_text() {
+    for text in [
+        "lock: 1\nasked: [x\n",
+        "lock: 1\nasked: {[\n}x\npac",
+        "{",
+        "lock: 1\n\n",
+    ] {
+        let error = Lock::read(text, Path::new(FILE), "web").unwrap_err();
+        let at = error.location.unwrap();
+        let line = text
+            .split('\n')
+            .nth(at.line - 1)
+            .expect("there is such a line");
+        assert!((1..=line.chars().count() + 1).contains(&at.column));
+    }
+}

@@ -323,3 +323,13 @@ fn what_is_no_list_is_refused_and_says_what_is_wrong() {
     let error = Listing::read(b"no archive", Packing::Xz, DATE).unwrap_err();
     assert!(error.to_string().contains("cannot be unpacked"), "{error}");
 }
+
+#[test]
+fn what_leads_out_of_the_root_is_no_entry() {
+    assert!(record(b"d 755 0 0 0 1 - ").is_some());
+    assert!(record(b"f 644 0 0 0 1 - a/..b/.c/...").is_some());
+    for path in ["..", "../a", "a/../b", "a/.", "/a", "a/", "a//b"] {
+        let text = format!("d 755 0 0 0 1 - {path}");
+        assert!(record(text.as_bytes()).is_none(), "{path}");
+    }
+}
