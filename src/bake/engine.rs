@@ -292,7 +292,10 @@ pub(super) fn open<'a>(
     // A layer is not cleaned: what a script makes of a secret may lie in it.
     run.layers = settings.layers.filter(|_| plan.secrets.is_empty());
     run.disks = settings.disks;
-    run.go_on();
+    if run.journal.ledger().resumed() > 0 {
+        run.go_on();
+        run.write_log("== another process goes on with the run")?;
+    }
     Ok(run)
 }
 
