@@ -5,12 +5,15 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::error::LeftOver;
-use super::event::Event;
+use super::event::{Event, Resource};
 use super::saved;
 use super::undo::Undo;
 use crate::aws::{Clients, Commands};
 use crate::events::Sink;
-use crate::journal::{self, Journal, RunState};
+use crate::journal::{self, Entry, Journal, RunState, State};
+
+/// Why a run that died is undone: nobody went on with it.
+const CLEANED_UP: &str = "its process died, and a clean-up came before anybody went on with it";
 
 /// What became of a run that had died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,8 +61,14 @@ pub async fn undo_dead_run(
     let Some(header) = journal.ledger().header().cloned() else {
         // It died before it wrote a word.
         let _already_gone = std::fs::remove_file(path);
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        forget_plan(runs_of(path), &name);
         return Ok(None);
     };
+    if journal.ledger().result().is_some() {
+        // It was gone on with, and has come to its end, since somebody looked.
+        return Ok(None);
+    }
     let mut dead = DeadRun {
         run: header.run,
         recipe: header.recipe,
@@ -78,13 +87,22 @@ pub async fn undo_dead_run(
             sink,
             seed: 0,
         };
+        if journal.ledger().checkpoint(journal::UNDOING).is_none() {
+            // What is removed cannot be gone on with, also if this does not come to its end.
+            journal.checkpoint(journal::UNDOING, CLEANED_UP, clients.clock.now())?;
+        }
         let entries = journal.ledger().to_undo();
         dead.left_over = undo.walk(&mut journal, &entries).await;
         if dead.left_over.is_empty() {
-            journal.end("undone", clients.clock.now())?;
-            drop(journal);
-            forget_plan(runs_of(path), &dead.run);
+            let is_published = |entry: &Entry| {
+                entry.kind == Resource::Image.as_str() && entry.state == State::Kept
+            };
+            let published = journal.ledger().entries().any(is_published);
+            let result = if published { "baked" } else { "undone" };
+            journal.end(result, clients.clock.now())?;
         }
+        drop(journal);
+        forget_plan(runs_of(path), &dead.run);
     } else {
         dead.elsewhere = Some(format!(
             "{} {} {}",
@@ -128,6 +146,8 @@ pub enum NotResumable {
     NoBake { run: String, purpose: String },
     #[error("the run {run} was begun by a piaas-bake that could not be resumed")]
     Old { run: String },
+    #[error("the run died before its first word, and has made nothing")]
+    Empty,
     #[error("the run {run} acts on {place}")]
     Elsewhere { run: String, place: String },
 }
@@ -142,7 +162,7 @@ pub fn resumable(
     account: &str,
 ) -> Result<(), NotResumable> {
     let Some(header) = ledger.header() else {
-        return Err(NotResumable::Old { run: String::new() });
+        return Err(NotResumable::Empty);
     };
     let run = header.run.clone();
     if let Some(result) = ledger.result() {

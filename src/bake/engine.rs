@@ -15,6 +15,8 @@ use super::packages::{Part, Record};
 use super::phases::{commands, deliver, image, launch, publish, scripts};
 use super::plan::Plan;
 use super::run::{Log, Run, milliseconds};
+use super::saved::path_of;
+use super::undo::describe;
 use crate::aws::Clients;
 use crate::aws::tags;
 use crate::cancel::Cancel;
@@ -95,7 +97,7 @@ pub async fn bake(
         let header = header(clients, plan, settings, journal::BAKE);
         Journal::create(settings.runs, header)
     };
-    carry_out(clients, plan, settings, sink, begin).await
+    carry_out(clients, plan, settings, sink, Vec::new(), begin).await
 }
 
 /// Goes on with a bake whose process has died, by the plan that it had: what was done is not done again, commands and
@@ -111,12 +113,13 @@ pub async fn resume(
     settings: Settings<'_>,
     sink: &dyn Sink<Event>,
 ) -> Result<Baked, BakeError> {
+    let standing = describe(&journal.ledger().to_undo(), &clients.commands);
     let begin = |clients: &Clients, _: &Settings<'_>| {
         let mut journal = journal;
         journal.resumed(clients.clock.now())?;
         Ok(journal)
     };
-    carry_out(clients, plan, settings, sink, begin).await
+    carry_out(clients, plan, settings, sink, standing, begin).await
 }
 
 async fn carry_out(
@@ -124,24 +127,26 @@ async fn carry_out(
     plan: &Plan,
     settings: Settings<'_>,
     sink: &dyn Sink<Event>,
+    // What is there as long as it could not be begun.
+    standing: Vec<LeftOver>,
     begin: impl FnOnce(&Clients, &Settings<'_>) -> Result<Journal, journal::Error>,
 ) -> Result<Baked, BakeError> {
     let started = clients.clock.now();
     let keep = settings.keep_on_failure;
     let account = settings.account.clone();
-    let log_path = settings.runs.join(format!("{}.log", settings.run));
+    let runs = settings.runs;
+    let log_path = runs.join(format!("{}.log", settings.run));
     let opened = begin(clients, &settings).map_err(Failure::from);
     let opened = opened.and_then(|journal| open(clients, plan, settings, journal, &log_path, sink));
     let mut run = match opened {
         Ok(run) => run,
         Err(failure) => {
-            let (last_lines, left_over) = (Vec::new(), Vec::new());
             return Err(BakeError {
                 failure,
                 phase: None,
-                last_lines,
+                last_lines: Vec::new(),
                 log: log_path,
-                left_over,
+                left_over: standing,
                 kept: None,
             });
         }
@@ -196,6 +201,8 @@ async fn carry_out(
     };
     // Nobody goes on with it. A journal that takes no more does not stop the way back.
     let _later = run.pass(journal::UNDOING, &failure.to_string());
+    // Neither does one whose journal could not be told that.
+    let _stays = std::fs::remove_file(path_of(runs, run.id.as_str()));
     let left_over = undo(&mut run, spared).await;
     // A run that is not ended is cleaned up by the next `cloud gc`.
     if left_over.is_empty() && kept.is_none() {

@@ -326,13 +326,19 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
     Ok(Decision::Bake(Box::new(plan)))
 }
 
-/// The plan of a bake that was begun: with the image name and the start that it had then.
+/// The plan of a bake that was begun: with the image name and the start that it had then, and what is still there of the
+/// images that it was to remove first.
 ///
 /// # Errors
 /// [`PlanError::Start`] if `start` is no image that a builder of this line starts from.
-pub fn again(target: &Target, image_name: String, start: Image) -> Result<Plan, PlanError> {
+pub fn again(
+    target: &Target,
+    image_name: String,
+    start: Image,
+    stale: Vec<Image>,
+) -> Result<Plan, PlanError> {
     let start = placed(target, start)?;
-    assemble(target, image_name, start, Vec::new())
+    assemble(target, image_name, start, stale)
 }
 
 fn assemble(

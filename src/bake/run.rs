@@ -54,8 +54,10 @@ pub(super) mod facts {
     pub const PREVIOUS: &str = "previous";
     /// What the run put there.
     pub const VALUE: &str = "value";
-    /// After how many minutes a machine ends itself: a call that is repeated must say the same.
+    /// After how many minutes a machine ends itself, and when anyone may remove it: a call that is repeated must say the
+    /// same.
     pub const MINUTES: &str = "minutes";
+    pub const EXPIRES: &str = "expires";
     /// Bucket and key of an object.
     pub const BUCKET: &str = "bucket";
     pub const KEY: &str = "key";
@@ -95,7 +97,6 @@ impl<'a> Run<'a> {
         cancel: Cancel,
     ) -> Self {
         let now = clients.clock.now();
-        let begun = journal.ledger().header().map_or(now, |first| first.started);
         Self {
             clients,
             plan,
@@ -105,8 +106,7 @@ impl<'a> Run<'a> {
             bundles: None,
             layers: None,
             disks: None,
-            // Whoever goes on with a run tags what it makes in the same way: a call that is repeated must not differ.
-            expires: plan.expires(begun),
+            expires: plan.expires(now),
             tail: Tail::new(LAST_LINES),
             under_way: BTreeMap::new(),
             cancel,
@@ -217,10 +217,10 @@ impl<'a> Run<'a> {
         all
     }
 
-    /// Tags of what does not outlast the run.
-    pub fn temporary_tags(&self, name: &str) -> Tags {
+    /// Tags of what does not outlast the run, and may be removed by anyone once its time is over.
+    pub fn temporary_tags(&self, name: &str, expires: Timestamp) -> Tags {
         let mut all = self.tags(name);
-        tags::put(&mut all, tags::EXPIRES, &self.expires.to_string());
+        tags::put(&mut all, tags::EXPIRES, &expires.to_string());
         all
     }
 

@@ -557,13 +557,19 @@ mod tests {
         journal
             .checkpoint(super::super::UNDOING, "it failed", AT)
             .unwrap();
-        assert!(matches!(
+        for refused in [
             journal.resumed(AT),
-            Err(Error::Illegal {
-                source: super::super::Illegal::Abandoned,
-                ..
-            })
-        ));
+            journal.checkpoint("boot", "", AT),
+            journal.intent("image", "token", Facts::new(), AT).map(drop),
+        ] {
+            assert!(matches!(
+                refused,
+                Err(Error::Illegal {
+                    source: super::super::Illegal::Abandoned,
+                    ..
+                })
+            ));
+        }
         assert_eq!(journal.ledger().resumed(), 1);
     }
 

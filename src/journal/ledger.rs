@@ -163,6 +163,13 @@ impl Ledger {
         if matches!(record, Record::Run(_)) != self.header.is_none() {
             return Err(Illegal::Header);
         }
+        let goes_on = matches!(
+            record,
+            Record::Intent { .. } | Record::Checkpoint { .. } | Record::Resumed { .. }
+        );
+        if goes_on && self.checkpoints.contains_key(UNDOING) {
+            return Err(Illegal::Abandoned);
+        }
         match record {
             Record::Run(header) => self.header = Some(header.clone()),
             Record::Intent {
@@ -210,9 +217,6 @@ impl Ledger {
                 self.checkpoints.insert(name.clone(), value.clone());
             }
             Record::Resumed { .. } => {
-                if self.checkpoints.contains_key(UNDOING) {
-                    return Err(Illegal::Abandoned);
-                }
                 self.resumed += 1;
             }
             Record::Undo { id, .. } => {

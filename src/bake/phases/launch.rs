@@ -64,7 +64,7 @@ pub async fn security_groups(
         .set_vpc_id(vpc)
         .tag_specifications(tags::specification(
             ResourceType::SecurityGroup,
-            &run.temporary_tags(&name),
+            &run.temporary_tags(&name, run.expires),
         ));
     let clients = run.clients;
     let own_name = name.clone();
@@ -168,7 +168,21 @@ pub async fn launch(
     } = machine;
     let token = run.token(machine.step);
     let name = format!("piaas-bake {} {}", kind.as_str(), machine.of);
-    let all_tags = run.temporary_tags(&name);
+    let begun = run.standing(kind, &token);
+    let begun = begun.map_or_else(Facts::new, |entry| entry.facts.clone());
+    let stated = |name| begun.get(name).map(String::as_str);
+    let expires = stated(facts::EXPIRES).and_then(|at| at.parse().ok());
+    let expires = expires.unwrap_or(run.expires);
+    let minutes = stated(facts::MINUTES).and_then(|minutes| minutes.parse().ok());
+    let minutes: u64 = minutes.unwrap_or_else(|| {
+        let left = run.expires.duration_since(run.now()).as_secs();
+        u64::try_from(left).unwrap_or(0).div_ceil(60)
+    });
+    let known = Facts::from([
+        (facts::MINUTES.to_owned(), minutes.to_string()),
+        (facts::EXPIRES.to_owned(), expires.to_string()),
+    ]);
+    let all_tags = run.temporary_tags(&name, expires);
     let root = BlockDeviceMapping::builder()
         .device_name(&image.root_device)
         .ebs(
@@ -179,15 +193,7 @@ pub async fn launch(
                 .build(),
         )
         .build();
-    let begun = run.standing(kind, &token).map(|entry| &entry.facts);
-    let minutes = match begun.and_then(|facts| facts.get(facts::MINUTES)?.parse().ok()) {
-        Some(minutes) => minutes,
-        None => u64::try_from(run.expires.duration_since(run.now()).as_secs())
-            .unwrap_or(0)
-            .div_ceil(60),
-    };
     let user_data = user_data(&run.clients.region, Duration::from_secs(minutes * 60));
-    let known = Facts::from([(facts::MINUTES.to_owned(), minutes.to_string())]);
     let profile = plan.build.instance_profile.as_ref().map(|name| {
         IamInstanceProfileSpecification::builder()
             .name(name)

@@ -26,9 +26,9 @@ pub async fn keep(
         return Ok(());
     };
     match make(run, builder, bundle, step).await {
-        Err(Failure::Cloud(error)) => {
+        Err(failure @ (Failure::Cloud(_) | Failure::ImageFailed { .. } | Failure::Stalled(_))) => {
             run.emit(Event::Note {
-                text: format!("no layer is kept of `{}`: {error}", step.script.title),
+                text: format!("no layer is kept of `{}`: {failure}", step.script.title),
             });
             Ok(())
         }

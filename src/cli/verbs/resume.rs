@@ -38,6 +38,7 @@ pub async fn run(context: &Context, wanted: &str, keep_on_failure: bool) -> CliR
         .header()
         .expect("a run that is resumable has a header");
     let run = RunId::of(header);
+    alone(context, &path, &header.digest)?;
     if let Some(local) = &connected.local {
         // Or a clean-up would take its machines for those of a process that is gone.
         local.adopt(tags::RUN, run.as_str()).map_err(|error| {
@@ -88,7 +89,7 @@ async fn plan_again(
         image_name,
         base,
         start,
-        ..
+        stale,
     } = &saved.outcome
     else {
         return Err(CliError::new(
@@ -112,10 +113,37 @@ async fn plan_again(
         .await
         .map_err(|error| cloud(&error))?
         .ok_or_else(|| gone(start))?;
+    let mut unfinished = Vec::new();
+    for id in stale {
+        let image = bake::images::get(clients, id).await;
+        let image = image.map_err(|error| cloud(&error))?;
+        unfinished.extend(image.filter(|image| !image.is_ready()));
+    }
     let target = order.target(connected, base, wishes);
-    again(&target, image_name.clone(), start).map_err(|error| {
+    again(&target, image_name.clone(), start, unfinished).map_err(|error| {
         CliError::new(error.exit_code(), error.to_string()).hint(clean_up(context, run.as_str()))
     })
+}
+
+/// Refuses while another run bakes the same.
+fn alone(context: &Context, path: &Path, digest: &str) -> Result<(), CliError> {
+    let runs = journal::runs(&context.runs()).map_err(|error| unreadable(&error))?;
+    let other = runs.iter().find(|run| {
+        let header = run.ledger.header();
+        run.state == RunState::Alive
+            && run.path != path
+            && header.is_some_and(|header| header.digest == digest)
+    });
+    match other {
+        None => Ok(()),
+        Some(other) => Err(CliError::new(
+            exit::LEASE_HELD,
+            format!(
+                "run {} bakes this digest at the moment; wait for it, or stop it",
+                name_of(&other.path)
+            ),
+        )),
+    }
 }
 
 /// The plan that was kept for a run.
@@ -185,7 +213,9 @@ fn clean_up(context: &Context, run: &str) -> String {
 fn refused(context: &Context, why: &NotResumable) -> CliError {
     let error = CliError::failure(why.to_string());
     match why {
-        NotResumable::Over { .. } => error.hint("`piaas-bake runs` lists the runs"),
+        NotResumable::Over { .. } | NotResumable::Empty => {
+            error.hint("`piaas-bake runs` lists the runs")
+        }
         NotResumable::Elsewhere { .. } => {
             error.hint("choose that with --cloud, --profile and --region")
         }

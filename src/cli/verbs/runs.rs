@@ -276,8 +276,10 @@ fn since(began: Timestamp, at: Timestamp) -> String {
     }
 }
 
+/// A text of a machine or a cloud, on one line and without what steers a terminal.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let plain = text.replace(char::is_control, " ");
+    plain.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// What a record says: a verb, a kind, and what it is about.

@@ -70,7 +70,7 @@ impl World {
             .await
             .unwrap()
             .unwrap();
-        let plan = again(&target, plan.image_name.clone(), start).unwrap();
+        let plan = again(&target, plan.image_name.clone(), start, plan.stale.clone()).unwrap();
         let runs = self.runs();
         let settings = Settings {
             runs: &runs,
@@ -258,6 +258,76 @@ async fn what_a_later_bake_has_taken_over_is_not_removed_with_the_dead_one() {
             .unwrap()
             .is_some()
     );
+}
+
+/// A clean-up that does not come to its end has removed something: nobody goes on with the rest.
+#[tokio::test]
+async fn a_run_whose_clean_up_was_begun_is_not_gone_on_with() {
+    let middle = requests().await.len() / 2;
+    let (world, _) = dead(Kind::Plain, Fault::HangBefore(middle), "in the middle").await;
+    world.wire.fail(Fault::CutOff(1));
+    let [undone] = world.undo_dead_runs().await.try_into().unwrap();
+    assert_ne!(undone.left_over, []);
+    let ledger = journal::read(&journal_of(&world)).unwrap();
+    let why = resumable(&ledger, &world.clients, ACCOUNT_ID).unwrap_err();
+    assert!(
+        matches!(&why, NotResumable::Undoing { reason, .. } if reason.contains("clean-up")),
+        "{why}"
+    );
+    world.wire.fail(Fault::None);
+    world.undo_dead_runs().await;
+    assert_eq!(world.things().await, [] as [String; 0]);
+}
+
+/// An unfinished image of a run of which nothing else is known, as another host may have left it.
+#[tokio::test]
+async fn what_it_was_to_remove_first_is_removed_by_who_goes_on() {
+    let all = requests().await;
+    let tester = all
+        .iter()
+        .rposition(|(_, operation)| operation == "RunInstances")
+        .unwrap();
+    let (world, _) = dead(Kind::Plain, Fault::HangBefore(tester), "before the tester").await;
+    std::fs::remove_file(journal_of(&world)).unwrap();
+    world.clock.sleep(Duration::from_secs(7200)).await;
+    let plan = world.plan(&target(&world).await).await;
+    assert_eq!(plan.stale.len(), 1);
+    killed(
+        &world,
+        &plan,
+        Fault::HangBefore(0),
+        "before its first request",
+    )
+    .await;
+    let baked = world.resume(&plan, &()).await.unwrap().unwrap();
+    let all = images::list(&world.clients, None).await.unwrap();
+    let ids: Vec<_> = all.iter().map(|image| &image.id).collect();
+    assert_eq!(ids, [&baked.image]);
+}
+
+/// Whoever goes on with it after its time gives the machines that he makes a time of their own.
+#[tokio::test]
+async fn a_machine_of_a_run_that_is_gone_on_with_late_lives_as_long_as_any() {
+    let all = requests().await;
+    let tester = all
+        .iter()
+        .rposition(|(_, operation)| operation == "RunInstances")
+        .unwrap();
+    let (world, plan) = dead(Kind::Plain, Fault::HangBefore(tester), "before the tester").await;
+    // Its intent is written, and says how long the machine is to live: it is as if that had not come to pass.
+    let path = journal_of(&world);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let kept = text.trim_end().rfind('\n').unwrap() + 1;
+    assert!(text[kept..].contains("\"tester\""), "{}", &text[kept..]);
+    std::fs::write(&path, &text[..kept]).unwrap();
+    world.clock.sleep(Duration::from_secs(24 * 3600)).await;
+    let baked = world.resume(&plan, &()).await.unwrap().unwrap();
+    assert_right(&world, Kind::Plain, &baked, "a day later").await;
+    let ledger = journal::read(&path).unwrap();
+    let minutes = ledger
+        .entries()
+        .filter_map(|entry| entry.facts.get("minutes"));
+    assert_eq!(minutes.collect::<Vec<_>>(), ["120", "120"]);
 }
 
 #[tokio::test]
