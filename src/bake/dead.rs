@@ -10,7 +10,7 @@ use super::saved;
 use super::undo::Undo;
 use crate::aws::{Clients, Commands};
 use crate::events::Sink;
-use crate::journal::{self, Entry, Journal, RunState, State};
+use crate::journal::{self, Entry, Journal, RunHeader, RunState, State};
 
 /// Why a run that died is undone: nobody went on with it.
 const CLEANED_UP: &str = "its process died, and a clean-up came before anybody went on with it";
@@ -70,18 +70,13 @@ pub async fn undo_dead_run(
         return Ok(None);
     }
     let mut dead = DeadRun {
-        run: header.run,
-        recipe: header.recipe,
+        run: header.run.clone(),
+        recipe: header.recipe.clone(),
         elsewhere: None,
         left_over: Vec::new(),
     };
-    let here = (clients.cloud, account, clients.region.as_str());
-    if (
-        header.cloud.as_str(),
-        header.account.as_str(),
-        header.region.as_str(),
-    ) == here
-    {
+    dead.elsewhere = elsewhere(&header, clients, account);
+    if dead.elsewhere.is_none() {
         let undo = Undo {
             clients,
             sink,
@@ -103,13 +98,15 @@ pub async fn undo_dead_run(
         }
         drop(journal);
         forget_plan(runs_of(path), &dead.run);
-    } else {
-        dead.elsewhere = Some(format!(
-            "{} {} {}",
-            header.cloud, header.account, header.region
-        ));
     }
     Ok(Some(dead))
+}
+
+/// Where a run acted (cloud, account, region), if that is not here.
+fn elsewhere(header: &RunHeader, clients: &Clients, account: &str) -> Option<String> {
+    let here = [clients.cloud, account, &clients.region].join(" ");
+    let there = [&*header.cloud, &header.account, &header.region].join(" ");
+    (here != there).then_some(there)
 }
 
 /// What a live or dead run has created and not removed yet, for a process that must stop at once.
@@ -173,20 +170,15 @@ pub fn resumable(
         let purpose = header.purpose.clone();
         return Err(NotResumable::NoBake { run, purpose });
     }
-    if header.format < 2 {
+    if !header.has_checkpoints() {
         return Err(NotResumable::Old { run });
     }
     if let Some(reason) = ledger.checkpoint(journal::UNDOING) {
         let reason = reason.to_owned();
         return Err(NotResumable::Undoing { run, reason });
     }
-    let (here, there) = (
-        [clients.cloud, account, &clients.region],
-        [&header.cloud, &header.account, &header.region].map(String::as_str),
-    );
-    if here != there {
-        let place = there.join(" ");
-        return Err(NotResumable::Elsewhere { run, place });
+    match elsewhere(header, clients, account) {
+        Some(place) => Err(NotResumable::Elsewhere { run, place }),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::bundle::{Bundle, TooLarge};
+use super::checkpoint;
 use super::error::{BakeError, Failure, Kept, LeftOver};
 use super::event::{Event, List, Phase, Resource};
 use super::images::{self, Image};
@@ -366,18 +367,6 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     kept.push(publish::latest(run, &id).await?);
     run.keep(kept)?;
     Ok(id)
-}
-
-/// Parts of a bake that are not begun again once they are done.
-mod checkpoint {
-    pub const BOOT: &str = "boot";
-    pub const SEND: &str = "send";
-    pub const PROVISION: &str = "provision";
-    pub const VALIDATE: &str = "validate";
-    /// With what the machine printed of its packages.
-    pub const SEAL: &str = "seal";
-    pub const STOP: &str = "stop";
-    pub const TEST: &str = "test";
 }
 
 /// An image, with what it was made by.

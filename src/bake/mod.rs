@@ -7,6 +7,7 @@ mod archive;
 mod base;
 mod bundle;
 pub mod calls;
+pub mod checkpoint;
 mod compared;
 mod dead;
 mod engine;

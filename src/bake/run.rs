@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::checkpoint::COMMANDS;
 use super::engine::Disks;
 use super::error::Failure;
-use super::event::{Event, List, Phase, Resource, Stamped};
+use super::event::{Event, Phase, Resource, Stamped};
 use super::follow::Tail;
 use super::names::{BundleStore, RunId, client_token};
 use super::plan::Plan;
@@ -25,26 +26,6 @@ use crate::journal::{Entry, Facts, IntentId, Journal, State};
 
 /// Lines of a script's output that a failure repeats.
 const LAST_LINES: usize = 20;
-
-/// Checkpoints that hold the id of a command: whoever goes on with a run waits for the one that is under way.
-const COMMANDS: [&str; 4] = [
-    "command-steps",
-    "command-validate",
-    "command-test",
-    "command-seal",
-];
-
-/// The checkpoint of the command that runs a list.
-pub(super) fn command_of(list: List) -> &'static str {
-    match list {
-        List::Steps => COMMANDS[0],
-        List::Validate => COMMANDS[1],
-        List::Test => COMMANDS[2],
-    }
-}
-
-/// The checkpoint of the command that seals.
-pub(super) const SEALING: &str = COMMANDS[3];
 
 /// Facts that the undo reads back.
 pub(super) mod facts {

@@ -50,6 +50,14 @@ fn bake() -> String {
     BAKE.to_owned()
 }
 
+impl RunHeader {
+    /// Whether the journal says how far the run has come.
+    #[must_use]
+    pub fn has_checkpoints(&self) -> bool {
+        self.format > first_format()
+    }
+}
+
 /// [`RunHeader::purpose`] of a bake.
 pub const BAKE: &str = "bake";
 

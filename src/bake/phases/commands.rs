@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::bundle::Bundle;
+use super::super::checkpoint::SEALING;
 use super::super::error::Failure;
 use super::super::event::Event;
 use super::super::machine;
 use super::super::packages::{self, Part};
-use super::super::run::{Run, SEALING};
+use super::super::run::Run;
 use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::Patience;
 use crate::image::leaks;
@@ -92,6 +93,24 @@ pub(super) async fn begin(
     run.check()?;
     let comment = format!("piaas-bake: {comment}");
     Ok(ssm::send(run.clients, instance, script, timeout, &comment).await?)
+}
+
+/// Sends a command and writes its id down under this name; gives that of the one under way where another process of this
+/// run had sent it.
+pub(super) async fn begin_once(
+    run: &mut Run<'_>,
+    name: &str,
+    instance: &str,
+    script: &str,
+    timeout: Duration,
+    comment: &str,
+) -> Result<String, Failure> {
+    if let Some(id) = run.attach(name) {
+        return Ok(id);
+    }
+    let id = begin(run, instance, script, timeout, comment).await?;
+    run.pass(name, &id)?;
+    Ok(id)
 }
 
 /// Waits for the end of a command, whatever it is.
@@ -213,14 +232,7 @@ fn unpack(printed: &str) -> Option<String> {
 pub async fn seal(run: &mut Run<'_>, instance: &str, bundle: &Bundle) -> Result<String, Failure> {
     const WHAT: &str = "seal the machine";
     let timeout = SHORT * 3;
-    let id = match run.attach(SEALING) {
-        Some(id) => id,
-        None => {
-            let id = begin(run, instance, &bundle.seal(), timeout, WHAT).await?;
-            run.pass(SEALING, &id)?;
-            id
-        }
-    };
+    let id = begin_once(run, SEALING, instance, &bundle.seal(), timeout, WHAT).await?;
     let ended = end(run, instance, &id, timeout).await?;
     let (packages, remains) = ended.stdout.split_once('\n').unwrap_or_default();
     match ended.verdict {

@@ -7,19 +7,18 @@
 use std::time::Duration;
 
 use super::super::bundle::Bundle;
+use super::super::checkpoint::{LAYER, command_of};
 use super::super::error::Failure;
 use super::super::event::{Event, List};
 use super::super::follow::{self, Cutter, Piece};
-use super::super::run::{Run, command_of};
-use super::commands::{COMMAND, MACHINE_EVERY, SHORT, alive, finish, unless_lost};
+use super::super::run::Run;
+use super::commands::{COMMAND, MACHINE_EVERY, SHORT, alive, begin_once, finish, unless_lost};
 use super::layer;
 use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::Patience;
 use crate::aws::{Error, Kind};
 use crate::render::script::Script;
 
-/// The checkpoint with the number of the last script of which a layer was kept, or could not be.
-const LAYER: &str = "layer";
 /// How long one `follow` waits on the machine for new output, in seconds.
 const FOLLOW_WAIT: u32 = 20;
 /// Every so many looks the runner itself is asked, not only its log.
@@ -88,15 +87,9 @@ async fn go_on(
     // One that is still under way reads what has been read since.
     follower.command = None;
     let longest = bundle.longest(list);
-    let runner = match run.attach(command_of(list)) {
-        Some(id) => id,
-        None => {
-            let comment = format!("piaas-bake: {} of {}", list.as_str(), run.plan.image_name);
-            let id = ssm::send(run.clients, instance, command, longest, &comment).await?;
-            run.pass(command_of(list), &id)?;
-            id
-        }
-    };
+    let comment = format!("{} of {}", list.as_str(), run.plan.image_name);
+    let name = command_of(list);
+    let runner = begin_once(run, name, instance, command, longest, &comment).await?;
     // SSM itself ends the runner at its time-out; a reboot and its delivery come on top.
     let mut pace = run.pace(Patience {
         what: "the scripts to end",

@@ -50,7 +50,7 @@ pub async fn run(context: &Context, args: &BakeArgs) -> CliResult {
         let connected = context.connect_to_act().await?;
         let (order, decision) = saved::reopen(context, &connected, &plan).await?;
         supply(context, &connected, &[&order], false).await?;
-        let wishes = Wishes::new(plan.force, plan.channel, plan.no_cache);
+        let wishes = Wishes::from(&plan);
         (connected, order, decision, wishes)
     } else {
         let order = prepare(context, argument, &args.sets.given())?;

@@ -6,8 +6,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::bake::{Way, done, told, watched};
 use super::plan::{Order, Wishes};
+use super::runs::{existing, name_of};
 use super::saved;
 use crate::aws::tags;
+use crate::bake::checkpoint::{BOOT, PROVISION, SEAL, SEND, STOP, TEST, VALIDATE};
 use crate::bake::names::RunId;
 use crate::bake::plan::{Plan, again};
 use crate::bake::saved::{Outcome, Saved, path_of};
@@ -48,7 +50,7 @@ pub async fn run(context: &Context, wanted: &str, keep_on_failure: bool) -> CliR
     let saved = kept_plan(context, &run)?;
     let order = Order::from(&saved).pinned(&connected)?;
     supply(context, &connected, &[&order], false).await?;
-    let wishes = Wishes::new(saved.force, saved.channel, saved.no_cache);
+    let wishes = Wishes::from(&saved);
     let plan = plan_again(context, &connected, &saved, (&order, &wishes), &run).await?;
     if plan.digest != header.digest {
         return Err(CliError::new(
@@ -159,17 +161,6 @@ fn kept_plan(context: &Context, run: &RunId) -> Result<Saved, CliError> {
     saved::read(file, &path).map_err(|error| error.hint(clean_up(context, run.as_str())))
 }
 
-/// The journal of a run of this id.
-fn existing(context: &Context, run: &str) -> Result<PathBuf, CliError> {
-    let path = journal::path_of(&context.runs(), run);
-    // An id has no way out of its directory.
-    if run.contains('/') || !path.is_file() {
-        return Err(CliError::failure(format!("there is no run {run}"))
-            .hint("`piaas-bake runs` lists the runs"));
-    }
-    Ok(path)
-}
-
 /// The journal of the one run that can be gone on with here.
 fn only(context: &Context, connected: &Connected) -> Result<PathBuf, CliError> {
     let runs = journal::runs(&context.runs()).map_err(|error| unreadable(&error))?;
@@ -198,11 +189,6 @@ fn only(context: &Context, connected: &Connected) -> Result<PathBuf, CliError> {
             )))
         }
     }
-}
-
-fn name_of(path: &Path) -> String {
-    let name = path.file_stem().unwrap_or_default();
-    name.to_string_lossy().into_owned()
 }
 
 fn clean_up(context: &Context, run: &str) -> String {
@@ -236,13 +222,13 @@ fn unreadable(error: &journal::Error) -> CliError {
 fn so_far(ledger: &Ledger) -> String {
     // As a bake passes them.
     const PARTS: [(&str, &str); 7] = [
-        ("test", "its image is tested"),
-        ("stop", "its builder is sealed and stopped"),
-        ("seal", "its builder is sealed"),
-        ("validate", "its steps have run and are validated"),
-        ("provision", "its steps have run"),
-        ("send", "its builder has the bundle"),
-        ("boot", "its builder has booted"),
+        (TEST, "its image is tested"),
+        (STOP, "its builder is sealed and stopped"),
+        (SEAL, "its builder is sealed"),
+        (VALIDATE, "its steps have run and are validated"),
+        (PROVISION, "its steps have run"),
+        (SEND, "its builder has the bundle"),
+        (BOOT, "its builder has booted"),
     ];
     let part = PARTS
         .into_iter()

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::runs_args::{RunArgs, RunsVerb};
+use crate::bake::checkpoint::is_command;
 use crate::bake::{self, LeftOver};
 use crate::cli::args::Format;
 use crate::cli::context::Context;
@@ -42,7 +43,9 @@ impl Fate {
             RunState::Finished => Self::Over,
             RunState::Dead if run.ledger.checkpoint(UNDOING).is_some() => Self::NotCleaned,
             RunState::Dead => match run.ledger.header() {
-                Some(header) if header.purpose == journal::BAKE && header.format >= 2 => Self::Died,
+                Some(header) if header.purpose == journal::BAKE && header.has_checkpoints() => {
+                    Self::Died
+                }
                 _ => Self::Left,
             },
         }
@@ -77,8 +80,7 @@ struct Found {
 
 impl Found {
     fn name(&self) -> String {
-        let name = self.path.file_stem().unwrap_or_default();
-        name.to_string_lossy().into_owned()
+        name_of(&self.path)
     }
 }
 
@@ -106,7 +108,8 @@ fn list(context: &Context) -> CliResult {
         Format::Human => {
             let rows: Vec<Vec<String>> = all.iter().map(row).collect();
             output::data(&output::table(&rows))?;
-            let died = all.iter().find(|one| is(one, Fate::Died));
+            let has_died = |run: &RunFile| Fate::of(run) == Fate::Died;
+            let died = all.iter().find(|one| one.run.as_ref().is_ok_and(has_died));
             if let Some(one) = died {
                 let resume = format!("bake --resume {}", one.name());
                 output::note(&format!(
@@ -114,21 +117,14 @@ fn list(context: &Context) -> CliResult {
                     context.commands().own(&resume)
                 ));
             }
-            if all.iter().any(|one| {
-                [Fate::Died, Fate::Left, Fate::NotCleaned]
-                    .iter()
-                    .any(|fate| is(one, *fate))
-            }) {
+            let is_dead = |run: &RunFile| run.state == RunState::Dead;
+            if all.iter().any(|one| one.run.as_ref().is_ok_and(is_dead)) {
                 let gc = context.commands().own("cloud gc");
                 output::note(&format!("remove what dead ones have left: {gc}"));
             }
         }
     }
     Ok(exit::DONE)
-}
-
-fn is(found: &Found, fate: Fate) -> bool {
-    found.run.as_ref().is_ok_and(|run| Fate::of(run) == fate)
 }
 
 fn row(found: &Found) -> Vec<String> {
@@ -187,12 +183,29 @@ fn summary(context: &Context, found: &Found) -> Value {
     }
 }
 
-fn show(context: &Context, args: &RunArgs) -> CliResult {
-    let path = journal::path_of(&context.runs(), &args.run);
-    if args.run.contains('/') || !path.is_file() {
-        return Err(CliError::failure(format!("there is no run {}", args.run))
+/// The journal of a run of this id.
+///
+/// # Errors
+/// There is none.
+pub fn existing(context: &Context, run: &str) -> Result<PathBuf, CliError> {
+    let path = journal::path_of(&context.runs(), run);
+    // An id has no way out of its directory.
+    if run.contains('/') || !path.is_file() {
+        return Err(CliError::failure(format!("there is no run {run}"))
             .hint("`piaas-bake runs` lists the runs"));
     }
+    Ok(path)
+}
+
+/// The id of the run of a journal.
+#[must_use]
+pub fn name_of(journal: &Path) -> String {
+    let name = journal.file_stem().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+fn show(context: &Context, args: &RunArgs) -> CliResult {
+    let path = existing(context, &args.run)?;
     let unreadable =
         |error: &journal::Error| CliError::failure("cannot read the run").because(error);
     let run = journal::inspect(path.clone()).map_err(|error| unreadable(&error))?;
@@ -314,7 +327,7 @@ fn words(run: &RunFile, record: &Record) -> [String; 3] {
         Record::Checkpoint { name, value, .. } if name == UNDOING => {
             ["failed".to_owned(), String::new(), one_line(value)]
         }
-        Record::Checkpoint { name, value, .. } if name.starts_with("command-") => {
+        Record::Checkpoint { name, value, .. } if is_command(name) => {
             ["sent".to_owned(), name.replacen('-', " ", 1), value.clone()]
         }
         Record::Checkpoint { name, .. } => ["passed".to_owned(), name.clone(), String::new()],

@@ -64,6 +64,12 @@ fn refuse_options(sets: &SetArgs, how: &HowArgs) -> Result<(), CliError> {
     }
 }
 
+impl From<&Saved> for Wishes {
+    fn from(saved: &Saved) -> Self {
+        Self::new(saved.force, saved.channel, saved.no_cache)
+    }
+}
+
 impl From<&Saved> for Order {
     fn from(saved: &Saved) -> Self {
         Self {
@@ -212,7 +218,7 @@ pub async fn reopen(
     if !moved.is_empty() {
         return Err(refuse(moved));
     }
-    let wishes = Wishes::new(saved.force, saved.channel, saved.no_cache);
+    let wishes = Wishes::from(saved);
     let order = Order::from(saved).pinned(connected)?;
     let decision = decide(context, connected, &order, wishes).await?;
     let moved = saved.moved(&saved.place, &Outcome::from(&decision));

@@ -134,6 +134,16 @@ async fn dead(kind: Kind, fault: Fault, context: &str) -> (World, Plan) {
     (world, plan)
 }
 
+/// Its image is there, and untested.
+async fn dead_before_its_tester() -> (World, Plan) {
+    let all = requests().await;
+    let tester = all
+        .iter()
+        .rposition(|(_, operation)| operation == "RunInstances")
+        .unwrap();
+    dead(Kind::Plain, Fault::HangBefore(tester), "before the tester").await
+}
+
 /// Requests of a bake that is never killed, each with the number of records that were written before it.
 async fn known(kind: Kind) -> Vec<(String, usize)> {
     let world = world(kind).await;
@@ -282,12 +292,7 @@ async fn a_run_whose_clean_up_was_begun_is_not_gone_on_with() {
 /// An unfinished image of a run of which nothing else is known, as another host may have left it.
 #[tokio::test]
 async fn what_it_was_to_remove_first_is_removed_by_who_goes_on() {
-    let all = requests().await;
-    let tester = all
-        .iter()
-        .rposition(|(_, operation)| operation == "RunInstances")
-        .unwrap();
-    let (world, _) = dead(Kind::Plain, Fault::HangBefore(tester), "before the tester").await;
+    let (world, _) = dead_before_its_tester().await;
     std::fs::remove_file(journal_of(&world)).unwrap();
     world.clock.sleep(Duration::from_secs(7200)).await;
     let plan = world.plan(&target(&world).await).await;
@@ -308,12 +313,7 @@ async fn what_it_was_to_remove_first_is_removed_by_who_goes_on() {
 /// Whoever goes on with it after its time gives the machines that he makes a time of their own.
 #[tokio::test]
 async fn a_machine_of_a_run_that_is_gone_on_with_late_lives_as_long_as_any() {
-    let all = requests().await;
-    let tester = all
-        .iter()
-        .rposition(|(_, operation)| operation == "RunInstances")
-        .unwrap();
-    let (world, plan) = dead(Kind::Plain, Fault::HangBefore(tester), "before the tester").await;
+    let (world, plan) = dead_before_its_tester().await;
     // Its intent is written, and says how long the machine is to live: it is as if that had not come to pass.
     let path = journal_of(&world);
     let text = std::fs::read_to_string(&path).unwrap();
@@ -363,14 +363,7 @@ async fn what_is_over_or_being_undone_is_not_gone_on_with() {
 
 #[tokio::test]
 async fn an_image_that_was_removed_meanwhile_is_not_waited_for_for_long() {
-    let kind = Kind::Plain;
-    let all = requests().await;
-    let (tester, _) = all
-        .iter()
-        .rev()
-        .find(|(_, operation)| operation == "RunInstances")
-        .unwrap();
-    let (world, plan) = dead(kind, Fault::HangBefore(*tester), "before the tester").await;
+    let (world, plan) = dead_before_its_tester().await;
     let ledger = journal::read(&journal_of(&world)).unwrap();
     let image = ledger.standing("image", &plan.image_name).unwrap();
     assert_eq!(image.state, State::Done);
