@@ -39,17 +39,21 @@ pub async fn settle(
                 Some(known) => known.clone(),
                 None => fetch(context, &one.url).await?,
             };
-            if let Some(sha256) = one.sha256.filter(|sha256| *sha256 != download.sha256) {
-                return Err(CliError::new(
-                    exit::MISMATCH,
-                    format!(
-                        "{} is another file than {} says: its sha256 is {}, not {sha256}",
-                        one.url, recipe.name, download.sha256
-                    ),
-                )
-                .hint("correct `sha256`, once you know which of the two you want"));
+            match one.sha256 {
+                Some(sha256) if sha256 != download.sha256 => {
+                    return Err(CliError::new(
+                        exit::MISMATCH,
+                        format!(
+                            "{} is another file than {} says: its sha256 is {}, not {sha256}",
+                            one.url, recipe.name, download.sha256
+                        ),
+                    )
+                    .hint("correct `sha256`, once you know which of the two you want"));
+                }
+                // The recipe's own text stays: it may be the only one that uses a parameter.
+                Some(_) => {}
+                None => recipe.downloads[one.spec].know(&download.sha256),
             }
-            recipe.downloads[one.spec].know(&download.sha256);
             downloads.push(download);
         }
         downloads.sort();

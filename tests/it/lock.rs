@@ -506,6 +506,13 @@ fn downloads_are_locked_without_a_machine_and_a_bake_goes_by_them() {
         moved.stdout
     );
     let _ = run(&["plan", "web"], 0);
+
+    // A parameter that says the sha256 and nothing else is used.
+    let named = downloading(&format!("{url}3"), ", sha256: \"{{ sum }}\"");
+    let parameter = format!("parameters:\n  sum: {{ type: string, default: {sha256} }}\nfiles:");
+    sandbox.write(recipe, &named.replace("files:", &parameter));
+    let locked = run(&["lock", "web"], 0);
+    assert!(locked.stdout.contains("3  + "), "{}", locked.stdout);
 }
 
 #[test]
