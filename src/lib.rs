@@ -10,6 +10,7 @@
 //! - [`bake`]: plan, steps, AMI. Knows EC2, SSM and tags.
 //! - [`fleet`]: one worker more when all are busy, none that is idle for long. Reads the records of [`roll`].
 //! - [`roll`]: a group goes to another image by an instance refresh, or back.
+//! - [`lifecycle`]: what runs have left, what of it may go and why, and its end. Removes by the ways of [`bake`].
 //! - [`recipe`], [`render`], [`digest`]: YAML to a merged recipe, to scripts, to a content hash. Pure.
 //! - [`worker`]: the agent on a worker; the binary `piaas-worker`. Knows neither EC2 nor SSM.
 //! - [`journal`]: the write-ahead log of intents and outcomes.
@@ -37,6 +38,7 @@ pub mod fuzz;
 pub mod image;
 pub mod journal;
 pub mod lease;
+pub mod lifecycle;
 pub mod localcloud;
 pub mod parallel;
 pub mod process;

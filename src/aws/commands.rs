@@ -11,9 +11,9 @@ const SERVICES: [&str; 6] = [
 ];
 
 /// Verbs of ours that commands begin with.
-const VERBS: [&str; 13] = [
-    "bake", "cloud", "config", "doctor", "fleet", "images", "lint", "plan", "rebake", "render",
-    "roll", "show", "why",
+const VERBS: [&str; 15] = [
+    "bake", "cloud", "config", "doctor", "fleet", "gc", "images", "lint", "plan", "rebake",
+    "render", "roll", "runs", "show", "why",
 ];
 
 /// Completes commands for one connection.

@@ -19,6 +19,18 @@ pub struct Place {
     pub key: String,
 }
 
+impl Place {
+    /// Reads `s3://bucket/key`.
+    #[must_use]
+    pub fn parse(url: &str) -> Option<Self> {
+        let (bucket, key) = url.strip_prefix("s3://")?.split_once('/')?;
+        Some(Self {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+        })
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s3://{}/{}", self.bucket, self.key)

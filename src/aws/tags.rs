@@ -10,8 +10,10 @@ pub const RECIPE: &str = "piaas-bake:recipe";
 pub const VERSION: &str = "piaas-bake:version";
 /// Digest of the image, 64 hex digits.
 pub const DIGEST: &str = "piaas-bake:digest";
-/// When a temporary may be removed by anyone, RFC 3339. Never on a finished image.
+/// When anyone may remove it, RFC 3339; [`NEVER`] on a finished image and its snapshots.
 pub const EXPIRES: &str = "piaas-bake:expires";
+/// Value of [`EXPIRES`] of what is to stay. A tag cannot be taken away in the call that sets another one.
+pub const NEVER: &str = "never";
 /// Status of an image: [`STATUS_TESTING`] or [`STATUS_READY`].
 pub const STATUS: &str = "piaas-bake:status";
 /// Id of the image at the root of the line.

@@ -219,7 +219,9 @@ pub fn policy(
             allow(
                 "PublishImage",
                 &one("ec2:CreateTags"),
-                json!(format!("arn:aws:ec2:{}::image/*", place.region)),
+                json!(
+                    ["image", "snapshot"].map(|of| format!("arn:aws:ec2:{}::{of}/*", place.region))
+                ),
             ),
             ours.clone(),
         ),

@@ -103,7 +103,8 @@ pub async fn undo_dead_run(
 }
 
 /// Where a run acted (cloud, account, region), if that is not here.
-fn elsewhere(header: &RunHeader, clients: &Clients, account: &str) -> Option<String> {
+#[must_use]
+pub fn elsewhere(header: &RunHeader, clients: &Clients, account: &str) -> Option<String> {
     let here = [clients.cloud, account, &clients.region].join(" ");
     let there = [&*header.cloud, &header.account, &header.region].join(" ");
     (here != there).then_some(there)

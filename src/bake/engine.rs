@@ -363,7 +363,7 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     if let Some(record) = record(run, installed).await? {
         kept.extend(publish::packages(run, &id, &record).await?);
     }
-    publish::ready(run, &id).await?;
+    publish::ready(run, &made).await?;
     kept.push(publish::latest(run, &id).await?);
     run.keep(kept)?;
     Ok(id)
@@ -414,6 +414,7 @@ pub(super) async fn build(run: &mut Run<'_>, bundle: &Bundle) -> Result<Built, F
     run.enter(Phase::Image)?;
     let (intent, id) = image::create(run, &builder).await?;
     let image = image::available(run, &id).await?;
+    image::put_off(run, &image).await?;
     // The snapshot is complete: the builder may go.
     let _waited_for_at_the_end = machine::terminate(run.clients, &builder, Ending::Orderly).await;
     Ok(Built {

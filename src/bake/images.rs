@@ -58,7 +58,7 @@ impl Image {
         self.state == "available" && self.tag(tags::STATUS) == Some(tags::STATUS_READY)
     }
 
-    pub(super) fn read(image: &aws_sdk_ec2::types::Image) -> Self {
+    pub(crate) fn read(image: &aws_sdk_ec2::types::Image) -> Self {
         let root_device = image.root_device_name().unwrap_or_default().to_owned();
         let mappings = image.block_device_mappings();
         let size = mappings
@@ -140,6 +140,12 @@ pub(super) async fn of_run(clients: &Clients, name: &str, run: &str) -> Result<V
         filter("name", [name.to_owned()]),
         filter(format!("tag:{}", tags::RUN), [run.to_owned()]),
     ];
+    describe(clients, &["self".to_owned()], filters).await
+}
+
+/// Images of this account, finished or not, that were made for a digest.
+pub(crate) async fn of_digest(clients: &Clients, digest: &str) -> Result<Vec<Image>, Error> {
+    let filters = vec![filter(format!("tag:{}", tags::DIGEST), [digest.to_owned()])];
     describe(clients, &["self".to_owned()], filters).await
 }
 

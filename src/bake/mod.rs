@@ -28,7 +28,7 @@ mod run;
 pub mod saved;
 pub mod stale;
 mod survey;
-mod undo;
+pub(crate) mod undo;
 
 pub use crate::aws::ssm::{Invocation, Verdict};
 pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
@@ -36,11 +36,13 @@ pub use base::{BaseError, resolve};
 pub use bundle::{Bundle, HOME, TooLarge, user_data};
 pub use compared::{Compared, bake_again, list_both};
 pub use dead::{
-    DeadRun, NotResumable, forget_plan, resumable, undo_dead_run, undo_dead_runs, unfinished,
+    DeadRun, NotResumable, elsewhere, forget_plan, resumable, undo_dead_run, undo_dead_runs,
+    unfinished,
 };
 pub use engine::{Baked, DiskTree, Disks, Settings, bake, fits_commands, resume};
 pub use error::{BakeError, Failure, Kept, LeftOver};
 pub use event::{Event, Phase, Resource, Stamped};
 pub use once::{Answer, Order, once};
 pub use phases::publish::point;
+pub(crate) use run::facts;
 pub use survey::{SurveyError, survey};

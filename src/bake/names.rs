@@ -26,6 +26,15 @@ impl RunId {
         Self(header.run.clone())
     }
 
+    /// When a run of this id started; `None` if it is no id of a run.
+    #[must_use]
+    pub fn started(id: &str) -> Option<Timestamp> {
+        let (time, chance) = id.split_once('-')?;
+        let is_chance = chance.len() == 8 && chance.bytes().all(|b| b.is_ascii_hexdigit());
+        let time = Timestamp::strptime("%Y%m%dT%H%M%S%z", format!("{time}+0000")).ok()?;
+        is_chance.then_some(time)
+    }
+
     /// As text: the value of the run tag and the name of the run's files.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -94,6 +103,14 @@ impl BundleStore {
         self.below(&format!("{run}/{}.tar.gz", hex::encode(sha256)))
     }
 
+    /// The run whose bundle lies under a key; `None` for what is no bundle's.
+    #[must_use]
+    pub fn run_of<'k>(&self, key: &'k str) -> Option<&'k str> {
+        let (run, file) = key.strip_prefix(&self.below(""))?.split_once('/')?;
+        let is_bundle = is_hex(file.strip_suffix(".tar.gz")?, 64);
+        (is_bundle && RunId::started(run).is_some()).then_some(run)
+    }
+
     /// The key of something of ours; `*` stands for all.
     #[must_use]
     pub fn below(&self, rest: &str) -> String {
@@ -140,7 +157,7 @@ impl Channel {
 /// SSM parameter that holds the packages of an image; see [`super::packages`]. Further parts as for manifests.
 #[must_use]
 pub fn packages_parameter(image: &str) -> String {
-    format!("/piaas-bake/images/{image}/packages")
+    format!("{IMAGES}{image}/packages")
 }
 
 /// SSM parameter that holds the manifest of a digest; see [`super::images::manifest`] for further parts.
@@ -150,6 +167,36 @@ pub fn manifest_parameter(digest: &str) -> String {
 }
 
 const MANIFESTS: &str = "/piaas-bake/manifests/";
+const IMAGES: &str = "/piaas-bake/images/";
+
+/// What a parameter, or a part of it, tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// The manifest of this digest.
+    Manifest(String),
+    /// What was installed into the image of this id.
+    Packages(String),
+}
+
+impl Noted {
+    /// What the names of all of them begin with.
+    pub const PLACES: [&str; 2] = [MANIFESTS, IMAGES];
+
+    /// Reads a parameter's name; `None` if it is no note of ours.
+    pub fn read(parameter: &str) -> Option<Self> {
+        if let Some(digest) = manifest_digest(parameter) {
+            return is_hex(digest, 64).then(|| Self::Manifest(digest.to_owned()));
+        }
+        let (image, rest) = parameter.strip_prefix(IMAGES)?.split_once('/')?;
+        let part = rest.strip_prefix("packages")?;
+        let is_part = part.is_empty() || part.strip_prefix('.')?.parse::<u8>().is_ok();
+        (image.starts_with("ami-") && is_part).then(|| Self::Packages(image.to_owned()))
+    }
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
 
 /// The digest whose manifest, or a part of it, a parameter of this name holds.
 #[must_use]
@@ -169,6 +216,66 @@ mod tests {
         assert_eq!(early.as_str(), "20260102T030405-ffffffff");
         assert!(early < late);
         assert_ne!(early.seed(), late.seed());
+    }
+
+    #[test]
+    fn only_what_a_run_has_named_is_read_as_such() {
+        let started = "2026-01-02T03:04:05Z".parse().unwrap();
+        let run = RunId::new(started, 0x1f2e_3d4c);
+        assert_eq!(RunId::started(run.as_str()), Some(started));
+        for other in [
+            "",
+            "20260102T030405",
+            "20260102T030405-1f2e3d4",
+            "20260132T030405-1f2e3d4c",
+        ] {
+            assert_eq!(RunId::started(other), None, "{other}");
+        }
+        for prefix in ["", "some/where"] {
+            let store = BundleStore {
+                bucket: "b".into(),
+                prefix: prefix.into(),
+            };
+            let key = store.key(&run, &[7; 32]);
+            assert_eq!(store.run_of(&key), Some(run.as_str()));
+            for other in [
+                format!("x{key}"),
+                format!("{key}.tmp"),
+                key.replace("0707", "07x7"),
+            ] {
+                assert_eq!(store.run_of(&other), None, "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn notes_are_told_from_other_parameters() {
+        let digest = "ab".repeat(32);
+        let manifest = Noted::Manifest(digest.clone());
+        assert_eq!(
+            Noted::read(&manifest_parameter(&digest)),
+            Some(manifest.clone())
+        );
+        assert_eq!(
+            Noted::read(&format!("{}.2", manifest_parameter(&digest))),
+            Some(manifest)
+        );
+        let packages = packages_parameter("ami-1");
+        assert_eq!(
+            Noted::read(&packages),
+            Some(Noted::Packages("ami-1".into()))
+        );
+        assert_eq!(
+            Noted::read(&format!("{packages}.2")),
+            Some(Noted::Packages("ami-1".into()))
+        );
+        for other in [
+            "/piaas-bake/web/latest",
+            "/piaas-bake/manifests/abc",
+            "/piaas-bake/images/ami-1/mine",
+        ] {
+            assert_eq!(Noted::read(other), None, "{other}");
+        }
     }
 
     #[test]

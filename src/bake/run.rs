@@ -28,7 +28,7 @@ use crate::journal::{Entry, Facts, IntentId, Journal, State};
 const LAST_LINES: usize = 20;
 
 /// Facts that the undo reads back.
-pub(super) mod facts {
+pub(crate) mod facts {
     /// Id of the run.
     pub const RUN: &str = "run";
     /// What a parameter held before; absent if it did not exist.
@@ -190,11 +190,11 @@ impl<'a> Run<'a> {
         all
     }
 
-    /// Tags of an image and of its snapshots: the recipe's labels, and ours.
+    /// Tags of an image and of its snapshots: the recipe's labels, and ours. They have an end until the image is finished.
     pub fn image_tags(&self) -> Tags {
         let mut all = self.plan.labels.clone();
         // Ours have the last word; the recipe cannot name them anyway.
-        all.extend(self.tags(&self.plan.image_name));
+        all.extend(self.temporary_tags(&self.plan.image_name, self.expires));
         all
     }
 

@@ -33,7 +33,7 @@ const SEARCH: Patience = Patience {
     longest: Duration::from_secs(2),
 };
 
-pub(super) struct Undo<'a> {
+pub(crate) struct Undo<'a> {
     pub clients: &'a Clients,
     pub sink: &'a dyn Sink<Event>,
     pub seed: u64,
@@ -44,12 +44,7 @@ impl Undo<'_> {
     ///
     /// A journal that cannot be written any more does not stop it: a later clean-up finds things gone, which is fine.
     pub async fn walk(&self, journal: &mut Journal, entries: &[Entry]) -> Vec<LeftOver> {
-        // Machines take a while to go, so all of them begin before the first is waited for. Failures show below.
-        for entry in entries.iter().filter(|entry| is_instance(entry)) {
-            for id in &entry.ids {
-                let _shown_below = machine::terminate(self.clients, id, Ending::Orderly).await;
-            }
-        }
+        self.begin(entries).await;
         let mut remaining = Vec::new();
         for entry in entries {
             let _later = journal.undo(entry.id, self.clients.clock.now());
@@ -73,6 +68,16 @@ impl Undo<'_> {
         remaining
     }
 
+    /// Asks for the end of the machines among these: they take a while to go, so all of them begin before the first is
+    /// waited for. Failures show when each is removed.
+    pub async fn begin(&self, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| is_instance(entry)) {
+            for id in &entry.ids {
+                let _shown_later = machine::terminate(self.clients, id, Ending::Orderly).await;
+            }
+        }
+    }
+
     fn emit(&self, event: Event) {
         self.sink.emit(Stamped {
             at: self.clients.clock.now(),
@@ -80,7 +85,8 @@ impl Undo<'_> {
         });
     }
 
-    async fn remove(&self, entry: &Entry) -> Result<(), Failure> {
+    /// Removes what an entry stands for, which may be gone; tries again as long as that may help.
+    pub async fn remove(&self, entry: &Entry) -> Result<(), Failure> {
         let mut pace = Pace::new(REMOVAL, self.seed);
         let mut said = String::new();
         loop {
@@ -260,8 +266,7 @@ impl Undo<'_> {
     async fn manifest(&self, entry: &Entry) -> Result<(), Failure> {
         if let Some(digest) = manifest_digest(&entry.token) {
             let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
-            let filters = vec![filter(format!("tag:{}", tags::DIGEST), [digest.to_owned()])];
-            let all = images::describe(self.clients, &["self".to_owned()], filters).await?;
+            let all = images::of_digest(self.clients, digest).await?;
             if all.iter().any(|image| image.tag(tags::RUN) != Some(run)) {
                 return Ok(());
             }
@@ -293,7 +298,8 @@ impl Undo<'_> {
         Ok(())
     }
 
-    async fn delete_parameter(&self, name: &str) -> Result<(), Failure> {
+    /// Deletes a parameter; one that is not there is fine.
+    pub async fn delete_parameter(&self, name: &str) -> Result<(), Failure> {
         let answer = self
             .clients
             .ssm
@@ -352,7 +358,7 @@ fn is_instance(entry: &Entry) -> bool {
         )
 }
 
-fn gone_is_fine(answer: Result<(), aws::Error>) -> Result<(), aws::Error> {
+pub(crate) fn gone_is_fine(answer: Result<(), aws::Error>) -> Result<(), aws::Error> {
     match answer {
         Err(error) if error.kind == Kind::NotFound => Ok(()),
         other => other,
@@ -416,10 +422,7 @@ fn by_hand(kind: Resource, entry: &Entry, commands: &Commands) -> String {
             ),
             None => format!("aws ssm delete-parameter --name {}", entry.token),
         },
-        (_, None) => format!(
-            "aws resourcegroupstaggingapi get-resources --tag-filters Key={},Values={run}",
-            tags::RUN
-        ),
+        (_, None) => format!("piaas-bake gc --run {run}"),
     };
     commands.complete(&command)
 }
@@ -452,9 +455,7 @@ mod tests {
             command(Resource::Latest, &[]),
             "aws ssm delete-parameter --region eu-west-1 --name /piaas-bake/web/latest"
         );
-        assert!(
-            command(Resource::Tester, &[]).ends_with("--tag-filters Key=piaas-bake:run,Values=r1")
-        );
+        assert!(command(Resource::Tester, &[]).ends_with("gc --run r1"));
         let local = Commands::local(&[("--state-dir", "/x")], "us-east-1");
         let builder = Resource::Builder;
         assert_eq!(

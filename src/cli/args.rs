@@ -201,6 +201,8 @@ pub enum Verb {
         #[command(subcommand)]
         what: Option<super::verbs::runs_args::RunsVerb>,
     },
+    /// Say what runs have left in the cloud and why it may go; --yes removes it
+    Gc(super::verbs::gc_args::GcArgs),
     /// The local cloud: serve it, look at it, clean it
     #[command(subcommand)]
     Cloud(CloudVerb),

@@ -85,6 +85,7 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Man { output } => verbs::man::run(context, output.as_deref()),
         Verb::Plan(args) => block_on(verbs::plan::run(context, &args)),
         Verb::Bake(args) => block_on(verbs::bake::run(context, &args)),
+        Verb::Gc(args) => block_on(verbs::gc::run(context, &args)),
         Verb::Runs { what } => verbs::runs::run(context, what.as_ref()),
         Verb::Rebake(args) => block_on(verbs::rebake::run(context, &args)),
         Verb::Lock(args) => block_on(verbs::lock::run(context, &args)),

@@ -400,7 +400,27 @@ fn kill_9_in_the_middle_of_a_bake_then_gc_leaves_nothing() {
         "the machine outlives its client:\n{}",
         status.stdout
     );
-    let _ = run(&sandbox, &["cloud", "gc"]).expect_code(0);
+    // Said first, and changed only when that is wanted.
+    let said = run(&sandbox, &["gc"]).expect_code(0);
+    assert!(
+        said.stdout.contains("its run died on this host"),
+        "{}",
+        said.stdout
+    );
+    // With its journal lost it may be of another host, where its run is under way.
+    let (runs, away) = (sandbox.state().join("runs"), sandbox.path().join("away"));
+    std::fs::rename(&runs, &away).unwrap();
+    let kept = json(&run(&sandbox, &["gc", "--yes", "--format", "json"]).expect_code(0));
+    assert_eq!(kept["removed"], serde_json::json!([]));
+    let kinds: Vec<&str> = kept["keep"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["machine", "security-group"]);
+    std::fs::rename(&away, &runs).unwrap();
+    let _ = run(&sandbox, &["gc", "--yes"]).expect_code(0);
     assert_nothing_left(&sandbox.state());
     let second = run(&sandbox, &["cloud", "gc"]).expect_code(0);
     assert!(

@@ -61,6 +61,36 @@ pub async fn create(run: &mut Run<'_>, builder: &str) -> Result<(IntentId, Strin
         .await
 }
 
+/// Gives an image that an earlier process of this run had made the end of this one: nobody is to remove it before that.
+pub async fn put_off(run: &Run<'_>, image: &Image) -> Result<(), Failure> {
+    if run.journal.ledger().resumed() > 0 && !image.is_ready() {
+        let mut all = tags::Tags::new();
+        tags::put(&mut all, tags::EXPIRES, &run.expires.to_string());
+        tag(run.clients, image, &all).await?;
+    }
+    Ok(())
+}
+
+/// Sets tags of an image and of its snapshots, all at once.
+///
+/// # Errors
+/// [`Error`] of `CreateTags`.
+pub async fn tag(clients: &Clients, image: &Image, all: &tags::Tags) -> Result<(), Error> {
+    clients
+        .ec2
+        .create_tags()
+        .set_resources(Some(
+            std::iter::once(image.id.clone())
+                .chain(image.snapshots.iter().cloned())
+                .collect(),
+        ))
+        .set_tags(Some(tags::to_ec2(all)))
+        .send()
+        .await
+        .call("ec2", "CreateTags")?;
+    Ok(())
+}
+
 /// Sends the request of a run for an image of this name; gives its id.
 ///
 /// # Errors

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::super::base::parameter;
 use super::super::error::Failure;
 use super::super::event::Resource;
-use super::super::images::parts;
+use super::super::images::{Image, parts};
 use super::super::names::{Channel, manifest_parameter, packages_parameter};
 use super::super::packages::Record;
 use super::super::run::{Run, facts};
-use crate::aws::error::Context as _;
+use super::image;
 use crate::aws::wait::Patience;
 use crate::aws::{Clients, Error, Kind, parameters, tags};
 use crate::journal::{Facts, IntentId};
@@ -83,22 +83,13 @@ async fn create(clients: &Clients, name: &str, value: &str) -> Result<(), Error>
     }
 }
 
-/// Sets the image's status to `ready`.
-pub async fn ready(run: &Run<'_>, image: &str) -> Result<(), Failure> {
+/// Sets the image's status to `ready`, and takes its end away.
+pub async fn ready(run: &Run<'_>, image: &Image) -> Result<(), Failure> {
     run.check()?;
-    let status = aws_sdk_ec2::types::Tag::builder()
-        .key(tags::STATUS)
-        .value(tags::STATUS_READY)
-        .build();
-    run.clients
-        .ec2
-        .create_tags()
-        .resources(image)
-        .tags(status)
-        .send()
-        .await
-        .call("ec2", "CreateTags")?;
-    Ok(())
+    let mut all = tags::Tags::new();
+    tags::put(&mut all, tags::STATUS, tags::STATUS_READY);
+    tags::put(&mut all, tags::EXPIRES, tags::NEVER);
+    Ok(image::tag(run.clients, image, &all).await?)
 }
 
 /// Points a channel of a recipe at an image that is ready. Whether it pointed elsewhere before.

@@ -197,19 +197,7 @@ pub async fn gc(
             "left_behind": left,
         }))?,
         Format::Human => {
-            let mut lines: Vec<String> = dead
-                .iter()
-                .map(|run| match &run.elsewhere {
-                    Some(place) => format!(
-                        "run {} of {} acted on {place}: connect there to clean it",
-                        run.run, run.recipe
-                    ),
-                    None => format!(
-                        "removed what the dead run {} of {} had made",
-                        run.run, run.recipe
-                    ),
-                })
-                .collect();
+            let mut lines: Vec<String> = dead.iter().map(super::gc::words).collect();
             for (kind, ids) in [
                 ("machine", &reaped.instances),
                 ("image", &reaped.images),
@@ -275,7 +263,7 @@ fn unreadable(error: &journal::Error) -> CliError {
 }
 
 /// Says what a clean-up waits for.
-struct Notes;
+pub struct Notes;
 
 impl Sink<bake::Event> for Notes {
     fn emit(&self, event: bake::Stamped) {

@@ -14,6 +14,8 @@ pub mod diff_args;
 pub mod doctor;
 pub mod fleet;
 pub mod fleet_args;
+pub mod gc;
+pub mod gc_args;
 pub mod images;
 pub mod init;
 pub mod layers;

@@ -8,6 +8,7 @@ pub mod cloud;
 mod full_disk;
 mod kept;
 mod layers;
+mod lost;
 mod noted;
 mod raced;
 mod resumed;

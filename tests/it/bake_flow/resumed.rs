@@ -8,7 +8,7 @@ use super::*;
 
 /// What a world is for in these tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Plain,
     /// With the layer of each script.
     Layers,
@@ -17,7 +17,7 @@ enum Kind {
 }
 
 /// Those that this host has all for.
-fn kinds() -> Vec<Kind> {
+pub(super) fn kinds() -> Vec<Kind> {
     let all = [Kind::Plain, Kind::Layers, Kind::Bucket];
     let fetches = bundles::can_fetch();
     all.into_iter()
@@ -25,7 +25,7 @@ fn kinds() -> Vec<Kind> {
         .collect()
 }
 
-async fn world(kind: Kind) -> World {
+pub(super) async fn world(kind: Kind) -> World {
     let mut world = World::new().await;
     noted::with_packages(&world);
     match kind {
@@ -37,7 +37,7 @@ async fn world(kind: Kind) -> World {
 }
 
 /// Each script notes that it has run.
-async fn target(world: &World) -> Target {
+pub(super) async fn target(world: &World) -> Target {
     let mut target = world.target().await;
     for layer in &mut target.layers {
         let layer = &mut layer.layer;
@@ -145,7 +145,7 @@ async fn dead_before_its_tester() -> (World, Plan) {
 }
 
 /// Requests of a bake that is never killed, each with the number of records that were written before it.
-async fn known(kind: Kind) -> Vec<(String, usize)> {
+pub(super) async fn known(kind: Kind) -> Vec<(String, usize)> {
     let world = world(kind).await;
     let plan = world.plan(&target(&world).await).await;
     world.wire.watch(world.runs());
@@ -158,7 +158,7 @@ async fn known(kind: Kind) -> Vec<(String, usize)> {
 
 /// Where it is killed: before and after each request that changes something, and before the first one after that. Of a bucket
 /// only what has to do with objects.
-fn kills(kind: Kind, all: &[(String, usize)]) -> Vec<Fault> {
+pub(super) fn kills(kind: Kind, all: &[(String, usize)]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (number, (operation, _)) in all.iter().enumerate() {
         let wanted = |operation: &str| {

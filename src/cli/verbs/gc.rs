@@ -1,0 +1,358 @@
+//! `gc`: what runs have left in the cloud, also where their journals are lost.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::cloud::Notes;
+use super::gc_args::GcArgs;
+use crate::bake::{self, DeadRun, LeftOver};
+use crate::cli::args::Format;
+use crate::cli::context::{Connected, Context, cloud};
+use crate::cli::error::{CliError, CliResult};
+use crate::cli::{exit, output};
+use crate::journal::{self, RunState};
+use crate::lifecycle::{self, File, Found, Removed, Run, Stuck, Verdict, Why, by_hand, judge};
+
+/// A run of this host that died, with what its journal says that it has left.
+struct Dead {
+    path: PathBuf,
+    run: String,
+    recipe: String,
+    /// Where it acted, if that is not here.
+    elsewhere: bool,
+    /// Somebody could go on with it instead.
+    resumable: bool,
+    left: Vec<LeftOver>,
+}
+
+/// Everything that was looked at.
+struct Report {
+    dead: Vec<Dead>,
+    remove: Vec<(Found, Why)>,
+    keep: Vec<(Found, Why)>,
+    files: Vec<File>,
+    /// Journals that nobody can read: what their runs have is judged as of a run that is not known.
+    unreadable: Vec<String>,
+}
+
+impl Report {
+    fn is_clean(&self) -> bool {
+        self.dead.iter().all(|run| run.elsewhere) && self.remove.is_empty() && self.files.is_empty()
+    }
+}
+
+pub async fn run(context: &Context, args: &GcArgs) -> CliResult {
+    let connected = context.connect().await?;
+    context.say_where(&connected);
+    let report = look(context, &connected, args.run.as_deref()).await?;
+    if !args.yes {
+        return tell(context, &report, args);
+    }
+    let clients = &connected.clients;
+    let mut dead = Vec::new();
+    for one in &report.dead {
+        let undone = bake::undo_dead_run(clients, &connected.account.id, &one.path, &Notes).await;
+        dead.extend(undone.map_err(|error| unreadable(&error))?);
+    }
+    let found: Vec<Found> = report
+        .remove
+        .iter()
+        .map(|(found, _)| found.clone())
+        .collect();
+    let (removed, stuck) = lifecycle::remove(clients, &found, &Notes).await;
+    lifecycle::forget(&report.files)
+        .map_err(|error| CliError::failure("cannot remove a file of the runs").because(&error))?;
+    done(context, &report, &dead, (&removed, &stuck))
+}
+
+/// Looks at the cloud, and then at the runs: whoever has something in the cloud has had his journal by then.
+async fn look(
+    context: &Context,
+    connected: &Connected,
+    only: Option<&str>,
+) -> Result<Report, CliError> {
+    let bundles = context.settings.bundles.as_ref();
+    let found = lifecycle::survey(&connected.clients, bundles)
+        .await
+        .map_err(|error| cloud(&error))?;
+    let mut report = Report {
+        dead: Vec::new(),
+        remove: Vec::new(),
+        keep: Vec::new(),
+        files: Vec::new(),
+        unreadable: Vec::new(),
+    };
+    let states = runs(context, connected, only, &mut report)?;
+    for one in found {
+        if only.is_some_and(|run| one.run != run) {
+            continue;
+        }
+        let state = states.get(&one.run).copied().unwrap_or(Run::Unknown);
+        match judge(&one, state, context.clock.now()) {
+            // Its journal says more of it, and goes first.
+            Verdict::Remove(Why::Died) => {}
+            Verdict::Remove(why) => report.remove.push((one, why)),
+            Verdict::Keep(why) => report.keep.push((one, why)),
+        }
+    }
+    if only.is_none() {
+        let now = SystemTime::UNIX_EPOCH
+            + Duration::try_from(context.clock.now().as_duration()).unwrap_or_default();
+        report.files = lifecycle::forgotten(&context.runs(), now).map_err(|error| {
+            CliError::failure("cannot read the directory of the runs").because(&error)
+        })?;
+    }
+    Ok(report)
+}
+
+/// What this host knows of runs, by their ids.
+fn runs(
+    context: &Context,
+    connected: &Connected,
+    only: Option<&str>,
+    report: &mut Report,
+) -> Result<BTreeMap<String, Run>, CliError> {
+    let mut states = BTreeMap::new();
+    let paths = journal::paths(&context.runs()).map_err(|error| unreadable(&error))?;
+    for path in paths {
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let file = match journal::inspect(path.clone()) {
+            Ok(file) => file,
+            Err(error) => {
+                report.unreadable.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        let state = match file.state {
+            RunState::Alive => Run::Alive,
+            RunState::Finished => Run::Over,
+            RunState::Dead => Run::Died,
+        };
+        if only == Some(name.as_str()) && state == Run::Alive {
+            return Err(CliError::new(
+                exit::LEASE_HELD,
+                format!("the run {name} is not over: its process lives"),
+            ));
+        }
+        if state == Run::Died && only.is_none_or(|run| run == name) {
+            let header = file.ledger.header();
+            report.dead.push(Dead {
+                recipe: header.map_or_else(String::new, |header| header.recipe.clone()),
+                elsewhere: header.is_some_and(|header| {
+                    bake::elsewhere(header, &connected.clients, &connected.account.id).is_some()
+                }),
+                resumable: bake::resumable(&file.ledger, &connected.clients, &connected.account.id)
+                    .is_ok(),
+                left: bake::unfinished(&file.ledger, &connected.clients.commands),
+                run: name.clone(),
+                path,
+            });
+        }
+        states.insert(name, state);
+    }
+    Ok(states)
+}
+
+fn unreadable(error: &journal::Error) -> CliError {
+    CliError::failure("cannot read the runs").because(error)
+}
+
+/// Says what would be done.
+fn tell(context: &Context, report: &Report, args: &GcArgs) -> CliResult {
+    if context.format == Format::Json {
+        output::json(&document(context, report))?;
+        return Ok(exit::DONE);
+    }
+    let mut text = String::new();
+    let mut rows = Vec::new();
+    for run in &report.dead {
+        let why = if run.elsewhere {
+            "its run died on this host, and acted elsewhere: connect there to clean it"
+        } else {
+            "its run died on this host"
+        };
+        let things = run
+            .left
+            .iter()
+            .map(|left| (left.kind.as_str(), left.id.clone()));
+        let things: Vec<_> = match run.left.as_slice() {
+            [] => vec![("run", run.run.clone())],
+            _ => things.collect(),
+        };
+        rows.extend(things.into_iter().map(|(kind, id)| {
+            [kind, &id, &run.run, &run.recipe, why]
+                .map(str::to_owned)
+                .to_vec()
+        }));
+    }
+    rows.extend(report.remove.iter().map(row));
+    rows.extend(report.files.iter().map(|file| {
+        let path = file.path.display().to_string();
+        ["file", &path, "", "", file.why]
+            .map(str::to_owned)
+            .to_vec()
+    }));
+    if rows.is_empty() {
+        text.push_str("nothing to remove\n");
+    } else {
+        text.push_str("would remove:\n");
+        text.push_str(&output::table(&rows));
+    }
+    text.push_str(&kept(context, report));
+    output::data(&text)?;
+    if !report.is_clean() {
+        let run = args
+            .run
+            .as_ref()
+            .map_or_else(String::new, |run| format!(" --run {run}"));
+        let gc = context.commands().own(&format!("gc{run} --yes"));
+        output::note(&format!("nothing was changed; this removes it: {gc}"));
+        for run in report.dead.iter().filter(|run| run.resumable) {
+            let resume = context
+                .commands()
+                .own(&format!("bake --resume {}", run.run));
+            output::note(&format!(
+                "a bake that died can be gone on with instead: {resume}"
+            ));
+        }
+    }
+    Ok(exit::DONE)
+}
+
+fn row((found, why): &(Found, Why)) -> Vec<String> {
+    [
+        found.kind.as_str(),
+        &found.id,
+        &found.run,
+        &found.recipe,
+        &why.to_string(),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// What stays, why, and what nobody but a person may judge.
+fn kept(context: &Context, report: &Report) -> String {
+    let mut text = String::new();
+    if !report.keep.is_empty() {
+        text.push_str("stays:\n");
+        let rows: Vec<Vec<String>> = report.keep.iter().map(row).collect();
+        text.push_str(&output::table(&rows));
+    }
+    for (found, why) in &report.keep {
+        if matches!(why, Why::WasFinished | Why::Unstated) {
+            let command = context.commands().complete(&by_hand(found));
+            text.push_str(&format!(
+                "if you know that {} is of no use: {command}\n",
+                found.id
+            ));
+        }
+    }
+    for journal in &report.unreadable {
+        text.push_str(&format!("cannot be read: {journal}\n"));
+    }
+    text
+}
+
+fn document(context: &Context, report: &Report) -> Value {
+    let one = |(found, why): &(Found, Why)| {
+        json!({
+            "kind": found.kind,
+            "id": found.id,
+            "run": found.run,
+            "recipe": found.recipe,
+            "made": found.made,
+            "why": why.to_string(),
+            "command": context.commands().complete(&by_hand(found)),
+        })
+    };
+    let dead = report.dead.iter().map(|run| {
+        json!({ "run": run.run, "recipe": run.recipe, "elsewhere": run.elsewhere, "resumable": run.resumable, "left": run.left })
+    });
+    json!({
+        "dead_runs": dead.collect::<Vec<_>>(),
+        "remove": report.remove.iter().map(one).collect::<Vec<_>>(),
+        "keep": report.keep.iter().map(one).collect::<Vec<_>>(),
+        "files": report.files,
+        "unreadable": report.unreadable,
+    })
+}
+
+/// Says what was done.
+fn done(
+    context: &Context,
+    report: &Report,
+    dead: &[DeadRun],
+    (removed, stuck): (&[Removed], &[Stuck]),
+) -> CliResult {
+    match context.format {
+        Format::Json => output::json(&json!({
+            "dead_runs": dead,
+            "removed": removed,
+            "left_over": stuck,
+            "keep": document(context, report)["keep"],
+            "files": report.files,
+        }))?,
+        Format::Human => {
+            let mut lines: Vec<String> = dead.iter().map(words).collect();
+            let gone = removed
+                .iter()
+                .map(|one| (one.kind.as_str(), one.id.clone()));
+            let files = report
+                .files
+                .iter()
+                .map(|file| ("file", file.path.display().to_string()));
+            lines.extend(
+                gone.chain(files)
+                    .map(|(kind, id)| format!("removed the {kind} {id}")),
+            );
+            if lines.is_empty() {
+                lines.push("nothing to remove".to_owned());
+            }
+            output::data(&format!("{}\n{}", lines.join("\n"), kept(context, report)))?;
+        }
+    }
+    let of_runs = dead.iter().flat_map(|run| &run.left_over);
+    let mut remain: Vec<String> = of_runs
+        .map(|one| format!("{} {}: {}", one.kind.as_str(), one.id, one.command))
+        .collect();
+    remain.extend(stuck.iter().map(|one| {
+        format!(
+            "{} {} ({}): {}",
+            one.kind.as_str(),
+            one.id,
+            one.error,
+            one.command
+        )
+    }));
+    if remain.is_empty() {
+        return Ok(exit::DONE);
+    }
+    let count = remain.len();
+    let error = CliError::new(
+        exit::CLEANUP_INCOMPLETE,
+        format!("{count} things could not be removed"),
+    );
+    Err(remain.into_iter().fold(error, CliError::hint))
+}
+
+/// What became of a run that had died.
+pub fn words(run: &DeadRun) -> String {
+    match &run.elsewhere {
+        Some(place) => format!(
+            "run {} of {} acted on {place}: connect there to clean it",
+            run.run, run.recipe
+        ),
+        None => format!(
+            "removed what the dead run {} of {} had made",
+            run.run, run.recipe
+        ),
+    }
+}

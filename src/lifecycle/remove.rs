@@ -1,0 +1,160 @@
+//! Removing what may go. Each thing is looked at once more before that, and each removal may be repeated.
+
+use serde::Serialize;
+
+use super::judge::{Found, Kind};
+use crate::aws::Clients;
+use crate::aws::error::Context as _;
+use crate::aws::objects::Place;
+use crate::aws::tags;
+use crate::bake::names::Noted;
+use crate::bake::{Failure, Resource, facts, images, undo};
+use crate::events::Sink;
+use crate::journal::{Entry, Facts, IntentId, State};
+
+/// Something that is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    pub kind: Kind,
+    pub id: String,
+}
+
+/// Something that could not be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stuck {
+    pub kind: Kind,
+    pub id: String,
+    pub error: String,
+    /// The command that removes it.
+    pub command: String,
+}
+
+/// Removes these. What another process has taken into use since it was found stays, and is in neither list.
+pub async fn remove(
+    clients: &Clients,
+    found: &[Found],
+    sink: &dyn Sink<crate::bake::Event>,
+) -> (Vec<Removed>, Vec<Stuck>) {
+    let (mut removed, mut stuck) = (Vec::new(), Vec::new());
+    let undo = undo::Undo {
+        clients,
+        sink,
+        seed: 0,
+    };
+    let entries: Vec<(&Found, Entry)> = Kind::ALL
+        .iter()
+        .flat_map(|kind| found.iter().filter(move |one| one.kind == *kind))
+        .map(|one| (one, entry(one)))
+        .collect();
+    let machines: Vec<Entry> = entries.iter().map(|(_, entry)| entry.clone()).collect();
+    // Machines take a while to go: all of them begin before the first is waited for.
+    undo.begin(&machines).await;
+    for (one, entry) in &entries {
+        let done = match one.kind {
+            Kind::Image => image(&undo, one).await,
+            Kind::Snapshot => snapshot(clients, &one.id).await,
+            Kind::Note => note(&undo, &one.id).await,
+            Kind::Machine | Kind::SecurityGroup | Kind::Bundle => {
+                undo.remove(entry).await.map(|()| true)
+            }
+        };
+        let (kind, id) = (one.kind, one.id.clone());
+        match done {
+            Ok(true) => removed.push(Removed { kind, id }),
+            Ok(false) => {}
+            Err(error) => stuck.push(Stuck {
+                command: clients.commands.complete(&by_hand(one)),
+                error: error.to_string(),
+                kind,
+                id,
+            }),
+        }
+    }
+    (removed, stuck)
+}
+
+/// An unfinished image; `false` if it was finished meanwhile.
+async fn image(undo: &undo::Undo<'_>, found: &Found) -> Result<bool, Failure> {
+    let is_finished = |image: images::Image| image.tag(tags::STATUS) != Some(tags::STATUS_TESTING);
+    if images::get(undo.clients, &found.id)
+        .await?
+        .is_some_and(is_finished)
+    {
+        return Ok(false);
+    }
+    undo.remove_image(&found.id, &found.run).await?;
+    Ok(true)
+}
+
+async fn snapshot(clients: &Clients, id: &str) -> Result<bool, Failure> {
+    let answer = clients
+        .ec2
+        .delete_snapshot()
+        .snapshot_id(id)
+        .send()
+        .await
+        .call("ec2", "DeleteSnapshot");
+    undo::gone_is_fine(answer.map(drop))?;
+    Ok(true)
+}
+
+/// A note; `false` if it has got its image meanwhile.
+async fn note(undo: &undo::Undo<'_>, name: &str) -> Result<bool, Failure> {
+    let has_image = match Noted::read(name) {
+        Some(Noted::Manifest(digest)) => {
+            !images::of_digest(undo.clients, &digest).await?.is_empty()
+        }
+        Some(Noted::Packages(image)) => images::get(undo.clients, &image).await?.is_some(),
+        None => true,
+    };
+    if has_image {
+        return Ok(false);
+    }
+    undo.delete_parameter(name).await?;
+    Ok(true)
+}
+
+/// What a journal would say of it.
+fn entry(found: &Found) -> Entry {
+    let kind = match found.kind {
+        Kind::Machine => Resource::Builder,
+        Kind::SecurityGroup => Resource::SecurityGroup,
+        Kind::Bundle => Resource::Bundle,
+        Kind::Image | Kind::Snapshot => Resource::Image,
+        Kind::Note => Resource::Manifest,
+    };
+    let mut facts = Facts::from([(facts::RUN.to_owned(), found.run.clone())]);
+    if let Some(place) = Place::parse(&found.id) {
+        facts.insert(facts::BUCKET.to_owned(), place.bucket);
+        facts.insert(facts::KEY.to_owned(), place.key);
+    }
+    Entry {
+        id: IntentId(0),
+        kind: kind.as_str().to_owned(),
+        token: found.id.clone(),
+        facts,
+        ids: vec![found.id.clone()],
+        state: State::Done,
+    }
+}
+
+/// The command of the AWS CLI that removes it.
+#[must_use]
+pub fn by_hand(found: &Found) -> String {
+    let id = &found.id;
+    match found.kind {
+        Kind::Machine => format!("aws ec2 terminate-instances --instance-ids {id}"),
+        Kind::Image => {
+            format!("aws ec2 deregister-image --delete-associated-snapshots --image-id {id}")
+        }
+        Kind::Snapshot => format!("aws ec2 delete-snapshot --snapshot-id {id}"),
+        Kind::SecurityGroup => format!("aws ec2 delete-security-group --group-id {id}"),
+        Kind::Bundle => match Place::parse(id) {
+            Some(Place { bucket, key }) => {
+                format!("aws s3api delete-object --bucket {bucket} --key {key}")
+            }
+            None => format!("aws s3 rm {id}"),
+        },
+        Kind::Note => format!("aws ssm delete-parameter --name {id}"),
+    }
+}

@@ -1,0 +1,308 @@
+//! What there is in the cloud that runs have made and that is no finished image. Changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_ec2::types::Filter;
+use aws_sdk_ssm::types::ParameterStringFilter;
+use aws_smithy_types::DateTime;
+use jiff::Timestamp;
+
+use super::judge::{Expiry, Found, Kind, Use};
+use crate::aws::error::Context as _;
+use crate::aws::groups::{FILTER_VALUES, filter, instances};
+use crate::aws::{Clients, Error, tags};
+use crate::bake::images::Image;
+use crate::bake::names::{BundleStore, Noted, RunId};
+use crate::roll::{CANARY_TAG, ROLL_TAG};
+
+/// Looks at the region that the clients are for, and at the bucket. Runs are to be read after this: what is found then
+/// has a journal, if it is of this host.
+///
+/// # Errors
+/// [`Error`] of the first call that is refused.
+pub async fn survey(clients: &Clients, bundles: Option<&BundleStore>) -> Result<Vec<Found>, Error> {
+    // Notes come first: an image is there before its notes are.
+    let notes = notes(clients).await?;
+    let images = own_images(clients).await?;
+    let mut found: Vec<Found> = images.iter().filter_map(unfinished).collect();
+    found.extend(without_image(notes, &images));
+    found.extend(machines(clients).await?);
+    found.extend(snapshots(clients).await?);
+    found.extend(groups(clients).await?);
+    if let Some(store) = bundles {
+        found.extend(objects(clients, store).await?);
+    }
+    uses(clients, &mut found).await?;
+    found.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
+    Ok(found)
+}
+
+fn ours() -> Filter {
+    filter("tag-key", [tags::RUN.to_owned()])
+}
+
+fn time(time: Option<&DateTime>) -> Option<Timestamp> {
+    let time = time?;
+    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
+}
+
+/// Something with the tags of a run.
+fn tagged(kind: Kind, id: &str, tags: &tags::Tags, made: Option<Timestamp>) -> Found {
+    let tag = |key: &str| tags.get(key).cloned().unwrap_or_default();
+    let expires = match tags.get(tags::EXPIRES).map(String::as_str) {
+        Some(tags::NEVER) => Expiry::Never,
+        Some(text) => text.parse().map_or(Expiry::Unstated, Expiry::At),
+        None => Expiry::Unstated,
+    };
+    Found {
+        kind,
+        id: id.to_owned(),
+        run: tag(tags::RUN),
+        recipe: tag(tags::RECIPE),
+        made,
+        expires,
+        used: Use::Nobody,
+    }
+}
+
+/// All images of this account: somebody may have registered one of a snapshot of ours.
+async fn own_images(clients: &Clients) -> Result<Vec<Image>, Error> {
+    let all = clients
+        .ec2
+        .describe_images()
+        .owners("self")
+        .into_paginator()
+        .items()
+        .send()
+        .collect::<Result<Vec<_>, _>>()
+        .await
+        .call("ec2", "DescribeImages")?;
+    Ok(all.iter().map(Image::read).collect())
+}
+
+/// An image that has not become ready. Layers of scripts are for bakes to come.
+fn unfinished(image: &Image) -> Option<Found> {
+    let is_ours = image.tag(tags::RUN).is_some() && image.digest().is_some();
+    let is_unfinished = image.tag(tags::STATUS) == Some(tags::STATUS_TESTING);
+    let made = image.created.parse().ok();
+    (is_ours && is_unfinished).then(|| tagged(Kind::Image, &image.id, &image.tags, made))
+}
+
+async fn machines(clients: &Clients) -> Result<Vec<Found>, Error> {
+    let keys = filter("tag-key", [tags::RUN, ROLL_TAG].map(str::to_owned));
+    let states = ["pending", "running", "stopping", "stopped"].map(str::to_owned);
+    let live = filter("instance-state-name", states);
+    let all = instances(clients, vec![keys, live]).await?;
+    let found = all.iter().filter_map(|instance| {
+        let all = tags::from_ec2(instance.tags());
+        let is_canary = all.contains_key(ROLL_TAG) && all.contains_key(CANARY_TAG);
+        if !all.contains_key(tags::RUN) && !is_canary {
+            return None;
+        }
+        let made = time(instance.launch_time());
+        let mut one = tagged(Kind::Machine, instance.instance_id()?, &all, made);
+        if let Some(group) = all.get("aws:autoscaling:groupName") {
+            one.used = Use::By(format!("the Auto Scaling group {group}"));
+        }
+        if one.run.is_empty() {
+            one.run = all.get(ROLL_TAG).cloned().unwrap_or_default();
+        }
+        Some(one)
+    });
+    Ok(found.collect())
+}
+
+async fn snapshots(clients: &Clients) -> Result<Vec<Found>, Error> {
+    let all = clients
+        .ec2
+        .describe_snapshots()
+        .owner_ids("self")
+        .filters(ours())
+        .into_paginator()
+        .items()
+        .send()
+        .collect::<Result<Vec<_>, _>>()
+        .await
+        .call("ec2", "DescribeSnapshots")?;
+    let found = all.iter().filter_map(|snapshot| {
+        let all = tags::from_ec2(snapshot.tags());
+        let made = time(snapshot.start_time());
+        Some(tagged(Kind::Snapshot, snapshot.snapshot_id()?, &all, made))
+    });
+    Ok(found.collect())
+}
+
+async fn groups(clients: &Clients) -> Result<Vec<Found>, Error> {
+    let all = clients
+        .ec2
+        .describe_security_groups()
+        .filters(ours())
+        .into_paginator()
+        .items()
+        .send()
+        .collect::<Result<Vec<_>, _>>()
+        .await
+        .call("ec2", "DescribeSecurityGroups")?;
+    let found = all.iter().filter_map(|group| {
+        let all = tags::from_ec2(group.tags());
+        // EC2 does not say when a group was made; its run's name does.
+        let made = all.get(tags::RUN).and_then(|run| RunId::started(run));
+        Some(tagged(Kind::SecurityGroup, group.group_id()?, &all, made))
+    });
+    Ok(found.collect())
+}
+
+/// Objects whose names are of a bundle.
+async fn objects(clients: &Clients, store: &BundleStore) -> Result<Vec<Found>, Error> {
+    let mut pages = clients
+        .s3
+        .list_objects_v2()
+        .bucket(&store.bucket)
+        .prefix(store.below(""))
+        .into_paginator()
+        .send();
+    let mut found = Vec::new();
+    while let Some(page) = pages.next().await {
+        for object in page.call("s3", "ListObjectsV2")?.contents() {
+            let Some((key, run)) = object.key().and_then(|key| Some((key, store.run_of(key)?)))
+            else {
+                continue;
+            };
+            found.push(Found {
+                kind: Kind::Bundle,
+                id: format!("s3://{}/{key}", store.bucket),
+                run: run.to_owned(),
+                recipe: String::new(),
+                made: time(object.last_modified()),
+                expires: Expiry::Unstated,
+                used: Use::Nobody,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// A parameter that tells of an image.
+struct Note {
+    name: String,
+    of: Noted,
+    changed: Option<Timestamp>,
+}
+
+async fn notes(clients: &Clients) -> Result<Vec<Note>, Error> {
+    let ours = ParameterStringFilter::builder()
+        .key("Name")
+        .option("BeginsWith")
+        .set_values(Some(Noted::PLACES.map(str::to_owned).to_vec()))
+        .build()
+        .map_err(|error| Error::incomplete("ssm", "DescribeParameters", &error.to_string()))?;
+    let mut pages = clients
+        .ssm
+        .describe_parameters()
+        .parameter_filters(ours)
+        .max_results(50)
+        .into_paginator()
+        .send();
+    let mut found = Vec::new();
+    while let Some(page) = pages.next().await {
+        for parameter in page.call("ssm", "DescribeParameters")?.parameters() {
+            let Some((name, of)) = parameter
+                .name()
+                .and_then(|name| Some((name.to_owned(), Noted::read(name)?)))
+            else {
+                continue;
+            };
+            let changed = time(parameter.last_modified_date());
+            found.push(Note { name, of, changed });
+        }
+    }
+    Ok(found)
+}
+
+/// The notes on images that are not there, and those on unfinished ones: these are judged as their image is.
+fn without_image(notes: Vec<Note>, images: &[Image]) -> impl Iterator<Item = Found> {
+    notes.into_iter().filter_map(move |note| {
+        let tells_of = |image: &&Image| match &note.of {
+            Noted::Manifest(digest) => image.digest() == Some(digest),
+            Noted::Packages(id) => image.id == *id,
+        };
+        let mut all = images.iter().filter(tells_of);
+        let mut one = match all.next() {
+            // Of several the newest, which is the last to expire.
+            Some(first) => all.try_fold(unfinished(first)?, |newest, image| {
+                let other = unfinished(image)?;
+                Some(if other.made > newest.made {
+                    other
+                } else {
+                    newest
+                })
+            })?,
+            None => Found {
+                kind: Kind::Note,
+                id: String::new(),
+                run: String::new(),
+                recipe: String::new(),
+                made: note.changed,
+                expires: Expiry::Unstated,
+                used: Use::OfNothing,
+            },
+        };
+        one.kind = Kind::Note;
+        one.id = note.name;
+        Some(one)
+    })
+}
+
+/// Finds who else has to do with what was found: machines that are not among it and run from an image or stand in a
+/// group, and images of snapshots. A snapshot of an image is no finding of its own.
+async fn uses(clients: &Clients, found: &mut Vec<Found>) -> Result<(), Error> {
+    let ids = |found: &[Found], kind| -> Vec<String> {
+        let of_kind = found.iter().filter(|one| one.kind == kind);
+        of_kind.map(|one| one.id.clone()).collect()
+    };
+    let known: BTreeSet<String> = ids(found, Kind::Machine).into_iter().collect();
+    let mut users = BTreeMap::new();
+    for (kind, name) in [
+        (Kind::Image, "image-id"),
+        (Kind::SecurityGroup, "instance.group-id"),
+    ] {
+        for some in ids(found, kind).chunks(FILTER_VALUES) {
+            for instance in instances(clients, vec![filter(name, some.to_vec())]).await? {
+                let id = instance.instance_id().unwrap_or_default();
+                let state = instance.state().and_then(|state| state.name());
+                let is_gone = state
+                    .is_some_and(|name| matches!(name.as_str(), "shutting-down" | "terminated"));
+                if is_gone || known.contains(id) {
+                    continue;
+                }
+                let groups = instance.security_groups().iter();
+                let used = groups
+                    .filter_map(|group| group.group_id())
+                    .chain(instance.image_id());
+                users.extend(used.map(|used| (used.to_owned(), format!("the instance {id}"))));
+            }
+        }
+    }
+    let mut of_images = BTreeSet::new();
+    for some in ids(found, Kind::Snapshot).chunks(FILTER_VALUES) {
+        let images = clients
+            .ec2
+            .describe_images()
+            .owners("self")
+            .filters(filter("block-device-mapping.snapshot-id", some.to_vec()))
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<Vec<_>, _>>()
+            .await
+            .call("ec2", "DescribeImages")?;
+        of_images.extend(images.iter().flat_map(|image| Image::read(image).snapshots));
+    }
+    found.retain(|one| one.kind != Kind::Snapshot || !of_images.contains(&one.id));
+    for one in found {
+        if let (Use::Nobody, Some(user)) = (&one.used, users.get(&one.id)) {
+            one.used = Use::By(user.clone());
+        }
+    }
+    Ok(())
+}

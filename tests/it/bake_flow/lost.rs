@@ -1,0 +1,99 @@
+//! A bake is killed anywhere and its journal is lost: what it has made says itself what it is, and when it may go.
+
+use piaas_bake::lifecycle::{self, Found, Run, Verdict, judge};
+
+use super::resumed::{kills, known, target, world};
+use super::*;
+
+/// What may go at this time, on a host that knows of no run.
+async fn may_go(world: &World, now: jiff::Timestamp) -> Vec<Found> {
+    let bundles = world.bundles.as_ref();
+    let found = lifecycle::survey(&world.clients, bundles).await.unwrap();
+    found
+        .into_iter()
+        .filter(|one| matches!(judge(one, Run::Unknown, now), Verdict::Remove(_)))
+        .collect()
+}
+
+/// The parameters that tell of something, and the objects in the bucket.
+async fn notes_and_objects(world: &World) -> Vec<String> {
+    let parameters = world
+        .clients
+        .ssm
+        .describe_parameters()
+        .send()
+        .await
+        .unwrap();
+    let names = parameters
+        .parameters()
+        .iter()
+        .map(|one| one.name().unwrap().to_owned());
+    let mut all: Vec<String> = names
+        .filter(|name| name.starts_with("/piaas-bake/"))
+        .collect();
+    if let Some(store) = &world.bundles {
+        let objects = world.clients.s3.list_objects_v2().bucket(&store.bucket);
+        let objects = objects.send().await.unwrap();
+        all.extend(
+            objects
+                .contents()
+                .iter()
+                .map(|one| one.key().unwrap().to_owned()),
+        );
+    }
+    all
+}
+
+/// There is nothing, or exactly one whole image; and layers, which are for bakes to come.
+async fn assert_whole_or_nothing(world: &World, context: &str) {
+    let images = images::list(&world.clients, None).await.unwrap();
+    let layers = bake::layers::list(&world.clients).await.unwrap().len();
+    let things = world.things().await;
+    let left = notes_and_objects(world).await;
+    match images.as_slice() {
+        [] => {
+            assert_eq!(things.len(), layers, "{context}: {things:?}");
+            assert!(
+                left.iter()
+                    .all(|name| layers > 0 && name.ends_with("/packages")),
+                "{context}: {left:?}"
+            );
+        }
+        [image] => {
+            assert!(image.is_ready(), "{context}");
+            let pointers = left.iter().filter(|name| name.ends_with("/latest")).count();
+            assert_eq!(things.len(), 3 + pointers + layers, "{context}: {things:?}");
+        }
+        more => panic!("{context}: {more:?}"),
+    }
+    assert_eq!(world.machines.left(), [] as [String; 0], "{context}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_request_and_its_journal_lost_nothing_is_left_once_it_has_expired() {
+    let mut points = 0;
+    for kind in super::resumed::kinds() {
+        for fault in kills(kind, &known(kind).await) {
+            let context = format!("{kind:?}, {fault:?}");
+            let world = world(kind).await;
+            let plan = world.plan(&target(&world).await).await;
+            let started = world.clock.now();
+            killed(&world, &plan, fault, &context).await;
+            std::fs::remove_dir_all(world.runs()).unwrap();
+
+            // Whoever made it may be alive.
+            assert_eq!(may_go(&world, started).await, [], "{context}");
+            let before = world.things().await;
+            let late = started + jiff::SignedDuration::from_hours(8 * 24);
+            let found = may_go(&world, late).await;
+            let (removed, stuck) = lifecycle::remove(&world.clients, &found, &()).await;
+            assert_eq!(stuck, [], "{context}");
+            assert_eq!(removed.len(), found.len(), "{context}");
+            assert_whole_or_nothing(&world, &format!("{context}, {before:?}")).await;
+            assert_eq!(may_go(&world, late).await, [], "{context}");
+            points += 1;
+        }
+    }
+    println!("killed at {points} points, its journal lost: nothing left");
+    assert!(points > 50, "{points}");
+}
