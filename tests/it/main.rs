@@ -14,6 +14,7 @@ mod fleet;
 mod host;
 mod identical;
 mod image;
+mod killed;
 mod layers;
 mod lock;
 mod machines;

@@ -367,7 +367,7 @@ fn records_in(runs: &Path) -> usize {
         .sum()
 }
 
-fn operation(request: &http::Request<Bytes>) -> String {
+pub fn operation(request: &http::Request<Bytes>) -> String {
     if let Some(target) = request.headers().get("x-amz-target") {
         return target
             .to_str()

@@ -609,7 +609,7 @@ async fn requests() -> Vec<(usize, String)> {
     world.wire.operations().into_iter().enumerate().collect()
 }
 
-fn changes(operation: &str) -> bool {
+pub fn changes(operation: &str) -> bool {
     !operation.starts_with("Describe") && !operation.starts_with("Get")
 }
 
