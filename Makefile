@@ -1,7 +1,7 @@
 # `make demo` and `make test` are the two commands; both install what is missing and say what.
 # One set of cargo flags everywhere: nothing is compiled twice. CARGO_TARGET_DIR is honoured.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-vm test bench bench-bake test-identical fuzz lint
+.PHONY: help setup build demo demo-vm test soak bench bench-bake test-identical fuzz lint
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -24,6 +24,10 @@ demo-vm: build ## boot the disk of that image in QEMU, by UEFI, and test it ther
 test: build ## everything, on real machines too
 	@bash tests/scripts/setup.sh test fleet
 	@bash tests/scripts/test.sh
+
+soak: build ## a hundred thousand bakes on bad days, DAYS=100000, each by a seed; hours
+	PIAAS_TEST_DAYS=$(or $(DAYS),100000) PIAAS_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
+		cargo test --locked --test it -- --nocapture bake_flow::storm
 
 bench: build ## how fast it is, beside rivals and promises; wants a quiet host
 	@bash tests/scripts/setup.sh bench

@@ -117,7 +117,7 @@ impl Gate {
         let cloud = self.cloud.clone();
         let answer = tokio::task::spawn_blocking(move || aws::answered(&cloud, &request));
         // The world ends with its test.
-        let Ok(answer) = answer.await else {
+        let Ok(Some(answer)) = answer.await else {
             return gone();
         };
         if point == Point::After(this) {
@@ -465,7 +465,7 @@ async fn sweep(points: Vec<Point>, what: &str) -> usize {
     .await;
     let count = points.len();
     tell(
-        &format!("bake: killed {killed} times at {count} {what}"),
+        &format!("killed: a bake, {killed} times, at {count} {what}"),
         started.elapsed(),
     );
     killed
@@ -526,7 +526,7 @@ async fn a_clean_up_that_is_killed_at_any_request_is_begun_anew() {
     }))
     .await;
     tell(
-        &format!("gc: killed at {count} of its requests"),
+        &format!("killed: a clean-up, at {count} requests"),
         started.elapsed(),
     );
     assert!(count > 15, "{count}");

@@ -10,7 +10,7 @@ for what in "${@:-build}"; do
     case $what in
         build) install_packages gcc libc6-dev ca-certificates ;;
         test)
-            install_packages python3-venv curl wget e2fsprogs dosfstools gdisk shellcheck qemu-system-x86 ovmf
+            install_packages python3-venv curl wget e2fsprogs dosfstools gdisk shellcheck strace qemu-system-x86 ovmf
             python_environment "$venv" tests/scripts/requirements.txt
             python_environment "$buildbot" tests/scripts/buildbot.txt
             ;;

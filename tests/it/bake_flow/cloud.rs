@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aws_smithy_runtime_api::client::http::{
@@ -291,6 +292,8 @@ pub struct Wire {
     /// Told when a request hangs.
     pub hung: Arc<tokio::sync::Notify>,
     arrival: Arc<tokio::sync::Notify>,
+    /// Whether the cloud's script of faults does nothing.
+    calm: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -315,6 +318,7 @@ impl Wire {
             state: Arc::new(Mutex::new(state)),
             hung: Arc::default(),
             arrival: Arc::default(),
+            calm: Arc::default(),
         }
     }
 
@@ -346,6 +350,22 @@ impl Wire {
     /// How many lines the journals had before each request since [`Wire::watch`].
     pub fn records(&self) -> Vec<usize> {
         self.state.lock().unwrap().records.clone()
+    }
+
+    /// Whether the cloud's script of faults does nothing from now on.
+    pub fn calm(&self, is_calm: bool) {
+        self.calm.store(is_calm, Ordering::SeqCst);
+    }
+
+    /// What comes back; an error if nothing does.
+    fn deliver(&self, request: &http::Request<Bytes>) -> Result<HttpResponse, ConnectorError> {
+        if self.calm.load(Ordering::SeqCst) {
+            return answer(self.cloud.handle(request));
+        }
+        match aws::answered(&self.cloud, request) {
+            Some(response) => answer(response),
+            None => Err(ConnectorError::io("the connection ended".into())),
+        }
     }
 
     /// Lets the request arrive that is held.
@@ -453,14 +473,14 @@ impl HttpConnector for Wire {
                 HttpConnectorFuture::new(async move {
                     wire.hung.notify_one();
                     wire.arrival.notified().await;
-                    answer(aws::answered(&wire.cloud, &request))
+                    wire.deliver(&request)
                 })
             }
             Fault::Lose(at) if at == number => {
                 self.cloud.handle(&request);
                 HttpConnectorFuture::ready(Err(ConnectorError::io("lost by the test".into())))
             }
-            _ => HttpConnectorFuture::ready(answer(aws::answered(&self.cloud, &request))),
+            _ => HttpConnectorFuture::ready(self.deliver(&request)),
         }
     }
 }

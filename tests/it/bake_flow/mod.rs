@@ -14,6 +14,7 @@ mod raced;
 mod resumed;
 mod sealed;
 mod secrets;
+mod storm;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -40,6 +41,7 @@ use piaas_bake::recipe::model::{BaseRef, BuildSpec, ImageSpec};
 use piaas_bake::render::script::{Layer, Script};
 
 use crate::aws;
+use crate::fleet::fast_dir;
 
 /// A cloud, its wire, its clock, and a directory of runs.
 struct World {
@@ -101,7 +103,7 @@ impl World {
         faults: Option<Arc<Faults>>,
         outside: impl FnOnce(Arc<Directories>, SharedClock) -> Arc<D>,
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = fast_dir();
         let machines = Arc::new(Directories::new(&dir.path().join("machines")));
         let driver = outside(machines.clone(), clock.clone());
         let directory = dir.path().join("cloud");

@@ -5,7 +5,7 @@
 
 mod bugs;
 mod buildbot;
-mod chance;
+pub mod chance;
 mod ci;
 mod lives;
 mod machines;
@@ -196,7 +196,7 @@ struct World {
 }
 
 /// A directory that need not survive a power cut, where there is one.
-fn fast_dir() -> tempfile::TempDir {
+pub fn fast_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 

@@ -97,7 +97,8 @@ impl Wire {
             let answer = http::Response::builder().status(400);
             return answer.body(Bytes::from(body)).unwrap();
         }
-        let answer = aws::answered(&self.stage.cloud, request);
+        let answer =
+            aws::answered(&self.stage.cloud, request).expect("the script has late reads only");
         self.stage.audit();
         if name == "DescribeLaunchTemplateVersions" && self.script().meddled {
             return answer.map(|body| Bytes::from(meddle(std::str::from_utf8(&body).unwrap())));

@@ -1,0 +1,221 @@
+//! Bakes on bad days: faults of all kinds in random order, each day by its seed. Whatever comes, there is one right image or
+//! none, and nothing else; and what is to be waited for or asked again never ends a bake.
+//!
+//! `PIAAS_TEST_DAYS` says how many (`make soak`), `PIAAS_TEST_SEED` which is the first.
+
+use std::fmt::Write as _;
+use std::sync::Mutex as StdMutex;
+
+use super::resumed::target;
+use super::*;
+use crate::fleet::chance::Chance;
+use crate::support::machines_wanted;
+
+/// Days in `make test`, and where nobody asks for all.
+const DAYS: u64 = 1000;
+const FEW: u64 = 60;
+
+/// What a bake asks for.
+const OPERATIONS: [&str; 22] = [
+    "*",
+    "ec2:*",
+    "ssm:*",
+    "ec2:Describe*",
+    "ec2:CreateSecurityGroup",
+    "ec2:RunInstances",
+    "ec2:DescribeInstances",
+    "ec2:StopInstances",
+    "ec2:CreateImage",
+    "ec2:DescribeImages",
+    "ec2:DescribeSnapshots",
+    "ec2:CreateTags",
+    "ec2:TerminateInstances",
+    "ec2:DeleteSecurityGroup",
+    "ec2:DeregisterImage",
+    "ec2:DeleteSnapshot",
+    "ssm:DescribeInstanceInformation",
+    "ssm:SendCommand",
+    "ssm:GetCommandInvocation",
+    "ssm:GetParameter*",
+    "ssm:PutParameter",
+    "ssm:DeleteParameter",
+];
+
+/// A day: its script, and whether a bake has to come through it.
+struct Day {
+    script: String,
+    is_harmless: bool,
+}
+
+/// What happens on the day with this seed.
+fn day(seed: u64) -> Day {
+    let mut chance = Chance::new(seed);
+    let mut script = format!("schema: piaas-bake/faults/v1\nseed: {seed}\nfaults:\n");
+    let mut is_harmless = true;
+    // The SDK asks sixteen times, and what hits one request adds up.
+    let mut refusals = 12;
+    for _ in 0..=chance.below(4) {
+        let on = *chance.pick(&OPERATIONS).unwrap();
+        let after = chance.below(30);
+        let few = 1 + chance.below(3);
+        let rule = match chance.below(14) {
+            0 => format!(
+                "fault: throttle, on: '{on}', one_in: {}, times: always",
+                3 + chance.below(6)
+            ),
+            1 | 2 => {
+                let burst = (1 + chance.below(8)).min(refusals);
+                refusals -= burst;
+                format!("fault: throttle, on: '{on}', after: {after}, times: {burst}")
+            }
+            3 => {
+                let count = few.min(refusals);
+                refusals -= count;
+                let status = *chance.pick(&[500, 503]).unwrap();
+                format!(
+                    "fault: error, on: '{on}', status: {status}, after: {after}, times: {count}"
+                )
+            }
+            kind @ 4..=6 => {
+                let name =
+                    ["drop-request", "drop-reply", "reset"][usize::try_from(kind - 4).unwrap()];
+                let count = few.min(refusals);
+                refusals -= count;
+                format!("fault: {name}, on: '{on}', after: {after}, times: {count}")
+            }
+            7 => format!("fault: duplicate, on: '{on}', after: {after}, times: {few}"),
+            8 => format!(
+                "fault: slow, on: '{on}', seconds: {}, after: {after}, times: {few}",
+                1 + chance.below(5)
+            ),
+            9 => {
+                let seconds = 1 + chance.below(60);
+                format!(
+                    "fault: stale, on: '{on}', seconds: {seconds}, after: {after}, times: {few}"
+                )
+            }
+            10 => {
+                is_harmless = false;
+                let code = *chance
+                    .pick(&["UnauthorizedOperation", "ExpiredToken", "RequestExpired"])
+                    .unwrap();
+                format!(
+                    "fault: error, on: '{on}', status: 403, code: {code}, message: refused, after: {after}, times: always"
+                )
+            }
+            11 => {
+                is_harmless = false;
+                format!("fault: capacity, zone: '*', type: '*', times: {few}")
+            }
+            12 => {
+                is_harmless = false;
+                "fault: launch-failure, reason: the host died".to_owned()
+            }
+            _ => {
+                is_harmless = false;
+                "fault: no-agent".to_owned()
+            }
+        };
+        if !rule.ends_with("times: 0") {
+            let _infallible = writeln!(script, "  - {{ {rule} }}");
+        }
+    }
+    if script.ends_with("faults:\n") {
+        script.push_str("  []\n");
+    }
+    Day {
+        script,
+        is_harmless,
+    }
+}
+
+/// How a day ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Baked,
+    Failed,
+}
+
+async fn live_through(seed: u64) -> End {
+    let Day {
+        script,
+        is_harmless,
+    } = day(seed);
+    let faults = Arc::new(Faults::parse(&script).unwrap_or_else(|error| panic!("{script}{error}")));
+    let world = World::with(faults).await;
+    // The day begins with the bake.
+    world.wire.calm(true);
+    let plan = world.plan(&target(&world).await).await;
+    world.wire.calm(false);
+    let outcome = world.bake(&plan, Cancel::never(), &()).await;
+    world.wire.calm(true);
+    let context = format!("day {seed}: {outcome:?}\n{script}");
+    let dead = world.undo_dead_runs().await;
+    assert!(
+        dead.iter().all(|run| run.left_over.is_empty()),
+        "{dead:?}\n{context}"
+    );
+    assert_all_or_nothing(&world, &context).await;
+    assert_eq!(world.run_states(), [RunState::Finished], "{context}");
+    let images = images::list(&world.clients, None).await.unwrap();
+    match outcome {
+        Ok(baked) => {
+            let [image] = images.as_slice() else {
+                panic!("{images:?}\n{context}");
+            };
+            assert!(image.is_ready() && image.id == baked.image, "{context}");
+            let ran = world.machines.texts("ran");
+            assert_eq!(ran, ["base/step-001\nworker/step-001\n"], "{context}");
+            End::Baked
+        }
+        Err(error) => {
+            assert!(!is_harmless, "this ends no bake\n{context}");
+            assert_eq!(images, [], "{context}");
+            assert!([5, 6, 7, 9].contains(&error.exit_code()), "{context}");
+            End::Failed
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_any_day_there_is_one_right_image_or_none_and_nothing_else() {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    let days = number("PIAAS_TEST_DAYS").unwrap_or_else(|| {
+        if machines_wanted("most of a thousand bakes on bad days") {
+            DAYS
+        } else {
+            FEW
+        }
+    });
+    let first = number("PIAAS_TEST_SEED").unwrap_or(20_260_101);
+    let next = Arc::new(StdMutex::new(first..first + days));
+    let started = std::time::Instant::now();
+    let lives = (0..4).map(|_| {
+        let next = next.clone();
+        tokio::spawn(async move {
+            let mut baked = 0;
+            loop {
+                let Some(seed) = next.lock().unwrap().next() else {
+                    return baked;
+                };
+                baked += u64::from(live_through(seed).await == End::Baked);
+            }
+        })
+    });
+    let mut baked = 0;
+    for life in lives.collect::<Vec<_>>() {
+        baked += life.await.unwrap();
+    }
+    use std::io::Write as _;
+    let _ = writeln!(
+        std::io::stderr(),
+        "days: {days} bakes on bad ones, seeds from {first}: {baked} images, {} ended without one, nothing left ({} s)",
+        days - baked,
+        started.elapsed().as_secs()
+    );
+    assert!(days < FEW || (baked > days / 4 && baked < days), "{baked}");
+}
