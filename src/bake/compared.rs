@@ -98,8 +98,13 @@ pub async fn bake_again(
         let images = [first, &made];
         run.enter(Phase::List)?;
         let listings = list::both(run, &groups, images, plan.source_date).await?;
-        let kept = if keep { vec![intent] } else { vec![] };
-        Ok(((listings, made), kept))
+        if !keep {
+            return Ok(((listings, made), vec![]));
+        }
+        let mut stays = tags::Tags::new();
+        tags::put(&mut stays, tags::EXPIRES, tags::NEVER);
+        image::tag(run.clients, &made, &stays).await?;
+        Ok(((listings, made), vec![intent]))
     };
     let ((listings, made), left_over) =
         errand(clients, plan, "verify", settings, sink, act).await?;

@@ -422,7 +422,7 @@ fn by_hand(kind: Resource, entry: &Entry, commands: &Commands) -> String {
             ),
             None => format!("aws ssm delete-parameter --name {}", entry.token),
         },
-        (_, None) => format!("piaas-bake gc --run {run}"),
+        (_, None) => format!("piaas-bake gc --run {run} --yes"),
     };
     commands.complete(&command)
 }
@@ -455,7 +455,7 @@ mod tests {
             command(Resource::Latest, &[]),
             "aws ssm delete-parameter --region eu-west-1 --name /piaas-bake/web/latest"
         );
-        assert!(command(Resource::Tester, &[]).ends_with("gc --run r1"));
+        assert!(command(Resource::Tester, &[]).ends_with("gc --run r1 --yes"));
         let local = Commands::local(&[("--state-dir", "/x")], "us-east-1");
         let builder = Resource::Builder;
         assert_eq!(

@@ -79,7 +79,7 @@ pub struct Found {
     pub kind: Kind,
     /// An id; of a bundle its URL, of a note its name.
     pub id: String,
-    /// The run, or the roll, whose tag it has, or its image has; empty where there is none.
+    /// The run whose tag it has, or its image has; empty where there is none.
     pub run: String,
     /// Empty where it does not say.
     pub recipe: String,
@@ -94,6 +94,8 @@ pub enum Run {
     Alive,
     Died,
     Over,
+    /// It has come to its end with an image.
+    Baked,
     /// Its journal is lost, or lies on another host.
     Unknown,
 }
@@ -112,6 +114,8 @@ pub enum Why {
     Until(Timestamp),
     /// A part of a finished image that is gone.
     WasFinished,
+    /// Reads of EC2 may be late.
+    JustFinished,
     Young,
     Unstated,
 }
@@ -132,6 +136,9 @@ impl fmt::Display for Why {
             Self::Until(at) => write!(f, "its run may be under way on another host, until {at:.0}"),
             Self::WasFinished => {
                 f.write_str("it is of a finished image that is gone, perhaps to the recycle bin")
+            }
+            Self::JustFinished => {
+                f.write_str("its run has finished its image, and this cloud does not show it yet")
             }
             Self::Young => f.write_str("it is new, and its image may not be visible yet"),
             Self::Unstated => f.write_str("neither its end nor its beginning is known"),
@@ -172,7 +179,10 @@ pub fn judge(found: &Found, run: Run, now: Timestamp) -> Verdict {
     }
     match (run, found.expires) {
         (Run::Died, _) => Verdict::Remove(Why::Died),
-        (Run::Over, _) => Verdict::Remove(Why::Over),
+        (Run::Baked, _) if matches!(found.kind, Kind::Image | Kind::Snapshot | Kind::Note) => {
+            Verdict::Keep(Why::JustFinished)
+        }
+        (Run::Over | Run::Baked, _) => Verdict::Remove(Why::Over),
         (_, Expiry::At(at)) if is_past(at) => Verdict::Remove(Why::Expired(at)),
         (_, Expiry::At(at)) => Verdict::Keep(Why::Until(at)),
         (_, Expiry::Unstated | Expiry::Never) => match found.made {
@@ -217,7 +227,7 @@ mod tests {
                     used: Use::By("i-9".into()),
                     ..one
                 };
-                for run in [Run::Alive, Run::Died, Run::Over, Run::Unknown] {
+                for run in [Run::Alive, Run::Died, Run::Over, Run::Baked, Run::Unknown] {
                     let verdict = judge(&used, run, now);
                     assert_eq!(verdict, Verdict::Keep(Why::Used("i-9".into())));
                 }
@@ -274,6 +284,20 @@ mod tests {
         for run in [Run::Died, Run::Over, Run::Unknown] {
             let verdict = judge(&quiet(Kind::Snapshot), run, late);
             assert_eq!(verdict, Verdict::Keep(Why::WasFinished));
+        }
+    }
+
+    #[test]
+    fn of_a_run_that_has_baked_only_what_served_it_goes() {
+        let late = at("2030-01-01T00:00:00Z");
+        for kind in Kind::ALL {
+            let serves = matches!(kind, Kind::Machine | Kind::SecurityGroup | Kind::Bundle);
+            let expected = if serves {
+                Verdict::Remove(Why::Over)
+            } else {
+                Verdict::Keep(Why::JustFinished)
+            };
+            assert_eq!(judge(&found(kind), Run::Baked, late), expected, "{kind:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Removing what may go. Each thing is looked at once more before that, and each removal may be repeated.
+//! Removing what may go. Images and notes are looked at once more before that, and each removal may be repeated.
 
 use serde::Serialize;
 

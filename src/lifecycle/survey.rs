@@ -13,7 +13,6 @@ use crate::aws::groups::{FILTER_VALUES, filter, instances};
 use crate::aws::{Clients, Error, tags};
 use crate::bake::images::Image;
 use crate::bake::names::{BundleStore, Noted, RunId};
-use crate::roll::{CANARY_TAG, ROLL_TAG};
 
 /// Looks at the region that the clients are for, and at the bucket. Runs are to be read after this: what is found then
 /// has a journal, if it is of this host.
@@ -27,7 +26,9 @@ pub async fn survey(clients: &Clients, bundles: Option<&BundleStore>) -> Result<
     let mut found: Vec<Found> = images.iter().filter_map(unfinished).collect();
     found.extend(without_image(notes, &images));
     found.extend(machines(clients).await?);
-    found.extend(snapshots(clients).await?);
+    let of_images: BTreeSet<&String> = images.iter().flat_map(|image| &image.snapshots).collect();
+    let alone = |one: &Found| !of_images.contains(&one.id);
+    found.extend(snapshots(clients).await?.into_iter().filter(alone));
     found.extend(groups(clients).await?);
     if let Some(store) = bundles {
         found.extend(objects(clients, store).await?);
@@ -65,12 +66,13 @@ fn tagged(kind: Kind, id: &str, tags: &tags::Tags, made: Option<Timestamp>) -> F
     }
 }
 
-/// All images of this account: somebody may have registered one of a snapshot of ours.
+/// All images of this account, disabled ones too: somebody may have registered one of a snapshot of ours.
 async fn own_images(clients: &Clients) -> Result<Vec<Image>, Error> {
     let all = clients
         .ec2
         .describe_images()
         .owners("self")
+        .include_disabled(true)
         .into_paginator()
         .items()
         .send()
@@ -80,32 +82,25 @@ async fn own_images(clients: &Clients) -> Result<Vec<Image>, Error> {
     Ok(all.iter().map(Image::read).collect())
 }
 
-/// An image that has not become ready. Layers of scripts are for bakes to come.
+/// An image that has not become ready, and that nobody has kept. Layers of scripts are for bakes to come.
 fn unfinished(image: &Image) -> Option<Found> {
     let is_ours = image.tag(tags::RUN).is_some() && image.digest().is_some();
-    let is_unfinished = image.tag(tags::STATUS) == Some(tags::STATUS_TESTING);
+    let is_unfinished = image.tag(tags::STATUS) == Some(tags::STATUS_TESTING)
+        && image.tag(tags::EXPIRES) != Some(tags::NEVER);
     let made = image.created.parse().ok();
     (is_ours && is_unfinished).then(|| tagged(Kind::Image, &image.id, &image.tags, made))
 }
 
 async fn machines(clients: &Clients) -> Result<Vec<Found>, Error> {
-    let keys = filter("tag-key", [tags::RUN, ROLL_TAG].map(str::to_owned));
     let states = ["pending", "running", "stopping", "stopped"].map(str::to_owned);
     let live = filter("instance-state-name", states);
-    let all = instances(clients, vec![keys, live]).await?;
+    let all = instances(clients, vec![ours(), live]).await?;
     let found = all.iter().filter_map(|instance| {
         let all = tags::from_ec2(instance.tags());
-        let is_canary = all.contains_key(ROLL_TAG) && all.contains_key(CANARY_TAG);
-        if !all.contains_key(tags::RUN) && !is_canary {
-            return None;
-        }
         let made = time(instance.launch_time());
         let mut one = tagged(Kind::Machine, instance.instance_id()?, &all, made);
         if let Some(group) = all.get("aws:autoscaling:groupName") {
             one.used = Use::By(format!("the Auto Scaling group {group}"));
-        }
-        if one.run.is_empty() {
-            one.run = all.get(ROLL_TAG).cloned().unwrap_or_default();
         }
         Some(one)
     });
@@ -253,55 +248,51 @@ fn without_image(notes: Vec<Note>, images: &[Image]) -> impl Iterator<Item = Fou
     })
 }
 
-/// Finds who else has to do with what was found: machines that are not among it and run from an image or stand in a
-/// group, and images of snapshots. A snapshot of an image is no finding of its own.
-async fn uses(clients: &Clients, found: &mut Vec<Found>) -> Result<(), Error> {
-    let ids = |found: &[Found], kind| -> Vec<String> {
-        let of_kind = found.iter().filter(|one| one.kind == kind);
-        of_kind.map(|one| one.id.clone()).collect()
+/// Finds who else has to do with what was found: machines that run from an image or stand in a group. What a machine of a
+/// run uses lasts as long as that machine, also where another process of the run has made it.
+async fn uses(clients: &Clients, found: &mut [Found]) -> Result<(), Error> {
+    let of_kind = |kind| -> Vec<String> {
+        let ids = found.iter().filter(|one| one.kind == kind);
+        ids.map(|one| one.id.clone()).collect()
     };
-    let known: BTreeSet<String> = ids(found, Kind::Machine).into_iter().collect();
-    let mut users = BTreeMap::new();
+    let known = found.iter().filter(|one| one.kind == Kind::Machine);
+    let known: BTreeMap<String, Expiry> = known.map(|one| (one.id.clone(), one.expires)).collect();
+    let (mut users, mut lasts) = (BTreeMap::new(), BTreeMap::new());
     for (kind, name) in [
         (Kind::Image, "image-id"),
         (Kind::SecurityGroup, "instance.group-id"),
     ] {
-        for some in ids(found, kind).chunks(FILTER_VALUES) {
+        for some in of_kind(kind).chunks(FILTER_VALUES) {
             for instance in instances(clients, vec![filter(name, some.to_vec())]).await? {
                 let id = instance.instance_id().unwrap_or_default();
                 let state = instance.state().and_then(|state| state.name());
                 let is_gone = state
                     .is_some_and(|name| matches!(name.as_str(), "shutting-down" | "terminated"));
-                if is_gone || known.contains(id) {
+                if is_gone {
                     continue;
                 }
                 let groups = instance.security_groups().iter();
-                let used = groups
-                    .filter_map(|group| group.group_id())
-                    .chain(instance.image_id());
-                users.extend(used.map(|used| (used.to_owned(), format!("the instance {id}"))));
+                let groups = groups.filter_map(|group| group.group_id());
+                for used in groups.chain(instance.image_id()).map(str::to_owned) {
+                    match known.get(id) {
+                        Some(Expiry::At(end)) => {
+                            let last = lasts.entry(used).or_insert(*end);
+                            *last = (*last).max(*end);
+                        }
+                        _ => {
+                            users.insert(used, format!("the instance {id}"));
+                        }
+                    }
+                }
             }
         }
     }
-    let mut of_images = BTreeSet::new();
-    for some in ids(found, Kind::Snapshot).chunks(FILTER_VALUES) {
-        let images = clients
-            .ec2
-            .describe_images()
-            .owners("self")
-            .filters(filter("block-device-mapping.snapshot-id", some.to_vec()))
-            .into_paginator()
-            .items()
-            .send()
-            .collect::<Result<Vec<_>, _>>()
-            .await
-            .call("ec2", "DescribeImages")?;
-        of_images.extend(images.iter().flat_map(|image| Image::read(image).snapshots));
-    }
-    found.retain(|one| one.kind != Kind::Snapshot || !of_images.contains(&one.id));
     for one in found {
-        if let (Use::Nobody, Some(user)) = (&one.used, users.get(&one.id)) {
-            one.used = Use::By(user.clone());
+        if let (Use::Nobody, Some(user)) = (&one.used, users.remove(&one.id)) {
+            one.used = Use::By(user);
+        }
+        if let (Expiry::At(own), Some(last)) = (one.expires, lasts.get(&one.id)) {
+            one.expires = Expiry::At(own.max(*last));
         }
     }
     Ok(())

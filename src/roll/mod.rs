@@ -25,6 +25,5 @@ pub mod world;
 
 pub use crate::lease::{self, Held, Hold};
 pub use engine::{RollError, drive, lease_name, observe};
-pub(crate) use look::{CANARY_TAG, ROLL_TAG};
 pub use refresh::{Unsettled, settled};
 pub use survey::survey;

@@ -22,6 +22,7 @@ use piaas_bake::clock::SystemClock;
 use piaas_bake::localcloud::{
     self, ACCESS_KEY, BASE_IMAGE, DEFAULT_REGION, LocalCloud, SECRET_KEY,
 };
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 
@@ -44,7 +45,16 @@ enum Point {
     After(Request),
     /// As it syncs a file for this time, from 1: the record is written.
     Sync(usize),
+    /// It gets these signals: the first as this request arrives, the others each with the second request after that. All
+    /// requests are carried out.
+    Told(Request, &'static [Signal]),
 }
+
+/// What somebody does who wants it to end.
+const INTERRUPT: &[Signal] = &[Signal::INT];
+/// What GitHub's runner does when a job is cancelled: it waits 7.5 s after the first, 2.5 s after the second (actions/runner,
+/// `ProcessInvoker`). Here it is not time that goes by, but requests.
+const GITHUB: &[Signal] = &[Signal::INT, Signal::TERM, Signal::KILL];
 
 /// One of the requests of a process. How often it looks before something is there differs from run to run, so looks are told
 /// by what was changed before them.
@@ -84,15 +94,40 @@ struct Gate {
     requests: Mutex<Vec<Request>>,
     /// Of the process that is to die.
     pid: watch::Sender<Option<i32>>,
+    /// Requests since the first signal, that one's too.
+    since: Mutex<usize>,
 }
 
 impl Gate {
-    /// Waits until it is known whom to kill, and does so.
-    async fn kill(&self) {
+    /// Waits until it is known whom to signal, and does so. A request that comes late is of no process that lives.
+    async fn signal(&self, signal: Signal) {
         let mut pid = self.pid.subscribe();
-        let pid = pid.wait_for(Option::is_some).await.unwrap().unwrap();
+        let Ok(Ok(pid)) =
+            tokio::time::timeout(Duration::from_secs(10), pid.wait_for(Option::is_some))
+                .await
+                .map(|pid| pid.map(|pid| *pid))
+        else {
+            return;
+        };
+        let pid = pid.unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    async fn kill(&self) {
+        self.signal(Signal::KILL).await;
+    }
+
+    /// The signal that comes with this request.
+    fn due(&self, point: &Point, request: &Request) -> Option<Signal> {
+        let Point::Told(first, signals) = point else {
+            return None;
+        };
+        let mut since = self.since.lock().unwrap();
+        if *since > 0 || request == first {
+            *since += 1;
+        }
+        (*since % 2 == 1).then(|| signals.get(*since / 2).copied())?
     }
 
     async fn pass(
@@ -110,6 +145,9 @@ impl Gate {
         };
         let point = self.point.lock().unwrap().clone();
         let gone = || Err(std::io::ErrorKind::ConnectionAborted.into());
+        if let Some(signal) = self.due(&point, &this) {
+            self.signal(signal).await;
+        }
         if point == Point::Before(this.clone()) {
             self.kill().await;
             return gone();
@@ -173,6 +211,7 @@ impl World {
             point: Mutex::new(Point::Nowhere),
             requests: Mutex::default(),
             pid: watch::channel(None).0,
+            since: Mutex::default(),
         });
         let way = gate.clone();
         let server = tokio::spawn(async move {
@@ -235,6 +274,7 @@ impl World {
     /// Runs a verb, which dies at this point if it comes there.
     async fn until(&self, point: Point, args: &[&str]) -> (ExitStatus, Run) {
         self.gate.requests.lock().unwrap().clear();
+        *self.gate.since.lock().unwrap() = 0;
         *self.gate.point.lock().unwrap() = point.clone();
         let child = self.command(&point, args).spawn().unwrap();
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
@@ -492,6 +532,81 @@ async fn a_bake_that_is_killed_at_any_record_of_its_journal_is_gone_on_with_or_r
     let count = syncs(&["bake", "web"]).await;
     let killed = sweep((1..=count).map(Point::Sync).collect(), "records").await;
     assert!(killed > 40, "{killed}");
+}
+
+/// Where a bake can be told to end: at each request that changes something, and at the first look after it.
+async fn tellable() -> Vec<Request> {
+    let world = World::new().await;
+    let _ = world.run(&["bake", "web"]).await.expect_code(0);
+    let requests = world.gate.requests.lock().unwrap().clone();
+    let mut after = Vec::new();
+    for pair in requests.windows(2) {
+        if pair[0].changes_something() {
+            after.extend(pair.iter().filter(|one| one.first).cloned());
+        }
+    }
+    after.dedup();
+    after
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bake_that_is_interrupted_at_any_request_leaves_nothing_by_itself() {
+    if !machines_wanted("a bake that is interrupted at any request") {
+        return;
+    }
+    let started = std::time::Instant::now();
+    let points = tellable().await;
+    let count = all(points.into_iter().map(|request| async move {
+        let point = Point::Told(request, INTERRUPT);
+        let context = Context("bake", &point).to_string();
+        let world = World::new().await;
+        let (status, run) = world.until(point.clone(), &["bake", "web"]).await;
+        let was_told = *world.gate.since.lock().unwrap() > 0;
+        // One that comes when all is done comes too late.
+        let code = status.code();
+        assert!(
+            matches!(code, Some(0 | 130)),
+            "{context}: {status}\n{}",
+            run.stderr
+        );
+        world.assert_whole(Some(code == Some(0)), &context).await;
+        assert!(
+            !world.states().await.iter().any(|state| state != "over"),
+            "{context}"
+        );
+        was_told
+    }))
+    .await;
+    tell(
+        &format!("killed: a bake, interrupted at {count} requests"),
+        started.elapsed(),
+    );
+    assert!(count > 30, "{count}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bake_whose_job_is_cancelled_on_github_leaves_nothing_that_gc_does_not_remove() {
+    if !machines_wanted("a bake whose job is cancelled") {
+        return;
+    }
+    let started = std::time::Instant::now();
+    let points = tellable().await;
+    let count = all(points.into_iter().map(|request| async move {
+        let point = Point::Told(request, GITHUB);
+        let context = Context("bake", &point).to_string();
+        let world = World::new().await;
+        let _ = world.until(point.clone(), &["bake", "web"]).await;
+        let was_told = *world.gate.since.lock().unwrap() > 0;
+        let _ = world.run(&["gc", "--yes"]).await.expect_code(0);
+        world.assert_whole(None, &context).await;
+        was_told
+    }))
+    .await;
+    tell(
+        &format!("killed: a bake, as GitHub's runner does, at {count} requests"),
+        started.elapsed(),
+    );
+    assert!(count > 30, "{count}");
 }
 
 /// What removes is killed as well, and then removes the rest.

@@ -159,7 +159,7 @@ pub fn cache_dir() -> PathBuf {
 pub fn left_on_host(state: &Path) -> Vec<String> {
     // The endpoint of the machines ends within about a second of the last one, the writer of a disk when it has its
     // checksum.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     loop {
         let left = now_on_host(state);
         if left.is_empty() || std::time::Instant::now() >= deadline {

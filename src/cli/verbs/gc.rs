@@ -132,6 +132,7 @@ fn runs(
         };
         let state = match file.state {
             RunState::Alive => Run::Alive,
+            RunState::Finished if file.ledger.result() == Some("baked") => Run::Baked,
             RunState::Finished => Run::Over,
             RunState::Dead => Run::Died,
         };

@@ -82,10 +82,18 @@ async fn killed_at_any_request_and_its_journal_lost_nothing_is_left_once_it_has_
             std::fs::remove_dir_all(world.runs()).unwrap();
 
             // Whoever made it may be alive.
-            assert_eq!(may_go(&world, started).await, [], "{context}");
+            for minutes in [0, 119] {
+                let early = started + jiff::SignedDuration::from_mins(minutes);
+                assert_eq!(may_go(&world, early).await, [], "{context}");
+            }
             let before = world.things().await;
             let late = started + jiff::SignedDuration::from_hours(8 * 24);
             let found = may_go(&world, late).await;
+            // The time limit, and an hour; an object has no end of its own.
+            let expired = started + jiff::SignedDuration::from_mins(150);
+            let mut soon = found.clone();
+            soon.retain(|one| one.kind != lifecycle::Kind::Bundle);
+            assert_eq!(may_go(&world, expired).await, soon, "{context}");
             let (removed, stuck) = lifecycle::remove(&world.clients, &found, &()).await;
             assert_eq!(stuck, [], "{context}");
             assert_eq!(removed.len(), found.len(), "{context}");

@@ -15,6 +15,9 @@ use crate::support::machines_wanted;
 const DAYS: u64 = 1000;
 const FEW: u64 = 60;
 
+/// The SDK asks sixteen times, and what hits one request adds up.
+const REFUSALS: i64 = 12;
+
 /// What a bake asks for.
 const OPERATIONS: [&str; 22] = [
     "*",
@@ -52,17 +55,19 @@ fn day(seed: u64) -> Day {
     let mut chance = Chance::new(seed);
     let mut script = format!("schema: piaas-bake/faults/v1\nseed: {seed}\nfaults:\n");
     let mut is_harmless = true;
-    // The SDK asks sixteen times, and what hits one request adds up.
-    let mut refusals = 12;
+    let mut refusals = REFUSALS;
     for _ in 0..=chance.below(4) {
         let on = *chance.pick(&OPERATIONS).unwrap();
         let after = chance.below(30);
         let few = 1 + chance.below(3);
         let rule = match chance.below(14) {
-            0 => format!(
-                "fault: throttle, on: '{on}', one_in: {}, times: always",
-                3 + chance.below(6)
-            ),
+            0 => {
+                // Of sixteen attempts in a row hardly all fail, unless something else adds to it.
+                is_harmless &= refusals == REFUSALS;
+                refusals = 0;
+                let one_in = 3 + chance.below(6);
+                format!("fault: throttle, on: '{on}', one_in: {one_in}, times: always")
+            }
             1 | 2 => {
                 let burst = (1 + chance.below(8)).min(refusals);
                 refusals -= burst;
