@@ -8,6 +8,7 @@ use semver::Version;
 use sha2::{Digest as _, Sha256};
 
 use crate::journal::RunHeader;
+use crate::recipe::units::is_sha256;
 
 /// Id of one run: UTC time and eight hex digits of chance, such as `20260102T030405-1f2e3d4c`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,7 +108,7 @@ impl BundleStore {
     #[must_use]
     pub fn run_of<'k>(&self, key: &'k str) -> Option<&'k str> {
         let (run, file) = key.strip_prefix(&self.below(""))?.split_once('/')?;
-        let is_bundle = is_hex(file.strip_suffix(".tar.gz")?, 64);
+        let is_bundle = is_sha256(file.strip_suffix(".tar.gz")?);
         (is_bundle && RunId::started(run).is_some()).then_some(run)
     }
 
@@ -185,17 +186,13 @@ impl Noted {
     /// Reads a parameter's name; `None` if it is no note of ours.
     pub fn read(parameter: &str) -> Option<Self> {
         if let Some(digest) = manifest_digest(parameter) {
-            return is_hex(digest, 64).then(|| Self::Manifest(digest.to_owned()));
+            return is_sha256(digest).then(|| Self::Manifest(digest.to_owned()));
         }
         let (image, rest) = parameter.strip_prefix(IMAGES)?.split_once('/')?;
         let part = rest.strip_prefix("packages")?;
         let is_part = part.is_empty() || part.strip_prefix('.')?.parse::<u8>().is_ok();
         (image.starts_with("ami-") && is_part).then(|| Self::Packages(image.to_owned()))
     }
-}
-
-fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The digest whose manifest, or a part of it, a parameter of this name holds.

@@ -186,7 +186,7 @@ impl Undo<'_> {
     }
 
     async fn image(&self, kind: Resource, entry: &Entry) -> Result<(), Failure> {
-        let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
+        let run = run_of(entry);
         let name = &entry.token;
         // The snapshot of a layer may outlast the run, and does not have its tag.
         let tag = match kind {
@@ -245,15 +245,7 @@ impl Undo<'_> {
         snapshots.sort();
         snapshots.dedup();
         for snapshot in snapshots {
-            let answer = self
-                .clients
-                .ec2
-                .delete_snapshot()
-                .snapshot_id(snapshot)
-                .send()
-                .await
-                .call("ec2", "DeleteSnapshot");
-            gone_is_fine(answer.map(drop))?;
+            self.delete_snapshot(&snapshot).await?;
         }
         self.emit(Event::Removed {
             kind,
@@ -265,7 +257,7 @@ impl Undo<'_> {
     /// A manifest stays if another bake has made an image of the digest since: it found it there, and did not make its own.
     async fn manifest(&self, entry: &Entry) -> Result<(), Failure> {
         if let Some(digest) = manifest_digest(&entry.token) {
-            let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
+            let run = run_of(entry);
             let all = images::of_digest(self.clients, digest).await?;
             if all.iter().any(|image| image.tag(tags::RUN) != Some(run)) {
                 return Ok(());
@@ -296,6 +288,19 @@ impl Undo<'_> {
             id: name.clone(),
         });
         Ok(())
+    }
+
+    /// Deletes a snapshot; one that is not there is fine.
+    pub async fn delete_snapshot(&self, id: &str) -> Result<(), Failure> {
+        let answer = self
+            .clients
+            .ec2
+            .delete_snapshot()
+            .snapshot_id(id)
+            .send()
+            .await
+            .call("ec2", "DeleteSnapshot");
+        gone_is_fine(answer.map(drop)).map_err(Failure::from)
     }
 
     /// Deletes a parameter; one that is not there is fine.
@@ -358,7 +363,7 @@ fn is_instance(entry: &Entry) -> bool {
         )
 }
 
-pub(crate) fn gone_is_fine(answer: Result<(), aws::Error>) -> Result<(), aws::Error> {
+fn gone_is_fine(answer: Result<(), aws::Error>) -> Result<(), aws::Error> {
     match answer {
         Err(error) if error.kind == Kind::NotFound => Ok(()),
         other => other,
@@ -395,12 +400,16 @@ fn place(entry: &Entry) -> Place {
 
 /// The command that removes what an entry stands for: of the AWS CLI, and on the local cloud ours.
 fn by_hand(kind: Resource, entry: &Entry, commands: &Commands) -> String {
-    let id = entry.ids.first();
-    let run = entry.facts.get(facts::RUN).map_or("", String::as_str);
+    let run = run_of(entry);
     if commands.is_local() && !run.is_empty() {
         return commands.own(&format!("cloud gc --run {run}"));
     }
-    let command = match (kind, id) {
+    commands.complete(&of_the_cli(kind, entry))
+}
+
+/// The command of the AWS CLI that removes what an entry stands for; ours where only a search finds it.
+pub(crate) fn of_the_cli(kind: Resource, entry: &Entry) -> String {
+    match (kind, entry.ids.first()) {
         (Resource::Builder | Resource::Tester, Some(id)) => {
             format!("aws ec2 terminate-instances --instance-ids {id}")
         }
@@ -422,9 +431,12 @@ fn by_hand(kind: Resource, entry: &Entry, commands: &Commands) -> String {
             ),
             None => format!("aws ssm delete-parameter --name {}", entry.token),
         },
-        (_, None) => format!("piaas-bake gc --run {run} --yes"),
-    };
-    commands.complete(&command)
+        (_, None) => format!("piaas-bake gc --run {} --yes", run_of(entry)),
+    }
+}
+
+fn run_of(entry: &Entry) -> &str {
+    entry.facts.get(facts::RUN).map_or("", String::as_str)
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::{bake, journal};
 
 /// A process that is alive writes a plan, and then its journal, in less.
-const SETTLED: Duration = Duration::from_secs(3600);
+const SETTLED: SignedDuration = SignedDuration::from_hours(1);
 
 /// A file of no use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,7 +22,7 @@ pub struct File {
 ///
 /// # Errors
 /// The directory cannot be read; one that does not exist is empty.
-pub fn forgotten(runs: &Path, now: SystemTime) -> io::Result<Vec<File>> {
+pub fn forgotten(runs: &Path, now: Timestamp) -> io::Result<Vec<File>> {
     let listing = match std::fs::read_dir(runs) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
@@ -65,9 +65,10 @@ fn why(runs: &Path, path: &Path) -> Option<&'static str> {
     (is_plan && !has_journal).then_some("it is the plan of a run that has no journal")
 }
 
-fn is_settled(path: &Path, now: SystemTime) -> bool {
+fn is_settled(path: &Path, now: Timestamp) -> bool {
     let changed = path.symlink_metadata().and_then(|file| file.modified());
-    changed.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > SETTLED))
+    let changed = changed.ok().and_then(|at| Timestamp::try_from(at).ok());
+    changed.is_some_and(|at| now.duration_since(at) > SETTLED)
 }
 
 #[cfg(test)]
@@ -78,7 +79,7 @@ mod tests {
     fn only_what_no_run_has_is_forgotten_and_not_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let runs = dir.path().join("runs");
-        let now = SystemTime::now();
+        let now = Timestamp::now();
         assert_eq!(forgotten(&runs, now).unwrap(), []);
         std::fs::create_dir(&runs).unwrap();
         for name in [
@@ -92,7 +93,7 @@ mod tests {
             std::fs::write(runs.join(name), "").unwrap();
         }
         assert_eq!(forgotten(&runs, now).unwrap(), []);
-        let later = now + SETTLED + Duration::from_secs(60);
+        let later = now + SETTLED + SignedDuration::from_mins(1);
         let found = forgotten(&runs, later).unwrap();
         let names: Vec<_> = found
             .iter()

@@ -13,7 +13,7 @@ const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// A note is younger than its image only for as long as reads of EC2 may be stale.
 const SETTLED: SignedDuration = SignedDuration::from_hours(1);
 
-/// What can be left over.
+/// What can be left over, in the order in which it is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -29,16 +29,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All kinds, in the order in which they are removed: nothing is in the way of what comes later.
-    pub const ALL: [Self; 6] = [
-        Self::Machine,
-        Self::Image,
-        Self::Snapshot,
-        Self::SecurityGroup,
-        Self::Bundle,
-        Self::Note,
-    ];
-
     /// In words.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -197,6 +187,15 @@ pub fn judge(found: &Found, run: Run, now: Timestamp) -> Verdict {
 mod tests {
     use super::*;
 
+    const KINDS: [Kind; 6] = [
+        Kind::Machine,
+        Kind::Image,
+        Kind::Snapshot,
+        Kind::SecurityGroup,
+        Kind::Bundle,
+        Kind::Note,
+    ];
+
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
@@ -216,7 +215,7 @@ mod tests {
     #[test]
     fn what_somebody_uses_or_a_live_run_has_stays_whatever_it_says() {
         let now = at("2027-01-01T00:00:00Z");
-        for kind in Kind::ALL {
+        for kind in KINDS {
             for expires in [Expiry::At(Timestamp::MIN), Expiry::Never, Expiry::Unstated] {
                 let one = Found {
                     expires,
@@ -290,7 +289,7 @@ mod tests {
     #[test]
     fn of_a_run_that_has_baked_only_what_served_it_goes() {
         let late = at("2030-01-01T00:00:00Z");
-        for kind in Kind::ALL {
+        for kind in KINDS {
             let serves = matches!(kind, Kind::Machine | Kind::SecurityGroup | Kind::Bundle);
             let expected = if serves {
                 Verdict::Remove(Why::Over)

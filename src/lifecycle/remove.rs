@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use super::judge::{Found, Kind};
 use crate::aws::Clients;
-use crate::aws::error::Context as _;
 use crate::aws::objects::Place;
 use crate::aws::tags;
 use crate::bake::names::Noted;
@@ -29,7 +28,8 @@ pub struct Stuck {
     pub command: String,
 }
 
-/// Removes these. What another process has taken into use since it was found stays, and is in neither list.
+/// Removes these, by kinds: nothing is in the way of what comes later. What another process has taken into use since it was
+/// found stays, and is in neither list.
 pub async fn remove(
     clients: &Clients,
     found: &[Found],
@@ -41,19 +41,15 @@ pub async fn remove(
         sink,
         seed: 0,
     };
-    let entries: Vec<(&Found, Entry)> = Kind::ALL
-        .iter()
-        .flat_map(|kind| found.iter().filter(move |one| one.kind == *kind))
-        .map(|one| (one, entry(one)))
-        .collect();
-    let machines: Vec<Entry> = entries.iter().map(|(_, entry)| entry.clone()).collect();
-    // Machines take a while to go: all of them begin before the first is waited for.
-    undo.begin(&machines).await;
-    for (one, entry) in &entries {
+    let mut found: Vec<&Found> = found.iter().collect();
+    found.sort_by_key(|one| one.kind);
+    let entries: Vec<Entry> = found.iter().map(|one| entry(one)).collect();
+    undo.begin(&entries).await;
+    for (one, entry) in found.into_iter().zip(&entries) {
         let done = match one.kind {
             Kind::Image => image(&undo, one).await,
-            Kind::Snapshot => snapshot(clients, &one.id).await,
             Kind::Note => note(&undo, &one.id).await,
+            Kind::Snapshot => undo.delete_snapshot(&one.id).await.map(|()| true),
             Kind::Machine | Kind::SecurityGroup | Kind::Bundle => {
                 undo.remove(entry).await.map(|()| true)
             }
@@ -86,18 +82,6 @@ async fn image(undo: &undo::Undo<'_>, found: &Found) -> Result<bool, Failure> {
     Ok(true)
 }
 
-async fn snapshot(clients: &Clients, id: &str) -> Result<bool, Failure> {
-    let answer = clients
-        .ec2
-        .delete_snapshot()
-        .snapshot_id(id)
-        .send()
-        .await
-        .call("ec2", "DeleteSnapshot");
-    undo::gone_is_fine(answer.map(drop))?;
-    Ok(true)
-}
-
 /// A note; `false` if it has got its image meanwhile.
 async fn note(undo: &undo::Undo<'_>, name: &str) -> Result<bool, Failure> {
     let has_image = match Noted::read(name) {
@@ -114,15 +98,19 @@ async fn note(undo: &undo::Undo<'_>, name: &str) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// What a journal would say of it.
-fn entry(found: &Found) -> Entry {
-    let kind = match found.kind {
+/// What a bake calls something of this kind.
+fn resource(kind: Kind) -> Resource {
+    match kind {
         Kind::Machine => Resource::Builder,
         Kind::SecurityGroup => Resource::SecurityGroup,
         Kind::Bundle => Resource::Bundle,
         Kind::Image | Kind::Snapshot => Resource::Image,
         Kind::Note => Resource::Manifest,
-    };
+    }
+}
+
+/// What a journal would say of it.
+fn entry(found: &Found) -> Entry {
     let mut facts = Facts::from([(facts::RUN.to_owned(), found.run.clone())]);
     if let Some(place) = Place::parse(&found.id) {
         facts.insert(facts::BUCKET.to_owned(), place.bucket);
@@ -130,7 +118,7 @@ fn entry(found: &Found) -> Entry {
     }
     Entry {
         id: IntentId(0),
-        kind: kind.as_str().to_owned(),
+        kind: resource(found.kind).as_str().to_owned(),
         token: found.id.clone(),
         facts,
         ids: vec![found.id.clone()],
@@ -141,20 +129,8 @@ fn entry(found: &Found) -> Entry {
 /// The command of the AWS CLI that removes it.
 #[must_use]
 pub fn by_hand(found: &Found) -> String {
-    let id = &found.id;
     match found.kind {
-        Kind::Machine => format!("aws ec2 terminate-instances --instance-ids {id}"),
-        Kind::Image => {
-            format!("aws ec2 deregister-image --delete-associated-snapshots --image-id {id}")
-        }
-        Kind::Snapshot => format!("aws ec2 delete-snapshot --snapshot-id {id}"),
-        Kind::SecurityGroup => format!("aws ec2 delete-security-group --group-id {id}"),
-        Kind::Bundle => match Place::parse(id) {
-            Some(Place { bucket, key }) => {
-                format!("aws s3api delete-object --bucket {bucket} --key {key}")
-            }
-            None => format!("aws s3 rm {id}"),
-        },
-        Kind::Note => format!("aws ssm delete-parameter --name {id}"),
+        Kind::Snapshot => format!("aws ec2 delete-snapshot --snapshot-id {}", found.id),
+        kind => undo::of_the_cli(resource(kind), &entry(found)),
     }
 }

@@ -144,6 +144,17 @@ pub async fn until(what: &str, happened: impl AsyncFn() -> bool) {
     }
 }
 
+/// The variables that lead the AWS SDK to a local cloud at this address.
+pub fn way_to(endpoint: &str) -> [(&'static str, &str); 5] {
+    [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        ("AWS_REGION", DEFAULT_REGION),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]
+}
+
 /// What a cloud answers; `None` if the connection just ends.
 pub fn answered(
     cloud: &LocalCloud,

@@ -7,10 +7,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -19,9 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use piaas_bake::aws::Clients;
 use piaas_bake::clock::SystemClock;
-use piaas_bake::localcloud::{
-    self, ACCESS_KEY, BASE_IMAGE, DEFAULT_REGION, LocalCloud, SECRET_KEY,
-};
+use piaas_bake::localcloud::{self, BASE_IMAGE, LocalCloud};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
@@ -29,11 +26,12 @@ use tokio::sync::{Semaphore, watch};
 use crate::aws;
 use crate::bake_flow::changes;
 use crate::bake_flow::cloud::{Directories, operation};
-use crate::support::{BIN, Run, Sandbox, machines_wanted};
+use crate::support::{BIN, Run, Sandbox, machines_wanted, tell};
 
 /// Worlds at the same time: each mostly waits.
 const AT_ONCE: usize = 6;
 const SIGKILL: i32 = 9;
+const BAKE: [&str; 2] = ["bake", "web"];
 
 /// Where a process dies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +56,7 @@ const GITHUB: &[Signal] = &[Signal::INT, Signal::TERM, Signal::KILL];
 
 /// One of the requests of a process. How often it looks before something is there differs from run to run, so looks are told
 /// by what was changed before them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Request {
     /// How many requests before it change something.
     changes: usize,
@@ -235,35 +233,19 @@ impl World {
         }
     }
 
-    fn command(&self, point: &Point, args: &[&str]) -> tokio::process::Command {
+    /// A verb, behind the words of what traces it.
+    fn command(&self, trace: &[String], args: &[&str]) -> tokio::process::Command {
         let plain = self.sandbox.command(args);
-        let mut command = match point {
-            Point::Sync(number) => {
-                let mut traced = tokio::process::Command::new("strace");
-                traced.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"]);
-                traced.arg(format!("--inject=fdatasync:signal=SIGKILL:when={number}"));
-                traced.arg(BIN).args(args);
-                traced
-            }
-            _ => {
-                let mut plain = tokio::process::Command::new(BIN);
-                plain.args(args);
-                plain
-            }
-        };
+        let words = trace.iter().map(String::as_str);
+        let mut words = words.chain([BIN]).chain(args.iter().copied());
+        let mut command = tokio::process::Command::new(words.next().unwrap());
+        let own = plain.get_envs();
         command
+            .args(words)
             .current_dir(self.sandbox.path())
             .env_clear()
-            .envs(
-                plain
-                    .get_envs()
-                    .filter_map(|(key, value)| Some((key, value?))),
-            )
-            .env("AWS_ENDPOINT_URL", &self.endpoint)
-            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-            .env("AWS_REGION", DEFAULT_REGION)
-            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(own.filter_map(|(key, value)| Some((key, value?))))
+            .envs(aws::way_to(&self.endpoint))
             .env("PIAAS_CLOUD", "aws")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -276,7 +258,13 @@ impl World {
         self.gate.requests.lock().unwrap().clear();
         *self.gate.since.lock().unwrap() = 0;
         *self.gate.point.lock().unwrap() = point.clone();
-        let child = self.command(&point, args).spawn().unwrap();
+        let trace = match point {
+            Point::Sync(number) => tracing(&format!(
+                "-o/dev/null --inject=fdatasync:signal=SIGKILL:when={number}"
+            )),
+            _ => Vec::new(),
+        };
+        let child = self.command(&trace, args).spawn().unwrap();
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
         self.gate.pid.send_replace(pid);
         let output = child.wait_with_output().await.unwrap();
@@ -397,7 +385,7 @@ async fn killed(world: &World, point: &Point, args: &[&str], context: &str) -> b
 /// Kills a bake and goes on with it.
 async fn gone_on_with(point: &Point, context: &str) -> bool {
     let world = World::new().await;
-    if !killed(&world, point, &["bake", "web"], context).await {
+    if !killed(&world, point, &BAKE, context).await {
         return false;
     }
     match world.states().await.as_slice() {
@@ -411,7 +399,7 @@ async fn gone_on_with(point: &Point, context: &str) -> bool {
         }
         more => panic!("{context}: {more:?}"),
     }
-    let _ = world.run(&["bake", "web"]).await.expect_code(0);
+    let _ = world.run(&BAKE).await.expect_code(0);
     world.assert_whole(Some(true), context).await;
     assert_eq!(
         world.machines.texts("ran"),
@@ -424,7 +412,7 @@ async fn gone_on_with(point: &Point, context: &str) -> bool {
 /// Kills a bake and removes what it has left.
 async fn removed(point: &Point, context: &str) -> bool {
     let world = World::new().await;
-    if !killed(&world, point, &["bake", "web"], context).await {
+    if !killed(&world, point, &BAKE, context).await {
         return false;
     }
     let _ = world.run(&["gc", "--yes"]).await.expect_code(0);
@@ -464,33 +452,37 @@ fn points(requests: &[Request]) -> Vec<Point> {
         .collect()
 }
 
-/// How often a verb syncs a file.
-async fn syncs(args: &[&str]) -> usize {
+/// The words that trace what a command syncs.
+fn tracing(more: &str) -> Vec<String> {
+    let words = format!("strace -f -qq -e trace=fdatasync {more}");
+    words.split(' ').map(str::to_owned).collect()
+}
+
+/// How often a bake syncs a file.
+async fn syncs() -> usize {
     let world = World::new().await;
-    let trace: PathBuf = world.sandbox.path().join("trace");
-    let mut command = world.command(&Point::Nowhere, args);
-    let plain = command.as_std_mut();
-    let mut counted = tokio::process::Command::new("strace");
-    counted
-        .args(["-f", "-qq", "-e", "trace=fdatasync", "-o"])
-        .arg(&trace)
-        .arg(BIN)
-        .args(args);
-    counted.current_dir(world.sandbox.path()).env_clear().envs(
-        plain
-            .get_envs()
-            .filter_map(|(key, value)| Some((key, value?))),
-    );
-    assert!(counted.output().await.unwrap().status.success());
-    let text = std::fs::read_to_string(trace).unwrap();
+    let file = world.sandbox.path().join("trace");
+    let trace = tracing(&format!("-o{}", file.display()));
+    let done = world.command(&trace, &BAKE).output().await.unwrap();
+    assert!(done.status.success());
+    let text = std::fs::read_to_string(file).unwrap();
     text.lines()
         .filter(|line| line.contains("fdatasync("))
         .count()
 }
 
+/// The requests of a bake that nobody kills.
+async fn requests() -> Vec<Request> {
+    let world = World::new().await;
+    let _ = world.run(&BAKE).await.expect_code(0);
+    let requests = world.gate.requests.lock().unwrap().clone();
+    world.assert_whole(Some(true), "never killed").await;
+    requests
+}
+
 /// Kills a bake at each of these points, twice: it is gone on with, and it is removed.
 async fn sweep(points: Vec<Point>, what: &str) -> usize {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let both = points
         .iter()
         .flat_map(|point| [true, false].map(|resumed| (point.clone(), resumed)));
@@ -504,9 +496,9 @@ async fn sweep(points: Vec<Point>, what: &str) -> usize {
     }))
     .await;
     let count = points.len();
-    tell(
-        &format!("killed: a bake, {killed} times, at {count} {what}"),
-        started.elapsed(),
+    report(
+        &format!("a bake, {killed} times, at {count} {what}"),
+        started,
     );
     killed
 }
@@ -516,11 +508,7 @@ async fn a_bake_that_is_killed_at_any_request_is_gone_on_with_or_removed() {
     if !machines_wanted("a bake that is killed at any request") {
         return;
     }
-    let world = World::new().await;
-    let _ = world.run(&["bake", "web"]).await.expect_code(0);
-    let requests = world.gate.requests.lock().unwrap().clone();
-    world.assert_whole(Some(true), "never killed").await;
-    let killed = sweep(points(&requests), "requests").await;
+    let killed = sweep(points(&requests().await), "requests").await;
     assert!(killed > 100, "{killed}");
 }
 
@@ -529,16 +517,14 @@ async fn a_bake_that_is_killed_at_any_record_of_its_journal_is_gone_on_with_or_r
     if !machines_wanted("a bake that is killed at any record") {
         return;
     }
-    let count = syncs(&["bake", "web"]).await;
+    let count = syncs().await;
     let killed = sweep((1..=count).map(Point::Sync).collect(), "records").await;
     assert!(killed > 40, "{killed}");
 }
 
 /// Where a bake can be told to end: at each request that changes something, and at the first look after it.
 async fn tellable() -> Vec<Request> {
-    let world = World::new().await;
-    let _ = world.run(&["bake", "web"]).await.expect_code(0);
-    let requests = world.gate.requests.lock().unwrap().clone();
+    let requests = requests().await;
     let mut after = Vec::new();
     for pair in requests.windows(2) {
         if pair[0].changes_something() {
@@ -554,13 +540,13 @@ async fn a_bake_that_is_interrupted_at_any_request_leaves_nothing_by_itself() {
     if !machines_wanted("a bake that is interrupted at any request") {
         return;
     }
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let points = tellable().await;
     let count = all(points.into_iter().map(|request| async move {
         let point = Point::Told(request, INTERRUPT);
         let context = Context("bake", &point).to_string();
         let world = World::new().await;
-        let (status, run) = world.until(point.clone(), &["bake", "web"]).await;
+        let (status, run) = world.until(point.clone(), &BAKE).await;
         let was_told = *world.gate.since.lock().unwrap() > 0;
         // One that comes when all is done comes too late.
         let code = status.code();
@@ -577,10 +563,7 @@ async fn a_bake_that_is_interrupted_at_any_request_leaves_nothing_by_itself() {
         was_told
     }))
     .await;
-    tell(
-        &format!("killed: a bake, interrupted at {count} requests"),
-        started.elapsed(),
-    );
+    report(&format!("a bake, interrupted at {count} requests"), started);
     assert!(count > 30, "{count}");
 }
 
@@ -589,22 +572,22 @@ async fn a_bake_whose_job_is_cancelled_on_github_leaves_nothing_that_gc_does_not
     if !machines_wanted("a bake whose job is cancelled") {
         return;
     }
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let points = tellable().await;
     let count = all(points.into_iter().map(|request| async move {
         let point = Point::Told(request, GITHUB);
         let context = Context("bake", &point).to_string();
         let world = World::new().await;
-        let _ = world.until(point.clone(), &["bake", "web"]).await;
+        let _ = world.until(point.clone(), &BAKE).await;
         let was_told = *world.gate.since.lock().unwrap() > 0;
         let _ = world.run(&["gc", "--yes"]).await.expect_code(0);
         world.assert_whole(None, &context).await;
         was_told
     }))
     .await;
-    tell(
-        &format!("killed: a bake, as GitHub's runner does, at {count} requests"),
-        started.elapsed(),
+    report(
+        &format!("a bake, as GitHub's runner does, at {count} requests"),
+        started,
     );
     assert!(count > 30, "{count}");
 }
@@ -615,24 +598,22 @@ async fn a_clean_up_that_is_killed_at_any_request_is_begun_anew() {
     if !machines_wanted("a clean-up that is killed at any request") {
         return;
     }
-    let world = World::new().await;
-    let _ = world.run(&["bake", "web"]).await.expect_code(0);
-    let requests = world.gate.requests.lock().unwrap().clone();
+    let requests = requests().await;
     // All is there then but the pointer to the image.
     let tagged = requests.iter().rfind(|one| one.operation == "CreateTags");
     let dies = Point::Before(tagged.unwrap().clone());
     let gc = ["gc", "--yes"];
     let world = World::new().await;
-    assert!(killed(&world, &dies, &["bake", "web"], "before it is ready").await);
+    assert!(killed(&world, &dies, &BAKE, "before it is ready").await);
     let _ = world.run(&gc).await.expect_code(0);
     let requests = world.gate.requests.lock().unwrap().clone();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let count = all(points(&requests).into_iter().map(|point| {
         let dies = dies.clone();
         async move {
             let context = Context("gc", &point).to_string();
             let world = World::new().await;
-            assert!(killed(&world, &dies, &["bake", "web"], &context).await);
+            assert!(killed(&world, &dies, &BAKE, &context).await);
             let is_killed = killed(&world, &point, &gc, &context).await;
             let _ = world.run(&gc).await.expect_code(0);
             world.assert_whole(Some(false), &context).await;
@@ -640,19 +621,12 @@ async fn a_clean_up_that_is_killed_at_any_request_is_begun_anew() {
         }
     }))
     .await;
-    tell(
-        &format!("killed: a clean-up, at {count} requests"),
-        started.elapsed(),
-    );
+    report(&format!("a clean-up, at {count} requests"), started);
     assert!(count > 15, "{count}");
 }
 
-/// Past the capture of the test harness.
-fn tell(what: &str, took: Duration) {
-    use std::io::Write as _;
-    let _ = writeln!(
-        std::io::stderr(),
-        "{what}: nothing left ({:.0} s)",
-        took.as_secs_f64()
-    );
+/// Says what came of a sweep.
+fn report(what: &str, started: Instant) {
+    let took = started.elapsed().as_secs_f64();
+    tell(&format!("killed: {what}: nothing left ({took:.0} s)"));
 }

@@ -18,10 +18,11 @@ use piaas_bake::image::tree::listing::Attributes;
 use piaas_bake::image::tree::{EntryType, TreeManifest};
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::nspawn::NspawnDriver;
-use piaas_bake::localcloud::{ACCESS_KEY, ACCOUNT_ID, BASE_IMAGE, DEFAULT_REGION, SECRET_KEY};
+use piaas_bake::localcloud::{ACCOUNT_ID, BASE_IMAGE, DEFAULT_REGION};
 use piaas_bake::recipe::model::{BaseRef, BuildSpec};
 use serde_json::{Value, json};
 
+use crate::aws;
 use crate::bake_flow::cloud::Wire;
 use crate::clients::Serve;
 use crate::support::{BIN, Run, Sandbox, left_on_host, machines_wanted};
@@ -78,10 +79,7 @@ impl World {
         command
             .args(["--cloud", "aws", "--region", DEFAULT_REGION])
             .env("PIAAS_STATE_DIR", self.sandbox.path().join("own"))
-            .env("AWS_ENDPOINT_URL", self.server.endpoint())
-            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(aws::way_to(self.server.endpoint()))
             .stdin(Stdio::null());
         command
     }

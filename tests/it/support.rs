@@ -138,13 +138,17 @@ pub fn holding(dir: &Path, text: &str) -> Vec<String> {
 pub fn machines_wanted(test: &str) -> bool {
     let wanted = std::env::var_os("PIAAS_TEST_MACHINES").is_some_and(|value| value == "1");
     if !wanted {
-        use std::io::Write as _;
-        let _ = writeln!(
-            std::io::stderr(),
+        tell(&format!(
             "left out: {test} (real machines and root; `make test` runs it)"
-        );
+        ));
     }
     wanted
+}
+
+/// Says something past the test harness's capture.
+pub fn tell(what: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{what}");
 }
 
 /// Where the base image of the local cloud is cached for all tests.

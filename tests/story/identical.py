@@ -9,20 +9,17 @@ kernel, without a network; not with --here. What a host does not have is said, a
 """
 
 import argparse
-import http.server
 import json
 import os
 import pathlib
 import shutil
-import socketserver
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
 import urllib.request
 
 import elsewhere
+import loopback
 import standin
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -32,32 +29,11 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-class Mirror(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    """Debian's mirror under other addresses: /other/place/debian and /other/place/debian-security."""
-
-    daemon_threads = True
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            url = "http://deb.debian.org" + self.path.removeprefix("/other/place")
-            try:
-                with urllib.request.urlopen(url, timeout=60) as answer:
-                    body = answer.read()
-            except urllib.error.HTTPError as error:
-                self.send_error(error.code)
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), self.Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/other/place/debian"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+def mirrored(path):
+    """What Debian's mirror has under another address: /other/place/debian and /other/place/debian-security."""
+    url = "http://deb.debian.org" + path.removeprefix("/other/place")
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return answer.read()
 
 
 def mounted(*args):
@@ -144,7 +120,7 @@ class Round:
         self.umask = pick("022", "077", "002")
         self.name = pick("here", "another-host", "a.b.example")
         self.directory = pick("/", "/tmp", "/usr/share")
-        self.mirror = pick(None, mirror.url)
+        self.mirror = pick(None, f"{mirror.url}/other/place/debian")
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -219,7 +195,7 @@ def lock_all(binary, env, recipes, wanted):
         reason = lock(binary, env, recipe)
         if reason and recipe == "github-runner":
             say(f"identical: {reason}\nidentical: {recipe} has a stand-in for that file: its contents are not GitHub's")
-            stand_in = standin.StandIn(recipes / recipe / "recipe.yaml")
+            stand_in = standin.stand_in(recipes / recipe / "recipe.yaml")
             reason = lock(binary, env, recipe)
         if reason:
             raise SystemExit(f"{recipe}: {reason}")
@@ -238,7 +214,7 @@ def main():
     options.work.mkdir(parents=True, exist_ok=True)
     recipes = options.work / "recipes"
     shutil.copytree(ROOT / "recipes", recipes)
-    places, mirror = Places(options.work), Mirror()
+    places, mirror = Places(options.work), loopback.Loopback(mirrored)
     env = dict(
         os.environ, PIAAS_CLOUD="local", PIAAS_RECIPES=str(recipes), PIAAS_CACHE_DIR=str(options.cache),
         PIAAS_STATE_DIR=str(options.work / "first"),
@@ -274,7 +250,7 @@ def main():
         places.close()
         mirror.shutdown()
         if stand_in:
-            stand_in.close()
+            stand_in.shutdown()
     for recipe, found in disks.items():
         of = " with a stand-in for its download" if stand_in and recipe == "github-runner" else ""
         print(f"identical: {recipe}{of}: {len(found)} disk{'s' if len(found) > 1 else ''}: {', '.join(sorted(found))}")

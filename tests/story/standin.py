@@ -6,12 +6,12 @@ in it is not GitHub's, and whoever uses it has to say so.
 
 import gzip
 import hashlib
-import http.server
 import io
 import random
 import re
 import tarfile
-import threading
+
+import loopback
 
 # It answers for the one program that the recipe runs.
 LISTENER = """\
@@ -50,32 +50,14 @@ def archive(version):
     return packed.getvalue()
 
 
-class StandIn:
-    """The archive on a server of this host, until it is closed."""
-
-    def __init__(self, recipe):
-        """`recipe`: the recipe.yaml of a copy of github-runner, which is changed to have it."""
-        text = recipe.read_text()
-        version = re.search(r"runner_version:.*?default: (\S+)", text, re.S)[1]
-        body = archive(version)
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        place = f"http://127.0.0.1:{self.server.server_address[1]}/"
-        for pattern, new in ((r"https://github\.com/", place), (r"\b[0-9a-f]{64}\b", hashlib.sha256(body).hexdigest())):
-            text, changed = re.subn(pattern, new, text)
-            assert changed == 1, f"{recipe} has another form than this expects: {changed} times {pattern}"
-        recipe.write_text(text)
-
-    def close(self):
-        self.server.shutdown()
+def stand_in(recipe):
+    """A server with the archive; `recipe`, the recipe.yaml of a copy of github-runner, is changed to have it."""
+    text = recipe.read_text()
+    version = re.search(r"runner_version:.*?default: (\S+)", text, re.S)[1]
+    body = archive(version)
+    server = loopback.Loopback(lambda _: body)
+    for pattern, new in ((r"https://github\.com/", f"{server.url}/"), (r"\b[0-9a-f]{64}\b", hashlib.sha256(body).hexdigest())):
+        text, changed = re.subn(pattern, new, text)
+        assert changed == 1, f"{recipe} has another form than this expects: {changed} times {pattern}"
+    recipe.write_text(text)
+    return server

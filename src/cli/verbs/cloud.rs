@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::layers;
-use crate::bake;
+use crate::bake::{self, LeftOver};
 use crate::cli::args::{CloudName, Format};
 use crate::cli::context::{Connected, Context, io};
 use crate::cli::error::{CliError, CliResult};
@@ -224,14 +224,29 @@ pub async fn gc(
     if stuck.is_empty() {
         return Ok(exit::DONE);
     }
-    let mut error = CliError::new(
+    Err(incomplete(stuck.into_iter().map(words_of_left).collect()))
+}
+
+/// Something that could not be removed, with the command that removes it.
+pub fn words_of_left(one: &LeftOver) -> String {
+    format!("{} {}: {}", one.kind.as_str(), one.id, one.command)
+}
+
+/// The failure of a clean-up that leaves these.
+pub fn incomplete(remain: Vec<String>) -> CliError {
+    let error = CliError::new(
         exit::CLEANUP_INCOMPLETE,
-        format!("{} things could not be removed", stuck.len()),
+        format!("{} things could not be removed", remain.len()),
     );
-    for one in stuck {
-        error = error.hint(format!("{} {}: {}", one.kind.as_str(), one.id, one.command));
-    }
-    Err(error)
+    remain.into_iter().fold(error, CliError::hint)
+}
+
+/// Why a run is not cleaned up.
+pub fn still_lives(run: &str) -> CliError {
+    CliError::new(
+        exit::LEASE_HELD,
+        format!("the run {run} is not over: its process lives"),
+    )
 }
 
 /// The runs that died: all, or the one that is asked for.
@@ -246,10 +261,7 @@ fn dead_runs(context: &Context, run: Option<&str>) -> Result<Vec<RunFile>, CliEr
                     .hint("`piaas-bake cloud gc --dry-run` shows what dead runs left"));
             }
             Some(RunState::Alive) => {
-                return Err(CliError::new(
-                    exit::LEASE_HELD,
-                    format!("the run {run} is not over: its process lives"),
-                ));
+                return Err(still_lives(run));
             }
             Some(_) => {}
         }
@@ -258,7 +270,7 @@ fn dead_runs(context: &Context, run: Option<&str>) -> Result<Vec<RunFile>, CliEr
     Ok(found)
 }
 
-fn unreadable(error: &journal::Error) -> CliError {
+pub fn unreadable(error: &journal::Error) -> CliError {
     CliError::failure("cannot read the runs").because(error)
 }
 

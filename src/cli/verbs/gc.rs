@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::cloud::Notes;
+use super::cloud::{Notes, incomplete, still_lives, unreadable, words_of_left};
 use super::gc_args::GcArgs;
+use super::runs::name_of;
 use crate::bake::{self, DeadRun, LeftOver};
 use crate::cli::args::Format;
 use crate::cli::context::{Connected, Context, cloud};
@@ -99,8 +99,7 @@ async fn look(
         }
     }
     if only.is_none() {
-        let now = SystemTime::UNIX_EPOCH
-            + Duration::try_from(context.clock.now().as_duration()).unwrap_or_default();
+        let now = context.clock.now();
         report.files = lifecycle::forgotten(&context.runs(), now).map_err(|error| {
             CliError::failure("cannot read the directory of the runs").because(&error)
         })?;
@@ -118,11 +117,7 @@ fn runs(
     let mut states = BTreeMap::new();
     let paths = journal::paths(&context.runs()).map_err(|error| unreadable(&error))?;
     for path in paths {
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = name_of(&path);
         let file = match journal::inspect(path.clone()) {
             Ok(file) => file,
             Err(error) => {
@@ -137,10 +132,7 @@ fn runs(
             RunState::Dead => Run::Died,
         };
         if only == Some(name.as_str()) && state == Run::Alive {
-            return Err(CliError::new(
-                exit::LEASE_HELD,
-                format!("the run {name} is not over: its process lives"),
-            ));
+            return Err(still_lives(&name));
         }
         if state == Run::Died && only.is_none_or(|run| run == name) {
             let header = file.ledger.header();
@@ -159,10 +151,6 @@ fn runs(
         states.insert(name, state);
     }
     Ok(states)
-}
-
-fn unreadable(error: &journal::Error) -> CliError {
-    CliError::failure("cannot read the runs").because(error)
 }
 
 /// Says what would be done.
@@ -262,7 +250,8 @@ fn kept(context: &Context, report: &Report) -> String {
     text
 }
 
-fn document(context: &Context, report: &Report) -> Value {
+/// Things with what is to be said of them.
+fn values(context: &Context, judged: &[(Found, Why)]) -> Vec<Value> {
     let one = |(found, why): &(Found, Why)| {
         json!({
             "kind": found.kind,
@@ -274,13 +263,17 @@ fn document(context: &Context, report: &Report) -> Value {
             "command": context.commands().complete(&by_hand(found)),
         })
     };
+    judged.iter().map(one).collect()
+}
+
+fn document(context: &Context, report: &Report) -> Value {
     let dead = report.dead.iter().map(|run| {
         json!({ "run": run.run, "recipe": run.recipe, "elsewhere": run.elsewhere, "resumable": run.resumable, "left": run.left })
     });
     json!({
         "dead_runs": dead.collect::<Vec<_>>(),
-        "remove": report.remove.iter().map(one).collect::<Vec<_>>(),
-        "keep": report.keep.iter().map(one).collect::<Vec<_>>(),
+        "remove": values(context, &report.remove),
+        "keep": values(context, &report.keep),
         "files": report.files,
         "unreadable": report.unreadable,
     })
@@ -298,7 +291,7 @@ fn done(
             "dead_runs": dead,
             "removed": removed,
             "left_over": stuck,
-            "keep": document(context, report)["keep"],
+            "keep": values(context, &report.keep),
             "files": report.files,
         }))?,
         Format::Human => {
@@ -321,9 +314,7 @@ fn done(
         }
     }
     let of_runs = dead.iter().flat_map(|run| &run.left_over);
-    let mut remain: Vec<String> = of_runs
-        .map(|one| format!("{} {}: {}", one.kind.as_str(), one.id, one.command))
-        .collect();
+    let mut remain: Vec<String> = of_runs.map(words_of_left).collect();
     remain.extend(stuck.iter().map(|one| {
         format!(
             "{} {} ({}): {}",
@@ -336,12 +327,7 @@ fn done(
     if remain.is_empty() {
         return Ok(exit::DONE);
     }
-    let count = remain.len();
-    let error = CliError::new(
-        exit::CLEANUP_INCOMPLETE,
-        format!("{count} things could not be removed"),
-    );
-    Err(remain.into_iter().fold(error, CliError::hint))
+    Err(incomplete(remain))
 }
 
 /// What became of a run that had died.

@@ -4,6 +4,7 @@ use piaas_bake::lifecycle::{self, Found, Run, Verdict, judge};
 
 use super::resumed::{kills, known, target, world};
 use super::*;
+use crate::support::tell;
 
 /// What may go at this time, on a host that knows of no run.
 async fn may_go(world: &World, now: jiff::Timestamp) -> Vec<Found> {
@@ -102,6 +103,8 @@ async fn killed_at_any_request_and_its_journal_lost_nothing_is_left_once_it_has_
             points += 1;
         }
     }
-    println!("killed at {points} points, its journal lost: nothing left");
+    tell(&format!(
+        "killed: a bake, at {points} points, its journal lost: nothing left"
+    ));
     assert!(points > 50, "{points}");
 }

@@ -4,12 +4,12 @@
 //! `PIAAS_TEST_DAYS` says how many (`make soak`), `PIAAS_TEST_SEED` which is the first.
 
 use std::fmt::Write as _;
-use std::sync::Mutex as StdMutex;
 
 use super::resumed::target;
 use super::*;
 use crate::fleet::chance::Chance;
-use crate::support::machines_wanted;
+use crate::fleet::seed;
+use crate::support::{machines_wanted, tell};
 
 /// Days in `make test`, and where nobody asks for all.
 const DAYS: u64 = 1000;
@@ -184,20 +184,16 @@ async fn live_through(seed: u64) -> End {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_any_day_there_is_one_right_image_or_none_and_nothing_else() {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|text| text.parse::<u64>().ok())
-    };
-    let days = number("PIAAS_TEST_DAYS").unwrap_or_else(|| {
+    let days = std::env::var("PIAAS_TEST_DAYS").ok();
+    let days = days.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
         if machines_wanted("most of a thousand bakes on bad days") {
             DAYS
         } else {
             FEW
         }
     });
-    let first = number("PIAAS_TEST_SEED").unwrap_or(20_260_101);
-    let next = Arc::new(StdMutex::new(first..first + days));
+    let first = seed();
+    let next = Arc::new(Mutex::new(first..first + days));
     let started = std::time::Instant::now();
     let lives = (0..4).map(|_| {
         let next = next.clone();
@@ -215,12 +211,10 @@ async fn on_any_day_there_is_one_right_image_or_none_and_nothing_else() {
     for life in lives.collect::<Vec<_>>() {
         baked += life.await.unwrap();
     }
-    use std::io::Write as _;
-    let _ = writeln!(
-        std::io::stderr(),
+    tell(&format!(
         "days: {days} bakes on bad ones, seeds from {first}: {baked} images, {} ended without one, nothing left ({} s)",
         days - baked,
         started.elapsed().as_secs()
-    );
+    ));
     assert!(days < FEW || (baked > days / 4 && baked < days), "{baked}");
 }

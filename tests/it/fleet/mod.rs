@@ -106,7 +106,7 @@ impl Plan {
 }
 
 /// The seed of this run: the same every time, unless somebody wants another.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = std::env::var("PIAAS_TEST_SEED").ok();
     seed.and_then(|text| text.parse().ok())
         .unwrap_or(20_260_101)

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use piaas_bake::aws::Clients;
 use piaas_bake::clock::SystemClock;
+use piaas_bake::localcloud;
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::serve::serve;
-use piaas_bake::localcloud::{self, ACCESS_KEY, DEFAULT_REGION, SECRET_KEY};
 use runner::{Runner, jobs, steps, text, workflow};
 use serde_json::{Value, json};
 
@@ -388,13 +388,7 @@ impl Cloud {
 
     /// What `aws-actions/configure-aws-credentials` sets, and the way to this cloud.
     fn lead(&self, runner: &mut Runner) {
-        for (key, value) in [
-            ("AWS_ENDPOINT_URL", self.endpoint.as_str()),
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
-            ("AWS_REGION", DEFAULT_REGION),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
-        ] {
+        for (key, value) in aws::way_to(&self.endpoint) {
             runner.env.insert(key.to_owned(), value.to_owned());
         }
     }
