@@ -77,11 +77,11 @@ pub fn survey(cloud: &Path, instances: &[String], snapshots: &[String]) -> Vec<L
                 being_written: is_locked(&path),
             }),
     );
-    // Groups carry no cloud's name: only those of machines that nothing runs in any more are taken.
+    // Groups carry no cloud's name: only those that nothing runs in any more are taken.
     left.extend(
-        cgroup::machines()
+        cgroup::abandoned()
             .into_iter()
-            .filter(|id| cgroup::is_empty(id))
+            .filter(|id| !instances.contains(id))
             .map(|id| Leftover::ControlGroup { id }),
     );
     left.extend(Buckets::abandoned(cloud).into_iter().filter_map(|path| {
@@ -115,7 +115,7 @@ pub fn sweep(cloud: &Path, leftovers: &[Leftover]) -> io::Result<()> {
                 put_json(&dir.join("deleted"), &())?;
                 wait_free(&dir)?;
             }
-            Leftover::ControlGroup { id } => cgroup::remove(id),
+            Leftover::ControlGroup { id } => cgroup::remove_abandoned(id),
             Leftover::Upload { id } => Buckets::forget(cloud, id)?,
         }
     }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::devices;
@@ -82,12 +83,21 @@ fn groups(machine: &str) -> impl Iterator<Item = PathBuf> + use<> {
     roots.into_iter().map(move |root| root.join(&name))
 }
 
+/// Nobody else on this host makes groups or removes them meanwhile: groups in which nothing runs are of a machine that is
+/// gone, and not of one that another cloud is just about to start.
+fn alone() -> io::Result<File> {
+    let mount = File::open(MOUNT)?;
+    flock(&mount, FlockOperation::LockExclusive)?;
+    Ok(mount)
+}
+
 /// Makes the machine's groups with the limits of its type, and moves this process, and so all its later children, into the
 /// keeper's.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn enter(machine: &str, kind: &InstanceType) -> io::Result<()> {
+    let _alone = alone()?;
     for root in roots(Path::new(MOUNT), &HIERARCHIES) {
         // What the last start left, with all that it was told.
         remove_tree(&root.join(GROUP).join(machine));
@@ -222,12 +232,14 @@ pub fn start_in(command: &mut Command, machine: &str, part: Part) -> io::Result<
     Ok(())
 }
 
-/// Moves this process out again: a group with a process in it cannot be removed. Where the kernel refuses, `cloud gc`
-/// finds the empty group later.
-pub fn leave() {
+/// Moves this process out of the machine's groups, in which nothing else runs any more, and removes them: a group with a
+/// process in it cannot be removed. Where the kernel refuses, `cloud gc` finds the empty group later.
+pub fn leave(machine: &str) {
+    let _alone = alone();
     for root in roots(Path::new(MOUNT), &HIERARCHIES) {
         let _refused = std::fs::write(root.join("cgroup.procs"), std::process::id().to_string());
     }
+    remove_groups(machine);
 }
 
 /// Ends all that runs in the machine, its init first of all.
@@ -266,6 +278,19 @@ pub fn kill_machine(machine: &str) -> io::Result<()> {
 
 /// Removes the machine's groups once nothing runs in them. The kernel keeps those that are in use.
 pub fn remove(machine: &str) {
+    let _alone = alone();
+    remove_groups(machine);
+}
+
+/// Removes the machine's groups, if nothing runs in them now.
+pub fn remove_abandoned(machine: &str) {
+    let _alone = alone();
+    if is_empty(machine) {
+        remove_groups(machine);
+    }
+}
+
+fn remove_groups(machine: &str) {
     for group in groups(machine) {
         remove_tree(&group);
         // The parent, if this was its last machine.
@@ -275,9 +300,10 @@ pub fn remove(machine: &str) {
     }
 }
 
-/// Names of the machines that have groups.
+/// Names of the machines that have groups in which nothing runs.
 #[must_use]
-pub fn machines() -> Vec<String> {
+pub fn abandoned() -> Vec<String> {
+    let _alone = alone();
     let parents = roots(Path::new(MOUNT), &HIERARCHIES)
         .into_iter()
         .map(|root| root.join(GROUP));
@@ -287,6 +313,7 @@ pub fn machines() -> Vec<String> {
         .collect();
     names.sort();
     names.dedup();
+    names.retain(|machine| is_empty(machine));
     names
 }
 
@@ -299,8 +326,7 @@ fn remove_tree(group: &Path) {
 }
 
 /// Whether no process is in the machine's groups.
-#[must_use]
-pub fn is_empty(machine: &str) -> bool {
+fn is_empty(machine: &str) -> bool {
     groups(machine).all(|group| members(&group).is_empty())
 }
 

@@ -90,8 +90,7 @@ fn remove(dir: &Path) -> io::Result<()> {
     rustix::mount::unmount(dir.join("root"), rustix::mount::UnmountFlags::DETACH)?;
     // Its directory is the last thing to go: as long as it is there, the machine is not gone.
     let id = dir.file_name().unwrap_or_default().to_string_lossy();
-    cgroup::leave();
-    cgroup::remove(&id);
+    cgroup::leave(&id);
     remove_machine(dir)?;
     if let Some(cloud) = dir.parent().and_then(Path::parent) {
         prune(cloud)?;
