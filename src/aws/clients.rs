@@ -24,6 +24,7 @@ use aws_smithy_types::config_bag::ConfigBag;
 
 use super::commands::Commands;
 use super::error::{Context, Error, Kind};
+use super::unclear::MarkUnclear;
 use crate::clock::SharedClock;
 
 /// Attempts per call, with the SDK's back-off of up to 20 s between two: throttling must last for minutes to fail one.
@@ -110,7 +111,9 @@ impl Clients {
                 ("local", local(http_client, region, credentials, &clock))
             }
         };
-        let mut s3 = aws_sdk_s3::config::Builder::from(&config).retry_partition(retries());
+        let mut s3 = aws_sdk_s3::config::Builder::from(&config)
+            .retry_partition(retries())
+            .interceptor(MarkUnclear);
         if let Some(endpoint) = machine_endpoint {
             // An address has no names of buckets below it.
             s3 = s3.endpoint_url(endpoint).force_path_style(true);
@@ -131,12 +134,14 @@ impl Clients {
             ec2: aws_sdk_ec2::Client::from_conf(
                 aws_sdk_ec2::config::Builder::from(&config)
                     .retry_partition(retries())
+                    .interceptor(MarkUnclear)
                     .build(),
             ),
             s3: aws_sdk_s3::Client::from_conf(s3.build()),
             ssm: aws_sdk_ssm::Client::from_conf(
                 aws_sdk_ssm::config::Builder::from(&config)
                     .retry_partition(retries())
+                    .interceptor(MarkUnclear)
                     .build(),
             ),
             sts: aws_sdk_sts::Client::from_conf(

@@ -5,6 +5,8 @@ use aws_sdk_ec2::operation::RequestId;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::error::ErrorMetadata;
 
+use super::unclear::is_unclear;
+
 /// What an error means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -43,6 +45,8 @@ pub struct Error {
     /// What is behind it where no service has answered, outermost first.
     pub causes: Box<[String]>,
     pub request_id: Option<Box<str>>,
+    /// An earlier attempt of the call got no answer, and may have been carried out.
+    pub unclear: bool,
 }
 
 impl Error {
@@ -89,6 +93,7 @@ impl Error {
             message,
             causes,
             request_id,
+            unclear: error.raw_response().is_some_and(is_unclear),
         }
     }
 
@@ -103,7 +108,20 @@ impl Error {
             message: format!("the answer holds no {missing}"),
             causes: Box::default(),
             request_id: None,
+            unclear: false,
         }
+    }
+
+    /// Whether the cloud has said that the call did nothing: no attempt of it did.
+    #[must_use]
+    pub fn did_nothing(&self) -> bool {
+        let refused = [
+            Kind::Unauthorized,
+            Kind::Quota,
+            Kind::Invalid,
+            Kind::NotFound,
+        ];
+        !self.unclear && refused.contains(&self.kind)
     }
 
     /// Whether the cloud refused for who asks or for how much, or is not reachable (exit code 5): nothing is wrong with
@@ -368,6 +386,7 @@ mod tests {
             message: "You are not authorized".into(),
             causes: Box::default(),
             request_id: Some("r-1".into()),
+            unclear: false,
         };
         assert_eq!(
             error.to_string(),

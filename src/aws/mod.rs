@@ -10,6 +10,7 @@ pub mod objects;
 pub mod parameters;
 pub mod ssm;
 pub mod tags;
+mod unclear;
 pub mod wait;
 
 pub use clients::{Account, Clients, ConnectError, Connection, configured};

@@ -13,6 +13,8 @@ pub const SEAL: &str = "seal";
 pub const STOP: &str = "stop";
 /// The image is tested.
 pub const TEST: &str = "test";
+/// What tells of the image is stored, and the image is being made ready: it stays from here on.
+pub const PUBLISH: &str = "publish";
 /// The number of the last script of which a layer was kept, or could not be.
 pub(super) const LAYER: &str = "layer";
 /// The id of the command that seals.

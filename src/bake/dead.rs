@@ -5,12 +5,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::error::LeftOver;
-use super::event::{Event, Resource};
+use super::event::Event;
+use super::finished;
 use super::saved;
 use super::undo::Undo;
 use crate::aws::{Clients, Commands};
 use crate::events::Sink;
-use crate::journal::{self, Entry, Journal, RunHeader, RunState, State};
+use crate::journal::{self, Journal, RunHeader, RunState};
 
 /// Why a run that died is undone: nobody went on with it.
 const CLEANED_UP: &str = "its process died, and a clean-up came before anybody went on with it";
@@ -22,6 +23,8 @@ pub struct DeadRun {
     pub recipe: String,
     /// Set where the run acted elsewhere (cloud, account, region): nothing was done about it.
     pub elsewhere: Option<String>,
+    /// The image that the run had finished, and that stays.
+    pub image: Option<String>,
     pub left_over: Vec<LeftOver>,
 }
 
@@ -73,6 +76,7 @@ pub async fn undo_dead_run(
         run: header.run.clone(),
         recipe: header.recipe.clone(),
         elsewhere: None,
+        image: None,
         left_over: Vec::new(),
     };
     dead.elsewhere = elsewhere(&header, clients, account);
@@ -82,18 +86,15 @@ pub async fn undo_dead_run(
             sink,
             seed: 0,
         };
+        let unclear = undo.settle(&mut journal).await.err();
+        dead.image = finished::finished(journal.ledger()).map(str::to_owned);
         if journal.ledger().checkpoint(journal::UNDOING).is_none() {
             // What is removed cannot be gone on with, also if this does not come to its end.
             journal.checkpoint(journal::UNDOING, CLEANED_UP, clients.clock.now())?;
         }
-        let entries = journal.ledger().to_undo();
-        dead.left_over = undo.walk(&mut journal, &entries).await;
+        dead.left_over = undo.all(&mut journal, &[], unclear).await;
         if dead.left_over.is_empty() {
-            let is_published = |entry: &Entry| {
-                entry.kind == Resource::Image.as_str() && entry.state == State::Kept
-            };
-            let published = journal.ledger().entries().any(is_published);
-            let result = if published { "baked" } else { "undone" };
+            let result = finished::result(journal.ledger());
             journal.end(result, clients.clock.now())?;
         }
         drop(journal);
@@ -113,7 +114,7 @@ pub fn elsewhere(header: &RunHeader, clients: &Clients, account: &str) -> Option
 /// What a live or dead run has created and not removed yet, for a process that must stop at once.
 #[must_use]
 pub fn unfinished(ledger: &journal::Ledger, commands: &Commands) -> Vec<LeftOver> {
-    super::undo::describe(&ledger.to_undo(), commands)
+    super::undo::describe(&finished::to_remove(ledger), commands)
 }
 
 /// Removes the plan that was kept for whoever might have to go on with a run, once the run is over or cannot be gone on with.

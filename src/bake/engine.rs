@@ -9,6 +9,7 @@ use super::bundle::{Bundle, TooLarge};
 use super::checkpoint;
 use super::error::{BakeError, Failure, Kept, LeftOver};
 use super::event::{Event, List, Phase, Resource};
+use super::finished::{finished, result};
 use super::images::{self, Image};
 use super::machine::{self, Ending};
 use super::names::{BundleStore, RunId};
@@ -23,7 +24,7 @@ use crate::aws::tags;
 use crate::cancel::Cancel;
 use crate::events::Sink;
 use crate::image::tree::TreeManifest;
-use crate::journal::{self, Entry, IntentId, Journal, RunHeader, State};
+use crate::journal::{self, IntentId, Journal, RunHeader, State};
 
 /// What a run needs besides its plan.
 #[derive(Debug)]
@@ -207,7 +208,8 @@ async fn carry_out(
     let left_over = undo(&mut run, spared).await;
     // A run that is not ended is cleaned up by the next `cloud gc`.
     if left_over.is_empty() && kept.is_none() {
-        let _later = run.journal.end("undone", run.now());
+        let result = result(run.journal.ledger());
+        let _later = run.journal.end(result, run.now());
     }
     run.emit(Event::Failed {
         error: failure.to_string(),
@@ -331,12 +333,13 @@ pub fn fits_commands(plan: &Plan) -> Result<(), TooLarge> {
 /// Everything up to the image that can be used; gives its id.
 async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     let plan = run.plan;
-    // The last thing that a run writes down before it tidies up.
-    if let Some(image) = run.standing(Resource::Image, &plan.image_name)
-        && image.state == State::Kept
-        && let Some(id) = image.ids.first()
-    {
-        return Ok(id.clone());
+    if let Some(id) = finished(run.journal.ledger()).map(str::to_owned) {
+        // Another process of this run has finished it.
+        let latest = run.standing(Resource::Latest, &plan.channel.parameter(&plan.recipe));
+        if latest.is_none_or(|latest| latest.state != State::Kept) {
+            point(run, &id).await?;
+        }
+        return Ok(id);
     }
     let [bundle, tests] = bundles(plan);
     if run.bundles.is_none() {
@@ -363,10 +366,29 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     if let Some(record) = record(run, installed).await? {
         kept.extend(publish::packages(run, &id, &record).await?);
     }
+    run.pass(checkpoint::PUBLISH, "")?;
     publish::ready(run, &made).await?;
-    kept.push(publish::latest(run, &id).await?);
+    // From here on others use it.
     run.keep(kept)?;
+    point(run, &id).await?;
     Ok(id)
+}
+
+/// Points the plan's channel at the finished image, unless it has gone on to a newer one since the run was cut off.
+async fn point(run: &mut Run<'_>, image: &str) -> Result<(), Failure> {
+    if run.journal.ledger().resumed() > 0
+        && let Some(newer) = publish::newer(run, image).await?
+    {
+        run.emit(Event::Note {
+            text: format!(
+                "{} points at {newer}, which is newer: it is left there",
+                run.plan.channel.parameter(&run.plan.recipe)
+            ),
+        });
+        return Ok(());
+    }
+    let latest = publish::latest(run, image).await?;
+    run.keep(vec![latest])
 }
 
 /// An image, with what it was made by.
@@ -510,9 +532,8 @@ async fn release(run: &mut Run<'_>) -> Vec<LeftOver> {
 /// Removes what the run has created, but for the kinds that are spared.
 pub(super) async fn undo(run: &mut Run<'_>, spared: &[Resource]) -> Vec<LeftOver> {
     let undo = run.undo();
-    let mut entries: Vec<Entry> = run.journal.ledger().to_undo();
-    entries.retain(|entry| !spared.iter().any(|kind| entry.kind == kind.as_str()));
-    undo.walk(&mut run.journal, &entries).await
+    let unclear = undo.settle(&mut run.journal).await.err();
+    undo.all(&mut run.journal, spared, unclear).await
 }
 
 #[cfg(test)]

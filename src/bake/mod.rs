@@ -14,6 +14,7 @@ mod engine;
 mod errand;
 mod error;
 pub mod event;
+mod finished;
 pub(crate) mod follow;
 pub mod images;
 pub mod layers;

@@ -19,7 +19,7 @@ use super::plan::Plan;
 use super::undo::Undo;
 use crate::aws::tags::{self, Tags};
 use crate::aws::wait::{Pace, Patience};
-use crate::aws::{self, Clients, Kind};
+use crate::aws::{self, Clients};
 use crate::cancel::Cancel;
 use crate::events::Sink;
 use crate::journal::{Entry, Facts, IntentId, Journal, State};
@@ -302,13 +302,7 @@ impl<'a> Run<'a> {
                 Ok((intent, Ok(id)))
             }
             Err(error) => {
-                let refused = [
-                    Kind::Unauthorized,
-                    Kind::Quota,
-                    Kind::Invalid,
-                    Kind::NotFound,
-                ];
-                if refused.contains(&error.kind) {
+                if error.did_nothing() {
                     self.journal
                         .failed(intent, &error.to_string(), self.now())?;
                 }

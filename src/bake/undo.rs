@@ -19,7 +19,7 @@ use crate::aws::{self, Clients, Commands, Kind, parameters, tags};
 use crate::events::Sink;
 use crate::journal::{Entry, Journal, State};
 
-const REMOVAL: Patience = Patience {
+pub(super) const REMOVAL: Patience = Patience {
     what: "a removal to succeed",
     stall: Duration::from_secs(600),
     first: Duration::from_secs(1),
@@ -193,7 +193,12 @@ impl Undo<'_> {
             Resource::Layer => (tags::NAME, name.as_str()),
             _ => (tags::RUN, run),
         };
-        for id in self.ids(entry, Search::Image { name, run }).await? {
+        let ids = self.ids(entry, Search::Image { name, run }).await?;
+        if ids.is_empty() {
+            // An undo that was cut off may have found the image and deregistered it.
+            return self.delete_snapshots(Vec::new(), tag).await;
+        }
+        for id in ids {
             self.remove_with_snapshots(kind, &id, tag).await?;
         }
         Ok(())
@@ -211,9 +216,9 @@ impl Undo<'_> {
         &self,
         kind: Resource,
         id: &str,
-        (tag, value): (&str, &str),
+        tag: (&str, &str),
     ) -> Result<(), Failure> {
-        let mut snapshots = images::get(self.clients, id)
+        let snapshots = images::get(self.clients, id)
             .await?
             .map(|image| image.snapshots)
             .unwrap_or_default();
@@ -226,6 +231,20 @@ impl Undo<'_> {
             .await
             .call("ec2", "DeregisterImage");
         gone_is_fine(answer.map(drop))?;
+        self.delete_snapshots(snapshots, tag).await?;
+        self.emit(Event::Removed {
+            kind,
+            id: id.to_owned(),
+        });
+        Ok(())
+    }
+
+    /// Deletes these snapshots, and those with this tag.
+    async fn delete_snapshots(
+        &self,
+        mut snapshots: Vec<String>,
+        (tag, value): (&str, &str),
+    ) -> Result<(), Failure> {
         // A snapshot outlives its image, and one whose writing has just begun may be named by tags only.
         let tagged = self
             .clients
@@ -247,10 +266,6 @@ impl Undo<'_> {
         for snapshot in snapshots {
             self.delete_snapshot(&snapshot).await?;
         }
-        self.emit(Event::Removed {
-            kind,
-            id: id.to_owned(),
-        });
         Ok(())
     }
 
@@ -378,7 +393,7 @@ pub(super) fn describe(entries: &[Entry], commands: &Commands) -> Vec<LeftOver> 
         .collect()
 }
 
-fn left_over(entry: &Entry, error: String, commands: &Commands) -> LeftOver {
+pub(super) fn left_over(entry: &Entry, error: String, commands: &Commands) -> LeftOver {
     let kind = Resource::parse(&entry.kind).unwrap_or(Resource::Builder);
     let id = entry.ids.first().unwrap_or(&entry.token).clone();
     LeftOver {

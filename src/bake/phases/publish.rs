@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::base::parameter;
 use super::super::error::Failure;
 use super::super::event::Resource;
-use super::super::images::{Image, parts};
+use super::super::images::{self, Image, parts};
 use super::super::names::{Channel, manifest_parameter, packages_parameter};
 use super::super::packages::Record;
 use super::super::run::{Run, facts};
@@ -86,10 +86,18 @@ async fn create(clients: &Clients, name: &str, value: &str) -> Result<(), Error>
 /// Sets the image's status to `ready`, and takes its end away.
 pub async fn ready(run: &Run<'_>, image: &Image) -> Result<(), Failure> {
     run.check()?;
+    Ok(make_ready(run.clients, image).await?)
+}
+
+/// The same, of a run that is not under way.
+///
+/// # Errors
+/// [`Error`] of `CreateTags`.
+pub async fn make_ready(clients: &Clients, image: &Image) -> Result<(), Error> {
     let mut all = tags::Tags::new();
     tags::put(&mut all, tags::STATUS, tags::STATUS_READY);
     tags::put(&mut all, tags::EXPIRES, tags::NEVER);
-    Ok(image::tag(run.clients, image, &all).await?)
+    image::tag(clients, image, &all).await
 }
 
 /// Points a channel of a recipe at an image that is ready. Whether it pointed elsewhere before.
@@ -109,6 +117,19 @@ pub async fn point(
     }
     parameters::set(clients, name, image.to_owned()).await?;
     Ok(true)
+}
+
+/// The image that the plan's channel points at, if that was made later than this one.
+pub async fn newer(run: &Run<'_>, image: &str) -> Result<Option<String>, Error> {
+    let name = run.plan.channel.parameter(&run.plan.recipe);
+    let Some(pointed) = parameter(run.clients, &name).await? else {
+        return Ok(None);
+    };
+    let made = |image: Option<Image>| image.map(|image| image.created);
+    let other = made(images::get(run.clients, &pointed).await?);
+    let own = made(images::get(run.clients, image).await?);
+    // RFC 3339 in UTC: the order of the text is the order of time.
+    Ok((other > own).then_some(pointed))
 }
 
 /// Points the plan's channel, `/piaas-bake/<recipe>/latest` or `…/candidate`, at the image. Another bake of the recipe may

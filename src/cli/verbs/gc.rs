@@ -332,12 +332,16 @@ fn done(
 
 /// What became of a run that had died.
 pub fn words(run: &DeadRun) -> String {
-    match &run.elsewhere {
-        Some(place) => format!(
+    match (&run.elsewhere, &run.image) {
+        (Some(place), _) => format!(
             "run {} of {} acted on {place}: connect there to clean it",
             run.run, run.recipe
         ),
-        None => format!(
+        (None, Some(image)) => format!(
+            "removed what the dead run {} of {} had made, but for its image {image}, which is tested and ready",
+            run.run, run.recipe
+        ),
+        (None, None) => format!(
             "removed what the dead run {} of {} had made",
             run.run, run.recipe
         ),

@@ -276,10 +276,17 @@ pub enum Fault {
     CutOff(usize),
     /// The request never arrives, and no answer comes.
     HangBefore(usize),
+    /// As [`Fault::HangBefore`], of the requests of this operation alone: how many others come before it differs from run to
+    /// run.
+    HangAt(&'static str, usize),
     /// The request is carried out, and no answer comes.
     HangAfter(usize),
     /// The request is carried out, and its answer is lost on the way.
     Lose(usize),
+    /// The request arrives twice; the answer is that to the second.
+    Twice(usize),
+    /// The request is carried out, its answer is lost on the way, and all after it are refused.
+    CutOffAfter(usize),
     /// The request is on its way until [`Wire::arrive`].
     Hold(usize),
 }
@@ -447,7 +454,20 @@ impl HttpConnector for Wire {
                 let lines = records_in(runs);
                 state.records.push(lines);
             }
-            (state.fault, state.operations.len() - 1)
+            let number = state.operations.len() - 1;
+            let fault = match state.fault {
+                Fault::HangAt(wanted, at) => {
+                    let this = &state.operations[number];
+                    let of_it = state.operations.iter().filter(|one| *one == this);
+                    if this == wanted && of_it.count() == at + 1 {
+                        Fault::HangBefore(number)
+                    } else {
+                        Fault::None
+                    }
+                }
+                fault => fault,
+            };
+            (fault, number)
         };
         let hang = |wire: &Self| {
             let hung = wire.hung.clone();
@@ -463,6 +483,13 @@ impl HttpConnector for Wire {
             Fault::CutOff(from) if from <= number => {
                 HttpConnectorFuture::ready(answer(refusal(&request)))
             }
+            Fault::CutOffAfter(from) if from < number => {
+                HttpConnectorFuture::ready(answer(refusal(&request)))
+            }
+            Fault::Twice(at) if at == number => {
+                self.cloud.handle(&request);
+                HttpConnectorFuture::ready(self.deliver(&request))
+            }
             Fault::HangBefore(at) if at == number => hang(self),
             Fault::HangAfter(at) if at == number => {
                 self.cloud.handle(&request);
@@ -476,7 +503,7 @@ impl HttpConnector for Wire {
                     wire.deliver(&request)
                 })
             }
-            Fault::Lose(at) if at == number => {
+            Fault::Lose(at) | Fault::CutOffAfter(at) if at == number => {
                 self.cloud.handle(&request);
                 HttpConnectorFuture::ready(Err(ConnectorError::io("lost by the test".into())))
             }

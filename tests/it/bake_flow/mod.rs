@@ -14,6 +14,7 @@ mod raced;
 mod resumed;
 mod sealed;
 mod secrets;
+mod steps;
 mod storm;
 
 use std::collections::BTreeMap;
@@ -615,15 +616,6 @@ pub fn changes(operation: &str) -> bool {
     !operation.starts_with("Describe") && !operation.starts_with("Get")
 }
 
-/// Those that change something.
-async fn changing_requests() -> Vec<(usize, String)> {
-    requests()
-        .await
-        .into_iter()
-        .filter(|(_, operation)| changes(operation))
-        .collect()
-}
-
 /// Bakes until a request hangs, and drops the bake: that is what `kill -9` leaves, no undo, the lock free.
 async fn killed(world: &World, plan: &Plan, fault: Fault, context: &str) {
     world.wire.fail(fault);
@@ -634,7 +626,8 @@ async fn killed(world: &World, plan: &Plan, fault: Fault, context: &str) {
     world.wire.fail(Fault::None);
 }
 
-/// After a clean-up nothing is left, or exactly one whole image.
+/// After a clean-up nothing is left, or exactly one whole image; of one whose run came to no good end after that, the pointer
+/// may be missing.
 async fn assert_all_or_nothing(world: &World, context: &str) {
     let things = world.things().await;
     let ready = images::list(&world.clients, None)
@@ -643,11 +636,15 @@ async fn assert_all_or_nothing(world: &World, context: &str) {
         .iter()
         .filter(|image| image.is_ready())
         .count();
-    assert_eq!(things.len(), ready * 4, "{context}: {things:?}");
+    let pointers = things.iter().filter(|one| one.starts_with("latest"));
+    let pointers = pointers.count();
+    assert_eq!(things.len() - pointers, ready * 3, "{context}: {things:?}");
+    assert!(pointers <= ready, "{context}: {things:?}");
 }
 
 #[tokio::test]
-async fn refused_at_any_request_it_leaves_nothing() {
+async fn refused_at_any_request_it_leaves_nothing_or_a_finished_image() {
+    let mut finished = 0;
     for (number, operation) in requests().await {
         let context = format!("{operation} (request {number}) refused");
         let world = World::new().await;
@@ -657,65 +654,15 @@ async fn refused_at_any_request_it_leaves_nothing() {
         if let Err(error) = &outcome {
             assert_eq!(error.left_over, [], "{context}");
             assert_eq!(error.exit_code(), 5, "{context}");
-            assert_eq!(world.things().await, [] as [String; 0], "{context}");
+            let things = world.things().await;
+            // Only the pointer comes after the image is ready, and that may be in use by then.
+            let is_finished = operation.ends_with("Parameter") && things.len() == 3;
+            finished += usize::from(is_finished);
+            assert!(is_finished || things.is_empty(), "{context}: {things:?}");
         }
         world.undo_dead_runs().await;
         assert_all_or_nothing(&world, &context).await;
     }
-}
-
-#[tokio::test]
-async fn cut_off_at_any_change_it_says_what_is_left_and_removes_it_later() {
-    for (number, operation) in changing_requests().await {
-        let context = format!("cut off at {operation} (request {number})");
-        let world = World::new().await;
-        let plan = world.plan(&world.target().await).await;
-        world.wire.fail(Fault::CutOff(number));
-        let outcome = world.bake(&plan, Cancel::never(), &()).await;
-        world.wire.fail(Fault::None);
-        if let Err(error) = outcome {
-            assert_eq!(
-                world.things().await.is_empty(),
-                error.left_over.is_empty(),
-                "{context}"
-            );
-        }
-        world.undo_dead_runs().await;
-        assert_all_or_nothing(&world, &context).await;
-        assert_eq!(world.run_states(), [RunState::Finished], "{context}");
-    }
-}
-
-#[tokio::test]
-async fn killed_at_any_change_it_is_cleaned_up_later() {
-    for (number, operation) in changing_requests().await {
-        for fault in [Fault::HangBefore(number), Fault::HangAfter(number)] {
-            let context = format!("killed at {operation}, {fault:?}");
-            let world = World::new().await;
-            let plan = world.plan(&world.target().await).await;
-            killed(&world, &plan, fault, &context).await;
-            assert_eq!(world.undo_dead_runs().await.len(), 1, "{context}");
-            assert_all_or_nothing(&world, &context).await;
-            assert_eq!(world.run_states(), [RunState::Finished], "{context}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_lost_answer_changes_nothing() {
-    for (number, operation) in changing_requests().await {
-        let context = format!("answer of {operation} (request {number}) lost");
-        let world = World::new().await;
-        let plan = world.plan(&world.target().await).await;
-        world.wire.fail(Fault::Lose(number));
-        let outcome = world.bake(&plan, Cancel::never(), &()).await;
-        assert_eq!(
-            outcome
-                .unwrap_or_else(|error| panic!("{context}: {error}"))
-                .left_over,
-            [],
-            "{context}"
-        );
-        assert_all_or_nothing(&world, &context).await;
-    }
+    // The look at the pointer, and the pointer itself.
+    assert_eq!(finished, 2);
 }

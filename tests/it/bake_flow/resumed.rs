@@ -100,7 +100,7 @@ impl World {
 }
 
 /// The one image is whole, its scripts have run once each, and nothing else is there.
-async fn assert_right(world: &World, kind: Kind, baked: &Baked, context: &str) {
+pub(super) async fn assert_right(world: &World, kind: Kind, baked: &Baked, context: &str) {
     assert_eq!(baked.left_over, [], "{context}");
     assert_eq!(world.run_states(), [RunState::Finished], "{context}");
     assert_eq!(world.machines.left(), [] as [String; 0], "{context}");
@@ -136,12 +136,12 @@ async fn dead(kind: Kind, fault: Fault, context: &str) -> (World, Plan) {
 
 /// Its image is there, and untested.
 async fn dead_before_its_tester() -> (World, Plan) {
-    let all = requests().await;
-    let tester = all
-        .iter()
-        .rposition(|(_, operation)| operation == "RunInstances")
-        .unwrap();
-    dead(Kind::Plain, Fault::HangBefore(tester), "before the tester").await
+    dead(
+        Kind::Plain,
+        Fault::HangAt("RunInstances", 1),
+        "before the tester",
+    )
+    .await
 }
 
 /// Requests of a bake that is never killed, each with the number of records that were written before it.
@@ -247,17 +247,8 @@ async fn killed_twice_it_is_gone_on_with_or_undone() {
 /// Another bake finds the manifest that a dead one had stored, and makes none of its own.
 #[tokio::test]
 async fn what_a_later_bake_has_taken_over_is_not_removed_with_the_dead_one() {
-    let all = requests().await;
-    let stored = all
-        .iter()
-        .find(|(_, operation)| operation == "PutParameter")
-        .unwrap();
-    let (world, _) = dead(
-        Kind::Plain,
-        Fault::HangBefore(stored.0 + 1),
-        "manifest stored",
-    )
-    .await;
+    let at = Fault::HangAt("PutParameter", 1);
+    let (world, _) = dead(Kind::Plain, at, "manifest stored").await;
     let plan = world.plan(&target(&world).await).await;
     world.bake(&plan, Cancel::never(), &()).await.unwrap();
     assert_eq!(world.undo_dead_runs().await.len(), 1);
