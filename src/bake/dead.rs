@@ -86,14 +86,14 @@ pub async fn undo_dead_run(
             sink,
             seed: 0,
         };
-        let unclear = undo.settle(&mut journal).await.err();
+        let is_finished = undo.settle(&mut journal).await;
         dead.image = finished::finished(journal.ledger()).map(str::to_owned);
         if journal.ledger().checkpoint(journal::UNDOING).is_none() {
             // What is removed cannot be gone on with, also if this does not come to its end.
             journal.checkpoint(journal::UNDOING, CLEANED_UP, clients.clock.now())?;
         }
-        dead.left_over = undo.all(&mut journal, &[], unclear).await;
-        if dead.left_over.is_empty() {
+        dead.left_over = undo.all(&mut journal, &[], is_finished).await;
+        if journal.ledger().to_undo().is_empty() {
             let result = finished::result(journal.ledger());
             journal.end(result, clients.clock.now())?;
         }

@@ -369,6 +369,7 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     run.pass(checkpoint::PUBLISH, "")?;
     publish::ready(run, &made).await?;
     // From here on others use it.
+    run.commit();
     run.keep(kept)?;
     point(run, &id).await?;
     Ok(id)
@@ -532,8 +533,8 @@ async fn release(run: &mut Run<'_>) -> Vec<LeftOver> {
 /// Removes what the run has created, but for the kinds that are spared.
 pub(super) async fn undo(run: &mut Run<'_>, spared: &[Resource]) -> Vec<LeftOver> {
     let undo = run.undo();
-    let unclear = undo.settle(&mut run.journal).await.err();
-    undo.all(&mut run.journal, spared, unclear).await
+    let is_finished = undo.settle(&mut run.journal).await;
+    undo.all(&mut run.journal, spared, is_finished).await
 }
 
 #[cfg(test)]

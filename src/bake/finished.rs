@@ -58,28 +58,26 @@ pub fn to_remove(ledger: &Ledger) -> Vec<Entry> {
 }
 
 impl Undo<'_> {
-    /// Removes what a run has made, but for the kinds that are spared; what belongs to its image stays where it is `unclear`
-    /// whether that is finished ([`Undo::settle`]).
+    /// Removes what a run has made, but for the kinds that are spared. `is_finished` is what [`Undo::settle`] says of its image:
+    /// what belongs to that stays if it is finished, and also where nobody can tell.
     pub async fn all(
         &self,
         journal: &mut Journal,
         spared: &[Resource],
-        unclear: Option<Failure>,
+        is_finished: Result<bool, Failure>,
     ) -> Vec<LeftOver> {
         let mut entries = journal.ledger().to_undo();
         entries.retain(|entry| !spared.iter().any(|kind| entry.kind == kind.as_str()));
         let mut left = Vec::new();
-        if let Some(error) = unclear {
-            let (of_image, others) = entries.into_iter().partition(belongs);
-            let of_image: Vec<Entry> = of_image;
-            let words = error.to_string();
-            let commands = &self.clients.commands;
-            left.extend(
-                of_image
-                    .iter()
-                    .map(|one| left_over(one, words.clone(), commands)),
-            );
-            entries = others;
+        match is_finished {
+            Ok(false) => {}
+            Ok(true) => entries.retain(|entry| !belongs(entry)),
+            Err(error) => {
+                let words = error.to_string();
+                let commands = &self.clients.commands;
+                let of_image = entries.extract_if(.., |entry| belongs(entry));
+                left.extend(of_image.map(|one| left_over(&one, words.clone(), commands)));
+            }
         }
         left.extend(self.walk(journal, &entries).await);
         left
@@ -87,23 +85,26 @@ impl Undo<'_> {
 
     /// Finds out whether the run has finished an image, and writes down what stays then. A process that died while it made its
     /// image ready has left that to be done.
-    pub async fn settle(&self, journal: &mut Journal) -> Result<(), Failure> {
+    ///
+    /// A journal that takes no more does not change that: a later clean-up writes it down.
+    pub async fn settle(&self, journal: &mut Journal) -> Result<bool, Failure> {
         let ledger = journal.ledger();
         if ledger.checkpoint(PUBLISH).is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let Some(made) = image(ledger).cloned() else {
-            return Ok(());
+            return Ok(false);
         };
         if made.state == State::Done {
             let is_to_be_finished = is_to_be_finished(ledger);
             if !self.is_ready(&made, is_to_be_finished).await? {
-                return Ok(());
+                return Ok(false);
             }
         } else if made.state != State::Kept {
-            return Ok(());
+            return Ok(false);
         }
-        self.spare(journal).await
+        let _later = self.spare(journal).await;
+        Ok(true)
     }
 
     /// Whether an image is ready, after it has been made so if it is `to_be_finished`; looks again where that may help.

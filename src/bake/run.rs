@@ -156,6 +156,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// From here on the run goes to its end: a wish to stop, or its limit of time, comes too late.
+    pub fn commit(&mut self) {
+        self.cancel = Cancel::never();
+        self.deadline = Timestamp::MAX;
+    }
+
     /// A wait of this run.
     pub fn pace(&self, patience: Patience) -> Pace {
         Pace::new(patience, self.id.seed())

@@ -599,9 +599,12 @@ async fn a_clean_up_that_is_killed_at_any_request_is_begun_anew() {
         return;
     }
     let requests = requests().await;
-    // All is there then but the pointer to the image.
-    let tagged = requests.iter().rfind(|one| one.operation == "CreateTags");
-    let dies = Point::Before(tagged.unwrap().clone());
+    // All is there then but the last note on the image; a bake that dies later has finished it.
+    let before = requests
+        .iter()
+        .take_while(|one| one.operation != "CreateTags");
+    let noted = before.filter(|one| one.operation == "PutParameter").last();
+    let dies = Point::Before(noted.unwrap().clone());
     let gc = ["gc", "--yes"];
     let world = World::new().await;
     assert!(killed(&world, &dies, &BAKE, "before it is ready").await);
