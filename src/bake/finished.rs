@@ -7,10 +7,15 @@ use super::event::Resource;
 use super::images;
 use super::phases::publish;
 use super::run::facts;
-use super::undo::{Undo, left_over};
-use crate::aws::wait::Pace;
+use super::undo::{REMOVAL, Undo, left_over};
+use crate::aws::wait::{Pace, Patience};
 use crate::aws::{self, Clients, tags};
 use crate::journal::{Entry, Journal, Ledger, State, UNDOING};
+
+const READY: Patience = Patience {
+    what: "a word on whether the image is ready",
+    ..REMOVAL
+};
 
 /// What belongs to an image, and stays with it.
 fn belongs(entry: &Entry) -> bool {
@@ -95,16 +100,16 @@ impl Undo<'_> {
         let Some(made) = image(ledger).cloned() else {
             return Ok(false);
         };
-        if made.state == State::Done {
-            let is_to_be_finished = is_to_be_finished(ledger);
-            if !self.is_ready(&made, is_to_be_finished).await? {
-                return Ok(false);
-            }
-        } else if made.state != State::Kept {
-            return Ok(false);
+        let is_to_be_finished = is_to_be_finished(ledger);
+        let is_finished = match made.state {
+            State::Kept => true,
+            State::Done => self.is_ready(&made, is_to_be_finished).await?,
+            _ => false,
+        };
+        if is_finished {
+            let _later = self.spare(journal).await;
         }
-        let _later = self.spare(journal).await;
-        Ok(true)
+        Ok(is_finished)
     }
 
     /// Whether an image is ready, after it has been made so if it is `to_be_finished`; looks again where that may help.
@@ -112,7 +117,7 @@ impl Undo<'_> {
         let Some(id) = made.ids.first() else {
             return Ok(false);
         };
-        let mut pace = Pace::new(super::undo::REMOVAL, self.seed);
+        let mut pace = Pace::new(READY, self.seed);
         loop {
             let answer = if to_be_finished {
                 self.finish(id).await

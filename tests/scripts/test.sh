@@ -15,7 +15,7 @@ status=0
 cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
 
 say "summary"
-awk '/^(left out|soak|conformance|killed|days): / && !told[$0]++' "$log"
+awk '/^(left out|soak|conformance|killed|days|steps): / && !told[$0]++' "$log"
 # Cargo's own lines: "test result: ok. 3 passed; 0 failed; 1 ignored; …"
 awk '/^test result: / { passed += $4; failed += $6; skipped += $8 }
      END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit passed == 0 }' "$log" ||

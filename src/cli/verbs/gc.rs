@@ -332,18 +332,17 @@ fn done(
 
 /// What became of a run that had died.
 pub fn words(run: &DeadRun) -> String {
-    match (&run.elsewhere, &run.image) {
-        (Some(place), _) => format!(
+    if let Some(place) = &run.elsewhere {
+        return format!(
             "run {} of {} acted on {place}: connect there to clean it",
             run.run, run.recipe
-        ),
-        (None, Some(image)) => format!(
-            "removed what the dead run {} of {} had made, but for its image {image}, which is tested and ready",
-            run.run, run.recipe
-        ),
-        (None, None) => format!(
-            "removed what the dead run {} of {} had made",
-            run.run, run.recipe
-        ),
+        );
     }
+    let stays = run.image.as_ref().map_or_else(String::new, |image| {
+        format!(", but for its image {image}, which is tested and ready")
+    });
+    format!(
+        "removed what the dead run {} of {} had made{stays}",
+        run.run, run.recipe
+    )
 }

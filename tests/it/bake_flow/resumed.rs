@@ -16,6 +16,14 @@ pub(super) enum Kind {
     Bucket,
 }
 
+impl Kind {
+    /// Whether bakes like this are for trying what becomes of this operation: it changes something, and of a bucket it has to
+    /// do with objects.
+    pub(super) fn tries(self, operation: &str) -> bool {
+        changes(operation) && (self != Self::Bucket || operation.ends_with("Object"))
+    }
+}
+
 /// Those that this host has all for.
 pub(super) fn kinds() -> Vec<Kind> {
     let all = [Kind::Plain, Kind::Layers, Kind::Bucket];
@@ -126,6 +134,36 @@ pub(super) async fn assert_right(world: &World, kind: Kind, baked: &Baked, conte
     assert_eq!(ran, ["base/step-001\nworker/step-001\n"], "{context}");
 }
 
+/// The image is right, or nothing is there; of a finished image whose bake came to no good end, the pointer may be missing.
+pub(super) async fn assert_right_or_nothing(world: &World, kind: Kind, context: &str) {
+    let kept = bake::layers::list(&world.clients).await.unwrap();
+    let snapshots = world.machines.snapshots_left();
+    for layer in &kept {
+        assert_eq!(layer.state, "available", "{context}");
+        assert!(snapshots.contains(&layer.snapshots[0]), "{context}");
+    }
+    let layers = kept.len();
+    assert!(kind == Kind::Layers || layers == 0, "{context}");
+    assert_eq!(world.machines.left(), [] as [String; 0], "{context}");
+    let images = images::list(&world.clients, None).await.unwrap();
+    let things = world.things().await;
+    match images.as_slice() {
+        [] => assert_eq!(things.len(), layers, "{context}: {things:?}"),
+        [image] => {
+            assert!(image.is_ready(), "{context}");
+            let pointers = things.iter().filter(|one| one.starts_with("latest"));
+            assert_eq!(
+                things.len(),
+                3 + layers + pointers.count(),
+                "{context}: {things:?}"
+            );
+            let packages = images::packages(&world.clients, &image.id).await.unwrap();
+            assert!(packages.is_some(), "{context}: the packages are not noted");
+        }
+        more => panic!("{context}: {more:?}"),
+    }
+}
+
 /// Bakes until a request hangs, and dies there.
 async fn dead(kind: Kind, fault: Fault, context: &str) -> (World, Plan) {
     let world = world(kind).await;
@@ -161,12 +199,9 @@ pub(super) async fn known(kind: Kind) -> Vec<(String, usize)> {
 pub(super) fn kills(kind: Kind, all: &[(String, usize)]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (number, (operation, _)) in all.iter().enumerate() {
-        let wanted = |operation: &str| {
-            changes(operation) && (kind != Kind::Bucket || operation.ends_with("Object"))
-        };
-        if wanted(operation) {
+        if kind.tries(operation) {
             faults.extend([Fault::HangBefore(number), Fault::HangAfter(number)]);
-        } else if number > 0 && wanted(&all[number - 1].0) {
+        } else if number > 0 && kind.tries(&all[number - 1].0) {
             faults.push(Fault::HangBefore(number));
         }
     }
