@@ -12,6 +12,7 @@ mod completion;
 mod diff;
 mod fleet;
 mod host;
+mod iam;
 mod identical;
 mod image;
 mod killed;

@@ -1,6 +1,7 @@
 //! The whole bake on a local cloud whose machines are directories, in no time on a clock that jumps; and everything
 //! that can go wrong with it.
 
+mod allowed;
 mod bench;
 mod bundles;
 mod calls;

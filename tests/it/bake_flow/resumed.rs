@@ -57,7 +57,7 @@ fn journal_of(world: &World) -> std::path::PathBuf {
 
 impl World {
     /// Goes on with the run that has died; `None` if it died before it wrote a word.
-    async fn resume(
+    pub(super) async fn resume(
         &self,
         plan: &Plan,
         sink: &dyn Sink<Event>,
