@@ -57,7 +57,7 @@ fn journal_of(world: &World) -> std::path::PathBuf {
 
 impl World {
     /// Goes on with the run that has died; `None` if it died before it wrote a word.
-    pub(super) async fn resume(
+    async fn resume(
         &self,
         plan: &Plan,
         sink: &dyn Sink<Event>,
@@ -82,7 +82,8 @@ impl World {
             layers: *self.layers.lock().unwrap(),
             disks: Some(self),
         };
-        Some(bake::resume(&self.clients, &plan, journal, settings, sink).await)
+        let clients = self.allowed(&self.policy(&plan)).await;
+        Some(bake::resume(&clients, &plan, journal, settings, sink).await)
     }
 
     /// A process that another test starts at this moment has our open files until it becomes the program that it runs.

@@ -26,18 +26,24 @@ use piaas_bake::fleet::demand::{Asked, Source};
 use piaas_bake::fleet::event::{Event, Stamped};
 use piaas_bake::fleet::policy::Policy;
 use piaas_bake::fleet::{Brain, Controller, Core, FleetError, Shell, lease_name};
+use piaas_bake::iam::{self, Place};
 use piaas_bake::lease;
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::faults::Faults;
-use piaas_bake::localcloud::{BASE_IMAGE, DEFAULT_REGION};
+use piaas_bake::localcloud::{ACCOUNT_ID, BASE_IMAGE, DEFAULT_REGION};
 use rolls::Rolls;
 use tokio::sync::Notify;
 use wire::{Weather, Wire};
 
 use crate::aws;
+use crate::iam::Judge;
 
 const GROUP: &str = "workers";
 const MOST: i32 = 40;
+const PLACE: Place<'static> = Place {
+    account: ACCOUNT_ID,
+    region: DEFAULT_REGION,
+};
 
 /// How to simulate.
 #[derive(Debug, Clone, Copy)]
@@ -230,8 +236,9 @@ impl World {
         let late = plan.late.then(|| Arc::new(Faults::parse(late).unwrap()));
         let seen = LocalCloud::open_with(dir.path(), driver.clone(), shared.clone(), late).unwrap();
         let wire = Wire::new(seen.clone(), plan.seed);
-        let clients = aws::connect(wire.client(), shared.clone()).await;
         let calm = aws::connect(Wire::new(cloud.clone(), 0).client(), shared.clone()).await;
+        let judge = Judge::new(&iam::fleet(GROUP, PLACE), calm.clone());
+        let clients = aws::connect(judge.before(wire.client()), shared.clone()).await;
         let rolls = Rolls::new(&seen, &calm, &shared, plan).await;
         let world = Self {
             clock,

@@ -88,7 +88,8 @@ impl Rolls {
         plan: Plan,
     ) -> Self {
         let wire = Wire::new(cloud.clone(), plan.seed.wrapping_add(1));
-        let clients = aws::connect(wire.client(), clock.clone()).await;
+        let judge = Judge::new(&iam::roll(GROUP, None, PLACE), calm.clone());
+        let clients = aws::connect(judge.before(wire.client()), clock.clone()).await;
         Self {
             images: images(calm, plan.rolls).await,
             wire,

@@ -207,10 +207,10 @@ impl<'a> Request<'a> {
         (1..).map_while(tag).collect()
     }
 
-    /// The tags of what exists; `None` if nothing of this id does.
-    async fn tags_of(&self, id: &str) -> Option<Params> {
+    /// Whether something of this id exists that has no tags.
+    async fn exists(&self, id: &str) -> bool {
         let ec2 = &self.clients.ec2;
-        let exists = match kind_of(id)? {
+        match kind_of(id).unwrap_or_default() {
             "instance" => ec2.describe_instances().instance_ids(id).send().await.is_ok(),
             "image" => {
                 let answer = ec2.describe_images().image_ids(id).send().await;
@@ -222,33 +222,43 @@ impl<'a> Request<'a> {
                 call.send().await.is_ok()
             }
             _ => true,
-        };
-        if !exists {
-            return None;
         }
-        let filter = aws_sdk_ec2::types::Filter::builder();
-        let filter = filter.name("resource-id").values(id).build();
-        let answer = ec2.describe_tags().filters(filter).send().await.unwrap();
-        let tags = answer.tags().iter();
-        Some(
-            tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())))
-                .collect(),
-        )
     }
 
-    /// The action on something that exists.
-    async fn on(&self, id: &str) -> Option<Ask> {
-        let tags = self.tags_of(id).await?;
-        let kind = kind_of(id)?;
-        Some(ask(&self.action(), ec2(kind, id)).tagged("Resource", &tags))
-    }
-
-    async fn on_all<'i>(&self, ids: impl IntoIterator<Item = &'i String>) -> Vec<Ask> {
-        let mut all = Vec::new();
+    /// The tags of those of these that exist, by id.
+    async fn tags_of(&self, ids: &[&String]) -> BTreeMap<String, Params> {
+        let mut found: BTreeMap<String, Params> = BTreeMap::new();
+        if ids.is_empty() {
+            return found;
+        }
+        let filter = aws_sdk_ec2::types::Filter::builder().name("resource-id");
+        let values = ids.iter().map(|id| (*id).clone()).collect();
+        let filter = filter.set_values(Some(values)).build();
+        let mut pages = self.clients.ec2.describe_tags().filters(filter);
+        pages = pages.max_results(1000);
+        let answer = pages.send().await.unwrap();
+        for tag in answer.tags() {
+            let part = |part: Option<&str>| part.unwrap_or_default().to_owned();
+            let tags = found.entry(part(tag.resource_id())).or_default();
+            tags.insert(part(tag.key()), part(tag.value()));
+        }
         for id in ids {
-            all.extend(self.on(id).await);
+            if !found.contains_key(*id) && self.exists(id).await {
+                found.insert((*id).clone(), Params::new());
+            }
         }
-        all
+        found
+    }
+
+    /// The action on what exists of these.
+    async fn on_all<'i>(&self, ids: impl IntoIterator<Item = &'i String>) -> Vec<Ask> {
+        let ids: Vec<&String> = ids.into_iter().collect();
+        let tags = self.tags_of(&ids).await.into_iter();
+        tags.filter_map(|(id, tags)| {
+            let arn = ec2(kind_of(&id)?, &id);
+            Some(ask(&self.action(), arn).tagged("Resource", &tags))
+        })
+        .collect()
     }
 
     /// Tags that come with what is made are a `CreateTags` of their own (EC2 User Guide, "Grant permission to tag Amazon
@@ -332,7 +342,7 @@ impl<'a> Request<'a> {
             on("subnet", given("SubnetId").map_or("subnet-default", String::as_str)),
         ];
         match given("ImageId") {
-            Some(id) => asks.extend(self.on(id).await),
+            Some(id) => asks.extend(self.on_all([id]).await),
             None => asks.push(on("image", "ami-of-the-template")),
         }
         let groups = self.list("SecurityGroupId");
@@ -341,7 +351,7 @@ impl<'a> Request<'a> {
         }
         asks.extend(self.on_all(groups).await);
         if let Some(id) = template {
-            asks.extend(self.on(id).await);
+            asks.extend(self.on_all([id]).await);
             let arn = ec2("launch-template", id);
             let all = asks.into_iter();
             asks = all.map(|ask| ask.with("ec2:LaunchTemplate", &arn)).collect();
@@ -401,10 +411,10 @@ impl<'a> Request<'a> {
                 asks
             }
             "TerminateInstanceInAutoScalingGroup" => {
-                let id = self.param("InstanceId").map_or("", String::as_str);
-                let tags = self.tags_of(id).await.unwrap_or_default();
-                let name = tags.get("aws:autoscaling:groupName");
-                name.map(|name| on(name)).into_iter().collect()
+                let ids = self.param("InstanceId").into_iter().collect::<Vec<_>>();
+                let tags = self.tags_of(&ids).await.into_values();
+                let names = tags.filter_map(|tags| tags.get("aws:autoscaling:groupName").cloned());
+                names.map(|name| on(&name)).collect()
             }
             _ => return Err(self.unknown()),
         })
