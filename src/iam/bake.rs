@@ -23,19 +23,16 @@ pub(super) fn notes() -> [String; 2] {
 /// are told by the tag of their run, which IAM lets be set only as they are made. `bundles` is the bucket that bundles go
 /// through, if there is one.
 #[must_use]
-pub fn bake(
-    plan: &Plan,
-    base: &BaseRef,
-    bundles: Option<&BundleStore>,
-    place: Place<'_>,
-) -> Value {
+pub fn bake(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>, place: Place<'_>) -> Value {
     let calls = calls(plan, base, bundles);
     let asked: BTreeSet<String> = calls
         .iter()
         .map(|call| format!("{}:{}", call.service, call.operation))
         .collect();
     let is_look = |action: &&String| {
-        let operation = action.split_once(':').map_or("", |(_, operation)| operation);
+        let operation = action
+            .split_once(':')
+            .map_or("", |(_, operation)| operation);
         (operation.starts_with("Describe") || operation.starts_with("Get"))
             // Parameters have names. Anyone may ask who they are.
             && !operation.starts_with("GetParameter")
@@ -125,7 +122,12 @@ fn make(policy: &mut Policy, plan: &Plan, place: Place<'_>) {
     let images = place.all(&["image", "snapshot"]);
     policy.allow_if("MakeImages", &call, &images, &made_as_ours());
     let tag = ["ec2:CreateTags"];
-    policy.allow_if("TagWhatIsMade", &tag, &place.all(&made), &as_it_is_made(&by));
+    policy.allow_if(
+        "TagWhatIsMade",
+        &tag,
+        &place.all(&made),
+        &as_it_is_made(&by),
+    );
     policy.allow_if("PublishImage", &tag, &images, &ours());
 }
 
@@ -135,7 +137,11 @@ fn parameters(policy: &mut Policy, plan: &Plan, base: &BaseRef, place: Place<'_>
     own.push(place.parameter(&plan.channel.parameter(&plan.recipe)));
     policy.allow(
         "KeepNotes",
-        &["ssm:GetParameter", "ssm:PutParameter", "ssm:DeleteParameter"],
+        &[
+            "ssm:GetParameter",
+            "ssm:PutParameter",
+            "ssm:DeleteParameter",
+        ],
         &own,
     );
     let mut read = place.parameters(&notes());

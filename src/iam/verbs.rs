@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bake::notes;
-use super::{
-    Place, Policy, as_it_is_made, encrypted, for_machines, ours, sealed_off,
-};
+use super::{Place, Policy, as_it_is_made, encrypted, for_machines, ours, sealed_off};
 use crate::bake::names::{BundleStore, Channel};
 use crate::roll::look::CANARY_TAG;
 use crate::{fleet as fleets, lease, roll as rolls};
@@ -60,7 +58,11 @@ pub fn gc(bundles: Option<&BundleStore>, place: Place<'_>) -> Value {
     );
     policy.allow(
         "PutPointersBack",
-        &["ssm:GetParameter", "ssm:PutParameter", "ssm:DeleteParameter"],
+        &[
+            "ssm:GetParameter",
+            "ssm:PutParameter",
+            "ssm:DeleteParameter",
+        ],
         &place.parameters(&pointers()),
     );
     if let Some(store) = bundles {
@@ -135,7 +137,12 @@ impl Group<'_> {
     /// A lease, and what is kept under these names.
     fn keep(&self, policy: &mut Policy, lease: &str, kept: &str) {
         let lease = lease::path(lease);
-        let all = [lease.clone(), format!("{lease}/*"), kept.to_owned(), format!("{kept}/*")];
+        let all = [
+            lease.clone(),
+            format!("{lease}/*"),
+            kept.to_owned(),
+            format!("{kept}/*"),
+        ];
         policy.allow(
             "KeepRecords",
             &[
@@ -196,7 +203,12 @@ pub fn roll(group: &str, template: Option<&str>, place: Place<'_>) -> Value {
     // Whoever gives a group a template has to be allowed to launch from it, as the canary is (Auto Scaling User Guide,
     // "Control Amazon EC2 launch template usage in Auto Scaling groups").
     let by_template = json!({ "ArnLike": { "ec2:LaunchTemplate": template } });
-    policy.allow_if("LaunchByTheTemplate", &["ec2:RunInstances"], &["*"], &by_template);
+    policy.allow_if(
+        "LaunchByTheTemplate",
+        &["ec2:RunInstances"],
+        &["*"],
+        &by_template,
+    );
     policy.allow_if(
         "GiveRoles",
         &["iam:PassRole"],
@@ -210,7 +222,8 @@ pub fn roll(group: &str, template: Option<&str>, place: Place<'_>) -> Value {
         &place.all(&["instance", "volume", "network-interface"]),
         &as_it_is_made(&["RunInstances"]),
     );
-    let canary = json!({ "StringEquals": { format!("aws:ResourceTag/{}", CANARY_TAG): group.name } });
+    let canary =
+        json!({ "StringEquals": { format!("aws:ResourceTag/{}", CANARY_TAG): group.name } });
     let machine = [place.ec2("instance", "*")];
     let end = ["ec2:TerminateInstances"];
     policy.allow_if("EndTheCanary", &end, &machine, &canary);

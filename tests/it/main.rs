@@ -24,6 +24,7 @@ mod ndjson;
 mod on_machines;
 mod packages;
 mod plan_file;
+mod planted;
 mod roll;
 mod runner;
 mod secrets_real;

@@ -142,7 +142,9 @@ impl Drop for Helper {
 
 /// How a machine ended.
 enum End {
-    Off { from_inside: bool },
+    Off {
+        from_inside: bool,
+    },
     Terminated,
     /// It had filled this host's disk, but for this.
     NoRoom {

@@ -18,10 +18,7 @@ const INODES: u64 = 100;
 /// statvfs(3) fails.
 pub fn shortage(dir: &Path) -> io::Result<Option<String>> {
     let disk = rustix::fs::statvfs(dir)?;
-    let (free, all) = (
-        disk.f_bavail * disk.f_frsize,
-        disk.f_blocks * disk.f_frsize,
-    );
+    let (free, all) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
     if free < RESERVE.min(all / SMALL) {
         return Ok(Some(format!("{} MiB", free >> 20)));
     }
@@ -37,8 +34,8 @@ pub fn is_largest(dir: &Path) -> bool {
     let others = dir.parent().map(subdirectories).unwrap_or_default();
     let mut others = others.iter().filter(|other| other.as_path() != dir);
     !others.any(|other| {
-        let lives =
-            get_json::<Status>(&other.join("status.json")).is_ok_and(|status| status.leader.is_some());
+        let lives = get_json::<Status>(&other.join("status.json"))
+            .is_ok_and(|status| status.leader.is_some());
         let theirs = taken(other);
         // Of two with the same the first in order goes.
         lives && (theirs > own || (theirs == own && other.as_path() < dir))

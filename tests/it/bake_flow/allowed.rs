@@ -10,8 +10,8 @@ use aws_sdk_ec2::types::{
 use piaas_bake::aws::objects::{self, Place as Object};
 use piaas_bake::aws::{parameters, tags};
 use piaas_bake::iam::{self, Place};
-use piaas_bake::localcloud::{BASE_IMAGE, DEFAULT_REGION};
 use piaas_bake::lifecycle;
+use piaas_bake::localcloud::{BASE_IMAGE, DEFAULT_REGION};
 use serde_json::Value;
 
 use super::calls::{base, targets};
@@ -54,7 +54,9 @@ impl World {
         let (judge, clients) = self.judged(&self.policy(plan)).await;
         clients.account(|_| ()).await.unwrap();
         bake::resolve(&clients, &base(), "x86_64").await.unwrap();
-        survey(&clients, &self.target().await, &self.runs()).await.unwrap();
+        survey(&clients, &self.target().await, &self.runs())
+            .await
+            .unwrap();
         self.wire.fail(fault);
         let runs = self.runs();
         let settings = Settings {
@@ -70,7 +72,8 @@ impl World {
         let outcome = bake::bake(&clients, plan, settings, &()).await;
         let called = self.wire.operations();
         self.wire.fail(Fault::None);
-        assert_eq!(outcome.is_ok(), fault == Fault::None, "{outcome:?}");
+        let goes_well = matches!(fault, Fault::None | Fault::Lose(_));
+        assert_eq!(outcome.is_ok(), goes_well, "{outcome:?}");
         if let Some(store) = &self.bundles {
             // The URL that a machine is lent stands for a request of ours.
             let object = Object {
@@ -92,18 +95,23 @@ async fn nothing_of_the_policy_of_a_bake_is_not_needed() {
     for number in 0..3 {
         let mut unneeded: Option<BTreeSet<String>> = None;
         let at = |operation: &str, all: &[String]| {
-            all.iter().rposition(|one| one == operation).expect(operation)
+            all.iter()
+                .rposition(|one| one == operation)
+                .expect(operation)
         };
         let mut all = Vec::new();
-        for step in 0..3 {
+        for step in 0..4 {
             let mut world = World::new().await;
             let target = targets(&world).await.swap_remove(number);
             let _ = bundles::through_bucket(&mut world).await;
             let plan = world.plan(&target).await;
-            // The last bake is refused as it publishes, where it has made everything; the one before has an answer lost.
+            // One is refused as it publishes, where it has made everything; of one the answer to its first change is lost.
             let fault = match step {
                 0 => Fault::None,
                 1 => Fault::Refuse(at("CreateTags", &all)),
+                2 if all.iter().any(|one| one == "CreateSecurityGroup") => {
+                    Fault::Lose(at("CreateSecurityGroup", &all))
+                }
                 _ => Fault::Refuse(at("PutParameter", &all)),
             };
             let (found, called) = world.unneeded(&plan, fault).await;
@@ -127,7 +135,11 @@ async fn nothing_of_the_policy_of_a_clean_up_is_not_needed() {
     let plan = world.plan(&world.target().await).await;
     let policy = iam::gc(world.bundles.as_ref(), PLACE);
     let (judge, cleaner) = world.judged(&policy).await;
-    // A first image is the latest; a second one is being made so as its process dies, and is undone by its journal.
+    // A first image is being made the latest as its process dies.
+    killed_at_last(&world, &plan, "PutParameter", None).await;
+    let dead = bake::undo_dead_runs(&cleaner, ACCOUNT_ID, &world.runs(), &()).await;
+    assert_eq!(dead.unwrap().len(), 1);
+    // Another first image is the latest; a second one is being made so as its process dies, and is undone by its journal.
     world.bake(&plan, Cancel::never(), &()).await.unwrap();
     let first = plan;
     let forced = Target {
@@ -151,7 +163,9 @@ async fn nothing_of_the_policy_of_a_clean_up_is_not_needed() {
         killed_at_last(&world, &plan, operation, None).await;
         std::fs::remove_dir_all(world.runs()).unwrap();
         world.clock.sleep(Duration::from_secs(9 * 24 * 3600)).await;
-        let found = lifecycle::survey(&cleaner, world.bundles.as_ref()).await.unwrap();
+        let found = lifecycle::survey(&cleaner, world.bundles.as_ref())
+            .await
+            .unwrap();
         let found: Vec<_> = found
             .into_iter()
             .filter(|one| {
@@ -204,10 +218,14 @@ fn machine(
     group: &str,
 ) -> aws_sdk_ec2::operation::run_instances::builders::RunInstancesFluentBuilder {
     let ebs = EbsBlockDevice::builder().encrypted(encrypted).build();
-    let disk = BlockDeviceMapping::builder().device_name("/dev/xvda").ebs(ebs);
+    let disk = BlockDeviceMapping::builder()
+        .device_name("/dev/xvda")
+        .ebs(ebs);
     let mut ours = tags::Tags::new();
     tags::put(&mut ours, tags::RUN, "r");
-    let marks = marked.iter().map(|kind| tags::specification(kind.clone(), &ours));
+    let marks = marked
+        .iter()
+        .map(|kind| tags::specification(kind.clone(), &ours));
     clients
         .ec2
         .run_instances()
@@ -231,7 +249,11 @@ async fn the_policy_of_a_bake_gives_nothing_else() {
     let group = {
         let mut ours = tags::Tags::new();
         tags::put(&mut ours, tags::RUN, "r");
-        let make = clients.ec2.create_security_group().group_name("ours").description("ours");
+        let make = clients
+            .ec2
+            .create_security_group()
+            .group_name("ours")
+            .description("ours");
         let mark = tags::specification(ResourceType::SecurityGroup, &ours);
         let made = make.tag_specifications(mark).send().await.unwrap();
         made.group_id.unwrap()
@@ -240,17 +262,38 @@ async fn the_policy_of_a_bake_gives_nothing_else() {
     machine(&clients, true, &both, &group).send().await.unwrap();
     assert_eq!(judge.take_denied(), [] as [String; 0]);
     let foreign = {
-        let all = world.calm.ec2.describe_security_groups().send().await.unwrap();
-        let foreign = all.security_groups().iter().find(|one| one.tags().is_empty());
+        let all = world
+            .calm
+            .ec2
+            .describe_security_groups()
+            .send()
+            .await
+            .unwrap();
+        let foreign = all
+            .security_groups()
+            .iter()
+            .find(|one| one.tags().is_empty());
         foreign.unwrap().group_id().unwrap().to_owned()
     };
     let launch = || machine(&clients, true, &both, &group);
     for (what, call) in [
         ("an open disk", machine(&clients, false, &both, &group)),
-        ("no tag of a run", machine(&clients, true, &both[1..], &group)),
-        ("a disk without a tag", machine(&clients, true, &both[..1], &group)),
-        ("a group of others", machine(&clients, true, &both, &foreign)),
-        ("another type", launch().instance_type(InstanceType::C52xlarge)),
+        (
+            "no tag of a run",
+            machine(&clients, true, &both[1..], &group),
+        ),
+        (
+            "a disk without a tag",
+            machine(&clients, true, &both[..1], &group),
+        ),
+        (
+            "a group of others",
+            machine(&clients, true, &both, &foreign),
+        ),
+        (
+            "another type",
+            launch().instance_type(InstanceType::C52xlarge),
+        ),
         (
             "metadata without tokens",
             launch().metadata_options(metadata(HttpTokensState::Optional, 1)),
@@ -274,32 +317,94 @@ async fn the_policy_of_a_bake_gives_nothing_else() {
 
     // A machine and an image of somebody else.
     let calm = &world.calm.ec2;
-    let run = calm.run_instances().image_id(BASE_IMAGE).min_count(1).max_count(1);
-    let run = run.instance_type(InstanceType::T3Micro).send().await.unwrap();
+    let run = calm
+        .run_instances()
+        .image_id(BASE_IMAGE)
+        .min_count(1)
+        .max_count(1);
+    let run = run
+        .instance_type(InstanceType::T3Micro)
+        .send()
+        .await
+        .unwrap();
     let other = run.instances()[0].instance_id().unwrap().to_owned();
     world.clock.sleep(Duration::from_secs(60)).await;
-    let image = calm.create_image().instance_id(&other).name("other").send().await;
+    let image = calm
+        .create_image()
+        .instance_id(&other)
+        .name("other")
+        .send()
+        .await;
     let image = image.unwrap().image_id.unwrap();
-    let snapshots = calm.describe_snapshots().owner_ids("self").send().await.unwrap();
+    let snapshots = calm
+        .describe_snapshots()
+        .owner_ids("self")
+        .send()
+        .await
+        .unwrap();
     let snapshot = snapshots.snapshots()[0].snapshot_id().unwrap();
     let ec2 = &clients.ec2;
-    let tag = aws_sdk_ec2::types::Tag::builder().key(tags::RUN).value("mine").build();
-    let ssm = clients.ssm.send_command().document_name("AWS-RunShellScript");
+    let tag = aws_sdk_ec2::types::Tag::builder()
+        .key(tags::RUN)
+        .value("mine")
+        .build();
+    let ssm = clients
+        .ssm
+        .send_command()
+        .document_name("AWS-RunShellScript");
     let refused = [
-        ec2.stop_instances().instance_ids(&other).send().await.is_err(),
-        ec2.terminate_instances().instance_ids(&other).send().await.is_err(),
-        ec2.deregister_image().image_id(&image).send().await.is_err(),
-        ec2.delete_snapshot().snapshot_id(snapshot).send().await.is_err(),
-        ec2.delete_security_group().group_id(&foreign).send().await.is_err(),
+        ec2.stop_instances()
+            .instance_ids(&other)
+            .send()
+            .await
+            .is_err(),
+        ec2.terminate_instances()
+            .instance_ids(&other)
+            .send()
+            .await
+            .is_err(),
+        ec2.deregister_image()
+            .image_id(&image)
+            .send()
+            .await
+            .is_err(),
+        ec2.delete_snapshot()
+            .snapshot_id(snapshot)
+            .send()
+            .await
+            .is_err(),
+        ec2.delete_security_group()
+            .group_id(&foreign)
+            .send()
+            .await
+            .is_err(),
         // Nor is it made ours by a tag.
-        ec2.create_tags().resources(&other).tags(tag).send().await.is_err(),
-        ec2.create_image().instance_id(&other).name("x").send().await.is_err(),
+        ec2.create_tags()
+            .resources(&other)
+            .tags(tag)
+            .send()
+            .await
+            .is_err(),
+        ec2.create_image()
+            .instance_id(&other)
+            .name("x")
+            .send()
+            .await
+            .is_err(),
         ssm.instance_ids(&other).send().await.is_err(),
         // The pointer of another recipe, and one that it does not move.
-        parameters::set(&clients, "/piaas-bake/other/latest".into(), "x".into()).await.is_err(),
-        parameters::set(&clients, "/piaas-bake/worker/candidate".into(), "x".into()).await.is_err(),
-        parameters::set(&clients, "/else".into(), "x".into()).await.is_err(),
-        parameters::values(&clients, vec!["/ci/token".into()]).await.is_err(),
+        parameters::set(&clients, "/piaas-bake/other/latest".into(), "x".into())
+            .await
+            .is_err(),
+        parameters::set(&clients, "/piaas-bake/worker/candidate".into(), "x".into())
+            .await
+            .is_err(),
+        parameters::set(&clients, "/else".into(), "x".into())
+            .await
+            .is_err(),
+        parameters::values(&clients, vec!["/ci/token".into()])
+            .await
+            .is_err(),
         // What it never calls.
         ec2.describe_vpcs().send().await.is_err(),
     ];

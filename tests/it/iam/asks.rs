@@ -38,10 +38,7 @@ struct Request<'a> {
 }
 
 /// The questions about a request. Resources that do not exist are in none: the service says so itself.
-pub async fn of(
-    clients: &Clients,
-    request: &http::Request<Bytes>,
-) -> Result<Vec<Ask>, Unknown> {
+pub async fn of(clients: &Clients, request: &http::Request<Bytes>) -> Result<Vec<Ask>, Unknown> {
     let request = Request::read(clients, request);
     match request.service.as_str() {
         // No permission is needed for it (AWS STS API Reference, `GetCallerIdentity`).
@@ -132,7 +129,11 @@ impl<'a> Request<'a> {
         let header = |name: &str| request.headers().get(name)?.to_str().ok();
         // `Credential=<key>/<date>/<region>/<service>/aws4_request`, in a header or, of a URL that is lent, in its query.
         let signed = header("authorization").unwrap_or_default().to_owned()
-            + &request.uri().query().unwrap_or_default().replace("%2F", "/");
+            + &request
+                .uri()
+                .query()
+                .unwrap_or_default()
+                .replace("%2F", "/");
         let before = signed.split("/aws4_request").next().unwrap_or_default();
         let service = before.rsplit('/').next().unwrap_or_default().to_owned();
         let params: Params = form_urlencoded::parse(request.body())
@@ -211,12 +212,22 @@ impl<'a> Request<'a> {
     async fn exists(&self, id: &str) -> bool {
         let ec2 = &self.clients.ec2;
         match kind_of(id).unwrap_or_default() {
-            "instance" => ec2.describe_instances().instance_ids(id).send().await.is_ok(),
+            "instance" => ec2
+                .describe_instances()
+                .instance_ids(id)
+                .send()
+                .await
+                .is_ok(),
             "image" => {
                 let answer = ec2.describe_images().image_ids(id).send().await;
                 answer.is_ok_and(|page| !page.images().is_empty())
             }
-            "snapshot" => ec2.describe_snapshots().snapshot_ids(id).send().await.is_ok(),
+            "snapshot" => ec2
+                .describe_snapshots()
+                .snapshot_ids(id)
+                .send()
+                .await
+                .is_ok(),
             "security-group" => {
                 let call = ec2.describe_security_groups().group_ids(id);
                 call.send().await.is_ok()
@@ -327,8 +338,14 @@ impl<'a> Request<'a> {
             on("instance", "*")
                 .tagged("Request", &tags("instance"))
                 .with_some("ec2:InstanceType", given("InstanceType"))
-                .with_some("ec2:MetadataHttpTokens", given("MetadataOptions.HttpTokens"))
-                .with_some("ec2:MetadataHttpEndpoint", given("MetadataOptions.HttpEndpoint"))
+                .with_some(
+                    "ec2:MetadataHttpTokens",
+                    given("MetadataOptions.HttpTokens"),
+                )
+                .with_some(
+                    "ec2:MetadataHttpEndpoint",
+                    given("MetadataOptions.HttpEndpoint"),
+                )
                 .with_some(
                     "ec2:MetadataHttpPutResponseHopLimit",
                     given("MetadataOptions.HttpPutResponseHopLimit"),
@@ -337,9 +354,15 @@ impl<'a> Request<'a> {
             on("volume", "*")
                 .tagged("Request", &tags("volume"))
                 .with("ec2:Encrypted", flag)
-                .with_some("ec2:VolumeType", given("BlockDeviceMapping.1.Ebs.VolumeType")),
+                .with_some(
+                    "ec2:VolumeType",
+                    given("BlockDeviceMapping.1.Ebs.VolumeType"),
+                ),
             on("network-interface", "*").tagged("Request", &tags("network-interface")),
-            on("subnet", given("SubnetId").map_or("subnet-default", String::as_str)),
+            on(
+                "subnet",
+                given("SubnetId").map_or("subnet-default", String::as_str),
+            ),
         ];
         match given("ImageId") {
             Some(id) => asks.extend(self.on_all([id]).await),
@@ -354,7 +377,9 @@ impl<'a> Request<'a> {
             asks.extend(self.on_all([id]).await);
             let arn = ec2("launch-template", id);
             let all = asks.into_iter();
-            asks = all.map(|ask| ask.with("ec2:LaunchTemplate", &arn)).collect();
+            asks = all
+                .map(|ask| ask.with("ec2:LaunchTemplate", &arn))
+                .collect();
         }
         asks.extend(profile.map(|_| role()));
         asks
@@ -377,7 +402,11 @@ impl<'a> Request<'a> {
             "SendCommand" => {
                 let name = self.text("DocumentName");
                 let document = format!("arn:aws:ssm:{DEFAULT_REGION}::document/{name}");
-                let ids: Vec<String> = self.strings("InstanceIds").into_iter().map(str::to_owned).collect();
+                let ids: Vec<String> = self
+                    .strings("InstanceIds")
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect();
                 let mut asks = self.on_all(&ids).await;
                 asks.push(ask(&action, document));
                 asks
@@ -395,7 +424,9 @@ impl<'a> Request<'a> {
             )
         };
         let on = |name: &str| ask(&action, group(name));
-        let named = self.param("AutoScalingGroupName").map_or("", String::as_str);
+        let named = self
+            .param("AutoScalingGroupName")
+            .map_or("", String::as_str);
         Ok(match self.operation.as_str() {
             name if name.starts_with("Describe") => vec![ask(&action, "*")],
             "CancelInstanceRefresh" | "RollbackInstanceRefresh" | "LaunchInstances" => {
@@ -466,7 +497,9 @@ fn launches_of(template: &str) -> Vec<Ask> {
         .collect();
     asks.push(ask("ec2:RunInstances", arn.clone()));
     let asks = asks.into_iter();
-    let mut asks: Vec<Ask> = asks.map(|ask| ask.with("ec2:LaunchTemplate", &arn)).collect();
+    let mut asks: Vec<Ask> = asks
+        .map(|ask| ask.with("ec2:LaunchTemplate", &arn))
+        .collect();
     asks.push(role());
     asks
 }

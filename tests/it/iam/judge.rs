@@ -107,8 +107,12 @@ impl Judge {
 
     fn allows(&self, ask: &Ask) -> bool {
         let allows = |statement: &&Value| {
-            texts(&statement["Action"]).iter().any(|action| like(action, &ask.action))
-                && texts(&statement["Resource"]).iter().any(|arn| like(arn, &ask.resource))
+            texts(&statement["Action"])
+                .iter()
+                .any(|action| like(action, &ask.action))
+                && texts(&statement["Resource"])
+                    .iter()
+                    .any(|arn| like(arn, &ask.resource))
                 && holds(&statement["Condition"], &ask.context)
         };
         let Some(statement) = self.statements.iter().find(allows) else {
@@ -123,9 +127,10 @@ impl Judge {
     /// What is answered to a request that is not allowed.
     pub async fn refuse(&self, request: &http::Request<Bytes>) -> Option<http::Response<Bytes>> {
         let denied = match asks::of(&self.clients, request).await {
-            Ok(asks) => asks.into_iter().find(|ask| !self.allows(ask)).map(|ask| {
-                format!("{} on {} with {:?}", ask.action, ask.resource, ask.context)
-            }),
+            Ok(asks) => asks
+                .into_iter()
+                .find(|ask| !self.allows(ask))
+                .map(|ask| format!("{} on {} with {:?}", ask.action, ask.resource, ask.context)),
             Err(unknown) => Some(format!("not known to the test: {}", unknown.0)),
         }?;
         self.denied.lock().unwrap().push(denied);
@@ -261,10 +266,22 @@ mod tests {
             (json!({ "Null": { "aws:ResourceTag/a": "false" } }), true),
             (json!({ "Null": { "aws:ResourceTag/b": "false" } }), false),
             (json!({ "Null": { "aws:ResourceTag/b": "true" } }), true),
-            (json!({ "StringEquals": { "aws:ResourceTag/a": ["y", "x"] } }), true),
-            (json!({ "StringEquals": { "aws:ResourceTag/b": "x" } }), false),
-            (json!({ "NumericLessThanEquals": { "ec2:hops": "1" } }), false),
-            (json!({ "ArnLike": { "aws:ResourceTag/a": "*" }, "Bool": { "ec2:hops": "3" } }), false),
+            (
+                json!({ "StringEquals": { "aws:ResourceTag/a": ["y", "x"] } }),
+                true,
+            ),
+            (
+                json!({ "StringEquals": { "aws:ResourceTag/b": "x" } }),
+                false,
+            ),
+            (
+                json!({ "NumericLessThanEquals": { "ec2:hops": "1" } }),
+                false,
+            ),
+            (
+                json!({ "ArnLike": { "aws:ResourceTag/a": "*" }, "Bool": { "ec2:hops": "3" } }),
+                false,
+            ),
         ] {
             assert_eq!(holds(&condition, &context), expected, "{condition}");
         }

@@ -81,12 +81,26 @@ async fn left_behind(clients: &Clients) {
     tags::put(&mut ours, tags::RUN, "20200101T000000-00000001");
     tags::put(&mut ours, tags::EXPIRES, "2020-01-02T00:00:00Z");
     let mark = |kind| tags::specification(kind, &ours);
-    let group = clients.ec2.create_security_group().group_name("left").description("left");
+    let group = clients
+        .ec2
+        .create_security_group()
+        .group_name("left")
+        .description("left");
     let group = group.tag_specifications(mark(ResourceType::SecurityGroup));
     let group = group.send().await.unwrap().group_id.unwrap();
-    let run = clients.ec2.run_instances().image_id(BASE_IMAGE).min_count(1).max_count(1);
-    let run = run.instance_type("t3.micro".into()).security_group_ids(group);
-    run.tag_specifications(mark(ResourceType::Instance)).send().await.unwrap();
+    let run = clients
+        .ec2
+        .run_instances()
+        .image_id(BASE_IMAGE)
+        .min_count(1)
+        .max_count(1);
+    let run = run
+        .instance_type("t3.micro".into())
+        .security_group_ids(group);
+    run.tag_specifications(mark(ResourceType::Instance))
+        .send()
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +136,10 @@ async fn every_verb_does_with_the_policy_that_is_printed_for_it() {
     let unneeded = judge.unused();
     // The other kinds are in the tests of clean-ups.
     for needed in ["TerminateInstances", "DeleteSecurityGroup"] {
-        assert!(!unneeded.iter().any(|one| one.ends_with(needed)), "{unneeded:?}");
+        assert!(
+            !unneeded.iter().any(|one| one.ends_with(needed)),
+            "{unneeded:?}"
+        );
     }
 }
 
@@ -137,11 +154,16 @@ async fn a_call_outside_of_the_policy_fails() {
     assert!(denied[0].starts_with("ssm:GetParameters on "), "{denied:?}");
     assert!(run.stderr.contains("GetParameters"), "{}", run.stderr);
     // Policies of groups name them.
-    parameters::set(&world.front.clients, "/else".into(), "x".into()).await.unwrap();
+    parameters::set(&world.front.clients, "/else".into(), "x".into())
+        .await
+        .unwrap();
     let _judge = world.by(&["fleet", "workers"]).await;
     for verb in ["roll", "fleet"] {
         let policy = world.printed(&[verb, "workers"]).await.to_string();
-        assert!(policy.contains("autoScalingGroupName/workers\""), "{policy}");
+        assert!(
+            policy.contains("autoScalingGroupName/workers\""),
+            "{policy}"
+        );
     }
 }
 

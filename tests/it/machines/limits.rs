@@ -202,8 +202,14 @@ impl Disk {
             assert!(output.status.success(), "{program}: {said}");
         };
         let word = std::ffi::OsStr::new;
-        run("mkfs.ext4", &[word("-q"), word("-m"), word("0"), file.as_os_str()]);
-        run("mount", &[word("-o"), word("loop"), file.as_os_str(), at.as_os_str()]);
+        run(
+            "mkfs.ext4",
+            &[word("-q"), word("-m"), word("0"), file.as_os_str()],
+        );
+        run(
+            "mount",
+            &[word("-o"), word("loop"), file.as_os_str(), at.as_os_str()],
+        );
         let this = Self(at);
         let ballast = this.free() - (1_300 << 20);
         let file = std::fs::File::create(this.0.join("ballast")).unwrap();
@@ -221,7 +227,10 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // One that stays is told by the temporary directory that cannot be removed.
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
     }
 }
 
@@ -239,20 +248,24 @@ async fn a_machine_that_fills_the_disk_is_ended_before_its_host_has_none() {
     let (machine, other) = (cloud.launch().await, cloud.launch().await);
     let fill = "dd if=/dev/zero of=/root/all bs=1M; echo full; sleep 600";
     let _never_over = cloud.send(&machine, fill, 600).await;
-    let least = std::sync::Mutex::new(u64::MAX);
+    let least = std::sync::atomic::AtomicU64::new(u64::MAX);
     aws::until("the machine to be ended", async || {
-        let mut least = least.lock().unwrap();
-        *least = (*least).min(disk.free());
-        drop(least);
-        let found = cloud.clients.ec2.describe_instances().instance_ids(&machine);
+        least.fetch_min(disk.free(), std::sync::atomic::Ordering::SeqCst);
+        let found = cloud
+            .clients
+            .ec2
+            .describe_instances()
+            .instance_ids(&machine);
         let found = found.send().await.unwrap();
         let one = &found.reservations()[0].instances()[0];
-        let reason = one.state_transition_reason().unwrap_or_default();
-        let why = one.state_reason().and_then(|why| why.message()).unwrap_or_default();
-        why.contains("filled the disk") || reason.contains("filled the disk")
+        let why = one.state_reason().and_then(|why| why.message());
+        [one.state_transition_reason(), why]
+            .iter()
+            .flatten()
+            .any(|said| said.contains("filled the disk"))
     })
     .await;
-    let least = least.into_inner().unwrap();
+    let least = least.into_inner();
     assert!(least > 100 << 20, "{} MiB were left", least >> 20);
     // What it had written is gone, and whoever wrote less lives.
     assert!(disk.free() > 1 << 30, "{} MiB are free", disk.free() >> 20);

@@ -46,7 +46,11 @@ impl Cloud {
     }
 
     /// As [`Self::open_with`], below this directory.
-    async fn open_in(test: &str, faults: Option<Arc<Faults>>, below: Option<&Path>) -> Option<Self> {
+    async fn open_in(
+        test: &str,
+        faults: Option<Arc<Faults>>,
+        below: Option<&Path>,
+    ) -> Option<Self> {
         if !machines_wanted(test) {
             return None;
         }

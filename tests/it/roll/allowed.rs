@@ -35,7 +35,10 @@ async fn nothing_of_the_policy_of_a_roll_is_not_needed() {
             _ => {}
         }
         let image = images(&world).await;
-        roll::survey(&world.clients, GROUP, image).await.unwrap().unwrap();
+        roll::survey(&world.clients, GROUP, image)
+            .await
+            .unwrap()
+            .unwrap();
         let _ = world.roll().await;
         let found = world.judge.unused();
         unneeded = Some(match unneeded {
