@@ -169,7 +169,6 @@ pub fn roll(group: &str, template: Option<&str>, place: Place<'_>) -> Value {
         "ec2:DescribeLaunchTemplateVersions",
         "ssm:DescribeInstanceInformation",
         "ssm:GetCommandInvocation",
-        "ssm:ListCommandInvocations",
     ]);
     policy.allow(
         "FindTheImage",
@@ -244,6 +243,7 @@ pub fn fleet(group: &str, place: Place<'_>) -> Value {
         "autoscaling:DescribeInstanceRefreshes",
         "ec2:DescribeInstances",
         "ec2:DescribeLaunchTemplateVersions",
+        "ssm:DescribeInstanceInformation",
         "ssm:GetCommandInvocation",
         "ssm:ListCommandInvocations",
     ]);

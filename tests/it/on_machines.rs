@@ -19,7 +19,7 @@ use piaas_bake::image::tree::listing::Attributes;
 use piaas_bake::image::tree::{EntryType, TreeManifest};
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::nspawn::NspawnDriver;
-use piaas_bake::localcloud::{ACCOUNT_ID, BASE_IMAGE, DEFAULT_REGION};
+use piaas_bake::localcloud::{ACCOUNT_ID, BASE_IMAGE, DEFAULT_REGION, connector};
 use piaas_bake::recipe::model::{BaseRef, BuildSpec};
 use serde_json::{Value, json};
 
@@ -294,7 +294,7 @@ async fn a_machine_lists_what_is_on_its_disk_by_calls_that_a_bake_makes_too() {
     let clock = SystemClock::shared();
     let driver = NspawnDriver::new(dir.clone(), crate::aws::base_dir(), PathBuf::from(BIN));
     let cloud = LocalCloud::open(&dir, Arc::new(driver), clock.clone()).unwrap();
-    let wire = Wire::new(cloud);
+    let wire = Wire::new(cloud.clone());
     let clients = crate::aws::connect(wire.client(), clock.clone()).await;
     let image = shown["image_id"].as_str().unwrap();
     let image = images::get(&clients, image).await.unwrap().unwrap();
@@ -316,7 +316,10 @@ async fn a_machine_lists_what_is_on_its_disk_by_calls_that_a_bake_makes_too() {
         id: image.id.clone(),
     };
     // By somebody who has the policy of a bake and no more.
-    let judge = Judge::new(&iam::bake(&plan, &ami, None, PLACE), clients.clone());
+    let judge = Judge::new(
+        &iam::bake(&plan, &ami, None, PLACE),
+        crate::aws::connect(connector(cloud), clock.clone()).await,
+    );
     let judged = crate::aws::connect(judge.before(wire.client()), clock.clone()).await;
     let compared = list_both(&judged, &plan, pair, settings, &())
         .await

@@ -133,6 +133,7 @@ impl Judge {
                 .map(|ask| format!("{} on {} with {:?}", ask.action, ask.resource, ask.context)),
             Err(unknown) => Some(format!("not known to the test: {}", unknown.0)),
         }?;
+        eprintln!("not allowed: {denied}");
         self.denied.lock().unwrap().push(denied);
         Some(refusal(request))
     }
