@@ -198,7 +198,8 @@ pub async fn holder(clients: &Clients, name: &str) -> Result<Option<Term>, Error
         .filter(|term| clients.clock.now() < term.expires && !term.is_orphaned()))
 }
 
-fn path(name: &str) -> String {
+/// Below what a lease lies.
+pub(crate) fn path(name: &str) -> String {
     format!("/piaas-bake/leases/{name}")
 }
 

@@ -15,6 +15,7 @@
 //! - [`worker`]: the agent on a worker; the binary `piaas-worker`. Knows neither EC2 nor SSM.
 //! - [`journal`]: the write-ahead log of intents and outcomes.
 //! - [`aws`]: clients, errors, waiting, tags, objects in S3.
+//! - [`iam`]: the policies that verbs need.
 //! - [`localcloud`]: below the wire. No room above imports it but `cli`, which plugs it in; it imports only [`image`] and
 //!   [`debs`].
 //! - [`image`]: canonical file trees, ext4, FAT, GPT, disks; the table of known leaks.
@@ -35,6 +36,7 @@ pub mod events;
 pub mod fleet;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+pub mod iam;
 pub mod image;
 pub mod journal;
 pub mod lease;

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use aws_sdk_ec2::types::{
+    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, InstanceMetadataEndpointState,
+    InstanceMetadataOptionsRequest, VolumeType,
+};
+
 use super::error::Failure;
 use crate::aws::error::Context as _;
 use crate::aws::wait::{Pace, Patience};
@@ -38,6 +43,31 @@ impl Instance {
             reason: self.reason,
         }
     }
+}
+
+/// Metadata for the machine alone: no request without a token is answered, and no container gets one.
+pub(super) fn metadata() -> InstanceMetadataOptionsRequest {
+    InstanceMetadataOptionsRequest::builder()
+        .http_endpoint(InstanceMetadataEndpointState::Enabled)
+        .http_tokens(HttpTokensState::Required)
+        .http_put_response_hop_limit(1)
+        .build()
+}
+
+/// An encrypted root volume of so many GiB, which goes with its machine. The key is the account's default one for EBS, for
+/// which nobody needs a permission of KMS (Amazon EBS User Guide, "How Amazon EBS encryption works").
+pub(super) fn root_volume(device: &str, gib: u32) -> BlockDeviceMapping {
+    BlockDeviceMapping::builder()
+        .device_name(device)
+        .ebs(
+            EbsBlockDevice::builder()
+                .volume_size(i32::try_from(gib).unwrap_or(i32::MAX))
+                .volume_type(VolumeType::Gp3)
+                .encrypted(true)
+                .delete_on_termination(true)
+                .build(),
+        )
+        .build()
 }
 
 /// The state of an instance; `None` if EC2 does not know it.

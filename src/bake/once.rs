@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use aws_sdk_ec2::types::{
-    HttpTokensState, InstanceMetadataOptionsRequest, InstanceType, ResourceType, ShutdownBehavior,
-};
+use aws_sdk_ec2::types::{InstanceType, ResourceType, ShutdownBehavior};
 use base64::Engine as _;
 
 use super::bundle::user_data;
@@ -125,15 +123,16 @@ async fn launch(clients: &Clients, order: &Order<'_>, token: &str) -> Result<Str
         .max_count(1)
         .client_token(token)
         .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
-        .metadata_options(
-            InstanceMetadataOptionsRequest::builder()
-                .http_tokens(HttpTokensState::Required)
-                .build(),
-        )
+        .metadata_options(machine::metadata())
+        .block_device_mappings(machine::root_volume(
+            &order.image.root_device,
+            order.image.size_gib,
+        ))
         .user_data(
             base64::engine::general_purpose::STANDARD.encode(user_data(&clients.region, LIFETIME)),
         )
         .tag_specifications(tags::specification(ResourceType::Instance, &all))
+        .tag_specifications(tags::specification(ResourceType::Volume, &all))
         .send()
         .await
         .call("ec2", "RunInstances")?;

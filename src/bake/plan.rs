@@ -541,4 +541,4 @@ fn leftover(image: &Image, survey: &Survey, limit: Duration, now: Timestamp) -> 
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

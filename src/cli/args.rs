@@ -171,6 +171,9 @@ pub enum Verb {
     Render(RenderArgs),
     /// Show what a bake would do and where, or which recipes changed; changes nothing
     Plan(PlanArgs),
+    /// Print the IAM policy that a verb needs on AWS, and no more
+    #[command(subcommand)]
+    Policy(super::verbs::policy_args::PolicyVerb),
     /// Bake a recipe into a tested image
     Bake(BakeArgs),
     /// Bake anew, as candidates, what is out of date

@@ -84,6 +84,7 @@ fn run(context: &Context, verb: Verb) -> CliResult {
         Verb::Completions { shell } => completions::script(context, shell),
         Verb::Man { output } => verbs::man::run(context, output.as_deref()),
         Verb::Plan(args) => block_on(verbs::plan::run(context, &args)),
+        Verb::Policy(of) => block_on(verbs::policy::run(context, &of)),
         Verb::Bake(args) => block_on(verbs::bake::run(context, &args)),
         Verb::Gc(args) => block_on(verbs::gc::run(context, &args)),
         Verb::Runs { what } => verbs::runs::run(context, what.as_ref()),

@@ -89,6 +89,8 @@ pub struct Volume {
     /// GiB.
     pub size: u64,
     pub kind: String,
+    #[serde(default)]
+    pub encrypted: bool,
     pub delete_on_termination: bool,
     pub tags: Tags,
 }
@@ -193,6 +195,9 @@ pub struct Image {
     /// Size of the root volume in GiB.
     pub size: u64,
     pub volume_kind: String,
+    /// Its snapshot is encrypted.
+    #[serde(default)]
+    pub encrypted: bool,
     pub source_instance_id: Option<String>,
     pub source_image_id: Option<String>,
     pub tags: Tags,
@@ -214,6 +219,8 @@ pub struct Snapshot {
     pub percent: u8,
     pub volume_id: String,
     pub size: u64,
+    #[serde(default)]
+    pub encrypted: bool,
     pub tags: Tags,
 }
 
@@ -404,6 +411,7 @@ impl State {
             // As EC2 shows snapshots that no volume of the owner's stands behind.
             volume_id: "vol-ffffffff".to_owned(),
             size: super::ec2::types::BASE_SIZE,
+            encrypted: false,
             tags: Tags::new(),
         };
         let image = Image {
@@ -417,6 +425,7 @@ impl State {
             snapshot_id: snapshot.id.clone(),
             size: super::ec2::types::BASE_SIZE,
             volume_kind: "gp3".to_owned(),
+            encrypted: false,
             source_instance_id: None,
             source_image_id: None,
             tags: Tags::new(),

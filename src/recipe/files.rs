@@ -134,13 +134,47 @@ pub(super) fn unreadable(file: &Path, why: impl std::fmt::Display) -> Diagnostic
     }
 }
 
+/// Opens a file whose real path this was when it was checked: no link that came in since is followed, at any place of it.
+fn open_as_checked(file: &Path) -> io::Result<File> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+    let how = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(CWD, file, how, Mode::empty(), resolve) {
+        // A kernel before 5.6, or a sandbox that does not know the call: at its end at least.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+            Ok(rustix::fs::open(file, how | OFlags::NOFOLLOW, Mode::empty())?.into())
+        }
+        opened => Ok(opened?.into()),
+    }
+}
+
+/// Reads at most `largest` bytes of a file that [`beside`] or a tree has found.
+///
+/// # Errors
+/// As [`bytes`]; and it is a link now, or lies behind one.
+pub fn own_bytes(file: &Path, largest: u64) -> Result<Vec<u8>, Diagnostic> {
+    read(file, open_as_checked(file), largest)
+}
+
+/// Reads a text of such a file.
+///
+/// # Errors
+/// As [`text`] and [`own_bytes`].
+pub fn own_text(file: &Path) -> Result<String, Diagnostic> {
+    as_text(file, own_bytes(file, LARGEST_TEXT)?)
+}
+
 /// Reads at most `largest` bytes.
 ///
 /// # Errors
 /// The file cannot be read or is larger.
 pub fn bytes(file: &Path, largest: u64) -> Result<Vec<u8>, Diagnostic> {
+    read(file, File::open(file), largest)
+}
+
+fn read(file: &Path, opened: io::Result<File>, largest: u64) -> Result<Vec<u8>, Diagnostic> {
     let mut bytes = Vec::new();
-    let read = File::open(file).and_then(|open| {
+    let read = opened.and_then(|open| {
         // A file that says that it is too large is not read.
         if open.metadata()?.len() > largest {
             return Ok(true);
@@ -167,7 +201,11 @@ pub fn bytes(file: &Path, largest: u64) -> Result<Vec<u8>, Diagnostic> {
 /// # Errors
 /// The file cannot be read, is larger, or is not UTF-8 (then with the place of the first bad byte).
 pub fn text(file: &Path) -> Result<String, Diagnostic> {
-    String::from_utf8(bytes(file, LARGEST_TEXT)?).map_err(|error| {
+    as_text(file, bytes(file, LARGEST_TEXT)?)
+}
+
+fn as_text(file: &Path, bytes: Vec<u8>) -> Result<String, Diagnostic> {
+    String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = good.split(|b| *b == b'\n').count();
         let start = good
@@ -189,4 +227,41 @@ pub fn text(file: &Path) -> Result<String, Diagnostic> {
             help: Some("save the file as UTF-8 (`iconv -t UTF-8`)".into()),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// What was checked is what is read: whoever puts a link there in between gets nothing.
+    #[test]
+    fn a_link_that_comes_in_after_the_check_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().canonicalize().unwrap().join("recipe");
+        std::fs::create_dir_all(home.join("files")).unwrap();
+        std::fs::create_dir(home.join("../other")).unwrap();
+        std::fs::write(home.join("files/a"), "own").unwrap();
+        std::fs::write(home.join("../other/a"), "another's").unwrap();
+        let checked = inside(&home, "files/a").unwrap();
+        assert_eq!(own_text(&checked).unwrap(), "own");
+        // In the place of the file.
+        std::fs::remove_file(&checked).unwrap();
+        symlink("../../other/a", &checked).unwrap();
+        assert!(inside(&home, "files/a").is_err());
+        assert_eq!(text(&checked).unwrap(), "another's", "the link leads there");
+        let refused = own_text(&checked).unwrap_err();
+        assert!(
+            refused.message.starts_with("cannot read "),
+            "{}",
+            refused.message
+        );
+        // In the place of its directory.
+        std::fs::remove_file(&checked).unwrap();
+        std::fs::remove_dir(home.join("files")).unwrap();
+        symlink("../other", home.join("files")).unwrap();
+        assert_eq!(bytes(&checked, 100).unwrap(), b"another's");
+        assert!(own_bytes(&checked, 100).is_err());
+    }
 }

@@ -201,7 +201,7 @@ fn payload(
         Source::Raw(path) => return raw(path, &file.at, renderer, found),
         Source::Inline(inline) => text(&inline.text, Origin::Inline(inline), Dialect::Plain, found),
         Source::Template(path) => {
-            let template = keep(files::text(path), found)?;
+            let template = keep(files::own_text(path), found)?;
             text(&template, Origin::File(path), dialect_of(path), found)
         }
     };
@@ -226,7 +226,7 @@ pub fn raw(
         found.push(no_room(at));
         return None;
     }
-    keep(files::bytes(path, files::LARGEST_PAYLOAD), found)
+    keep(files::own_bytes(path, files::LARGEST_PAYLOAD), found)
 }
 
 fn no_room(at: &Location) -> Diagnostic {
@@ -319,7 +319,7 @@ fn script_text(
     let (source, origin) = match &step.source {
         Source::Inline(inline) => (inline.text.clone(), Origin::Inline(inline)),
         Source::Raw(path) | Source::Template(path) => {
-            (keep(files::text(path), found)?, Origin::File(path))
+            (keep(files::own_text(path), found)?, Origin::File(path))
         }
     };
     if let Some(at) = source.find(['\0', '\r']) {

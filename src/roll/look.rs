@@ -21,7 +21,7 @@ use crate::bake::Verdict;
 /// Tag of everything that a roll launches: its id.
 pub(super) const ROLL_TAG: &str = "piaas-bake:roll";
 /// Tag of a canary: its group.
-pub(super) const CANARY_TAG: &str = "piaas-bake:canary";
+pub(crate) const CANARY_TAG: &str = "piaas-bake:canary";
 /// Tags that EC2 gives to what it launches from a template (EC2 User Guide, "Launch from a launch template").
 const TEMPLATE_TAG: &str = "aws:ec2launchtemplate:id";
 const VERSION_TAG: &str = "aws:ec2launchtemplate:version";

@@ -495,3 +495,19 @@ fn sections_that_nothing_acts_on_are_named() {
     }
     assert!(run.stdout.contains("web 1.0.0"));
 }
+
+#[test]
+fn the_local_cloud_is_served_on_loopback_only() {
+    let sandbox = Sandbox::new();
+    for address in [
+        "0.0.0.0:0",
+        "[::]:0",
+        "192.0.2.1:4599",
+        "[2001:db8::1]:4599",
+    ] {
+        let refused = sandbox.run(&["cloud", "serve", "--listen", address]);
+        let refused = refused.expect_code(2);
+        let said = "is not a loopback address";
+        assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    }
+}

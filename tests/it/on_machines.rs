@@ -12,19 +12,21 @@ use piaas_bake::bake::names::RunId;
 use piaas_bake::bake::plan::Plan;
 use piaas_bake::bake::{Cancel, Settings, images, list_both};
 use piaas_bake::clock::SystemClock;
+use piaas_bake::iam;
 use piaas_bake::image::SOURCE_DATE;
 use piaas_bake::image::leaks::booted::Traces;
 use piaas_bake::image::tree::listing::Attributes;
 use piaas_bake::image::tree::{EntryType, TreeManifest};
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::nspawn::NspawnDriver;
-use piaas_bake::localcloud::{ACCOUNT_ID, BASE_IMAGE, DEFAULT_REGION};
+use piaas_bake::localcloud::{ACCOUNT_ID, BASE_IMAGE, DEFAULT_REGION, connector};
 use piaas_bake::recipe::model::{BaseRef, BuildSpec};
 use serde_json::{Value, json};
 
 use crate::aws;
 use crate::bake_flow::cloud::Wire;
 use crate::clients::Serve;
+use crate::iam::{Judge, PLACE};
 use crate::support::{BIN, Run, Sandbox, left_on_host, machines_wanted};
 
 const BEFORE: &str = r#"schema: piaas-bake/v1
@@ -292,7 +294,7 @@ async fn a_machine_lists_what_is_on_its_disk_by_calls_that_a_bake_makes_too() {
     let clock = SystemClock::shared();
     let driver = NspawnDriver::new(dir.clone(), crate::aws::base_dir(), PathBuf::from(BIN));
     let cloud = LocalCloud::open(&dir, Arc::new(driver), clock.clone()).unwrap();
-    let wire = Wire::new(cloud);
+    let wire = Wire::new(cloud.clone());
     let clients = crate::aws::connect(wire.client(), clock.clone()).await;
     let image = shown["image_id"].as_str().unwrap();
     let image = images::get(&clients, image).await.unwrap().unwrap();
@@ -310,16 +312,22 @@ async fn a_machine_lists_what_is_on_its_disk_by_calls_that_a_bake_makes_too() {
         disks: None,
     };
     std::fs::create_dir(settings.runs).unwrap();
-    let compared = list_both(&clients, &plan, pair, settings, &())
+    let ami = BaseRef::Ami {
+        id: image.id.clone(),
+    };
+    // By somebody who has the policy of a bake and no more.
+    let judge = Judge::new(
+        &iam::bake(&plan, &ami, None, PLACE),
+        crate::aws::connect(connector(cloud), clock.clone()).await,
+    );
+    let judged = crate::aws::connect(judge.before(wire.client()), clock.clone()).await;
+    let compared = list_both(&judged, &plan, pair, settings, &())
         .await
         .unwrap();
     assert_eq!(compared.left_over, []);
     let [listing, of_base] = compared.listings;
     assert_eq!(listing.tree.packages, of_base.tree.packages);
 
-    let ami = BaseRef::Ami {
-        id: image.id.clone(),
-    };
     let allowed = calls(&plan, &ami, None).into_iter();
     let allowed: BTreeSet<_> = allowed.map(|call| call.operation.to_owned()).collect();
     let called: BTreeSet<_> = wire.operations().into_iter().collect();

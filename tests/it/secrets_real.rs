@@ -8,6 +8,7 @@ use piaas_bake::localcloud::nspawn::blocks;
 use sha2::{Digest as _, Sha256};
 
 use crate::clients;
+use crate::planted::holding_packed;
 use crate::support::{Run, Sandbox, cache_dir, holding, left_on_host, machines_wanted};
 
 const RECIPE: &str = r#"schema: piaas-bake/v1
@@ -24,11 +25,19 @@ parameters:
 files:
   - { path: /etc/probe.d, tree: files/probe.d }
 steps:
+  - name: Watch all processes
+    run: |
+      # Not in these very arguments.
+      printf '%s\n' 'while :; do' '  cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | grep -acE "(canary|vaulted)-SystemTime"' done >/run/watch.sh
+      systemd-run --quiet --unit=watch sh -c 'exec sh /run/watch.sh >/run/watched'
   - name: Use the secret
     run: |
       sha256sum <{{ token }} | cut -c 1-64 >/etc/probe-sum
       stat -c 'mode %a %U' {{ token }}
       findmnt -no FSTYPE -T {{ token }}
+      until [ -s /run/watched ]; do sleep 0.1; done
+      if grep -vx 0 /run/watched; then echo 'a process had it in its arguments or its environment'; exit 1; fi
+      gzip -c /etc/probe-sum >/etc/probe-sum.gz
     reboot: true
   - { name: Use the vaulted one, run: "sha256sum <{{ vault }} | cut -c 1-64" }
   - { name: Use it after a reboot, run: "sha256sum <{{ token }} | cut -c 1-64 | cmp - /etc/probe-sum" }
@@ -120,9 +129,29 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
         with_sum.iter().any(|file| file.ends_with(".raw")),
         "{with_sum:?}"
     );
+    // And into what is packed there.
+    let with_sum = holding_packed(&sandbox.state(), &sum);
+    for name in ["/etc/probe-sum", "/etc/probe-sum.gz"] {
+        assert!(
+            with_sum.iter().any(|file| file.ends_with(name)),
+            "{with_sum:?}"
+        );
+    }
+    // What is not on disk: the plan that is kept, and the scripts.
+    for args in [
+        &["plan", "probe", "--force", "-o", "probe.plan"][..],
+        &["render", "probe", "--output", "rendered"],
+    ] {
+        let mut command = sandbox.command(args);
+        let command = command
+            .env("PIAAS_CACHE_DIR", cache_dir())
+            .env("PROBE_TOKEN", &canary);
+        let said = Run::from(command.args(["--set", &vault]).output().unwrap()).expect_code(0);
+        assert!(!said.stdout.contains(&canary) && !said.stderr.contains(&canary));
+    }
     // The service that keeps a secret is the only place that it is in.
-    let [file] = &holding(sandbox.path(), &vaulted)[..] else {
-        panic!("{:?}", holding(sandbox.path(), &vaulted));
+    let [file] = &holding_packed(sandbox.path(), &vaulted)[..] else {
+        panic!("{:?}", holding_packed(sandbox.path(), &vaulted));
     };
     assert!(file.ends_with("cloud/state.json"), "{file}");
     let delete = ["secretsmanager", "delete-secret", "--secret-id", arn];
@@ -130,7 +159,7 @@ fn a_secret_of_the_environment_is_in_the_step_and_nowhere_else() {
     server.aws(&venv, sandbox.path(), &[&delete[..], &force].concat());
     server.end();
     for value in [&canary, &vaulted] {
-        assert_eq!(holding(sandbox.path(), value), [] as [String; 0]);
+        assert_eq!(holding_packed(sandbox.path(), value), [] as [String; 0]);
         assert!(!baked.stdout.contains(value) && !baked.stderr.contains(value));
     }
     let state = std::fs::read_to_string(sandbox.state().join("cloud/state.json")).unwrap();

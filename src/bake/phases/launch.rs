@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_ec2::types::{
-    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
-    InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, InstanceType, ResourceType,
-    ShutdownBehavior, VolumeType,
+    IamInstanceProfileSpecification, InstanceType, ResourceType, ShutdownBehavior,
 };
 use base64::Engine as _;
 
@@ -157,17 +155,19 @@ pub async fn instance(
 /// Launches a machine.
 pub async fn launch(
     run: &mut Run<'_>,
-    machine: Machine<'_>,
+    launched: Machine<'_>,
 ) -> Result<(IntentId, String), Failure> {
     let plan = run.plan;
     let Machine {
         kind,
+        step,
         image,
+        of,
         groups,
-        ..
-    } = machine;
-    let token = run.token(machine.step);
-    let name = format!("piaas-bake {} {}", kind.as_str(), machine.of);
+        gib,
+    } = launched;
+    let token = run.token(step);
+    let name = format!("piaas-bake {} {}", kind.as_str(), of);
     let begun = run.standing(kind, &token);
     let begun = begun.map_or_else(Facts::new, |entry| entry.facts.clone());
     let stated = |name| begun.get(name).map(String::as_str);
@@ -183,16 +183,6 @@ pub async fn launch(
         (facts::EXPIRES.to_owned(), expires.to_string()),
     ]);
     let all_tags = run.temporary_tags(&name, expires);
-    let root = BlockDeviceMapping::builder()
-        .device_name(&image.root_device)
-        .ebs(
-            EbsBlockDevice::builder()
-                .volume_size(i32::try_from(machine.gib).unwrap_or(i32::MAX))
-                .volume_type(VolumeType::Gp3)
-                .delete_on_termination(true)
-                .build(),
-        )
-        .build();
     let user_data = user_data(&run.clients.region, Duration::from_secs(minutes * 60));
     let profile = plan.build.instance_profile.as_ref().map(|name| {
         IamInstanceProfileSpecification::builder()
@@ -211,15 +201,9 @@ pub async fn launch(
         .set_subnet_id(plan.build.subnet.clone())
         .set_security_group_ids(Some(groups.to_vec()))
         .set_iam_instance_profile(profile)
-        .block_device_mappings(root)
+        .block_device_mappings(machine::root_volume(&image.root_device, gib))
         .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
-        .metadata_options(
-            InstanceMetadataOptionsRequest::builder()
-                .http_endpoint(InstanceMetadataEndpointState::Enabled)
-                .http_tokens(HttpTokensState::Required)
-                .http_put_response_hop_limit(1)
-                .build(),
-        )
+        .metadata_options(machine::metadata())
         .user_data(base64::engine::general_purpose::STANDARD.encode(user_data))
         .tag_specifications(tags::specification(ResourceType::Instance, &all_tags))
         .tag_specifications(tags::specification(ResourceType::Volume, &all_tags));

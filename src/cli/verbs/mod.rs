@@ -25,6 +25,8 @@ pub mod lock;
 mod lock_args;
 pub mod man;
 pub mod plan;
+pub mod policy;
+pub mod policy_args;
 pub mod rebake;
 pub mod render;
 mod resolved;

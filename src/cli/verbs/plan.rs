@@ -17,7 +17,7 @@ use crate::cli::style::elapsed;
 use crate::cli::{exit, lent, output};
 use crate::recipe::model::{BaseRef, BuildSpec, ImageSpec, Resolved};
 use crate::recipe::{Given, LocalBase, Lock, LockedPackage, lock};
-use crate::{digest, render};
+use crate::{digest, iam, render};
 
 pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
     let recipe = match (&args.changed_since, &args.recipe) {
@@ -392,19 +392,20 @@ fn as_json(
             "phases": plan.phases().map(bake::Phase::title),
             "stale_images": plan.stale.iter().map(|image| &image.id).collect::<Vec<_>>(),
             "calls": calls::calls(plan, &order.base, context.settings.bundles.as_ref()),
-            "iam_policy": calls::policy(
+            "iam_policy": iam::bake(
                 plan,
                 &order.base,
                 context.settings.bundles.as_ref(),
                 iam_place(connected),
             ),
-            "builder_iam_policy": calls::builder_policy(plan, iam_place(connected)),
+            "builder_iam_policy": iam::builder(plan, iam_place(connected)),
         }),
     }
 }
 
-fn iam_place(connected: &Connected) -> calls::Place<'_> {
-    calls::Place {
+/// Where a policy is for.
+pub fn iam_place(connected: &Connected) -> iam::Place<'_> {
+    iam::Place {
         account: &connected.account.id,
         region: &connected.clients.region,
     }

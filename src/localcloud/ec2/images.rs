@@ -170,6 +170,11 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
             format!("AMI name {name} is already in use by AMI {}", other.id),
         ));
     }
+    if let Some(encrypted) = volume.encrypted {
+        // EC2 API Reference, `CreateImage`, `BlockDeviceMapping`.
+        let why = "The encryption status of an image's volumes cannot be changed here.";
+        return Err(invalid_value("Ebs.Encrypted", &encrypted.to_string(), why));
+    }
     let size = volume.size.unwrap_or(instance.volume.size);
     if size < instance.volume.size {
         return Err(ApiError::new(
@@ -213,6 +218,7 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
             percent: 0,
             volume_id: instance.volume.id,
             size,
+            encrypted: instance.volume.encrypted,
             tags: tags.of("snapshot"),
         },
     );
@@ -234,6 +240,7 @@ pub(super) fn create(call: &mut Call<'_>, mut params: Params) -> Result<Xml, Api
             snapshot_id,
             size,
             volume_kind: volume.kind.unwrap_or(instance.volume.kind),
+            encrypted: instance.volume.encrypted,
             source_instance_id: Some(instance_id),
             source_image_id: source,
             tags: tags.of("image"),
@@ -309,7 +316,7 @@ fn item(region: &str, image: &Image) -> Xml {
         ("volumeSize", Xml::text(image.size)),
         ("deleteOnTermination", Xml::text(true)),
         ("volumeType", Xml::text(&image.volume_kind)),
-        ("encrypted", Xml::text(false)),
+        ("encrypted", Xml::text(image.encrypted)),
     ]);
     let mapping = Xml::children([("deviceName", Xml::text(ROOT_DEVICE)), ("ebs", ebs)]);
     let source = image.source_image_id.as_ref();

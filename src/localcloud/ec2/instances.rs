@@ -213,6 +213,7 @@ fn launch_one(
                 .kind
                 .clone()
                 .unwrap_or_else(|| image.volume_kind.clone()),
+            encrypted: image.encrypted || wanted.volume.encrypted == Some(true),
             delete_on_termination: true,
             tags: wanted.tags.of("volume"),
         },

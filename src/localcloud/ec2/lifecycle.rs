@@ -202,6 +202,7 @@ mod tests {
                 id: "vol-00000000".into(),
                 size: 8,
                 kind: "gp3".into(),
+                encrypted: false,
                 delete_on_termination: true,
                 tags: Tags::new(),
             },

@@ -52,6 +52,7 @@ pub struct Settings {
 pub struct VolumeWanted {
     pub size: Option<u64>,
     pub kind: Option<String>,
+    pub encrypted: Option<bool>,
 }
 
 /// Takes `BlockDeviceMapping.n`; only the root device can be mapped.
@@ -83,6 +84,7 @@ pub fn take_root_volume(params: &mut Params) -> Result<VolumeWanted, ApiError> {
         wanted = VolumeWanted {
             size: ebs.parsed("VolumeSize")?,
             kind: ebs.take("VolumeType"),
+            encrypted: ebs.parsed("Encrypted")?,
         };
         if ebs.parsed("DeleteOnTermination")? == Some(false) {
             let why = "No volume here outlives its instance.";
@@ -208,6 +210,10 @@ impl Settings {
                     image.snapshot_id
                 ),
             ));
+        }
+        if image.encrypted && self.volume.encrypted == Some(false) {
+            let why = "A volume of an encrypted snapshot is encrypted.";
+            return Err(invalid_value("Ebs.Encrypted", "false", why));
         }
         Ok(image)
     }

@@ -82,7 +82,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
             ("ownerId", Xml::text(&snapshot.owner_id)),
             ("volumeSize", Xml::text(snapshot.size)),
             ("description", Xml::text(&snapshot.description)),
-            ("encrypted", Xml::text(false)),
+            ("encrypted", Xml::text(snapshot.encrypted)),
             ("storageTier", Xml::text("standard")),
             ("tagSet", tags::set(&snapshot.tags)),
         ])
@@ -196,7 +196,7 @@ pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Resul
             ("status", Xml::text("in-use")),
             ("createTime", time(instance.attached())),
             ("volumeType", Xml::text(&volume.kind)),
-            ("encrypted", Xml::text(false)),
+            ("encrypted", Xml::text(volume.encrypted)),
             ("attachmentSet", Xml::list([attachment])),
             ("tagSet", tags::set(&volume.tags)),
         ])

@@ -46,6 +46,7 @@ const INTERFACE: Names = &[
 ];
 const EBS: Names = &[
     ("DeleteOnTermination", "deleteOnTermination"),
+    ("Encrypted", "encrypted"),
     ("VolumeSize", "volumeSize"),
     ("VolumeType", "volumeType"),
 ];

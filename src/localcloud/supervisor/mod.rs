@@ -11,6 +11,7 @@ mod exec;
 mod gateway;
 pub mod imds;
 mod network;
+mod room;
 mod shared;
 
 pub use agent::enter;
@@ -51,6 +52,8 @@ const REBOOT: i32 = 39;
 const GRACE: Duration = Duration::from_secs(90);
 /// How long the supervisor waits for news before it looks for itself.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often it looks who takes most of a disk that is nearly full: all files of all machines are looked at.
+const COMPARE: Duration = Duration::from_secs(1);
 /// What tells the machine its DNS server; it is in memory, and seen in the supervisor's mount namespace alone.
 const RESOLVED: &str = "/run/systemd/nspawn/piaas-bake.resolved.conf";
 /// What the machine sees as its host's os-release(5): a copy in memory, for the same reason.
@@ -70,6 +73,16 @@ pub fn main(dir: &Path) -> ExitCode {
         Ok(End::Off { from_inside }) => {
             last_word(dir, Power::Off, None, from_inside);
             ExitCode::SUCCESS
+        }
+        Ok(End::NoRoom { left }) => {
+            let mut reason = format!(
+                "it had filled the disk of this host, of which {left} were left: it was ended, and its files are gone"
+            );
+            if let Err(error) = make_room(dir) {
+                reason = format!("{reason}; no, they are not: {error}");
+            }
+            last_word(dir, Power::Failed, Some(reason), false);
+            ExitCode::FAILURE
         }
         Ok(End::Terminated) => match remove(dir) {
             Ok(()) => ExitCode::SUCCESS,
@@ -98,6 +111,12 @@ fn remove(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes what a machine has written, whose end was that it wrote too much.
+fn make_room(dir: &Path) -> io::Result<()> {
+    rustix::mount::unmount(dir.join("root"), rustix::mount::UnmountFlags::DETACH)?;
+    remove_dir(&dir.join("upper"))
+}
+
 /// If this cannot be written, the free lock tells that the supervisor has died.
 fn last_word(dir: &Path, power: Power, reason: Option<String>, shut_down_from_inside: bool) {
     let status = Status {
@@ -123,8 +142,14 @@ impl Drop for Helper {
 
 /// How a machine ended.
 enum End {
-    Off { from_inside: bool },
+    Off {
+        from_inside: bool,
+    },
     Terminated,
+    /// It had filled this host's disk, but for this.
+    NoRoom {
+        left: String,
+    },
 }
 
 struct Supervisor {
@@ -331,8 +356,17 @@ impl Supervisor {
         let mut asked: Option<Want> = None;
         let mut deadline: Option<Instant> = None;
         let process = pidfd(payload.id())?;
+        let mut compared: Option<Instant> = None;
         loop {
             self.listen(&process)?;
+            if let Some(left) = room::shortage(&self.dir)?
+                && compared.is_none_or(|at| at.elapsed() >= COMPARE)
+            {
+                if room::is_largest(&self.dir) {
+                    return Ok(Some(End::NoRoom { left }));
+                }
+                compared = Some(Instant::now());
+            }
             self.news(&mut leader)?;
             if let Some(status) = payload.try_wait()? {
                 return self.ended(status, leader, asked);

@@ -8,6 +8,7 @@ use piaas_bake::localcloud::MACHINE_ENDPOINT;
 use piaas_bake::localcloud::serve::serve;
 
 use super::*;
+use crate::support::holding;
 
 const BUCKET: &str = "bundles";
 
@@ -155,6 +156,31 @@ async fn a_bundle_through_a_bucket_is_one_command_and_leaves_nothing() {
     }
     assert!(seen.contains("--config -"), "curl was used");
     assert!(!seen.contains("X-Amz-Signature"), "{seen}");
+}
+
+/// Whoever can write to the bucket cannot have a machine run what he put there: nothing of it is unpacked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_was_changed_on_its_way_is_refused_before_anything_of_it_is_used() {
+    let Some(served) = Served::new().await else {
+        return;
+    };
+    let world = &served.world;
+    let there = std::fs::read_to_string(world.dir.path().join("machines/bin").join(CURL)).unwrap();
+    // A byte more, which gzip and tar would not mind.
+    let meddle = there.replace("exec ", "") + "printf x >>bundle.tar.gz\n";
+    world.machines.provide(CURL, &meddle);
+    let plan = world.plan(&world.target().await).await;
+    let error = world.bake(&plan, Cancel::never(), &()).await.unwrap_err();
+    let log = std::fs::read_to_string(&error.log).unwrap();
+    let said = format!("{error} {:?} {log}", error.last_lines);
+    assert!(said.contains("wrong checksum"), "{said}");
+    assert_eq!(error.phase, Some(Phase::Send));
+    let machines = world.dir.path().join("machines");
+    // The bundle came, and nothing of it was unpacked or has run.
+    assert_eq!(holding(&machines, "building base"), [] as [String; 0]);
+    assert_eq!(world.machines.texts("built"), [""; 0]);
+    assert_eq!(served.keys().await, [] as [String; 0]);
+    assert_eq!(world.things().await, [] as [String; 0]);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use piaas_bake::bake::calls::{When, calls};
 
 use super::*;
 
-fn base() -> BaseRef {
+pub(super) fn base() -> BaseRef {
     BaseRef::Ssm {
         parameter: BASE_PARAMETER.into(),
     }
@@ -25,7 +25,7 @@ fn listed(plan: &Plan) -> (BTreeSet<String>, BTreeSet<String>) {
 }
 
 /// The targets that are called for in different ways.
-async fn targets(world: &World) -> Vec<Target> {
+pub(super) async fn targets(world: &World) -> Vec<Target> {
     let plain = world.target().await;
     let subnets = world.clients.ec2.describe_subnets().send().await.unwrap();
     let mut placed = plain.clone();

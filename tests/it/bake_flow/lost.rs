@@ -9,7 +9,9 @@ use crate::support::tell;
 /// What may go at this time, on a host that knows of no run.
 async fn may_go(world: &World, now: jiff::Timestamp) -> Vec<Found> {
     let bundles = world.bundles.as_ref();
-    let found = lifecycle::survey(&world.clients, bundles).await.unwrap();
+    let found = lifecycle::survey(&world.cleaner().await, bundles)
+        .await
+        .unwrap();
     found
         .into_iter()
         .filter(|one| matches!(judge(one, Run::Unknown, now), Verdict::Remove(_)))
@@ -84,7 +86,7 @@ async fn killed_at_any_request_and_its_journal_lost_nothing_is_left_once_it_has_
             let mut soon = found.clone();
             soon.retain(|one| one.kind != lifecycle::Kind::Bundle);
             assert_eq!(may_go(&world, expired).await, soon, "{context}");
-            let (removed, stuck) = lifecycle::remove(&world.clients, &found, &()).await;
+            let (removed, stuck) = lifecycle::remove(&world.cleaner().await, &found, &()).await;
             assert_eq!(stuck, [], "{context}");
             assert_eq!(removed.len(), found.len(), "{context}");
             assert_whole_or_nothing(&world, kind, &format!("{context}, {before:?}")).await;

@@ -90,7 +90,8 @@ impl World {
             layers: *self.layers.lock().unwrap(),
             disks: Some(self),
         };
-        Some(bake::resume(&self.clients, &plan, journal, settings, sink).await)
+        let clients = self.allowed(&self.policy(&plan)).await;
+        Some(bake::resume(&clients, &plan, journal, settings, sink).await)
     }
 
     /// A process that another test starts at this moment has our open files until it becomes the program that it runs.

@@ -94,6 +94,64 @@ async fn signatures_are_checked() {
     assert_eq!(identity.account(), Some("000000000000"));
 }
 
+/// The endpoint is on loopback, which everybody on this host reaches: who does not sign is told nothing.
+#[tokio::test]
+async fn a_request_without_a_signature_is_refused() {
+    let world = World::new();
+    let forms = [
+        ("ec2", "", "Action=DescribeVpcs&Version=2016-11-15"),
+        ("sts", "", "Action=GetCallerIdentity&Version=2011-06-15"),
+        (
+            "autoscaling",
+            "",
+            "Action=DescribeAutoScalingGroups&Version=2011-01-01",
+        ),
+        ("ssm", "AmazonSSM.DescribeParameters", "{}"),
+        ("secretsmanager", "secretsmanager.ListSecrets", "{}"),
+    ];
+    for (service, target, body) in forms {
+        let host = format!("{service}.us-east-1.amazonaws.com");
+        let mut request = http::Request::post(format!("http://{host}/")).header("host", host);
+        if target.is_empty() {
+            request = request.header("content-type", "application/x-www-form-urlencoded");
+        } else {
+            request = request
+                .header("content-type", "application/x-amz-json-1.1")
+                .header("x-amz-target", target);
+        }
+        let request = request
+            .body(bytes::Bytes::from_static(body.as_bytes()))
+            .unwrap();
+        let answer = world.cloud.handle(&request);
+        let said = String::from_utf8_lossy(answer.body()).into_owned();
+        assert!(answer.status().is_client_error(), "{service}: {said}");
+        assert!(
+            [
+                "MissingAuthenticationToken",
+                "AuthFailure",
+                "IncompleteSignature"
+            ]
+            .iter()
+            .any(|code| said.contains(code)),
+            "{service}: {said}"
+        );
+    }
+    for (method, path) in [("GET", "/bucket/key"), ("PUT", "/bucket/key"), ("GET", "/")] {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://127.0.0.1:4599{path}"));
+        let request = request
+            .header("host", "127.0.0.1:4599")
+            .body(bytes::Bytes::new())
+            .unwrap();
+        let answer = world.cloud.handle(&request);
+        assert!(
+            answer.status().is_client_error(),
+            "{method} {path}: {answer:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn what_is_not_there_is_refused_by_name() {
     let world = World::new();

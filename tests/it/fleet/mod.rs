@@ -3,6 +3,7 @@
 //! killed, every job is run, every roll ends with its proof, no machine is left; and the same simulation finds the known
 //! bugs when they are put in.
 
+mod allowed;
 mod bugs;
 mod buildbot;
 pub mod chance;
@@ -12,9 +13,11 @@ mod machines;
 mod rolls;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use bugs::{Bug, Buggy};
 use ci::{Ci, Tally};
 use jiff::{SignedDuration, Timestamp};
@@ -26,18 +29,24 @@ use piaas_bake::fleet::demand::{Asked, Source};
 use piaas_bake::fleet::event::{Event, Stamped};
 use piaas_bake::fleet::policy::Policy;
 use piaas_bake::fleet::{Brain, Controller, Core, FleetError, Shell, lease_name};
+use piaas_bake::iam::{self, Place};
 use piaas_bake::lease;
 use piaas_bake::localcloud::engine::LocalCloud;
 use piaas_bake::localcloud::faults::Faults;
-use piaas_bake::localcloud::{BASE_IMAGE, DEFAULT_REGION};
+use piaas_bake::localcloud::{ACCOUNT_ID, BASE_IMAGE, DEFAULT_REGION};
 use rolls::Rolls;
 use tokio::sync::Notify;
 use wire::{Weather, Wire};
 
 use crate::aws;
+use crate::iam::Judge;
 
 const GROUP: &str = "workers";
 const MOST: i32 = 40;
+const PLACE: Place<'static> = Place {
+    account: ACCOUNT_ID,
+    region: DEFAULT_REGION,
+};
 
 /// How to simulate.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +72,8 @@ struct Plan {
     launch_most: u32,
     /// Reads of EC2 show the past.
     late: bool,
+    /// Controllers and rolls have their policies, and no more.
+    judged: bool,
 }
 
 impl Plan {
@@ -84,6 +95,7 @@ impl Plan {
             lulls: 25,
             launch_most: 8,
             late: false,
+            judged: false,
         }
     }
 
@@ -120,6 +132,8 @@ struct Outcome {
     lives: usize,
     lost_answers: usize,
     rolls: rolls::Tally,
+    /// Of the controllers' policy: what nothing has needed.
+    unneeded: BTreeSet<String>,
     /// For people: ticks, ticks that failed, calls of `LaunchInstances`, simulated time.
     note: String,
 }
@@ -190,9 +204,18 @@ struct World {
     calm: Clients,
     policy: Policy,
     rolls: Rolls,
+    judge: Option<Arc<Judge>>,
     /// A tick of the controller is over.
     ticked: Notify,
     _dir: tempfile::TempDir,
+}
+
+/// The wire, behind a judge if there is one.
+fn behind(judge: Option<&Arc<Judge>>, wire: &Wire) -> SharedHttpClient {
+    match judge {
+        Some(judge) => judge.before(wire.client()),
+        None => wire.client(),
+    }
 }
 
 /// A directory that need not survive a power cut, where there is one.
@@ -230,8 +253,11 @@ impl World {
         let late = plan.late.then(|| Arc::new(Faults::parse(late).unwrap()));
         let seen = LocalCloud::open_with(dir.path(), driver.clone(), shared.clone(), late).unwrap();
         let wire = Wire::new(seen.clone(), plan.seed);
-        let clients = aws::connect(wire.client(), shared.clone()).await;
         let calm = aws::connect(Wire::new(cloud.clone(), 0).client(), shared.clone()).await;
+        let judged = |policy| plan.judged.then(|| Judge::new(policy, calm.clone()));
+        let judge = judged(&iam::fleet(GROUP, PLACE));
+        let way = behind(judge.as_ref(), &wire);
+        let clients = aws::connect(way, shared.clone()).await;
         let rolls = Rolls::new(&seen, &calm, &shared, plan).await;
         let world = Self {
             clock,
@@ -242,6 +268,7 @@ impl World {
             calm,
             policy,
             rolls,
+            judge,
             ticked: Notify::new(),
             _dir: dir,
         };
@@ -444,6 +471,11 @@ async fn simulate(plan: Plan, bug: Option<Bug>) -> Outcome {
         lives: progress.lives,
         lost_answers: state.lost + world.rolls.lost_answers(),
         rolls: world.rolls.tally.lock().unwrap().clone(),
+        unneeded: world
+            .judge
+            .as_ref()
+            .map(|judge| judge.unused())
+            .unwrap_or_default(),
         note: format!(
             "{} ticks, {} failed, {:?} launches, {:#}",
             progress.ticks,

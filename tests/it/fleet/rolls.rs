@@ -88,7 +88,10 @@ impl Rolls {
         plan: Plan,
     ) -> Self {
         let wire = Wire::new(cloud.clone(), plan.seed.wrapping_add(1));
-        let clients = aws::connect(wire.client(), clock.clone()).await;
+        let policy = iam::roll(GROUP, None, PLACE);
+        let judge = plan.judged.then(|| Judge::new(&policy, calm.clone()));
+        let way = behind(judge.as_ref(), &wire);
+        let clients = aws::connect(way, clock.clone()).await;
         Self {
             images: images(calm, plan.rolls).await,
             wire,

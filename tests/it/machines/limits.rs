@@ -184,3 +184,93 @@ async fn a_machine_of_one_vcpu_uses_one() {
     cloud.terminate(&machine).await;
     cloud.assert_nothing_left();
 }
+
+/// A file system of 12 GiB, of which a little more is free than no machine takes; until this is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// Takes no room of its own for what nobody has written.
+    fn mount(dir: &Path) -> Self {
+        let (file, at) = (dir.join("disk.img"), dir.join("disk"));
+        std::fs::create_dir(&at).unwrap();
+        let disk = std::fs::File::create(&file).unwrap();
+        disk.set_len(12 << 30).unwrap();
+        let run = |program: &str, args: &[&std::ffi::OsStr]| {
+            let output = std::process::Command::new(program).args(args).output();
+            let output = output.unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{program}: {said}");
+        };
+        let word = std::ffi::OsStr::new;
+        run(
+            "mkfs.ext4",
+            &[word("-q"), word("-m"), word("0"), file.as_os_str()],
+        );
+        run(
+            "mount",
+            &[word("-o"), word("loop"), file.as_os_str(), at.as_os_str()],
+        );
+        let this = Self(at);
+        let ballast = this.free() - (1_300 << 20);
+        let file = std::fs::File::create(this.0.join("ballast")).unwrap();
+        let how = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, how, 0, ballast).unwrap();
+        this
+    }
+
+    fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(&self.0).unwrap();
+        disk.f_bavail * disk.f_frsize
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // One that stays is told by the temporary directory that cannot be removed.
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_fills_the_disk_is_ended_before_its_host_has_none() {
+    let name = "a full disk, by a real machine";
+    if !machines_wanted(name) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let disk = Disk::mount(place.path());
+    let Some(cloud) = Cloud::open_in(name, None, Some(&disk.0)).await else {
+        return;
+    };
+    let (machine, other) = (cloud.launch().await, cloud.launch().await);
+    let fill = "dd if=/dev/zero of=/root/all bs=1M; echo full; sleep 600";
+    let _never_over = cloud.send(&machine, fill, 600).await;
+    let least = std::sync::atomic::AtomicU64::new(u64::MAX);
+    aws::until("the machine to be ended", async || {
+        least.fetch_min(disk.free(), std::sync::atomic::Ordering::SeqCst);
+        let found = cloud
+            .clients
+            .ec2
+            .describe_instances()
+            .instance_ids(&machine);
+        let found = found.send().await.unwrap();
+        let one = &found.reservations()[0].instances()[0];
+        let why = one.state_reason().and_then(|why| why.message());
+        [one.state_transition_reason(), why]
+            .iter()
+            .flatten()
+            .any(|said| said.contains("filled the disk"))
+    })
+    .await;
+    let least = least.into_inner();
+    assert!(least > 100 << 20, "{} MiB were left", least >> 20);
+    // What it had written is gone, and whoever wrote less lives.
+    assert!(disk.free() > 1 << 30, "{} MiB are free", disk.free() >> 20);
+    let (status, _, out, _) = cloud.run(&other, "echo lives", 60).await;
+    assert_eq!((status.as_str(), out.as_str()), ("Success", "lives\n"));
+    cloud.terminate(&other).await;
+    cloud.assert_nothing_left();
+}

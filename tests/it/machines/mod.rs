@@ -42,12 +42,25 @@ impl Cloud {
     }
 
     async fn open_with(test: &str, faults: Option<Arc<Faults>>) -> Option<Self> {
+        Self::open_in(test, faults, None).await
+    }
+
+    /// As [`Self::open_with`], below this directory.
+    async fn open_in(
+        test: &str,
+        faults: Option<Arc<Faults>>,
+        below: Option<&Path>,
+    ) -> Option<Self> {
         if !machines_wanted(test) {
             return None;
         }
         let mirror = std::env::var("PIAAS_MIRROR").unwrap_or_else(|_| MIRROR.to_owned());
         base::ensure(&aws::base_dir(), &mirror, &|_| ()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = match below {
+            Some(below) => tempfile::tempdir_in(below),
+            None => tempfile::tempdir(),
+        };
+        let dir = dir.unwrap();
         let clients = aws::real_with(&dir.path().join("cloud"), faults).await;
         Some(Self { dir, clients })
     }

@@ -78,6 +78,11 @@ impl Stage {
         stage
     }
 
+    /// Clients of whoever may do everything, over a wire without faults.
+    pub fn clients(&self) -> Clients {
+        self.clients.clone()
+    }
+
     /// From now on the roll's wire ends at a cloud with these faults.
     pub fn meddle(&mut self, faults: Faults) {
         let (driver, clock) = (self.driver.clone(), self.clock.clone());

@@ -1,6 +1,7 @@
 //! Rolls through the official SDK, over the local cloud with scripted machines, on a clock that jumps: they end with one
 //! version everywhere and nothing left, whatever is lost and whenever the process dies.
 
+mod allowed;
 mod cloud;
 mod real;
 mod wire;
@@ -14,6 +15,7 @@ use piaas_bake::aws::Clients;
 use piaas_bake::bake::Cancel;
 use piaas_bake::clock::Clock as _;
 use piaas_bake::events::Sink;
+use piaas_bake::iam;
 use piaas_bake::localcloud::BASE_IMAGE;
 use piaas_bake::localcloud::faults::Faults;
 use piaas_bake::roll::event::{Event, Stamped};
@@ -24,8 +26,10 @@ use piaas_bake::roll::{self, Held, Hold as _, RollError, lease, lease_name, stor
 use wire::{Fault, Wire};
 
 use crate::aws;
+use crate::iam::Judge;
 
 struct World {
+    judge: Arc<Judge>,
     clients: Clients,
     wire: Wire,
     stage: Arc<Stage>,
@@ -50,11 +54,16 @@ impl World {
     async fn over(stage: Stage) -> Self {
         let stage = Arc::new(stage);
         let wire = Wire::new(stage.clone());
-        let clients = aws::connect(wire.client(), stage.clock.clone()).await;
+        // Whatever happens to it: a roll needs its policy and no more.
+        let policy = iam::roll(GROUP, Some(&stage.template), allowed::PLACE);
+        let judge = Judge::new(&policy, stage.clients());
+        let way = judge.before(wire.client());
+        let clients = aws::connect(way, stage.clock.clone()).await;
         Self {
             clients,
             wire,
             stage,
+            judge,
         }
     }
 
