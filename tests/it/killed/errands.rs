@@ -84,6 +84,7 @@ struct Rebake;
 impl Errand for Rebake {
     const WHAT: &'static str = "a rebake";
     const ARGS: &'static [&'static str] = &["rebake", "--stale"];
+    const AT_WRITES: bool = false;
 
     async fn prepared() -> World {
         changed().await
@@ -262,6 +263,7 @@ struct Verification;
 impl Errand for Verification {
     const WHAT: &'static str = "a verification";
     const ARGS: &'static [&'static str] = &["verify", "web"];
+    const AT_WRITES: bool = false;
 
     async fn prepared() -> World {
         let world = apart().await;
@@ -285,7 +287,7 @@ impl Errand for Verification {
 async fn a_rebake_that_is_killed_anywhere_is_gone_on_with_or_removed() {
     if machines_wanted("a rebake that is killed") {
         let count = swept::<Rebake>().await;
-        assert!(count > 60, "{count}");
+        assert!(count > 50, "{count}");
     }
 }
 
@@ -327,6 +329,6 @@ async fn a_plan_file_is_whole_or_not_there_wherever_planning_is_killed() {
 async fn a_verification_that_is_killed_anywhere_leaves_the_image_and_nothing_else() {
     if machines_wanted("a verification that is killed") {
         let count = swept::<Verification>().await;
-        assert!(count > 60, "{count}");
+        assert!(count > 50, "{count}");
     }
 }
