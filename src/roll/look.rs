@@ -61,7 +61,7 @@ pub async fn look(
     record: &RollRecord,
     memory: &mut Memory,
 ) -> Result<World, Error> {
-    let raw = raw_group(clients, &record.group).await?;
+    let mut raw = raw_group(clients, &record.group).await?;
     let mut world = World {
         request: store::request(clients, &record.group).await?,
         refreshes: if raw.is_some() {
@@ -71,6 +71,10 @@ pub async fn look(
         },
         ..World::default()
     };
+    // One that has ended may have replaced instances since the group was looked at: it would be started again for those.
+    if !world.refreshes.is_empty() && world.active().is_none() {
+        raw = raw_group(clients, &record.group).await?;
+    }
     if let Some(raw) = &raw {
         let mut group = group(clients, raw, &record.template).await?;
         check_members(clients, record, memory, &mut group).await?;

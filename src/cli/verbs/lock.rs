@@ -1,7 +1,6 @@
 //! `lock`: pins what recipes install, moves that, and says what has moved.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::path::Path;
 
 use serde_json::json;
@@ -25,6 +24,7 @@ use crate::recipe::lock::{self, Change};
 use crate::recipe::model::{LineRecipe, Manager, Resolved};
 use crate::recipe::{self, LocalBase, Lock, LockedDownload, LockedIndex, LockedPackage, Revision};
 use crate::render::{self, locked};
+use crate::whole;
 
 pub async fn run(context: &Context, args: &LockArgs) -> CliResult {
     let mut names = args.recipe.clone();
@@ -331,7 +331,7 @@ fn put(recipe: &LineRecipe, new: &Lock, local: Vec<String>) -> Result<Written, C
     let old = recipe.lock.clone();
     let old = old.unwrap_or_else(|| Lock::new(&recipe.name, [], Vec::new(), Vec::new()));
     let path = recipe.dir.join(lock::FILE);
-    store(&path, &new.to_text()).map_err(|error| io("write", &path, &error))?;
+    whole::replace(&path, new.to_text().as_bytes()).map_err(|error| io("write", &path, &error))?;
     Ok(Written {
         recipe: recipe.name.clone(),
         changes: old.changes(new),
@@ -341,18 +341,6 @@ fn put(recipe: &LineRecipe, new: &Lock, local: Vec<String>) -> Result<Written, C
         downloads: new.downloads.len(),
         local,
     })
-}
-
-fn store(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(text.as_bytes())?;
-    let readable = std::fs::Permissions::from_mode(0o644);
-    file.as_file().set_permissions(readable)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
 }
 
 fn tell(context: &Context, names: &[String], written: &[Written]) -> Result<(), CliError> {

@@ -11,6 +11,7 @@ use crate::cli::args::{HowArgs, SetArgs};
 use crate::cli::context::{Connected, Context, io};
 use crate::cli::error::CliError;
 use crate::cli::{exit, output};
+use crate::whole;
 
 /// Whether an argument is a file: no recipe's name has a slash or a dot.
 #[must_use]
@@ -150,18 +151,9 @@ pub fn write(
         &Wishes::from(how),
         Outcome::from(decision),
     );
-    let dir = match path.parent() {
-        Some(dir) if dir != Path::new("") => dir,
-        _ => Path::new("."),
-    };
-    let failed = |error: &std::io::Error| io("write the plan to", path, error);
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?;
-    saved.write(&mut file).map_err(|error| failed(&error))?;
-    file.as_file().sync_all().map_err(|error| failed(&error))?;
-    file.persist_noclobber(path).map_err(|error| {
-        let exists = error.error.kind() == std::io::ErrorKind::AlreadyExists;
-        let failure = failed(&error.error);
-        if exists {
+    whole::create(path, |file| saved.write(file)).map_err(|error| {
+        let failure = io("write the plan to", path, &error);
+        if error.kind() == std::io::ErrorKind::AlreadyExists {
             failure.hint("remove it, or choose another name: a plan is not written over another")
         } else {
             failure

@@ -31,13 +31,25 @@ pub struct Directories {
     machines: Mutex<BTreeMap<String, Machine>>,
     /// Looks at a snapshot until it is done.
     snapshots: Mutex<BTreeMap<String, u8>>,
+    /// Whether machines have directories of their own where scripts of locks write.
+    is_apart: AtomicBool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Machine {
     power: Power,
     commands: BTreeMap<String, CommandRecord>,
 }
+
+/// Gives a command directories of its machine's own, where one package is installed.
+const APART: &str = r#"set -eu
+if ! [ -e "$MACHINE/var/lib/dpkg/status" ]; then
+    mkdir -p "$MACHINE/var/lib/dpkg/info" "$MACHINE/var/cache"
+    printf 'Package: base\nStatus: install ok installed\nArchitecture: all\nVersion: 1\nMaintainer: a\nDescription: b\n\n' \
+        >"$MACHINE/var/lib/dpkg/status"
+fi
+for dir in /var/lib /var/cache; do mount --bind "$MACHINE$dir" "$dir"; done
+exec "$@""#;
 
 impl Directories {
     pub fn new(root: &Path) -> Self {
@@ -45,7 +57,23 @@ impl Directories {
             root: root.to_owned(),
             machines: Mutex::default(),
             snapshots: Mutex::default(),
+            is_apart: AtomicBool::default(),
         }
+    }
+
+    /// The same machines and snapshots, as they are now, below another root.
+    pub fn copy(&self, root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            machines: Mutex::new(self.machines.lock().unwrap().clone()),
+            snapshots: Mutex::new(self.snapshots.lock().unwrap().clone()),
+            is_apart: AtomicBool::new(self.is_apart.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// From now on `/var/lib` and `/var/cache` are each machine's own. Needs root.
+    pub fn set_apart(&self) {
+        self.is_apart.store(true, Ordering::SeqCst);
     }
 
     fn set(&self, instance: &str, power: Power) -> Result<(), DriverError> {
@@ -99,9 +127,13 @@ impl Directories {
         std::fs::create_dir_all(&root).unwrap();
         let (home, armed) = ("/var/lib/piaas-bake", "/run/piaas-bake-seal");
         let inside = |path: &str| format!("{}{path}", root.display());
+        // Beside it: a list does not list itself.
+        let list = "/run/piaas-bake-list";
+        let lists = script.contains(list);
         let mut script = script
             .replace(home, &inside(home))
-            .replace(armed, &inside(armed));
+            .replace(armed, &inside(armed))
+            .replace(list, &format!("{}.list", root.display()));
         if let Some((seals, asserts)) = script
             .rsplit_once('\n')
             .filter(|(_, last)| last.ends_with("/seal.sh assert"))
@@ -116,7 +148,13 @@ impl Directories {
             );
         }
         let run = || {
-            let mut command = Command::new("/bin/sh");
+            let mut command = if self.is_apart.load(Ordering::SeqCst) {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "/bin/sh", "-c", APART, "sh", "/bin/sh"]);
+                command
+            } else {
+                Command::new("/bin/sh")
+            };
             let path = std::env::var("PATH").unwrap_or_default();
             let path = format!("{}:{path}", self.root.join("bin").display());
             command
@@ -124,7 +162,7 @@ impl Directories {
                 .arg(&script)
                 .env("MACHINE", &root)
                 .env("PATH", path);
-            if script.contains("/seal.sh ") {
+            if lists || script.contains("/seal.sh ") {
                 command.env("PIAAS_ROOT", &root);
             }
             command.output().unwrap()

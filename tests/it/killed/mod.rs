@@ -1,12 +1,19 @@
 //! A process is killed with SIGKILL: before and after each request that it sends, and at each write of its journal. Then
 //! it is gone on with, and in a second pass what it has left is removed: nothing is left, and the image is right.
 //!
-//! The process is the binary, before it a cloud on loopback whose machines are directories. Which of its requests it dies at
-//! is chosen in the way to that cloud.
+//! The process is the binary, before it a cloud on loopback whose machines are directories, or play a script. Which of its
+//! requests it dies at is chosen in the way to that cloud.
 
-use std::collections::BTreeSet;
+mod bake;
+mod errand;
+mod errands;
+mod fleet;
+mod roll;
+mod workers;
+
 use std::fmt;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,6 +25,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use piaas_bake::aws::Clients;
 use piaas_bake::clock::SystemClock;
+use piaas_bake::journal::{self, RunState};
+use piaas_bake::localcloud::driver::Driver;
 use piaas_bake::localcloud::{self, BASE_IMAGE, LocalCloud};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -26,12 +35,15 @@ use tokio::sync::{Semaphore, watch};
 use crate::aws;
 use crate::bake_flow::changes;
 use crate::bake_flow::cloud::{Directories, operation};
-use crate::support::{BIN, Run, Sandbox, machines_wanted, tell};
+use crate::support::{BIN, Run, Sandbox, tell};
 
 /// Worlds at the same time: each mostly waits.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 12;
 const SIGKILL: i32 = 9;
-const BAKE: [&str; 2] = ["bake", "web"];
+/// The operation that writes a lease: it goes by time how often.
+const RENEWAL: &str = "PutParameter of a lease";
+/// The calls that make what is written last, or put it in its place: of journals, of lock files.
+const WRITES: [&str; 5] = ["fdatasync", "fsync", "rename", "renameat", "renameat2"];
 
 /// Where a process dies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +53,10 @@ enum Point {
     Before(Request),
     /// When this request has been carried out, and before there is an answer.
     After(Request),
-    /// As it syncs a file for this time, from 1: the record is written.
-    Sync(usize),
+    /// Likewise, the first of this operation.
+    AfterThe(&'static str),
+    /// As it makes this one of [`WRITES`] for this time, from 1: what it syncs is written, what it moves is not there yet.
+    Write(&'static str, usize),
     /// It gets these signals: the first as this request arrives, the others each with the second request after that. All
     /// requests are carried out.
     Told(Request, &'static [Signal]),
@@ -68,7 +82,7 @@ struct Request {
 impl Request {
     /// The request that comes after these.
     fn after(before: &[Self], operation: String) -> Self {
-        let count = before.iter().filter(|one| changes(&one.operation)).count();
+        let count = before.iter().filter(|one| one.changes_something()).count();
         let first = Self {
             changes: count,
             operation,
@@ -80,14 +94,31 @@ impl Request {
         }
     }
 
-    fn changes_something(&self) -> bool {
+    /// Whether it writes something, be it a lease.
+    fn writes(&self) -> bool {
         changes(&self.operation)
     }
+
+    /// Whether this is the request that is meant: a change is told by how many come before it.
+    fn is(&self, meant: &Self) -> bool {
+        let both_change = self.changes_something() && meant.changes_something();
+        self == meant || (both_change && self.changes == meant.changes)
+    }
+
+    fn changes_something(&self) -> bool {
+        self.writes() && self.operation != RENEWAL
+    }
 }
+
+/// Hears of each operation once it is carried out, before its answer goes.
+type Witness = Box<dyn Fn(&str) + Send + Sync>;
 
 /// The way to a cloud, which counts.
 struct Gate {
     cloud: Arc<LocalCloud>,
+    witness: std::sync::OnceLock<Witness>,
+    /// Held for reading while a request is carried out.
+    at_work: tokio::sync::RwLock<()>,
     point: Mutex<Point>,
     requests: Mutex<Vec<Request>>,
     /// Of the process that is to die.
@@ -137,7 +168,7 @@ impl Gate {
         let request = http::Request::from_parts(head, body.to_bytes());
         let this = {
             let mut requests = self.requests.lock().unwrap();
-            let this = Request::after(&requests, operation(&request));
+            let this = Request::after(&requests, named(&request));
             requests.push(this.clone());
             this
         };
@@ -146,17 +177,30 @@ impl Gate {
         if let Some(signal) = self.due(&point, &this) {
             self.signal(signal).await;
         }
-        if point == Point::Before(this.clone()) {
+        if matches!(&point, Point::Before(meant) if this.is(meant)) {
             self.kill().await;
             return gone();
         }
-        let cloud = self.cloud.clone();
-        let answer = tokio::task::spawn_blocking(move || aws::answered(&cloud, &request));
+        let _at_work = self.at_work.read().await;
+        let this_way = self.clone();
+        let name = this.operation.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let answer = aws::answered(&this_way.cloud, &request);
+            if let Some(witness) = this_way.witness.get() {
+                witness(&name);
+            }
+            answer
+        });
         // The world ends with its test.
         let Ok(Some(answer)) = answer.await else {
             return gone();
         };
-        if point == Point::After(this) {
+        let is_due = match &point {
+            Point::After(meant) => this.is(meant),
+            Point::AfterThe(operation) => this.operation == *operation,
+            _ => false,
+        };
+        if is_due {
             self.kill().await;
             return gone();
         }
@@ -164,17 +208,27 @@ impl Gate {
     }
 }
 
-/// A cloud, and somebody who acts there from a host of his own.
-struct World {
+/// What a request asks for.
+fn named(request: &http::Request<Bytes>) -> String {
+    let operation = operation(request);
+    let is_lease = || String::from_utf8_lossy(request.body()).contains("/piaas-bake/leases/");
+    if operation == "PutParameter" && is_lease() {
+        return RENEWAL.to_owned();
+    }
+    operation
+}
+
+/// A cloud with machines of a kind, and somebody who acts there from a host of his own.
+struct World<M = Directories> {
     sandbox: Sandbox,
-    machines: Arc<Directories>,
+    machines: Arc<M>,
     clients: Clients,
     gate: Arc<Gate>,
     endpoint: String,
     server: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for World {
+impl<M> Drop for World<M> {
     fn drop(&mut self) {
         self.server.abort();
     }
@@ -192,12 +246,9 @@ test:
   - { name: It booted, run: 'true' }
 ";
 
-impl World {
-    async fn new() -> Self {
-        let sandbox = Sandbox::new();
-        let recipe = RECIPE.replace("BASE", BASE_IMAGE);
-        sandbox.write("recipes/web/recipe.yaml", &recipe);
-        let machines = Arc::new(Directories::new(&sandbox.path().join("machines")));
+impl<M: Driver + 'static> World<M> {
+    /// The cloud that these machines are of, which keeps its state in the sandbox.
+    async fn over(sandbox: Sandbox, machines: Arc<M>) -> Self {
         let clock = SystemClock::shared();
         let directory = sandbox.path().join("cloud");
         let cloud = LocalCloud::open(&directory, machines.clone(), clock.clone()).unwrap();
@@ -206,6 +257,8 @@ impl World {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let gate = Arc::new(Gate {
             cloud,
+            witness: std::sync::OnceLock::new(),
+            at_work: tokio::sync::RwLock::default(),
             point: Mutex::new(Point::Nowhere),
             requests: Mutex::default(),
             pid: watch::channel(None).0,
@@ -247,6 +300,7 @@ impl World {
             .envs(own.filter_map(|(key, value)| Some((key, value?))))
             .envs(aws::way_to(&self.endpoint))
             .env("PIAAS_CLOUD", "aws")
+            .kill_on_drop(true)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -259,8 +313,8 @@ impl World {
         *self.gate.since.lock().unwrap() = 0;
         *self.gate.point.lock().unwrap() = point.clone();
         let trace = match point {
-            Point::Sync(number) => tracing(&format!(
-                "-o/dev/null --inject=fdatasync:signal=SIGKILL:when={number}"
+            Point::Write(call, number) => tracing(&format!(
+                "-o/dev/null --inject={call}:signal=SIGKILL:when={number}"
             )),
             _ => Vec::new(),
         };
@@ -291,9 +345,53 @@ impl World {
             .collect()
     }
 
-    /// Everything in the cloud that a verb could have made.
-    async fn things(&self) -> BTreeSet<String> {
-        let mut things: BTreeSet<String> = self.machines.left().into_iter().collect();
+    /// How many runs of this host are not over.
+    fn unfinished(&self) -> usize {
+        let runs = journal::runs(&self.sandbox.state().join("runs")).unwrap();
+        let open = runs.iter().filter(|run| run.state != RunState::Finished);
+        open.count()
+    }
+
+    /// What a verb does that nobody kills: its requests, and where it could be killed as it writes.
+    async fn recorded(&self, args: &[&str]) -> (Vec<Request>, Vec<Point>) {
+        self.gate.requests.lock().unwrap().clear();
+        let file = self.sandbox.path().join("trace");
+        let trace = tracing(&format!("-o{}", file.display()));
+        let done = self.command(&trace, args).output().await.unwrap();
+        let _ = Run::from(done).expect_code(0);
+        let text = std::fs::read_to_string(file).unwrap();
+        let count = |call: &str| text.matches(&format!(" {call}(")).count();
+        let writes = WRITES
+            .iter()
+            .flat_map(|call| (1..=count(call)).map(|number| Point::Write(call, number)));
+        let requests = self.gate.requests.lock().unwrap().clone();
+        (requests, writes.collect())
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let sandbox = Sandbox::new();
+        let recipe = RECIPE.replace("BASE", BASE_IMAGE);
+        sandbox.write("recipes/web/recipe.yaml", &recipe);
+        let machines = Directories::new(&sandbox.path().join("machines"));
+        Self::over(sandbox, Arc::new(machines)).await
+    }
+
+    /// Another world that is as this one is now.
+    async fn fork(&self) -> Self {
+        // What is under way is over then, and nothing comes from a process that is dead.
+        let _still = self.gate.at_work.write().await;
+        let sandbox = Sandbox::new();
+        let to = sandbox.path().to_owned();
+        copy(self.sandbox.path(), &to).await;
+        let machines = self.machines.copy(&to.join("machines"));
+        Self::over(sandbox, Arc::new(machines)).await
+    }
+
+    /// Everything in the cloud that a verb could have made, by name, in order.
+    async fn things(&self) -> Vec<String> {
+        let mut things = self.machines.left();
         let ec2 = &self.clients.ec2;
         let images = ec2.describe_images().owners("self").send().await.unwrap();
         let status = |image: &aws_sdk_ec2::types::Image| {
@@ -331,30 +429,36 @@ impl World {
         // `/piaas-bake/web/latest`, `/piaas-bake/manifests/<digest>`, `/piaas-bake/images/<id>/packages`.
         let kind = |name: &str| name.split('/').nth(2).unwrap_or_default().to_owned();
         things.extend(names.filter(|name| name.starts_with("/piaas")).map(kind));
+        things.sort();
         things
+    }
+
+    async fn assert_nothing_for_gc(&self, context: &str) {
+        let gc = self.json(&["gc"]).await;
+        for part in ["dead_runs", "remove", "keep", "files"] {
+            assert_eq!(gc[part], serde_json::json!([]), "{context}: {part}");
+        }
     }
 
     /// Nothing is there, or a whole image and nothing else, which was made by scripts that ran once each. Of one whose run
     /// was cut off at its very end, the pointer may be missing.
     async fn assert_whole(&self, is_made: Option<bool>, context: &str) {
         assert_eq!(self.machines.left(), [] as [String; 0], "{context}");
-        let gc = self.json(&["gc"]).await;
-        for part in ["dead_runs", "remove", "keep", "files"] {
-            assert_eq!(gc[part], serde_json::json!([]), "{context}: {part}");
-        }
+        self.assert_nothing_for_gc(context).await;
         let things = self.things().await;
         if things.is_empty() && is_made != Some(true) {
             return;
         }
-        let mut whole =
-            BTreeSet::from(["ready image", "snapshot 0", "manifests"].map(str::to_owned));
-        if is_made.is_some() || things.contains("web") {
-            whole.insert("web".to_owned());
+        let has = |thing: &str| things.iter().any(|one| one == thing);
+        let mut whole = vec!["ready image", "snapshot 0", "manifests"];
+        if is_made.is_some() || has("web") {
+            whole.push("web");
         }
         // What is installed is noted where the directories' host has a dpkg.
-        if things.contains("images") {
-            whole.insert("images".to_owned());
+        if has("images") {
+            whole.push("images");
         }
+        whole.sort_unstable();
         assert_eq!(things, whole, "{context}");
         assert_ne!(is_made, Some(false), "{context}");
     }
@@ -370,10 +474,15 @@ impl fmt::Display for Context<'_> {
 }
 
 /// Kills a verb; whether it came to that point. Looks may not come: what they are for may be there at once.
-async fn killed(world: &World, point: &Point, args: &[&str], context: &str) -> bool {
+async fn killed<M: Driver + 'static>(
+    world: &World<M>,
+    point: &Point,
+    args: &[&str],
+    context: &str,
+) -> bool {
     let (status, run) = world.until(point.clone(), args).await;
     let is_killed = status.signal() == Some(SIGKILL);
-    let is_look = matches!(point, Point::Before(request) if !request.changes_something());
+    let is_look = matches!(point, Point::Before(request) | Point::After(request) if !request.changes_something());
     assert!(
         is_killed || (is_look && status.success()),
         "{context}: {status}\n{}",
@@ -382,51 +491,17 @@ async fn killed(world: &World, point: &Point, args: &[&str], context: &str) -> b
     is_killed
 }
 
-/// Kills a bake and goes on with it.
-async fn gone_on_with(point: &Point, context: &str) -> bool {
-    let world = World::new().await;
-    if !killed(&world, point, &BAKE, context).await {
-        return false;
-    }
-    match world.states().await.as_slice() {
-        // It had not begun, or is over; a bake is idempotent.
-        [] => assert_eq!(world.things().await, BTreeSet::new(), "{context}"),
-        [state] if state == "over" => {}
-        [state] => {
-            assert_eq!(state, "died", "{context}");
-            let _ = world.run(&["bake", "--resume"]).await.expect_code(0);
-            assert_eq!(world.states().await, ["over"], "{context}");
-        }
-        more => panic!("{context}: {more:?}"),
-    }
-    let _ = world.run(&BAKE).await.expect_code(0);
-    world.assert_whole(Some(true), context).await;
-    assert_eq!(
-        world.machines.texts("ran"),
-        ["first\nsecond\n"],
-        "{context}"
-    );
-    true
-}
-
-/// Kills a bake and removes what it has left.
-async fn removed(point: &Point, context: &str) -> bool {
-    let world = World::new().await;
-    if !killed(&world, point, &BAKE, context).await {
-        return false;
-    }
-    let _ = world.run(&["gc", "--yes"]).await.expect_code(0);
-    world.assert_whole(None, context).await;
-    assert!(
-        !world.states().await.iter().any(|state| state != "over"),
-        "{context}"
-    );
-    true
-}
-
-/// Does all of these, at most so many at once; gives how many came to their point.
+/// Does all of these, at most [`AT_ONCE`] at a time; gives how many came to their point.
 async fn all<F: Future<Output = bool> + Send + 'static>(work: impl Iterator<Item = F>) -> usize {
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    all_of(AT_ONCE, work).await
+}
+
+/// As [`all`], at most `many` at a time.
+async fn all_of<F: Future<Output = bool> + Send + 'static>(
+    many: usize,
+    work: impl Iterator<Item = F>,
+) -> usize {
+    let turns = Arc::new(Semaphore::new(many));
     let mut under_way = tokio::task::JoinSet::new();
     for one in work {
         let turns = turns.clone();
@@ -452,180 +527,33 @@ fn points(requests: &[Request]) -> Vec<Point> {
         .collect()
 }
 
-/// The words that trace what a command syncs.
+/// The same without looks but the first after each change: dying at the others is dying there.
+fn thinned(requests: &[Request]) -> Vec<Point> {
+    let mut found = Vec::new();
+    let mut before: Option<&Request> = None;
+    for request in requests {
+        if request.first && (request.writes() || before.is_none_or(Request::writes)) {
+            found.push(Point::Before(request.clone()));
+        }
+        if request.writes() {
+            found.push(Point::After(request.clone()));
+        }
+        before = Some(request);
+    }
+    found
+}
+
+/// Copies what is in a directory.
+async fn copy(from: &Path, to: &Path) {
+    let mut copy = tokio::process::Command::new("cp");
+    copy.arg("-a").arg(from.join(".")).arg(to);
+    assert!(copy.status().await.unwrap().success());
+}
+
+/// The words that trace what a command writes.
 fn tracing(more: &str) -> Vec<String> {
-    let words = format!("strace -f -qq -e trace=fdatasync {more}");
+    let words = format!("strace -f -qq -e trace={} {more}", WRITES.join(","));
     words.split(' ').map(str::to_owned).collect()
-}
-
-/// How often a bake syncs a file.
-async fn syncs() -> usize {
-    let world = World::new().await;
-    let file = world.sandbox.path().join("trace");
-    let trace = tracing(&format!("-o{}", file.display()));
-    let done = world.command(&trace, &BAKE).output().await.unwrap();
-    assert!(done.status.success());
-    let text = std::fs::read_to_string(file).unwrap();
-    text.lines()
-        .filter(|line| line.contains("fdatasync("))
-        .count()
-}
-
-/// The requests of a bake that nobody kills.
-async fn requests() -> Vec<Request> {
-    let world = World::new().await;
-    let _ = world.run(&BAKE).await.expect_code(0);
-    let requests = world.gate.requests.lock().unwrap().clone();
-    world.assert_whole(Some(true), "never killed").await;
-    requests
-}
-
-/// Kills a bake at each of these points, twice: it is gone on with, and it is removed.
-async fn sweep(points: Vec<Point>, what: &str) -> usize {
-    let started = Instant::now();
-    let both = points
-        .iter()
-        .flat_map(|point| [true, false].map(|resumed| (point.clone(), resumed)));
-    let killed = all(both.map(|(point, resumed)| async move {
-        let context = Context("bake", &point).to_string();
-        if resumed {
-            gone_on_with(&point, &context).await
-        } else {
-            removed(&point, &context).await
-        }
-    }))
-    .await;
-    let count = points.len();
-    report(
-        &format!("a bake, {killed} times, at {count} {what}"),
-        started,
-    );
-    killed
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bake_that_is_killed_at_any_request_is_gone_on_with_or_removed() {
-    if !machines_wanted("a bake that is killed at any request") {
-        return;
-    }
-    let killed = sweep(points(&requests().await), "requests").await;
-    assert!(killed > 100, "{killed}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bake_that_is_killed_at_any_record_of_its_journal_is_gone_on_with_or_removed() {
-    if !machines_wanted("a bake that is killed at any record") {
-        return;
-    }
-    let count = syncs().await;
-    let killed = sweep((1..=count).map(Point::Sync).collect(), "records").await;
-    assert!(killed > 40, "{killed}");
-}
-
-/// Where a bake can be told to end: at each request that changes something, and at the first look after it.
-async fn tellable() -> Vec<Request> {
-    let requests = requests().await;
-    let mut after = Vec::new();
-    for pair in requests.windows(2) {
-        if pair[0].changes_something() {
-            after.extend(pair.iter().filter(|one| one.first).cloned());
-        }
-    }
-    after.dedup();
-    after
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bake_that_is_interrupted_at_any_request_leaves_nothing_by_itself() {
-    if !machines_wanted("a bake that is interrupted at any request") {
-        return;
-    }
-    let started = Instant::now();
-    let points = tellable().await;
-    let count = all(points.into_iter().map(|request| async move {
-        let point = Point::Told(request, INTERRUPT);
-        let context = Context("bake", &point).to_string();
-        let world = World::new().await;
-        let (status, run) = world.until(point.clone(), &BAKE).await;
-        let was_told = *world.gate.since.lock().unwrap() > 0;
-        // One that comes when all is done comes too late.
-        let code = status.code();
-        assert!(
-            matches!(code, Some(0 | 130)),
-            "{context}: {status}\n{}",
-            run.stderr
-        );
-        world.assert_whole(Some(code == Some(0)), &context).await;
-        assert!(
-            !world.states().await.iter().any(|state| state != "over"),
-            "{context}"
-        );
-        was_told
-    }))
-    .await;
-    report(&format!("a bake, interrupted at {count} requests"), started);
-    assert!(count > 30, "{count}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bake_whose_job_is_cancelled_on_github_leaves_nothing_that_gc_does_not_remove() {
-    if !machines_wanted("a bake whose job is cancelled") {
-        return;
-    }
-    let started = Instant::now();
-    let points = tellable().await;
-    let count = all(points.into_iter().map(|request| async move {
-        let point = Point::Told(request, GITHUB);
-        let context = Context("bake", &point).to_string();
-        let world = World::new().await;
-        let _ = world.until(point.clone(), &BAKE).await;
-        let was_told = *world.gate.since.lock().unwrap() > 0;
-        let _ = world.run(&["gc", "--yes"]).await.expect_code(0);
-        world.assert_whole(None, &context).await;
-        was_told
-    }))
-    .await;
-    report(
-        &format!("a bake, as GitHub's runner does, at {count} requests"),
-        started,
-    );
-    assert!(count > 30, "{count}");
-}
-
-/// What removes is killed as well, and then removes the rest.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clean_up_that_is_killed_at_any_request_is_begun_anew() {
-    if !machines_wanted("a clean-up that is killed at any request") {
-        return;
-    }
-    let requests = requests().await;
-    // All is there then but the last note on the image; a bake that dies later has finished it.
-    let before = requests
-        .iter()
-        .take_while(|one| one.operation != "CreateTags");
-    let noted = before.filter(|one| one.operation == "PutParameter").last();
-    let dies = Point::Before(noted.unwrap().clone());
-    let gc = ["gc", "--yes"];
-    let world = World::new().await;
-    assert!(killed(&world, &dies, &BAKE, "before it is ready").await);
-    let _ = world.run(&gc).await.expect_code(0);
-    let requests = world.gate.requests.lock().unwrap().clone();
-    let started = Instant::now();
-    let count = all(points(&requests).into_iter().map(|point| {
-        let dies = dies.clone();
-        async move {
-            let context = Context("gc", &point).to_string();
-            let world = World::new().await;
-            assert!(killed(&world, &dies, &BAKE, &context).await);
-            let is_killed = killed(&world, &point, &gc, &context).await;
-            let _ = world.run(&gc).await.expect_code(0);
-            world.assert_whole(Some(false), &context).await;
-            is_killed
-        }
-    }))
-    .await;
-    report(&format!("a clean-up, at {count} requests"), started);
-    assert!(count > 15, "{count}");
 }
 
 /// Says what came of a sweep.
