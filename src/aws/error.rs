@@ -146,6 +146,14 @@ impl Error {
         self.code.as_deref() == Some(code)
     }
 
+    /// Whether the cloud refused because of the time that a request says it is from (AWS General Reference, "Elements of an
+    /// AWS API request signature"; the errors are those of each service).
+    fn is_of_another_time(&self) -> bool {
+        let says = ["Signature expired", "Signature not yet current"];
+        self.has_code("RequestTimeTooSkewed")
+            || says.iter().any(|words| self.message.starts_with(words))
+    }
+
     /// What is the same as long as a call fails for the same reason: its text names another request each time.
     #[must_use]
     pub fn mark(&self) -> String {
@@ -180,6 +188,13 @@ impl Error {
             .map(|id| format!(" [request {id}]"))
             .unwrap_or_default();
         let way_out = match self.kind {
+            Kind::Unauthorized if self.is_of_another_time() => {
+                "; set the clock of this host, from which the time of a request is".to_owned()
+            }
+            // EC2 says so of credentials that have expired, too.
+            Kind::Unauthorized if self.has_code("RequestExpired") => {
+                "; renew the credentials, or set the clock of this host if it is wrong".to_owned()
+            }
             Kind::Unauthorized => {
                 format!("; the caller needs valid credentials with {service}:{operation}")
             }
@@ -275,6 +290,7 @@ fn classify(code: &str, status: Option<u16>) -> Kind {
         "InstanceLimitExceeded"
         | "VcpuLimitExceeded"
         | "InsufficientInstanceCapacity"
+        | "InsufficientFreeAddressesInSubnet"
         | "MaxSpotInstanceCountExceeded"
         | "VolumeLimitExceeded"
         | "SnapshotLimitExceeded"

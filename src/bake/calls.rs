@@ -71,7 +71,7 @@ pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<
                     add(when, "s3", &["PutObject"]);
                 }
                 if plan.build.security_groups.is_empty() {
-                    if plan.build.subnet.is_some() {
+                    if !plan.build.subnets.is_empty() {
                         add(when, "ec2", &["DescribeSubnets"]);
                     }
                     add(when, "ec2", &["CreateSecurityGroup"]);
@@ -167,7 +167,7 @@ mod tests {
         let own_group = names(&plan, &ami());
         assert!(own_group.contains(&"CreateSecurityGroup".to_owned()));
         assert!(!own_group.contains(&"DescribeSubnets".to_owned()));
-        plan.build.subnet = Some("subnet-1".into());
+        plan.build.subnets = vec!["subnet-1".into()];
         assert!(names(&plan, &ami()).contains(&"DescribeSubnets".to_owned()));
         plan.build.security_groups = vec!["sg-1".into()];
         let given = names(&plan, &ami());

@@ -71,6 +71,13 @@ pub enum Failure {
     },
     #[error("the disk of the image {image} could not be written: {reason}")]
     NoDisk { image: String, reason: String },
+    #[error(
+        "the subnets {} are not of one VPC, and a security group is; list subnets of one VPC (build.subnet)",
+        subnets.join(", ")
+    )]
+    ManyNetworks { subnets: Vec<String> },
+    #[error("the plan names no instance type; plan anew")]
+    NoType,
     #[error("the manifest of the image is too large to be stored ({size} bytes)")]
     ManifestTooLarge { size: usize },
     #[error("cannot write the log {path}: {source}")]

@@ -163,7 +163,7 @@ impl Plan {
     /// What the bake creates and removes again, in words.
     #[must_use]
     pub fn temporaries(&self, bundles: Option<&BundleStore>) -> Vec<String> {
-        let instance = &self.build.instance_type;
+        let instance = self.build.instance_types.join(" or ");
         let mut all = Vec::new();
         if self.build.security_groups.is_empty() {
             all.push("a security group without inbound rules".to_owned());

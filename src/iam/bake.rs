@@ -79,12 +79,12 @@ pub fn bake(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>, place: P
     policy.finish()
 }
 
-/// Machines: of the plan's type, sealed off, on encrypted volumes, in the groups and the subnet of the recipe.
+/// Machines: of the plan's types, sealed off, on encrypted volumes, in the groups and the subnets of the recipe.
 fn launch(policy: &mut Policy, plan: &Plan, place: Place<'_>) {
     let run = ["ec2:RunInstances"];
     let build = &plan.build;
     let mut machine = sealed_off();
-    machine["StringEquals"]["ec2:InstanceType"] = json!(build.instance_type);
+    machine["StringEquals"]["ec2:InstanceType"] = json!(build.instance_types);
     if let Some(profile) = &build.instance_profile {
         // Its path is not in its name.
         let arn = |name: &str| format!("arn:aws:iam::{}:instance-profile/{name}", place.account);
@@ -96,7 +96,11 @@ fn launch(policy: &mut Policy, plan: &Plan, place: Place<'_>) {
     let on = [place.ec2("volume", "*")];
     policy.allow_if("OnEncryptedVolumes", &run, &on, &encrypted());
     let mut from = place.all(&["image", "network-interface"]);
-    from.push(place.ec2("subnet", build.subnet.as_deref().unwrap_or("*")));
+    if build.subnets.is_empty() {
+        from.push(place.ec2("subnet", "*"));
+    }
+    let subnets = build.subnets.iter();
+    from.extend(subnets.map(|subnet| place.ec2("subnet", subnet)));
     let groups = build.security_groups.iter();
     from.extend(groups.map(|group| place.ec2("security-group", group)));
     policy.allow("LaunchFrom", &run, &from);
@@ -258,7 +262,7 @@ mod tests {
     fn groups_and_a_subnet_that_the_recipe_names_are_the_only_ones() {
         let mut plan = planned(&target(), &Survey::default());
         plan.build.security_groups = vec!["sg-1".into()];
-        plan.build.subnet = Some("subnet-1".into());
+        plan.build.subnets = vec!["subnet-1".into()];
         let policy = bake(&plan, &ami(), None, PLACE);
         assert!(!policy.to_string().contains("SecurityGroup"), "{policy}");
         assert_eq!(

@@ -29,7 +29,7 @@ pub fn images(place: Place<'_>) -> Value {
     policy.finish()
 }
 
-/// Finding and removing what runs have left, in the bucket of bundles too.
+/// Finding and removing what runs have left, in the bucket of bundles too, and finishing what was about to be.
 #[must_use]
 pub fn gc(bundles: Option<&BundleStore>, place: Place<'_>) -> Value {
     let mut policy = Policy::default();
@@ -51,20 +51,20 @@ pub fn gc(bundles: Option<&BundleStore>, place: Place<'_>) -> Value {
         &place.all(&["instance", "image", "snapshot", "security-group"]),
         &ours(),
     );
+    // What died while it published is made ready.
+    policy.allow_if(
+        "FinishImages",
+        &["ec2:CreateTags"],
+        &place.all(&["image", "snapshot"]),
+        &ours(),
+    );
     policy.allow(
         "RemoveNotes",
         &["ssm:DeleteParameter"],
         &place.parameters(&notes()),
     );
-    policy.allow(
-        "PutPointersBack",
-        &[
-            "ssm:GetParameter",
-            "ssm:PutParameter",
-            "ssm:DeleteParameter",
-        ],
-        &place.parameters(&pointers()),
-    );
+    let see = ["ssm:GetParameter"];
+    policy.allow("SeePointers", &see, &place.parameters(&pointers()));
     if let Some(store) = bundles {
         let bucket = format!("arn:aws:s3:::{}", store.bucket);
         let objects = format!("{bucket}/{}", store.below("*"));

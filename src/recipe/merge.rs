@@ -180,8 +180,8 @@ fn override_image(image: &mut ImageSpec, child: &RawImage) {
 }
 
 fn override_build(build: &mut BuildSpec, child: &RawBuild) {
-    override_with(&mut build.instance_type, child.instance_type.as_ref());
-    override_with(&mut build.subnet, child.subnet.as_ref());
+    override_with(&mut build.instance_types, child.instance_types.as_ref());
+    override_with(&mut build.subnets, child.subnets.as_ref());
     override_with(&mut build.security_groups, child.security_groups.as_ref());
     override_with(&mut build.instance_profile, child.instance_profile.as_ref());
     override_with(&mut build.timeout, child.timeout.as_ref());

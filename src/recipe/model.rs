@@ -121,6 +121,11 @@ impl Resolved {
         use serde_json::json;
         let (image, build) = (&self.image, &self.build);
         let seconds = |duration: Duration| json!(format!("{}s", duration.as_secs()));
+        let one_or_more = |all: &[String]| match all {
+            [] => json!(null),
+            [one] => json!(one),
+            more => json!(more),
+        };
         let labels = self
             .labels
             .iter()
@@ -130,8 +135,8 @@ impl Resolved {
             ("image.filesystem", json!(image.filesystem)),
             ("image.architecture", json!(image.architecture)),
             ("image.boot_mode", json!(image.boot_mode)),
-            ("build.instance_type", json!(build.instance_type)),
-            ("build.subnet", json!(build.subnet)),
+            ("build.instance_type", one_or_more(&build.instance_types)),
+            ("build.subnet", one_or_more(&build.subnets)),
             ("build.security_groups", json!(build.security_groups)),
             ("build.instance_profile", json!(build.instance_profile)),
             ("build.timeout", seconds(build.timeout)),
@@ -439,8 +444,10 @@ pub struct ImageSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BuildSpec {
-    pub instance_type: String,
-    pub subnet: Option<String>,
+    /// In the order in which they are tried; at least one.
+    pub instance_types: Vec<String>,
+    /// Likewise; empty: EC2 chooses one of the default VPC.
+    pub subnets: Vec<String>,
     /// Empty: a group without inbound rules is made for the run and removed after it.
     pub security_groups: Vec<String>,
     /// Instance profile name for the SSM agent; `None` where Default Host Management Configuration is on.
@@ -457,8 +464,8 @@ pub struct BuildSpec {
 impl Default for BuildSpec {
     fn default() -> Self {
         Self {
-            instance_type: "t3.medium".into(),
-            subnet: None,
+            instance_types: vec!["t3.medium".into()],
+            subnets: Vec::new(),
             security_groups: Vec::new(),
             instance_profile: None,
             timeout: Duration::from_secs(3600),

@@ -653,6 +653,30 @@ impl<'d> Node<'d> {
         found.push(self.diagnostic(format!("`{text}` is not {what}"), help));
         None
     }
+
+    /// Likewise one text, or a list of such texts that is not empty.
+    pub fn one_or_more(
+        &self,
+        what: &str,
+        check: impl Fn(&str) -> bool,
+        help: &str,
+        found: &mut Diagnostics,
+    ) -> Option<Vec<String>> {
+        if !self.value.is_sequence() {
+            return self.checked(what, check, help, found).map(|one| vec![one]);
+        }
+        let items = self.items(found);
+        if items.is_empty() {
+            found.push(self.diagnostic("the list is empty", help));
+            return None;
+        }
+        let texts = items
+            .iter()
+            .map(|item| item.checked(what, &check, help, found));
+        // All of them are looked at, whichever is wrong.
+        let texts: Vec<Option<String>> = texts.collect();
+        texts.into_iter().collect()
+    }
 }
 
 /// A key and its value.

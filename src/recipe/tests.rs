@@ -372,10 +372,10 @@ fn the_line_is_merged_root_first_and_the_child_has_the_last_word() {
     );
     assert_eq!(
         (
-            resolved.build.instance_type.as_str(),
-            &resolved.build.subnet
+            resolved.build.instance_types.as_slice(),
+            resolved.build.subnets.as_slice()
         ),
-        ("t4g.small", &None)
+        (["t4g.small".to_owned()].as_slice(), [].as_slice())
     );
     assert_eq!(resolved.build.timeout.as_secs(), 7200);
 

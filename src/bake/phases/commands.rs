@@ -11,6 +11,7 @@ use super::super::event::Event;
 use super::super::machine;
 use super::super::packages::{self, Part};
 use super::super::run::Run;
+use crate::aws::Kind;
 use crate::aws::ssm::{self, Invocation, Verdict};
 use crate::aws::wait::Patience;
 use crate::image::leaks;
@@ -25,6 +26,15 @@ pub(super) const COMMAND: Patience = Patience {
     stall: Duration::from_secs(900),
     first: Duration::from_millis(20),
     longest: Duration::from_secs(2),
+};
+
+/// An agent may be away for a while, as amid its own update; `SendCommand` refuses then (SSM API Reference,
+/// `InvalidInstanceId`).
+const AGENT: Patience = Patience {
+    what: "the machine's agent to answer again",
+    stall: Duration::from_secs(600),
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(10),
 };
 
 /// Sends a command, waits for its end, fails unless it succeeded.
@@ -82,9 +92,9 @@ pub(super) async fn within(
     end(run, instance, &id, timeout).await
 }
 
-/// Sends a command.
+/// Sends a command, once the machine has an agent to take it.
 pub(super) async fn begin(
-    run: &Run<'_>,
+    run: &mut Run<'_>,
     instance: &str,
     script: &str,
     timeout: Duration,
@@ -92,7 +102,21 @@ pub(super) async fn begin(
 ) -> Result<String, Failure> {
     run.check()?;
     let comment = format!("piaas-bake: {comment}");
-    Ok(ssm::send(run.clients, instance, script, timeout, &comment).await?)
+    let mut pace = run.pace(AGENT);
+    loop {
+        let sent = ssm::send(run.clients, instance, script, timeout, &comment).await;
+        let error = match sent {
+            Ok(id) => return Ok(id),
+            Err(error) if error.kind == Kind::NotFound => error,
+            Err(error) => return Err(error.into()),
+        };
+        alive(run, instance).await?;
+        match run.pause(&mut pace, "away").await {
+            // What SSM says of it tells more.
+            Err(Failure::Stalled(_)) => return Err(error.into()),
+            paused => paused?,
+        }
+    }
 }
 
 /// Sends a command and writes its id down under this name; gives that of the one under way where another process of this

@@ -1,7 +1,9 @@
 //! Builders and testers: their security group, their launch, their boot, their stop.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use aws_sdk_ec2::config::Builder;
 use aws_sdk_ec2::types::{
     IamInstanceProfileSpecification, InstanceType, ResourceType, ShutdownBehavior,
 };
@@ -13,10 +15,11 @@ use super::super::event::{Event, Resource};
 use super::super::images::{Image, filter};
 use super::super::machine;
 use super::super::run::{Run, facts};
+use super::places::{Attempt, attempts};
 use crate::aws::error::Context as _;
 use crate::aws::ssm;
 use crate::aws::wait::Patience;
-use crate::aws::{Clients, Error, Kind, tags};
+use crate::aws::{AskElsewhere, Clients, Error, Kind, Room, tags};
 use crate::journal::{Facts, IntentId};
 
 const BOOT: Patience = Patience {
@@ -24,6 +27,13 @@ const BOOT: Patience = Patience {
     stall: Duration::from_secs(600),
     first: Duration::from_millis(40),
     longest: Duration::from_secs(3),
+};
+/// Amazon EC2 User Guide, "Insufficient instance capacity": wait a few minutes, then ask again.
+const ROOM: Patience = Patience {
+    what: "EC2 to have room for a machine",
+    stall: Duration::from_secs(900),
+    first: Duration::from_secs(15),
+    longest: Duration::from_secs(60),
 };
 const SETTLE: Patience = Patience {
     what: "a new security group or image to be visible to all of EC2",
@@ -47,11 +57,7 @@ pub async fn security_groups(
     if !build.security_groups.is_empty() {
         return Ok((build.security_groups.clone(), None));
     }
-    let vpc = match &build.subnet {
-        Some(subnet) => Some(vpc_of(run, subnet).await?),
-        // EC2 takes the default VPC.
-        None => None,
-    };
+    let vpc = vpc_of(run, &build.subnets).await?;
     let name = format!("piaas-bake-{}", run.id);
     let call = run
         .clients
@@ -103,21 +109,30 @@ pub(in super::super) async fn groups_named(
         .collect())
 }
 
-async fn vpc_of(run: &Run<'_>, subnet: &str) -> Result<String, Error> {
+/// The VPC of these subnets; `None` if there are none, and EC2 takes the default one.
+async fn vpc_of(run: &Run<'_>, subnets: &[String]) -> Result<Option<String>, Failure> {
+    if subnets.is_empty() {
+        return Ok(None);
+    }
     let answer = run
         .clients
         .ec2
         .describe_subnets()
-        .subnet_ids(subnet)
+        .set_subnet_ids(Some(subnets.to_vec()))
         .send()
         .await
         .call("ec2", "DescribeSubnets")?;
-    answer
-        .subnets()
-        .first()
-        .and_then(|subnet| subnet.vpc_id())
-        .map(str::to_owned)
-        .ok_or_else(|| Error::incomplete("ec2", "DescribeSubnets", "VPC of the subnet"))
+    let vpcs = answer.subnets().iter();
+    let vpcs: BTreeSet<&str> = vpcs.filter_map(|subnet| subnet.vpc_id()).collect();
+    let mut vpcs = vpcs.into_iter();
+    match (vpcs.next(), vpcs.next()) {
+        (Some(one), None) => Ok(Some(one.to_owned())),
+        (None, _) => Err(Error::incomplete("ec2", "DescribeSubnets", "VPC of the subnet").into()),
+        // A security group is one VPC's.
+        (Some(_), Some(_)) => Err(Failure::ManyNetworks {
+            subnets: subnets.to_vec(),
+        }),
+    }
 }
 
 /// A machine to be launched.
@@ -152,23 +167,64 @@ pub async fn instance(
     launch(run, machine).await
 }
 
-/// Launches a machine.
+/// Launches a machine in the first place that has room for it, and waits for some if none has.
 pub async fn launch(
     run: &mut Run<'_>,
-    launched: Machine<'_>,
+    machine: Machine<'_>,
 ) -> Result<(IntentId, String), Failure> {
+    let mut pace = run.pace(ROOM);
+    let attempts = attempts(run, machine.kind, machine.step);
+    loop {
+        let mut refused = None;
+        let mut is_full = false;
+        for attempt in &attempts {
+            let (intent, made) = launch_in(run, &machine, attempt).await?;
+            let error = match made {
+                Ok(id) => return Ok((intent, id)),
+                Err(error) => error,
+            };
+            let Some(room) = Room::of(&error) else {
+                return Err(error.into());
+            };
+            is_full |= room == Room::Full;
+            if is_full || attempts.len() > 1 {
+                run.emit(Event::Waiting {
+                    what: attempt.place.to_string(),
+                    state: format!("no room: {}", error.message),
+                });
+            }
+            refused = Some(error);
+        }
+        let refused = refused.ok_or(Failure::NoType)?;
+        if !is_full {
+            return Err(refused.into());
+        }
+        match run.pause(&mut pace, "no room").await {
+            // What EC2 said tells more than that it has said so for so long.
+            Err(Failure::Stalled(_)) => return Err(refused.into()),
+            paused => paused?,
+        }
+    }
+}
+
+/// Asks for a machine in one place.
+async fn launch_in(
+    run: &mut Run<'_>,
+    machine: &Machine<'_>,
+    attempt: &Attempt<'_>,
+) -> Result<(IntentId, Result<String, Error>), Failure> {
     let plan = run.plan;
-    let Machine {
+    let &Machine {
         kind,
-        step,
         image,
         of,
         groups,
         gib,
-    } = launched;
-    let token = run.token(step);
+        ..
+    } = machine;
+    let Attempt { place, token } = attempt;
     let name = format!("piaas-bake {} {}", kind.as_str(), of);
-    let begun = run.standing(kind, &token);
+    let begun = run.standing(kind, token);
     let begun = begun.map_or_else(Facts::new, |entry| entry.facts.clone());
     let stated = |name| begun.get(name).map(String::as_str);
     let expires = stated(facts::EXPIRES).and_then(|at| at.parse().ok());
@@ -194,11 +250,11 @@ pub async fn launch(
         .ec2
         .run_instances()
         .image_id(&image.id)
-        .instance_type(InstanceType::from(plan.build.instance_type.as_str()))
+        .instance_type(InstanceType::from(place.instance_type))
         .min_count(1)
         .max_count(1)
-        .client_token(&token)
-        .set_subnet_id(plan.build.subnet.clone())
+        .client_token(token)
+        .set_subnet_id(place.subnet.map(str::to_owned))
         .set_security_group_ids(Some(groups.to_vec()))
         .set_iam_instance_profile(profile)
         .block_device_mappings(machine::root_volume(&image.root_device, gib))
@@ -211,7 +267,13 @@ pub async fn launch(
     let mut pace = run.pace(SETTLE);
     let call = async move {
         let answer = loop {
-            let answer = request.clone().send().await.call("ec2", "RunInstances");
+            let answer = request
+                .clone()
+                .customize()
+                .config_override(Builder::new().retry_classifier(AskElsewhere))
+                .send()
+                .await
+                .call("ec2", "RunInstances");
             let Err(error) = &answer else { break answer };
             // The token makes this safe to repeat. A group or image that really does not exist ends the wait.
             match pace.after(clients.clock.now(), &error.mark()) {
@@ -228,7 +290,7 @@ pub async fn launch(
                 .to_owned(),
         ])
     };
-    run.create(kind, &token, known, call).await
+    run.attempt(kind, token, known, call).await
 }
 
 /// Waits until an instance runs and its agent answers.

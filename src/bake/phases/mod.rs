@@ -6,5 +6,6 @@ pub(super) mod image;
 pub(super) mod launch;
 pub(super) mod layer;
 pub(super) mod list;
+mod places;
 pub(super) mod publish;
 pub(super) mod scripts;

@@ -49,8 +49,8 @@ pub fn target() -> Target {
             boot_mode: "uefi".into(),
         },
         build: BuildSpec {
-            instance_type: "t3.medium".into(),
-            subnet: None,
+            instance_types: vec!["t3.medium".into()],
+            subnets: vec![],
             security_groups: vec![],
             instance_profile: None,
             timeout: Duration::from_secs(3600),

@@ -187,12 +187,12 @@ fn build(context: &Context, args: &DiffArgs, images: [&Image; 2]) -> Result<Buil
     }
     let mut build = BuildSpec::default();
     if images[0].architecture == "arm64" {
-        build.instance_type = "t4g.medium".into();
+        build.instance_types = vec!["t4g.medium".into()];
     }
     output::note(&format!(
         "note: the recipe of neither image is here: their machines are {} in the default VPC, without an instance \
          profile; --like RECIPE launches them as a recipe says in `build`",
-        build.instance_type
+        build.instance_types.join(" or ")
     ));
     Ok(build)
 }

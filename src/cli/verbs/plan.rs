@@ -475,7 +475,7 @@ fn bake_text(context: &Context, order: &Order, argument: &str, plan: &Plan, plac
     let _ = writeln!(
         out,
         "  with    {}, {} GiB, at most {}",
-        build.instance_type,
+        build.instance_types.join(" or "),
         plan.volume_gib,
         elapsed(build.timeout)
     );

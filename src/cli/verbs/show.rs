@@ -80,7 +80,7 @@ fn text(
         image.filesystem,
         image.architecture,
         image.boot_mode,
-        build.instance_type,
+        build.instance_types.join(" or "),
         elapsed(build.timeout)
     );
     if !resolved.parameters.is_empty() {

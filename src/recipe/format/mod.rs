@@ -344,9 +344,10 @@ pub struct Image {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Build {
-    instance_type: Option<InstanceType>,
-    /// The default one if nothing is said.
-    subnet: Option<OrNull<SubnetId>>,
+    /// Of several, the first that EC2 has room for; t3.medium if nothing is said.
+    instance_type: Option<OneOrMore<InstanceType>>,
+    /// Of several, the first that EC2 has room in; the default one if nothing is said.
+    subnet: Option<OrNull<OneOrMore<SubnetId>>>,
     /// A new one if nothing is said.
     security_groups: Option<Vec<SecurityGroupId>>,
     /// For the SSM agent.
@@ -363,6 +364,13 @@ pub struct Build {
 pub enum OrNull<T> {
     Null,
     Is(T),
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMore<T> {
+    One(T),
+    More(#[schemars(length(min = 1))] Vec<T>),
 }
 
 /// How an image is rolled out.

@@ -75,7 +75,7 @@ texts! {
     /// 8GiB if nothing is said.
     // 1 to 16384.
     Size { "pattern": "^([1-9][0-9]{0,3}|1[0-5][0-9]{3}|16[0-2][0-9]{2}|163[0-7][0-9]|1638[0-4])GiB$" }
-    /// t3.medium if nothing is said.
+    /// Such as t3.medium.
     InstanceType { "pattern": r"^\S*\.\S*$" }
     /// An id.
     SubnetId { "pattern": "^subnet-" }

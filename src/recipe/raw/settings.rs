@@ -18,8 +18,9 @@ pub struct RawImage {
 /// An inner `None` is an explicit `null`: nothing, whatever the parent says.
 #[derive(Debug, Default)]
 pub struct RawBuild {
-    pub instance_type: Option<String>,
-    pub subnet: Option<Option<String>>,
+    pub instance_types: Option<Vec<String>>,
+    /// Likewise an empty list.
+    pub subnets: Option<Vec<String>>,
     pub security_groups: Option<Vec<String>>,
     pub instance_profile: Option<Option<String>>,
     pub timeout: Option<Duration>,
@@ -55,33 +56,26 @@ fn choice(
 
 pub fn read_build(node: Node<'_>, found: &mut Diagnostics) -> RawBuild {
     let fields = node.fields(keys::<Build>(), found);
-    let optional = |key: &str,
-                    what: &str,
-                    help: &str,
-                    check: &dyn Fn(&str) -> bool,
-                    found: &mut Diagnostics| {
-        let node = fields.get(key)?;
+    let subnets = fields.get("subnet").and_then(|node| {
         if node.is_null() {
-            Some(None)
-        } else {
-            node.checked(what, check, help, found).map(Some)
+            return Some(Vec::new());
         }
-    };
-    let subnet = optional(
-        "subnet",
-        "a subnet id",
-        "write `subnet-…`, or null for the default one",
-        &|text| text.starts_with("subnet-"),
-        found,
-    );
-    let help = "write its name or ARN, or null";
-    let instance_profile = optional(
-        "instance_profile",
-        "an instance profile",
-        help,
-        &|text| !text.trim().is_empty(),
-        found,
-    );
+        node.one_or_more(
+            "a subnet id",
+            |text| text.starts_with("subnet-"),
+            "write `subnet-…`, or null for the default one",
+            found,
+        )
+    });
+    let instance_profile = fields.get("instance_profile").and_then(|node| {
+        if node.is_null() {
+            return Some(None);
+        }
+        let filled = |text: &str| !text.trim().is_empty();
+        let help = "write its name or ARN, or null";
+        node.checked("an instance profile", filled, help, found)
+            .map(Some)
+    });
     let groups = fields.get("security_groups").map(|node| {
         let mut ids = Vec::new();
         for item in node.items(found) {
@@ -95,8 +89,8 @@ pub fn read_build(node: Node<'_>, found: &mut Diagnostics) -> RawBuild {
         }
         ids
     });
-    let instance_type = fields.get("instance_type").and_then(|node| {
-        node.checked(
+    let instance_types = fields.get("instance_type").and_then(|node| {
+        node.one_or_more(
             "an instance type",
             |text| text.contains('.') && !text.contains(char::is_whitespace),
             "write one such as t3.medium",
@@ -104,8 +98,8 @@ pub fn read_build(node: Node<'_>, found: &mut Diagnostics) -> RawBuild {
         )
     });
     RawBuild {
-        instance_type,
-        subnet,
+        instance_types,
+        subnets,
         security_groups: groups,
         instance_profile,
         timeout: fields

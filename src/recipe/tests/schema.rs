@@ -22,7 +22,7 @@ files:
   - { path: /opt/z, url: http://example.com/z }
 validate:
   - { name: x, template: t, timeout: 1h30m, retries: 2, reboot: false, env: { A: x } }
-build: { subnet: null, security_groups: [sg-1], instance_profile: p, instance_type: t3.large, timeout: 2h, max_age: 7d }
+build: { subnet: null, security_groups: [sg-1], instance_profile: p, instance_type: [t3.large, t3a.large], timeout: 2h, max_age: 7d }
 image: { size: 16384GiB, filesystem: ext4, architecture: arm64, boot_mode: uefi }
 roll: { warmup: 1m, max_healthy: 150, canary_checks: [x], checkpoints: [25, 50], checkpoint_delay: 5m }
 retention: { keep: 3, max_age: 90d }

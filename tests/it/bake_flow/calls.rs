@@ -29,7 +29,7 @@ pub(super) async fn targets(world: &World) -> Vec<Target> {
     let plain = world.target().await;
     let subnets = world.clients.ec2.describe_subnets().send().await.unwrap();
     let mut placed = plain.clone();
-    placed.build.subnet = subnets.subnets()[0].subnet_id().map(str::to_owned);
+    placed.build.subnets = vec![subnets.subnets()[0].subnet_id().unwrap().to_owned()];
     placed.build.instance_profile = Some("builder".into());
     let vpc = subnets.subnets()[0].vpc_id().unwrap();
     let group = world

@@ -33,6 +33,27 @@ pub struct Directories {
     snapshots: Mutex<BTreeMap<String, u8>>,
     /// Whether machines have directories of their own where scripts of locks write.
     is_apart: AtomicBool,
+    trouble: Mutex<Trouble>,
+}
+
+/// What becomes of machines and snapshots.
+#[derive(Debug, Default, Clone)]
+pub struct Trouble {
+    /// After so many commands all agents are away, and what runs then ends when they are back.
+    pub away_after: Option<usize>,
+    /// For so many looks.
+    pub away: u32,
+    /// So many looks at snapshots show no progress.
+    pub stuck: u32,
+}
+
+impl Trouble {
+    /// Whether agents are away at this look.
+    fn is_away(&mut self) -> bool {
+        let is_away = self.away_after == Some(0) && self.away > 0;
+        self.away -= u32::from(is_away);
+        is_away
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +79,32 @@ impl Directories {
             machines: Mutex::default(),
             snapshots: Mutex::default(),
             is_apart: AtomicBool::default(),
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// From now on.
+    pub fn trouble(&self, trouble: Trouble) {
+        *self.trouble.lock().unwrap() = trouble;
+    }
+
+    /// Whether agents have been away since.
+    pub fn was_away(&self) -> bool {
+        self.trouble.lock().unwrap().away_after == Some(0)
+    }
+
+    /// EC2 ends all machines.
+    pub fn take_away(&self) {
+        let mut machines = self.machines.lock().unwrap();
+        let left = machines
+            .iter_mut()
+            .filter(|(_, machine)| machine.power != Power::Gone);
+        for (id, machine) in left {
+            machine.power = Power::Gone;
+            let own = self.root.join(id);
+            std::fs::create_dir_all(&own).unwrap();
+            let why = "Server.SpotInstanceTermination: Instance terminated by EC2";
+            std::fs::write(own.join("taken-away"), why).unwrap();
         }
     }
 
@@ -68,6 +115,7 @@ impl Directories {
             machines: Mutex::new(self.machines.lock().unwrap().clone()),
             snapshots: Mutex::new(self.snapshots.lock().unwrap().clone()),
             is_apart: AtomicBool::new(self.is_apart.load(Ordering::SeqCst)),
+            trouble: Mutex::new(self.trouble.lock().unwrap().clone()),
         }
     }
 
@@ -203,7 +251,9 @@ impl Driver for Directories {
             .map_or(Power::Gone, |machine| machine.power);
         Observation {
             power,
-            agent_online_since: (power == Power::Running).then_some(jiff::Timestamp::UNIX_EPOCH),
+            agent_online_since: (power == Power::Running
+                && !self.trouble.lock().unwrap().is_away())
+            .then_some(jiff::Timestamp::UNIX_EPOCH),
             reason: self.taken_away(instance_id),
             shut_down_from_inside: false,
         }
@@ -252,6 +302,9 @@ impl Driver for Directories {
             stdout,
             stderr,
         };
+        if let Some(after) = &mut self.trouble.lock().unwrap().away_after {
+            *after = after.saturating_sub(1);
+        }
         if let Some(machine) = self.machines.lock().unwrap().get_mut(instance_id) {
             machine.commands.insert(command.command_id.clone(), record);
             if taken_away {
@@ -262,13 +315,19 @@ impl Driver for Directories {
     }
 
     fn command(&self, instance_id: &str, command_id: &str) -> Option<CommandRecord> {
-        self.machines
-            .lock()
-            .unwrap()
-            .get(instance_id)?
-            .commands
-            .get(command_id)
-            .cloned()
+        let machines = self.machines.lock().unwrap();
+        let record = machines.get(instance_id)?.commands.get(command_id)?.clone();
+        if !self.trouble.lock().unwrap().is_away() {
+            return Some(record);
+        }
+        Some(CommandRecord {
+            state: CommandState::Running,
+            exit_code: None,
+            ended: None,
+            stdout: String::new(),
+            stderr: String::new(),
+            ..record
+        })
     }
 
     fn cancel_command(&self, _instance_id: &str, _command_id: &str) -> Result<(), DriverError> {
@@ -286,7 +345,12 @@ impl Driver for Directories {
     fn snapshot_progress(&self, snapshot_id: &str) -> SnapshotProgress {
         let mut snapshots = self.snapshots.lock().unwrap();
         let percent = snapshots.entry(snapshot_id.to_owned()).or_default();
-        *percent = (*percent + 25).min(100);
+        let stuck = &mut self.trouble.lock().unwrap().stuck;
+        if *stuck > 0 && *percent > 0 {
+            *stuck -= 1;
+        } else {
+            *percent = (*percent + 25).min(100);
+        }
         SnapshotProgress {
             percent: *percent,
             done: *percent == 100,
@@ -327,6 +391,8 @@ pub enum Fault {
     CutOffAfter(usize),
     /// The request is on its way until [`Wire::arrive`].
     Hold(usize),
+    /// Likewise the first request of this operation.
+    HoldThe(&'static str),
 }
 
 /// The wire to a local cloud: counts requests and fails as told.
@@ -348,6 +414,8 @@ struct WireState {
     /// How many lines the journals in `watched` had when each of them was asked for.
     records: Vec<usize>,
     watched: Option<PathBuf>,
+    /// The type of machine that there is no room for.
+    full: Option<&'static str>,
 }
 
 impl Wire {
@@ -357,6 +425,7 @@ impl Wire {
             operations: Vec::new(),
             records: Vec::new(),
             watched: None,
+            full: None,
         };
         Self {
             cloud,
@@ -378,12 +447,19 @@ impl Wire {
 
     /// Forgets what was counted and fails like this from now on.
     pub fn fail(&self, fault: Fault) {
-        *self.state.lock().unwrap() = WireState {
+        let mut state = self.state.lock().unwrap();
+        *state = WireState {
             fault,
             operations: Vec::new(),
             records: Vec::new(),
             watched: None,
+            full: state.full,
         };
+    }
+
+    /// There is no room for machines of this type.
+    pub fn fill(&self, instance_type: &'static str) {
+        self.state.lock().unwrap().full = Some(instance_type);
     }
 
     /// Forgets what was counted, and counts the lines of the journals there as well.
@@ -402,10 +478,20 @@ impl Wire {
         self.calm.store(is_calm, Ordering::SeqCst);
     }
 
+    /// The cloud's answer, whatever becomes of it.
+    fn carry_out(&self, request: &http::Request<Bytes>) -> http::Response<Bytes> {
+        let full = self.state.lock().unwrap().full;
+        let asked = parameter(request, "InstanceType");
+        if full.is_some() && asked.as_deref() == full {
+            return no_room();
+        }
+        self.cloud.handle(request)
+    }
+
     /// What comes back; an error if nothing does.
     fn deliver(&self, request: &http::Request<Bytes>) -> Result<HttpResponse, ConnectorError> {
-        if self.calm.load(Ordering::SeqCst) {
-            return answer(self.cloud.handle(request));
+        if self.calm.load(Ordering::SeqCst) || self.state.lock().unwrap().full.is_some() {
+            return answer(self.carry_out(request));
         }
         match aws::answered(&self.cloud, request) {
             Some(response) => answer(response),
@@ -450,10 +536,14 @@ pub fn operation(request: &http::Request<Bytes>) -> String {
             other => other.to_owned(),
         };
     }
-    let form = form_urlencoded::parse(request.body());
-    form.into_iter()
-        .find(|(key, _)| key == "Action")
-        .map_or_else(String::new, |(_, action)| action.into_owned())
+    parameter(request, "Action").unwrap_or_default()
+}
+
+/// A parameter of a query.
+fn parameter(request: &http::Request<Bytes>, name: &str) -> Option<String> {
+    let mut form = form_urlencoded::parse(request.body());
+    form.find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
 }
 
 fn is_s3(request: &http::Request<Bytes>) -> bool {
@@ -472,6 +562,16 @@ fn refusal(request: &http::Request<Bytes>) -> http::Response<Bytes> {
     };
     http::Response::builder()
         .status(403)
+        .body(Bytes::from_static(body.as_bytes()))
+        .unwrap()
+}
+
+/// As EC2 says it: a fault of its own.
+fn no_room() -> http::Response<Bytes> {
+    let body = "<Response><Errors><Error><Code>InsufficientInstanceCapacity</Code><Message>full, by the test</Message>\
+                </Error></Errors><RequestID>r</RequestID></Response>";
+    http::Response::builder()
+        .status(500)
         .body(Bytes::from_static(body.as_bytes()))
         .unwrap()
 }
@@ -503,6 +603,7 @@ impl HttpConnector for Wire {
                         Fault::None
                     }
                 }
+                Fault::HoldThe(wanted) if state.operations[number] == wanted => Fault::Hold(number),
                 fault => fault,
             };
             (fault, number)
@@ -525,12 +626,12 @@ impl HttpConnector for Wire {
                 HttpConnectorFuture::ready(answer(refusal(&request)))
             }
             Fault::Twice(at) if at == number => {
-                self.cloud.handle(&request);
+                self.carry_out(&request);
                 HttpConnectorFuture::ready(self.deliver(&request))
             }
             Fault::HangBefore(at) if at == number => hang(self),
             Fault::HangAfter(at) if at == number => {
-                self.cloud.handle(&request);
+                self.carry_out(&request);
                 hang(self)
             }
             Fault::Hold(at) if at == number => {
@@ -542,7 +643,7 @@ impl HttpConnector for Wire {
                 })
             }
             Fault::Lose(at) | Fault::CutOffAfter(at) if at == number => {
-                self.cloud.handle(&request);
+                self.carry_out(&request);
                 HttpConnectorFuture::ready(Err(ConnectorError::io("lost by the test".into())))
             }
             _ => HttpConnectorFuture::ready(self.deliver(&request)),

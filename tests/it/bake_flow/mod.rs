@@ -17,6 +17,7 @@ mod sealed;
 mod secrets;
 mod steps;
 mod storm;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -58,6 +59,8 @@ struct World {
     keep: Mutex<bool>,
     layers: Mutex<Option<Duration>>,
     bundles: Option<BundleStore>,
+    /// What machines may be, in order.
+    types: Vec<String>,
     /// What is on every finished disk, if disks can be read here.
     tree: Option<TreeManifest>,
     looks: Mutex<u32>,
@@ -131,10 +134,20 @@ impl World {
             keep: Mutex::new(false),
             layers: Mutex::new(None),
             bundles: None,
+            types: vec!["t3.medium".into()],
             tree: None,
             looks: Mutex::default(),
             served: None,
         }
+    }
+
+    /// From now on the clock of this host is wrong by so many seconds; that of the cloud is right.
+    fn set_wrong(&mut self, seconds: i64) {
+        self.clock = Arc::new(trouble::Wrong {
+            right: self.clock.clone(),
+            seconds,
+        });
+        self.clients.clock = self.clock.clone();
     }
 
     fn runs(&self) -> std::path::PathBuf {
@@ -157,8 +170,8 @@ impl World {
                 boot_mode: "uefi".into(),
             },
             build: BuildSpec {
-                instance_type: "t3.medium".into(),
-                subnet: None,
+                instance_types: self.types.clone(),
+                subnets: Vec::new(),
                 security_groups: vec![],
                 instance_profile: None,
                 timeout: Duration::from_secs(3600),

@@ -14,19 +14,24 @@ pub(super) enum Kind {
     Layers,
     /// Bundles go through a bucket.
     Bucket,
+    /// There is no room for the first type of machine.
+    Full,
 }
 
 impl Kind {
-    /// Whether bakes like this are for trying what becomes of this operation: it changes something, and of a bucket it has to
-    /// do with objects.
+    /// Whether bakes like this are for trying what becomes of this operation: it changes something, and what this kind is for.
     pub(super) fn tries(self, operation: &str) -> bool {
-        changes(operation) && (self != Self::Bucket || operation.ends_with("Object"))
+        match self {
+            Self::Plain | Self::Layers => changes(operation),
+            Self::Bucket => changes(operation) && operation.ends_with("Object"),
+            Self::Full => operation == "RunInstances",
+        }
     }
 }
 
 /// Those that this host has all for.
 pub(super) fn kinds() -> Vec<Kind> {
-    let all = [Kind::Plain, Kind::Layers, Kind::Bucket];
+    let all = [Kind::Plain, Kind::Layers, Kind::Bucket, Kind::Full];
     let fetches = bundles::can_fetch();
     all.into_iter()
         .filter(|kind| fetches || *kind != Kind::Bucket)
@@ -40,6 +45,10 @@ pub(super) async fn world(kind: Kind) -> World {
         Kind::Plain => {}
         Kind::Layers => *world.layers.lock().unwrap() = Some(Duration::ZERO),
         Kind::Bucket => assert!(bundles::through_bucket(&mut world).await),
+        Kind::Full => {
+            world.types.insert(0, "t3.large".into());
+            world.wire.fill("t3.large");
+        }
     }
     world
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::cloud::Trouble;
 use super::resumed::target;
 use super::*;
 use crate::fleet::chance::Chance;
@@ -14,6 +15,9 @@ use crate::support::{machines_wanted, tell};
 /// Days in `make test`, and where nobody asks for all.
 const DAYS: u64 = 1000;
 const FEW: u64 = 60;
+
+/// What machines may be besides what they are in every world; it comes first.
+const FIRST_TYPE: &str = "t3.large";
 
 /// The SDK asks sixteen times, and what hits one request adds up.
 const REFUSALS: i64 = 12;
@@ -48,6 +52,12 @@ const OPERATIONS: [&str; 22] = [
 struct Day {
     script: String,
     is_harmless: bool,
+    /// What becomes of machines and snapshots.
+    trouble: Trouble,
+    /// EC2 takes all machines back at the request with this number.
+    taken: Option<usize>,
+    /// By how many seconds the clock of this host is wrong.
+    wrong: i64,
 }
 
 /// What happens on the day with this seed.
@@ -56,11 +66,14 @@ fn day(seed: u64) -> Day {
     let mut script = format!("schema: piaas-bake/faults/v1\nseed: {seed}\nfaults:\n");
     let mut is_harmless = true;
     let mut refusals = REFUSALS;
+    let mut trouble = Trouble::default();
+    let mut taken = None;
+    let mut wrong = 0;
     for _ in 0..=chance.below(4) {
         let on = *chance.pick(&OPERATIONS).unwrap();
         let after = chance.below(30);
         let few = 1 + chance.below(3);
-        let rule = match chance.below(14) {
+        let rule = match chance.below(20) {
             0 => {
                 // Of sixteen attempts in a row hardly all fail, unless something else adds to it.
                 is_harmless &= refusals == REFUSALS;
@@ -110,7 +123,31 @@ fn day(seed: u64) -> Day {
             }
             11 => {
                 is_harmless = false;
-                format!("fault: capacity, zone: '*', type: '*', times: {few}")
+                let times = *chance.pick(&["3", "always"]).unwrap();
+                format!("fault: capacity, zone: '*', type: '*', times: {times}")
+            }
+            // Another type has room.
+            13 | 14 => {
+                let times = *chance.pick(&["1", "2", "always"]).unwrap();
+                format!("fault: capacity, zone: '*', type: {FIRST_TYPE}, times: {times}")
+            }
+            15 => {
+                trouble.away_after = Some(1 + to_usize(chance.below(20)));
+                trouble.away = 1 + u32::try_from(chance.below(60)).unwrap();
+                continue;
+            }
+            16 => {
+                trouble.stuck = u32::try_from(chance.below(200)).unwrap();
+                continue;
+            }
+            17 => {
+                is_harmless = false;
+                taken = Some(to_usize(chance.below(90)));
+                continue;
+            }
+            18 => {
+                wrong = chance.below(580) - 290;
+                continue;
             }
             12 => {
                 is_harmless = false;
@@ -131,7 +168,14 @@ fn day(seed: u64) -> Day {
     Day {
         script,
         is_harmless,
+        trouble,
+        taken,
+        wrong,
     }
+}
+
+fn to_usize(number: i64) -> usize {
+    usize::try_from(number).unwrap()
 }
 
 /// How a day ended.
@@ -145,16 +189,25 @@ async fn live_through(seed: u64) -> End {
     let Day {
         script,
         is_harmless,
+        trouble,
+        taken,
+        wrong,
     } = day(seed);
     let faults = Arc::new(Faults::parse(&script).unwrap_or_else(|error| panic!("{script}{error}")));
-    let world = World::with(faults).await;
+    let mut world = World::with(faults).await;
+    world.types.insert(0, FIRST_TYPE.into());
+    world.set_wrong(wrong);
     // The day begins with the bake.
     world.wire.calm(true);
     let plan = world.plan(&target(&world).await).await;
     world.wire.calm(false);
-    let outcome = world.bake(&plan, Cancel::never(), &()).await;
+    let more = format!("{trouble:?}, taken back at {taken:?}, clock wrong by {wrong} s");
+    world.machines.trouble(trouble);
+    let held = taken.map_or(Fault::None, Fault::Hold);
+    let outcome = world.bake_until(&plan, held).await;
     world.wire.calm(true);
-    let context = format!("day {seed}: {outcome:?}\n{script}");
+    world.machines.trouble(Trouble::default());
+    let context = format!("day {seed}: {outcome:?}\n{script}{more}");
     let dead = world.undo_dead_runs().await;
     assert!(
         dead.iter().all(|run| run.left_over.is_empty()),
