@@ -153,7 +153,10 @@ impl World {
             }
         };
         tokio::select! {
-            outcome = self.bake(plan, Cancel::never(), &()) => outcome,
+            outcome = self.bake(plan, Cancel::never(), &()) => {
+                self.wire.fail(Fault::None);
+                outcome
+            }
             () = taken_back => unreachable!("it has no end"),
         }
     }
