@@ -15,6 +15,8 @@ pub const STOP: &str = "stop";
 pub const TEST: &str = "test";
 /// What tells of the image is stored, and the image is being made ready: it stays from here on.
 pub const PUBLISH: &str = "publish";
+/// Until when the machine that a bake has failed on is kept for somebody to look at.
+pub const KEPT: &str = "kept";
 /// The number of the last script of which a layer was kept, or could not be.
 pub(super) const LAYER: &str = "layer";
 /// The id of the command that seals.

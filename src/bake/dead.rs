@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
+use super::checkpoint;
 use super::error::LeftOver;
 use super::event::Event;
 use super::finished;
@@ -115,6 +117,12 @@ pub fn elsewhere(header: &RunHeader, clients: &Clients, account: &str) -> Option
 #[must_use]
 pub fn unfinished(ledger: &journal::Ledger, commands: &Commands) -> Vec<LeftOver> {
     super::undo::describe(&finished::to_remove(ledger), commands)
+}
+
+/// Until when a run has kept the machine that it failed on, for somebody to look at.
+#[must_use]
+pub fn kept_until(ledger: &journal::Ledger) -> Option<Timestamp> {
+    ledger.checkpoint(checkpoint::KEPT)?.parse().ok()
 }
 
 /// Removes the plan that was kept for whoever might have to go on with a run, once the run is over or cannot be gone on with.

@@ -201,6 +201,10 @@ async fn carry_out(
         Some(kept) => &[kept.kind, Resource::SecurityGroup],
         None => &[],
     };
+    if let Some(kept) = &kept {
+        // One that cannot be told that is cleaned up sooner.
+        let _sooner = run.pass(checkpoint::KEPT, &kept.until.to_string());
+    }
     // Nobody goes on with it. A journal that takes no more does not stop the way back.
     let _later = run.pass(journal::UNDOING, &failure.to_string());
     // Neither does one whose journal could not be told that.
@@ -334,7 +338,8 @@ pub fn fits_commands(plan: &Plan) -> Result<(), TooLarge> {
 async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     let plan = run.plan;
     if let Some(id) = finished(run.journal.ledger()).map(str::to_owned) {
-        // Another process of this run has finished it.
+        // Another process of this run has finished it: a wish to stop comes too late here as well.
+        run.commit();
         let latest = run.standing(Resource::Latest, &plan.channel.parameter(&plan.recipe));
         if latest.is_none_or(|latest| latest.state != State::Kept) {
             point(run, &id).await?;

@@ -37,8 +37,8 @@ pub use base::{BaseError, resolve};
 pub use bundle::{Bundle, HOME, TooLarge, user_data};
 pub use compared::{Compared, bake_again, list_both};
 pub use dead::{
-    DeadRun, NotResumable, elsewhere, forget_plan, resumable, undo_dead_run, undo_dead_runs,
-    unfinished,
+    DeadRun, NotResumable, elsewhere, forget_plan, kept_until, resumable, undo_dead_run,
+    undo_dead_runs, unfinished,
 };
 pub use engine::{Baked, DiskTree, Disks, Settings, bake, fits_commands, resume};
 pub use error::{BakeError, Failure, Kept, LeftOver};

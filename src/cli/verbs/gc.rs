@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::cloud::{Notes, incomplete, still_lives, unreadable, words_of_left};
@@ -22,10 +23,36 @@ struct Dead {
     run: String,
     recipe: String,
     /// Where it acted, if that is not here.
-    elsewhere: bool,
+    elsewhere: Option<String>,
+    /// Until when its machine stays for somebody to look at, unless this run is asked for.
+    kept: Option<Timestamp>,
     /// Somebody could go on with it instead.
     resumable: bool,
     left: Vec<LeftOver>,
+}
+
+impl Dead {
+    fn is_to_go(&self) -> bool {
+        self.elsewhere.is_none() && self.kept.is_none()
+    }
+
+    /// Its things, each with why it goes or stays.
+    fn rows(&self, why: &str) -> Vec<Vec<String>> {
+        let things = self
+            .left
+            .iter()
+            .map(|left| (left.kind.as_str(), left.id.clone()));
+        let things: Vec<_> = match self.left.as_slice() {
+            [] => vec![("run", self.run.clone())],
+            _ => things.collect(),
+        };
+        let row = |(kind, id): (&str, String)| {
+            [kind, &id, &self.run, &self.recipe, why]
+                .map(str::to_owned)
+                .to_vec()
+        };
+        things.into_iter().map(row).collect()
+    }
 }
 
 /// Everything that was looked at.
@@ -40,7 +67,7 @@ struct Report {
 
 impl Report {
     fn is_clean(&self) -> bool {
-        self.dead.iter().all(|run| run.elsewhere) && self.remove.is_empty() && self.files.is_empty()
+        !self.dead.iter().any(Dead::is_to_go) && self.remove.is_empty() && self.files.is_empty()
     }
 }
 
@@ -53,7 +80,7 @@ pub async fn run(context: &Context, args: &GcArgs) -> CliResult {
     }
     let clients = &connected.clients;
     let mut dead = Vec::new();
-    for one in &report.dead {
+    for one in report.dead.iter().filter(|run| run.kept.is_none()) {
         let undone = bake::undo_dead_run(clients, &connected.account.id, &one.path, &Notes).await;
         dead.extend(undone.map_err(|error| unreadable(&error))?);
     }
@@ -86,6 +113,15 @@ async fn look(
         unreadable: Vec::new(),
     };
     let states = runs(context, connected, only, &mut report)?;
+    if let Some(run) = only
+        && !states.contains_key(run)
+        && !found.iter().any(|one| one.run == run)
+    {
+        let nowhere =
+            format!("there is no run {run}: neither here nor in the tags of what is there");
+        let list = context.commands().own("runs");
+        return Err(CliError::failure(nowhere).hint(format!("those of this host: {list}")));
+    }
     for one in found {
         if only.is_some_and(|run| one.run != run) {
             continue;
@@ -136,11 +172,13 @@ fn runs(
         }
         if state == Run::Died && only.is_none_or(|run| run == name) {
             let header = file.ledger.header();
+            let kept = bake::kept_until(&file.ledger);
             report.dead.push(Dead {
                 recipe: header.map_or_else(String::new, |header| header.recipe.clone()),
-                elsewhere: header.is_some_and(|header| {
-                    bake::elsewhere(header, &connected.clients, &connected.account.id).is_some()
+                elsewhere: header.and_then(|header| {
+                    bake::elsewhere(header, &connected.clients, &connected.account.id)
                 }),
+                kept: kept.filter(|until| only.is_none() && *until > context.clock.now()),
                 resumable: bake::resumable(&file.ledger, &connected.clients, &connected.account.id)
                     .is_ok(),
                 left: bake::unfinished(&file.ledger, &connected.clients.commands),
@@ -161,25 +199,8 @@ fn tell(context: &Context, report: &Report, args: &GcArgs) -> CliResult {
     }
     let mut text = String::new();
     let mut rows = Vec::new();
-    for run in &report.dead {
-        let why = if run.elsewhere {
-            "its run died on this host, and acted elsewhere: connect there to clean it"
-        } else {
-            "its run died on this host"
-        };
-        let things = run
-            .left
-            .iter()
-            .map(|left| (left.kind.as_str(), left.id.clone()));
-        let things: Vec<_> = match run.left.as_slice() {
-            [] => vec![("run", run.run.clone())],
-            _ => things.collect(),
-        };
-        rows.extend(things.into_iter().map(|(kind, id)| {
-            [kind, &id, &run.run, &run.recipe, why]
-                .map(str::to_owned)
-                .to_vec()
-        }));
+    for run in report.dead.iter().filter(|run| run.is_to_go()) {
+        rows.extend(run.rows("its run died on this host"));
     }
     rows.extend(report.remove.iter().map(row));
     rows.extend(report.files.iter().map(|file| {
@@ -230,9 +251,28 @@ fn row((found, why): &(Found, Why)) -> Vec<String> {
 /// What stays, why, and what nobody but a person may judge.
 fn kept(context: &Context, report: &Report) -> String {
     let mut text = String::new();
-    if !report.keep.is_empty() {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for run in &report.dead {
+        let Dead {
+            run: name,
+            elsewhere,
+            kept,
+            ..
+        } = run;
+        if let Some(place) = elsewhere {
+            rows.extend(run.rows(&format!(
+                "its run acted on {place}: connect there to clean it"
+            )));
+        } else if let Some(until) = kept {
+            let gc = context.commands().own(&format!("gc --run {name} --yes"));
+            rows.extend(run.rows(&format!(
+                "somebody wanted to look at it, until {until:.0}; this removes it: {gc}"
+            )));
+        }
+    }
+    rows.extend(report.keep.iter().map(row));
+    if !rows.is_empty() {
         text.push_str("stays:\n");
-        let rows: Vec<Vec<String>> = report.keep.iter().map(row).collect();
         text.push_str(&output::table(&rows));
     }
     for (found, why) in &report.keep {
@@ -266,12 +306,20 @@ fn values(context: &Context, judged: &[(Found, Why)]) -> Vec<Value> {
     judged.iter().map(one).collect()
 }
 
-fn document(context: &Context, report: &Report) -> Value {
-    let dead = report.dead.iter().map(|run| {
-        json!({ "run": run.run, "recipe": run.recipe, "elsewhere": run.elsewhere, "resumable": run.resumable, "left": run.left })
-    });
+fn document_of(run: &Dead) -> Value {
     json!({
-        "dead_runs": dead.collect::<Vec<_>>(),
+        "run": run.run,
+        "recipe": run.recipe,
+        "elsewhere": run.elsewhere,
+        "kept_until": run.kept,
+        "resumable": run.resumable,
+        "left": run.left,
+    })
+}
+
+fn document(context: &Context, report: &Report) -> Value {
+    json!({
+        "dead_runs": report.dead.iter().map(document_of).collect::<Vec<_>>(),
         "remove": values(context, &report.remove),
         "keep": values(context, &report.keep),
         "files": report.files,
@@ -292,7 +340,9 @@ fn done(
             "removed": removed,
             "left_over": stuck,
             "keep": values(context, &report.keep),
+            "kept": report.dead.iter().filter(|run| run.kept.is_some()).map(document_of).collect::<Vec<_>>(),
             "files": report.files,
+            "unreadable": report.unreadable,
         }))?,
         Format::Human => {
             let mut lines: Vec<String> = dead.iter().map(words).collect();

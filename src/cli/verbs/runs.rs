@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::runs_args::{RunArgs, RunsVerb};
-use crate::bake::checkpoint::is_command;
+use crate::bake::checkpoint::{KEPT, is_command};
 use crate::bake::{self, LeftOver};
 use crate::cli::args::Format;
 use crate::cli::context::Context;
@@ -327,6 +327,11 @@ fn words(run: &RunFile, record: &Record) -> [String; 3] {
         Record::Checkpoint { name, value, .. } if name == UNDOING => {
             ["failed".to_owned(), String::new(), one_line(value)]
         }
+        Record::Checkpoint { name, value, .. } if name == KEPT => [
+            "keeps its machine until".to_owned(),
+            value.clone(),
+            String::new(),
+        ],
         Record::Checkpoint { name, value, .. } if is_command(name) => {
             ["sent".to_owned(), name.replacen('-', " ", 1), value.clone()]
         }

@@ -5,6 +5,7 @@
 mod asks;
 pub mod front;
 pub mod judge;
+mod kept;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,11 +45,14 @@ struct World {
 impl World {
     async fn new() -> Self {
         let sandbox = Sandbox::new();
-        let recipe = RECIPE.replace("BASE", BASE_IMAGE);
-        sandbox.write("recipes/web/recipe.yaml", &recipe);
+        sandbox.write("recipes/web/recipe.yaml", &Self::recipe());
         let machines = Arc::new(Directories::new(&sandbox.path().join("machines")));
         let front = Front::new(&sandbox.path().join("cloud"), machines).await;
         Self { sandbox, front }
+    }
+
+    fn recipe() -> String {
+        RECIPE.replace("BASE", BASE_IMAGE)
     }
 
     async fn run(&self, args: &[&str]) -> Run {
