@@ -1,4 +1,4 @@
-//! A lease in Parameter Store: one process at a time carries out a roll, or runs a fleet.
+//! A lease in Parameter Store: one process at a time carries out a roll, runs a fleet, or bakes a digest.
 //!
 //! `/piaas-bake/leases/<name>/<epoch>` is created without overwriting, which is atomic: one caller gets an epoch. Only
 //! the newest epoch counts. Its holder renews it by overwriting its own parameter; the next epoch may be taken once
@@ -37,6 +37,8 @@ pub enum Held {
     Cloud(#[from] Error),
 }
 
+/// The longest that a holder may let pass between two calls of [`Hold::keep`].
+pub(crate) const RENEWAL: Duration = Duration::from_secs(20);
 /// How long a lease holds without renewal.
 const TERM: SignedDuration = SignedDuration::from_secs(60);
 /// How far the clocks of two holders may differ.
@@ -110,6 +112,15 @@ pub struct Term {
 }
 
 impl Term {
+    /// What a parameter says; one that cannot be read holds no longer.
+    pub(crate) fn read(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_else(|_| Self {
+            holder: "nobody".to_owned(),
+            process: None,
+            expires: Timestamp::UNIX_EPOCH,
+        })
+    }
+
     fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a term has only text keys")
     }
@@ -121,7 +132,7 @@ impl Term {
     }
 
     /// Whether its holder is gone for certain.
-    fn is_orphaned(&self) -> bool {
+    pub(crate) fn is_orphaned(&self) -> bool {
         self.process.as_ref().is_some_and(Incarnation::is_gone)
     }
 }
@@ -139,11 +150,16 @@ fn parameter(path: &str, epoch: u64) -> String {
     format!("{path}/{epoch:010}")
 }
 
-/// The newest epoch and its term, and the older epochs that are still listed. A term that cannot be read has expired.
-async fn newest(
-    clients: &Clients,
-    path: &str,
-) -> Result<(Option<(u64, Term)>, Vec<String>), Error> {
+/// An epoch that is listed.
+struct Epoch {
+    number: u64,
+    /// Of its parameter.
+    name: String,
+    term: Term,
+}
+
+/// The epochs of a lease that are listed, in order. A term that cannot be read has expired.
+async fn epochs(clients: &Clients, path: &str) -> Result<Vec<Epoch>, Error> {
     let mut found = Vec::new();
     let mut token = None;
     loop {
@@ -159,8 +175,9 @@ async fn newest(
             let name = parameter.name.unwrap_or_default();
             let epoch = name.rsplit('/').next().and_then(|last| last.parse().ok());
             // Another one must be able to follow it.
-            if let Some(epoch) = epoch.filter(|epoch| *epoch < u64::MAX) {
-                found.push((epoch, name, parameter.value.unwrap_or_default()));
+            if let Some(number) = epoch.filter(|epoch| *epoch < u64::MAX) {
+                let term = Term::read(&parameter.value.unwrap_or_default());
+                found.push(Epoch { number, name, term });
             }
         }
         token = page.next_token.filter(|token| !token.is_empty());
@@ -168,16 +185,18 @@ async fn newest(
             break;
         }
     }
-    found.sort();
-    let newest = found.pop().map(|(epoch, _, value): (u64, String, String)| {
-        let term = serde_json::from_str(&value).unwrap_or_else(|_| Term {
-            holder: "nobody".to_owned(),
-            process: None,
-            expires: Timestamp::UNIX_EPOCH,
-        });
-        (epoch, term)
-    });
-    Ok((newest, found.into_iter().map(|(_, name, _)| name).collect()))
+    found.sort_by(|a: &Epoch, b| (a.number, &a.name).cmp(&(b.number, &b.name)));
+    Ok(found)
+}
+
+/// The newest epoch and its term, and the older epochs that are still listed.
+async fn newest(
+    clients: &Clients,
+    path: &str,
+) -> Result<(Option<(u64, Term)>, Vec<String>), Error> {
+    let mut found = epochs(clients, path).await?;
+    let newest = found.pop().map(|epoch| (epoch.number, epoch.term));
+    Ok((newest, found.into_iter().map(|epoch| epoch.name).collect()))
 }
 
 fn by_another(term: &Term) -> Held {
@@ -209,32 +228,80 @@ pub(crate) fn path(name: &str) -> String {
 /// [`Held`].
 pub async fn take(clients: &Clients, name: &str, holder: impl Into<Holder>) -> Result<Lease, Held> {
     let holder = holder.into();
-    let path = path(name);
     let mut seen: Option<(u64, Term)> = None;
     loop {
-        let now = clients.clock.now();
-        let (found, older) = newest(clients, &path).await?;
-        if let Some((epoch, term)) = &found {
-            let holds = term.may_hold(now) && !term.is_orphaned();
+        match look(clients, name, None).await? {
             // One that was given back meanwhile has changed too.
-            if holds
-                && seen
+            Look::Held(epoch, term)
+                if seen
                     .as_ref()
-                    .is_some_and(|seen| *seen != (*epoch, term.clone()))
+                    .is_some_and(|one| *one != (epoch, term.clone())) =>
             {
-                return Err(by_another(term));
+                return Err(by_another(&term));
             }
-            if holds {
-                seen = Some((*epoch, term.clone()));
+            Look::Held(epoch, term) => {
+                seen = Some((epoch, term));
                 clients.clock.sleep(LOOK).await;
-                continue;
+            }
+            Look::Free(spot) => {
+                if let Some(lease) = spot.take(clients, holder.clone()).await? {
+                    return Ok(lease);
+                }
             }
         }
-        let epoch = found.as_ref().map_or(1, |(epoch, _)| epoch + 1);
+    }
+}
+
+/// Whether a lease can be taken.
+pub(crate) enum Look {
+    /// By this epoch.
+    Held(u64, Term),
+    Free(Spot),
+}
+
+/// A lease that nobody holds.
+pub(crate) struct Spot {
+    path: String,
+    /// The one to be taken.
+    epoch: u64,
+    stale: Vec<String>,
+}
+
+/// Looks whether anybody holds a lease. What a holder named `own` has is free: it is known to be gone.
+///
+/// # Errors
+/// [`Error`] of `GetParametersByPath`.
+pub(crate) async fn look(clients: &Clients, name: &str, own: Option<&str>) -> Result<Look, Error> {
+    let path = path(name);
+    let (found, mut stale) = newest(clients, &path).await?;
+    let epoch = match found {
+        None => 1,
+        Some((epoch, term))
+            if term.may_hold(clients.clock.now())
+                && !term.is_orphaned()
+                && own != Some(&term.holder) =>
+        {
+            return Ok(Look::Held(epoch, term));
+        }
+        Some((epoch, _)) => {
+            stale.push(parameter(&path, epoch));
+            epoch + 1
+        }
+    };
+    Ok(Look::Free(Spot { path, epoch, stale }))
+}
+
+impl Spot {
+    /// Takes it; `None` if it has changed meanwhile, and is to be looked at again.
+    ///
+    /// # Errors
+    /// [`Held`].
+    pub async fn take(self, clients: &Clients, holder: Holder) -> Result<Option<Lease>, Held> {
+        let Self { path, epoch, stale } = self;
         let term = Term {
-            holder: holder.name.clone(),
-            process: holder.process.clone(),
-            expires: now + TERM,
+            holder: holder.name,
+            process: holder.process,
+            expires: clients.clock.now() + TERM,
         };
         match parameters::create(clients, parameter(&path, epoch), term.to_json()).await {
             Ok(()) => {}
@@ -244,26 +311,44 @@ pub async fn take(clients: &Clients, name: &str, holder: impl Into<Holder>) -> R
                 match now_newest {
                     Some((number, other)) if number == epoch && other == term => {}
                     Some((_, other)) => return Err(by_another(&other)),
-                    None => continue,
+                    None => return Ok(None),
                 }
             }
             Err(error) => return Err(error.into()),
         }
-        let stale: Vec<String> = older
-            .into_iter()
-            .chain(found.map(|(epoch, _)| parameter(&path, epoch)))
-            .collect();
         parameters::delete(clients, &stale).await?;
-        return Ok(Lease {
+        Ok(Some(Lease {
             clients: clients.clone(),
             path,
             epoch,
             term,
-        });
+        }))
     }
 }
 
+/// The parameters of a lease that this holder has, or had.
+///
+/// # Errors
+/// [`Error`] of `GetParametersByPath`.
+pub(crate) async fn of_holder(
+    clients: &Clients,
+    path: &str,
+    holder: &str,
+) -> Result<Vec<String>, Error> {
+    let all = epochs(clients, path).await?.into_iter();
+    Ok(all
+        .filter(|epoch| epoch.term.holder == holder)
+        .map(|epoch| epoch.name)
+        .collect())
+}
+
 impl Lease {
+    /// The name of its parameter.
+    #[must_use]
+    pub(crate) fn parameter(&self) -> String {
+        parameter(&self.path, self.epoch)
+    }
+
     /// Gives the lease back, so that the next one need not wait. The epoch stays on record.
     ///
     /// # Errors
@@ -274,7 +359,7 @@ impl Lease {
     }
 
     async fn write(&self) -> Result<(), Error> {
-        let name = parameter(&self.path, self.epoch);
+        let name = self.parameter();
         parameters::set(&self.clients, name, self.term.to_json()).await
     }
 }

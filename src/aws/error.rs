@@ -112,6 +112,16 @@ impl Error {
         }
     }
 
+    /// What was to be made is there already: it is another's.
+    #[must_use]
+    pub fn exists(service: &'static str, operation: &'static str, whose: &str) -> Self {
+        Self {
+            kind: Kind::AlreadyExists,
+            message: whose.to_owned(),
+            ..Self::incomplete(service, operation, "")
+        }
+    }
+
     /// Whether the cloud has said that the call did nothing: no attempt of it did.
     #[must_use]
     pub fn did_nothing(&self) -> bool {

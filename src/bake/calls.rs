@@ -64,6 +64,8 @@ pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<
         let when = When::Phase(phase);
         match phase {
             Phase::Launch => {
+                add(when, "ssm", &["GetParametersByPath", "PutParameter"]);
+                add(when, "ec2", &["DescribeImages"]);
                 if !plan.stale.is_empty() {
                     add(when, "ec2", &UNMAKE_IMAGE);
                 }
@@ -122,6 +124,7 @@ pub fn calls(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>) -> Vec<
             }
             Phase::Release => {
                 add(when, "ec2", &["TerminateInstances", "DescribeInstances"]);
+                add(when, "ssm", &["DeleteParameters"]);
                 if plan.build.security_groups.is_empty() {
                     add(when, "ec2", &["DeleteSecurityGroup"]);
                 }

@@ -88,6 +88,7 @@ pub async fn bake_again(
         if run.bundles.is_none() {
             bundle.fits_commands()?;
         }
+        run.enter(Phase::Launch)?;
         let Built {
             groups,
             intent,
@@ -152,6 +153,7 @@ impl Plan {
             sealed: Vec::new(),
             channel: Channel::Latest,
             stale: Vec::new(),
+            held: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::bundle::{Bundle, TooLarge};
 use super::checkpoint;
+use super::claim;
 use super::error::{BakeError, Failure, Kept, LeftOver};
 use super::event::{Event, List, Phase, Resource};
 use super::finished::{finished, result};
@@ -20,7 +21,6 @@ use super::run::{Log, Run, milliseconds};
 use super::saved::path_of;
 use super::undo::describe;
 use crate::aws::Clients;
-use crate::aws::tags;
 use crate::cancel::Cancel;
 use crate::events::Sink;
 use crate::image::tree::TreeManifest;
@@ -76,6 +76,8 @@ impl std::fmt::Debug for dyn Disks + '_ {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Baked {
     pub image: String,
+    /// Another run has made the image meanwhile, and this one has waited for it.
+    pub reused: bool,
     pub name: String,
     pub digest: String,
     pub run: String,
@@ -166,7 +168,11 @@ async fn carry_out(
         log: run.log_path().display().to_string(),
     });
     let (failure, phase) = match flow(&mut run).await {
-        Ok(image) => {
+        Ok(Finished {
+            image,
+            name,
+            reused,
+        }) => {
             let left_over = release(&mut run).await;
             run.leave();
             if left_over.is_empty() {
@@ -175,7 +181,8 @@ async fn carry_out(
             }
             let baked = Baked {
                 image,
-                name: plan.image_name.clone(),
+                reused,
+                name,
                 digest: plan.digest.clone(),
                 run: run.id.to_string(),
                 milliseconds: milliseconds(started, run.now()),
@@ -334,9 +341,22 @@ pub fn fits_commands(plan: &Plan) -> Result<(), TooLarge> {
     bundles(plan).iter().try_for_each(Bundle::fits_commands)
 }
 
-/// Everything up to the image that can be used; gives its id.
-async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
+/// An image that can be used.
+struct Finished {
+    image: String,
+    name: String,
+    /// Another run has made it.
+    reused: bool,
+}
+
+/// Everything up to the image that can be used.
+async fn flow(run: &mut Run<'_>) -> Result<Finished, Failure> {
     let plan = run.plan;
+    let own = |image| Finished {
+        image,
+        name: plan.image_name.clone(),
+        reused: false,
+    };
     if let Some(id) = finished(run.journal.ledger()).map(str::to_owned) {
         // Another process of this run has finished it: a wish to stop comes too late here as well.
         run.commit();
@@ -344,7 +364,7 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
         if latest.is_none_or(|latest| latest.state != State::Kept) {
             point(run, &id).await?;
         }
-        return Ok(id);
+        return Ok(own(id));
     }
     let [bundle, tests] = bundles(plan);
     if run.bundles.is_none() {
@@ -352,6 +372,18 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
         tests.fits_commands()?;
     }
 
+    run.enter(Phase::Launch)?;
+    if let Some(image) = claim::claim(run).await? {
+        // From here on it goes to its end: what is left is quickly done.
+        run.commit();
+        point(run, &image.id).await?;
+        return Ok(Finished {
+            image: image.id,
+            name: image.name,
+            reused: true,
+        });
+    }
+    claim::remove_stale(run).await?;
     let Built {
         groups,
         intent: image_intent,
@@ -377,7 +409,7 @@ async fn flow(run: &mut Run<'_>) -> Result<String, Failure> {
     run.commit();
     run.keep(kept)?;
     point(run, &id).await?;
-    Ok(id)
+    Ok(own(id))
 }
 
 /// Points the plan's channel at the finished image, unless it has gone on to a newer one since the run was cut off.
@@ -405,10 +437,9 @@ pub(super) struct Built {
     pub installed: Option<Part>,
 }
 
-/// Provisions a builder, and makes the image of it: all of a bake but its tests and what it publishes.
+/// Provisions a builder, and makes the image of it: all of a bake but its tests and what it publishes. It begins amid the
+/// first phase.
 pub(super) async fn build(run: &mut Run<'_>, bundle: &Bundle) -> Result<Built, Failure> {
-    run.enter(Phase::Launch)?;
-    remove_stale(run).await?;
     let (groups, builder) = equipped(run, bundle).await?;
     run.enter(Phase::Provision)?;
     if run.passed(checkpoint::PROVISION).is_none() {
@@ -515,16 +546,6 @@ async fn test(
     run.pass(checkpoint::TEST, "")?;
     // It takes its time to end: it may as well begin now.
     let _waited_for_at_the_end = machine::terminate(run.clients, &tester, Ending::AtOnce).await;
-    Ok(())
-}
-
-/// Removes unfinished images of our name that dead runs left.
-async fn remove_stale(run: &mut Run<'_>) -> Result<(), Failure> {
-    let undo = run.undo();
-    for stale in &run.plan.stale {
-        undo.remove_image(&stale.id, stale.tag(tags::RUN).unwrap_or_default())
-            .await?;
-    }
     Ok(())
 }
 

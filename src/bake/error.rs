@@ -11,6 +11,7 @@ use crate::aws::ssm::Verdict;
 use crate::aws::{self, wait::Stalled};
 use crate::image::leaks::{self, Found};
 use crate::journal;
+use crate::lease::Held;
 use crate::render::{downloads, locked};
 
 /// What went wrong.
@@ -92,8 +93,22 @@ pub enum Failure {
     /// What a machine has told of its own files.
     #[error("the list of what is on {instance} cannot be read: {reason}")]
     NotListed { instance: String, reason: String },
+    /// Another run bakes the same by now.
+    #[error(
+        "the run has lost the lease of its digest, which it did not renew in time ({0}); a new bake waits for that run"
+    )]
+    Overtaken(String),
     #[error("interrupted")]
     Cancelled,
+}
+
+impl From<Held> for Failure {
+    fn from(held: Held) -> Self {
+        match held {
+            Held::ByAnother(who) => Self::Overtaken(who),
+            Held::Cloud(error) => Self::Cloud(error),
+        }
+    }
 }
 
 /// The most paths that a message names.
@@ -201,12 +216,13 @@ pub struct BakeError {
 
 impl BakeError {
     /// The process exit code that this error stands for: 7 something is left over or was kept, 130 interrupted, 9 timed out,
-    /// 5 refused by the cloud, 4 not what a lock file or the sha256 of a download says, else 6.
+    /// 10 another run has taken over, 5 refused by the cloud, 4 not what a lock file or the sha256 of a download says, else 6.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match &self.failure {
             _ if !self.left_over.is_empty() || self.kept.is_some() => 7,
             Failure::Cancelled => 130,
+            Failure::Overtaken(_) => 10,
             Failure::TooLong { .. } | Failure::Stalled(_) => 9,
             Failure::Cloud(error) if error.is_refusal() => 5,
             Failure::Script { id, exit_code, .. }

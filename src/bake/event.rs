@@ -74,6 +74,8 @@ impl Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resource {
+    /// The lease of the digest, in SSM parameters: one bake of it at a time.
+    Lease,
     SecurityGroup,
     Builder,
     /// The object in S3 that a machine fetches its bundle from.
@@ -90,7 +92,8 @@ pub enum Resource {
 
 impl Resource {
     /// All kinds, in the order in which a bake creates them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::Lease,
         Self::SecurityGroup,
         Self::Builder,
         Self::Bundle,
@@ -105,6 +108,7 @@ impl Resource {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Lease => "lease",
             Self::SecurityGroup => "security-group",
             Self::Builder => "builder",
             Self::Bundle => "bundle",

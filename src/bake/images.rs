@@ -143,6 +143,12 @@ pub(super) async fn of_run(clients: &Clients, name: &str, run: &str) -> Result<V
     describe(clients, &["self".to_owned()], filters).await
 }
 
+/// Images of this account, finished or not, that have this name.
+pub(super) async fn named(clients: &Clients, name: &str) -> Result<Vec<Image>, Error> {
+    let filters = vec![filter("name", [name.to_owned()])];
+    describe(clients, &["self".to_owned()], filters).await
+}
+
 /// Images of this account, finished or not, that were made for a digest.
 pub(crate) async fn of_digest(clients: &Clients, digest: &str) -> Result<Vec<Image>, Error> {
     let filters = vec![filter(format!("tag:{}", tags::DIGEST), [digest.to_owned()])];

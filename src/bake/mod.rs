@@ -8,6 +8,7 @@ mod base;
 mod bundle;
 pub mod calls;
 pub mod checkpoint;
+mod claim;
 mod compared;
 mod dead;
 mod engine;
@@ -35,6 +36,7 @@ pub use crate::aws::ssm::{Invocation, Verdict};
 pub use crate::cancel::{Cancel, Canceller, pair as cancel_pair};
 pub use base::{BaseError, resolve};
 pub use bundle::{Bundle, HOME, TooLarge, user_data};
+pub(crate) use claim::LEASES;
 pub use compared::{Compared, bake_again, list_both};
 pub use dead::{
     DeadRun, NotResumable, elsewhere, forget_plan, kept_until, resumable, undo_dead_run,

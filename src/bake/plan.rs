@@ -151,6 +151,8 @@ pub struct Plan {
     pub channel: Channel,
     /// Unfinished images of this name that dead runs left; removed first.
     pub stale: Vec<Image>,
+    /// The run that bakes the same at the moment, as far as that is known; this one waits for it.
+    pub held: Option<String>,
 }
 
 impl Plan {
@@ -218,8 +220,6 @@ pub enum Decision {
 pub enum PlanError {
     #[error("there is no recipe to bake: the line is empty")]
     Empty,
-    #[error("run {run} bakes this digest at the moment; wait for it, or stop it")]
-    Lease { run: String },
     #[error(
         "image {image} has the name {name} but was not made by a bake; deregister it, or change the recipe's version"
     )]
@@ -243,22 +243,10 @@ pub enum PlanError {
     TooSmall { image: String, needs: u32, has: u32 },
 }
 
-impl PlanError {
-    /// The process exit code that this error stands for: 10 for a lease, 1 otherwise.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Lease { .. }) {
-            10
-        } else {
-            1
-        }
-    }
-}
-
 /// Decides what to do.
 ///
 /// # Errors
-/// [`PlanError`] if another run holds the digest, or the recipe cannot become an image here.
+/// [`PlanError`] if the recipe cannot become an image here.
 pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision, PlanError> {
     let top = target.top()?;
     let ready = |digest: &str| {
@@ -285,9 +273,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         .runs
         .iter()
         .find(|(_, run)| run.state == RunState::Alive && run.digest == top.digest);
-    if let Some((run, _)) = alive {
-        return Err(PlanError::Lease { run: run.clone() });
-    }
+    let mut held = alive.map(|(run, _)| run.clone());
 
     let plain_name = image_name(&top.recipe, &top.version, &top.digest);
     let mut stale = Vec::new();
@@ -299,7 +285,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
         }
         match leftover(image, survey, target.build.timeout, now) {
             Leftover::Stale => stale.push(image.clone()),
-            Leftover::Held(run) => return Err(PlanError::Lease { run }),
+            Leftover::Held(run) => held = Some(run),
             Leftover::Foreign => {
                 return Err(PlanError::NameTaken {
                     image: image.id.clone(),
@@ -323,6 +309,7 @@ pub fn plan(target: &Target, survey: &Survey, now: Timestamp) -> Result<Decision
     }
 
     let plan = assemble(target, name, start, stale)?;
+    let plan = Plan { held, ..plan };
     Ok(Decision::Bake(Box::new(plan)))
 }
 
@@ -391,6 +378,7 @@ fn assemble(
         start,
         chain,
         stale,
+        held: None,
     })
 }
 

@@ -23,6 +23,7 @@ use crate::aws::{self, Clients};
 use crate::cancel::Cancel;
 use crate::events::Sink;
 use crate::journal::{Entry, Facts, IntentId, Journal, State};
+use crate::lease::{self, Held, Hold as _, Lease};
 
 /// Lines of a script's output that a failure repeats.
 const LAST_LINES: usize = 20;
@@ -39,6 +40,8 @@ pub(crate) mod facts {
     /// same.
     pub const MINUTES: &str = "minutes";
     pub const EXPIRES: &str = "expires";
+    /// Below what a lease lies.
+    pub const PATH: &str = "path";
     /// Bucket and key of an object.
     pub const BUCKET: &str = "bucket";
     pub const KEY: &str = "key";
@@ -59,6 +62,8 @@ pub(super) struct Run<'a> {
     /// When anyone may remove what this run leaves.
     pub expires: Timestamp,
     pub tail: Tail,
+    /// That of its digest; it is given back with all that is removed in the end.
+    pub lease: Option<Lease>,
     /// Commands that may still run on a machine, by what they are for: of the process that died.
     under_way: BTreeMap<String, String>,
     cancel: Cancel,
@@ -89,11 +94,10 @@ impl<'a> Run<'a> {
             disks: None,
             expires: plan.expires(now),
             tail: Tail::new(LAST_LINES),
+            lease: None,
             under_way: BTreeMap::new(),
             cancel,
-            deadline: now
-                .checked_add(plan.build.timeout)
-                .unwrap_or(Timestamp::MAX),
+            deadline: deadline(plan, now),
             log,
             phase: None,
         }
@@ -156,9 +160,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// The limit of time begins now: what came before was another run's time.
+    pub fn begin_time_anew(&mut self) {
+        let now = self.now();
+        self.expires = self.plan.expires(now);
+        self.deadline = deadline(self.plan, now);
+    }
+
     /// From here on the run goes to its end: a wish to stop, or its limit of time, comes too late.
     pub fn commit(&mut self) {
         self.cancel = Cancel::never();
+        self.lease = None;
         self.deadline = Timestamp::MAX;
     }
 
@@ -170,12 +182,36 @@ impl<'a> Run<'a> {
     /// Pauses until the next look, or until somebody asks to stop.
     pub async fn pause(&mut self, pace: &mut Pace, state: &str) -> Result<(), Failure> {
         self.check()?;
-        let pause = pace.after(self.now(), state)?;
-        tokio::select! {
-            () = self.clients.clock.sleep(pause) => {}
-            () = self.cancel.cancelled() => {}
+        let mut left = pace.after(self.now(), state)?;
+        loop {
+            self.renew().await?;
+            let pause = left.min(lease::RENEWAL);
+            tokio::select! {
+                () = self.clients.clock.sleep(pause) => {}
+                () = self.cancel.cancelled() => {}
+            }
+            self.check()?;
+            left -= pause;
+            if left.is_zero() {
+                return Ok(());
+            }
         }
-        self.check()
+    }
+
+    /// Keeps the lease of the run, if it has one.
+    async fn renew(&mut self) -> Result<(), Failure> {
+        let Some(lease) = &mut self.lease else {
+            return Ok(());
+        };
+        match lease.keep().await {
+            Ok(()) => Ok(()),
+            // It holds for a while longer, and whoever takes it then is seen at the next renewal.
+            Err(Held::Cloud(error)) if error.is_transient() => Ok(()),
+            Err(held) => {
+                self.lease = None;
+                Err(held.into())
+            }
+        }
     }
 
     /// The token of a step of this run.
@@ -326,6 +362,12 @@ impl<'a> Run<'a> {
     pub fn log_path(&self) -> &Path {
         &self.log.path
     }
+}
+
+/// When a run that begins now has to be over.
+fn deadline(plan: &Plan, now: Timestamp) -> Timestamp {
+    now.checked_add(plan.build.timeout)
+        .unwrap_or(Timestamp::MAX)
 }
 
 /// Whole milliseconds from one time to a later one.

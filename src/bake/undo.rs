@@ -18,6 +18,7 @@ use crate::aws::wait::{Pace, Patience};
 use crate::aws::{self, Clients, Commands, Kind, parameters, tags};
 use crate::events::Sink;
 use crate::journal::{Entry, Journal, State};
+use crate::lease;
 
 pub(super) const REMOVAL: Patience = Patience {
     what: "a removal to succeed",
@@ -115,6 +116,7 @@ impl Undo<'_> {
     async fn remove_once(&self, entry: &Entry) -> Result<(), Failure> {
         match Resource::parse(&entry.kind) {
             Some(kind @ (Resource::Builder | Resource::Tester)) => self.instance(kind, entry).await,
+            Some(Resource::Lease) => self.lease(entry).await,
             Some(Resource::Bundle) => self.bundle(entry).await,
             Some(Resource::SecurityGroup) => self.security_group(entry).await,
             Some(kind @ (Resource::Image | Resource::Layer)) => self.image(kind, entry).await,
@@ -169,6 +171,19 @@ impl Undo<'_> {
             gone_is_fine(answer.map(drop))?;
             self.emit(Event::Removed {
                 kind: Resource::SecurityGroup,
+                id,
+            });
+        }
+        Ok(())
+    }
+
+    async fn lease(&self, entry: &Entry) -> Result<(), Failure> {
+        let (path, holder) = (&entry.facts[facts::PATH], run_of(entry));
+        let names = self.ids(entry, Search::Lease { path, holder }).await?;
+        parameters::delete(self.clients, &names).await?;
+        for id in names {
+            self.emit(Event::Removed {
+                kind: Resource::Lease,
                 id,
             });
         }
@@ -340,6 +355,9 @@ impl Undo<'_> {
         loop {
             let found = match search {
                 Search::Token(token) => self.instances_by_token(token).await?,
+                Search::Lease { path, holder } => {
+                    lease::of_holder(self.clients, path, holder).await?
+                }
                 Search::Group(name) => launch::groups_named(self.clients, name).await?,
                 Search::Image { name, run } => {
                     let images = images::of_run(self.clients, name, run).await?;
@@ -362,6 +380,11 @@ impl Undo<'_> {
 enum Search<'e> {
     /// Instances by their client token.
     Token(&'e str),
+    /// The parameters of a lease, by who has it.
+    Lease {
+        path: &'e str,
+        holder: &'e str,
+    },
     /// A security group by its name.
     Group(&'e str),
     Image {
@@ -438,6 +461,7 @@ pub(crate) fn of_the_cli(kind: Resource, entry: &Entry) -> String {
             let Place { bucket, key } = place(entry);
             format!("aws s3api delete-object --bucket {bucket} --key {key}")
         }
+        (Resource::Lease, Some(id)) => format!("aws ssm delete-parameter --name {id}"),
         (Resource::Manifest, _) => format!("aws ssm delete-parameter --name {}", entry.token),
         (Resource::Latest, _) => match entry.facts.get(facts::PREVIOUS) {
             Some(value) => format!(

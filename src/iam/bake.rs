@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 use super::{
     Place, Policy, as_it_is_made, encrypted, for_machines, made_as_ours, ours, sealed_off,
 };
+use crate::bake::LEASES;
 use crate::bake::calls::calls;
 use crate::bake::names::{BundleStore, Channel, manifest_parameter};
 use crate::bake::plan::Plan;
+use crate::lease;
 use crate::recipe::model::BaseRef;
 use crate::recipe::secret::Reference;
 
@@ -62,6 +64,7 @@ pub fn bake(plan: &Plan, base: &BaseRef, bundles: Option<&BundleStore>, place: P
     );
     policy.command(place, &ours());
     parameters(&mut policy, plan, base, place);
+    leases(&mut policy, place);
     if let Some(store) = bundles {
         // The URL that a machine is lent stands for a GetObject of ours.
         let actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"];
@@ -133,6 +136,20 @@ fn make(policy: &mut Policy, plan: &Plan, place: Place<'_>) {
         &as_it_is_made(&by),
     );
     policy.allow_if("PublishImage", &tag, &images, &ours());
+}
+
+/// The leases of digests: what says which run bakes one.
+pub(super) fn leases(policy: &mut Policy, place: Place<'_>) {
+    let path = lease::path(LEASES);
+    policy.allow(
+        "TakeTurns",
+        &[
+            "ssm:GetParametersByPath",
+            "ssm:PutParameter",
+            "ssm:DeleteParameters",
+        ],
+        &[place.parameter(&format!("{path}/*"))],
+    );
 }
 
 /// What is written: the pointer of the plan's channel, and notes. What is read: the pointers of both.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::bake::notes;
 use super::{Place, Policy, as_it_is_made, encrypted, for_machines, ours, sealed_off};
+use crate::bake::LEASES;
 use crate::bake::names::{BundleStore, Channel};
 use crate::roll::look::CANARY_TAG;
 use crate::{fleet as fleets, lease, roll as rolls};
@@ -63,8 +64,19 @@ pub fn gc(bundles: Option<&BundleStore>, place: Place<'_>) -> Value {
         &["ssm:DeleteParameter"],
         &place.parameters(&notes()),
     );
+    let leases = lease::path(LEASES);
+    let under = format!("{leases}/*");
     let see = ["ssm:GetParameter"];
     policy.allow("SeePointers", &see, &place.parameters(&pointers()));
+    policy.allow(
+        "EndLeases",
+        &[
+            "ssm:GetParameters",
+            "ssm:GetParametersByPath",
+            "ssm:DeleteParameters",
+        ],
+        &place.parameters(&[leases, under]),
+    );
     if let Some(store) = bundles {
         let bucket = format!("arn:aws:s3:::{}", store.bucket);
         let objects = format!("{bucket}/{}", store.below("*"));

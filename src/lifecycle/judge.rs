@@ -26,6 +26,8 @@ pub enum Kind {
     Bundle,
     /// An SSM parameter that tells of an image: its manifest, its packages.
     Note,
+    /// An SSM parameter that says which run bakes a digest.
+    Lease,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             Self::SecurityGroup => "security-group",
             Self::Bundle => "bundle",
             Self::Note => "note",
+            Self::Lease => "lease",
         }
     }
 }
@@ -187,13 +190,14 @@ pub fn judge(found: &Found, run: Run, now: Timestamp) -> Verdict {
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 6] = [
+    const KINDS: [Kind; 7] = [
         Kind::Machine,
         Kind::Image,
         Kind::Snapshot,
         Kind::SecurityGroup,
         Kind::Bundle,
         Kind::Note,
+        Kind::Lease,
     ];
 
     fn at(text: &str) -> Timestamp {
@@ -290,7 +294,10 @@ mod tests {
     fn of_a_run_that_has_baked_only_what_served_it_goes() {
         let late = at("2030-01-01T00:00:00Z");
         for kind in KINDS {
-            let serves = matches!(kind, Kind::Machine | Kind::SecurityGroup | Kind::Bundle);
+            let serves = matches!(
+                kind,
+                Kind::Machine | Kind::SecurityGroup | Kind::Bundle | Kind::Lease
+            );
             let expected = if serves {
                 Verdict::Remove(Why::Over)
             } else {

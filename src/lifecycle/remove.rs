@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::judge::{Found, Kind};
-use crate::aws::Clients;
 use crate::aws::objects::Place;
-use crate::aws::tags;
+use crate::aws::{Clients, parameters, tags};
 use crate::bake::names::Noted;
 use crate::bake::{Failure, Resource, facts, images, undo};
 use crate::events::Sink;
 use crate::journal::{Entry, Facts, IntentId, State};
+use crate::lease::Term;
 
 /// Something that is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,6 +49,7 @@ pub async fn remove(
         let done = match one.kind {
             Kind::Image => image(&undo, one).await,
             Kind::Note => note(&undo, &one.id).await,
+            Kind::Lease => lease(clients, &one.id).await,
             Kind::Snapshot => undo.delete_snapshot(&one.id).await.map(|()| true),
             Kind::Machine | Kind::SecurityGroup | Kind::Bundle => {
                 undo.remove(entry).await.map(|()| true)
@@ -98,6 +99,17 @@ async fn note(undo: &undo::Undo<'_>, name: &str) -> Result<bool, Failure> {
     Ok(true)
 }
 
+/// A lease; `false` if somebody holds it by now.
+async fn lease(clients: &Clients, name: &str) -> Result<bool, Failure> {
+    let found = parameters::values(clients, vec![name.to_owned()]).await?;
+    let holds = |text: &String| Term::read(text).may_hold(clients.clock.now());
+    if found.values().any(holds) {
+        return Ok(false);
+    }
+    parameters::delete(clients, &[name.to_owned()]).await?;
+    Ok(true)
+}
+
 /// What a bake calls something of this kind.
 fn resource(kind: Kind) -> Resource {
     match kind {
@@ -106,6 +118,7 @@ fn resource(kind: Kind) -> Resource {
         Kind::Bundle => Resource::Bundle,
         Kind::Image | Kind::Snapshot => Resource::Image,
         Kind::Note => Resource::Manifest,
+        Kind::Lease => Resource::Lease,
     }
 }
 

@@ -11,8 +11,10 @@ use super::judge::{Expiry, Found, Kind, Use};
 use crate::aws::error::Context as _;
 use crate::aws::groups::{FILTER_VALUES, filter, instances};
 use crate::aws::{Clients, Error, tags};
+use crate::bake::LEASES;
 use crate::bake::images::Image;
 use crate::bake::names::{BundleStore, Noted, RunId};
+use crate::lease::{self, Term};
 
 /// Looks at the region that the clients are for, and at the bucket. Runs are to be read after this: what is found then
 /// has a journal, if it is of this host.
@@ -30,6 +32,7 @@ pub async fn survey(clients: &Clients, bundles: Option<&BundleStore>) -> Result<
     let alone = |one: &Found| !of_images.contains(&one.id);
     found.extend(snapshots(clients).await?.into_iter().filter(alone));
     found.extend(groups(clients).await?);
+    found.extend(leases(clients).await?);
     if let Some(store) = bundles {
         found.extend(objects(clients, store).await?);
     }
@@ -170,6 +173,36 @@ async fn objects(clients: &Clients, store: &BundleStore) -> Result<Vec<Found>, E
                 recipe: String::new(),
                 made: time(object.last_modified()),
                 expires: Expiry::Unstated,
+                used: Use::Nobody,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Leases of bakes, which end by themselves, and are in nobody's way then.
+async fn leases(clients: &Clients) -> Result<Vec<Found>, Error> {
+    let mut pages = clients
+        .ssm
+        .get_parameters_by_path()
+        .path(lease::path(LEASES))
+        .recursive(true)
+        .into_paginator()
+        .send();
+    let mut found = Vec::new();
+    while let Some(page) = pages.next().await {
+        for parameter in page.call("ssm", "GetParametersByPath")?.parameters() {
+            let Some(name) = parameter.name() else {
+                continue;
+            };
+            let term = Term::read(parameter.value().unwrap_or_default());
+            found.push(Found {
+                kind: Kind::Lease,
+                id: name.to_owned(),
+                run: term.holder,
+                recipe: String::new(),
+                made: time(parameter.last_modified_date()),
+                expires: Expiry::At(term.expires),
                 used: Use::Nobody,
             });
         }

@@ -9,8 +9,6 @@ export PIAAS_TEST_BUILDBOT="$buildbot"
 
 "$bake" doctor --fix
 
-# Most of them wait, for a machine or for a process to end.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0

@@ -136,7 +136,7 @@ pub fn already_document(recipe: &str, image: &Image) -> serde_json::Value {
 pub fn baked_document(plan: &Plan, baked: &Baked) -> serde_json::Value {
     json!({
         "recipe": plan.recipe,
-        "outcome": "baked",
+        "outcome": if baked.reused { "already-baked" } else { "baked" },
         "image_id": baked.image,
         "name": baked.name,
         "digest": baked.digest,
@@ -467,6 +467,10 @@ pub fn done(context: &Context, plan: &Plan, baked: &Baked) -> CliResult {
         Format::Json => output::json(&baked_document(plan, baked))?,
         Format::Human => {
             let took = elapsed(std::time::Duration::from_millis(baked.milliseconds));
+            let took = match baked.reused {
+                true => format!("{took}: another run has baked it meanwhile"),
+                false => took,
+            };
             output::note(&format!(
                 "\n{} {} in {took}\n  image   {}\n  digest  {}\n  log     {}",
                 context.err.tick(),

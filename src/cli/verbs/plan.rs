@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{changed, saved, show};
 use crate::bake::images::Image;
 use crate::bake::names::Channel;
-use crate::bake::plan::{Decision, LayerPlan, Plan, PlanError, Target};
+use crate::bake::plan::{Decision, LayerPlan, Plan, Target};
 use crate::bake::{self, SurveyError, calls};
 use crate::cli::args::{CloudName, Format, HowArgs, PlanArgs};
 use crate::cli::context::{Connected, Context, cloud, invalid, say_without_effect};
@@ -349,13 +349,8 @@ pub async fn decide(
             .retain(|image| image.digest() == top.as_deref() || starts.contains(&image.id));
         survey.steps.retain(|image| starts.contains(&image.id));
     }
-    bake::plan::plan(&target, &survey, context.clock.now()).map_err(|error| {
-        let refused = CliError::new(error.exit_code(), error.to_string());
-        match error {
-            PlanError::Lease { .. } => refused.hint("`piaas-bake cloud status` shows what runs"),
-            _ => refused,
-        }
-    })
+    bake::plan::plan(&target, &survey, context.clock.now())
+        .map_err(|error| CliError::failure(error.to_string()))
 }
 
 fn as_json(
@@ -479,6 +474,12 @@ fn bake_text(context: &Context, order: &Order, argument: &str, plan: &Plan, plac
         plan.volume_gib,
         elapsed(build.timeout)
     );
+    if let Some(run) = &plan.held {
+        let _ = writeln!(
+            out,
+            "  waits   while run {run} bakes the same, and uses its image"
+        );
+    }
     for image in &plan.stale {
         let _ = writeln!(
             out,

@@ -122,9 +122,8 @@ async fn plan_again(
         unfinished.extend(image.filter(|image| !image.is_ready()));
     }
     let target = order.target(connected, base, wishes);
-    again(&target, image_name.clone(), start, unfinished).map_err(|error| {
-        CliError::new(error.exit_code(), error.to_string()).hint(clean_up(context, run.as_str()))
-    })
+    again(&target, image_name.clone(), start, unfinished)
+        .map_err(|error| CliError::failure(error.to_string()).hint(clean_up(context, run.as_str())))
 }
 
 /// Refuses while another run bakes the same.

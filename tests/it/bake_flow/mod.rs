@@ -18,6 +18,7 @@ mod secrets;
 mod steps;
 mod storm;
 mod trouble;
+mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -287,6 +288,11 @@ impl World {
                 things.push(format!("latest {recipe}"));
             }
         }
+        let leases = clients.ssm.get_parameters_by_path();
+        let leases = leases.path("/piaas-bake/leases").recursive(true);
+        let leases = leases.send().await.unwrap();
+        let names = leases.parameters().iter().map(|one| one.name().unwrap());
+        things.extend(names.map(str::to_owned));
         things
     }
 
