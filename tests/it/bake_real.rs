@@ -418,7 +418,7 @@ fn kill_9_in_the_middle_of_a_bake_then_gc_leaves_nothing() {
         .iter()
         .map(|one| one["kind"].as_str().unwrap())
         .collect();
-    assert_eq!(kinds, ["machine", "security-group"]);
+    assert_eq!(kinds, ["machine", "security-group", "lease"]);
     let machine = kept["keep"][0]["id"].as_str().unwrap();
     std::fs::rename(&away, &runs).unwrap();
     let _ = run(&sandbox, &["gc", "--yes"]).expect_code(0);
