@@ -29,7 +29,7 @@ fn name(digest: &str) -> String {
 pub(crate) const LEASES: &str = "bakes";
 
 /// Waits until no other run bakes the digest of this one. Gives the image that another one has made of it meanwhile; else the
-/// lease is ours, and unfinished images of the name are nobody's.
+/// lease is ours, and what dead runs have left under the name is removed.
 pub(super) async fn claim(run: &mut Run<'_>) -> Result<Option<Image>, Failure> {
     let name = name(&run.plan.digest);
     let mut pace = run.pace(OTHER);
@@ -47,7 +47,7 @@ pub(super) async fn claim(run: &mut Run<'_>) -> Result<Option<Image>, Failure> {
                     told.clone_from(&term.holder);
                 }
                 // It gives its lease back only after its image is there.
-                if let Some(image) = finished(run).await? {
+                if let Some(image) = finished(run, &of_others(run).await?) {
                     return Ok(Some(image));
                 }
                 format!("{epoch} {}", term.expires)
@@ -57,7 +57,12 @@ pub(super) async fn claim(run: &mut Run<'_>) -> Result<Option<Image>, Failure> {
                     if !told.is_empty() {
                         run.begin_time_anew();
                     }
-                    return Ok(finished(run).await?);
+                    let others = of_others(run).await?;
+                    let image = finished(run, &others);
+                    if image.is_none() {
+                        remove_stale(run, &others).await?;
+                    }
+                    return Ok(image);
                 }
                 "free".to_owned()
             }
@@ -103,24 +108,24 @@ async fn take(run: &mut Run<'_>, name: &str, spot: lease::Spot) -> Result<bool, 
     }
 }
 
-/// The finished image of the plan's name that another run has made: there was none when the plan was made.
-async fn finished(run: &Run<'_>) -> Result<Option<Image>, Error> {
-    let named = images::named(run.clients, &run.plan.image_name).await?;
-    Ok(named.into_iter().find(|image| {
-        image.is_ready()
-            && image.digest() == Some(&run.plan.digest)
-            && image.tag(tags::RUN) != Some(run.id.as_str())
-    }))
+/// What others have under the name of the image to be, which was free when the plan was made.
+async fn of_others(run: &Run<'_>) -> Result<Vec<Image>, Error> {
+    let mut named = images::named(run.clients, &run.plan.image_name).await?;
+    named.retain(|image| image.tag(tags::RUN) != Some(run.id.as_str()));
+    Ok(named)
 }
 
-/// Removes what dead runs have left under the name of the image to be: who holds the lease is the only one who bakes it.
-pub(super) async fn remove_stale(run: &Run<'_>) -> Result<(), Failure> {
+/// The one of these that is finished, and of our digest.
+fn finished(run: &Run<'_>, images: &[Image]) -> Option<Image> {
+    let is_finished = |image: &&Image| image.is_ready() && image.digest() == Some(&run.plan.digest);
+    images.iter().find(is_finished).cloned()
+}
+
+/// Removes those of these that dead runs have left: who holds the lease is the only one who bakes the image.
+async fn remove_stale(run: &Run<'_>, images: &[Image]) -> Result<(), Failure> {
     let undo = run.undo();
-    for image in images::named(run.clients, &run.plan.image_name).await? {
-        let Some(of) = image.tag(tags::RUN) else {
-            continue;
-        };
-        if of != run.id.as_str() && !image.is_ready() {
+    for image in images.iter().filter(|image| !image.is_ready()) {
+        if let Some(of) = image.tag(tags::RUN) {
             undo.remove_image(&image.id, of).await?;
         }
     }

@@ -383,7 +383,6 @@ async fn flow(run: &mut Run<'_>) -> Result<Finished, Failure> {
             reused: true,
         });
     }
-    claim::remove_stale(run).await?;
     let Built {
         groups,
         intent: image_intent,

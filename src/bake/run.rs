@@ -198,6 +198,19 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// The same for a caller whose own error tells more than that nothing has changed.
+    pub async fn pause_after(
+        &mut self,
+        pace: &mut Pace,
+        state: &str,
+        error: aws::Error,
+    ) -> Result<(), Failure> {
+        match self.pause(pace, state).await {
+            Err(Failure::Stalled(_)) => Err(error.into()),
+            paused => paused,
+        }
+    }
+
     /// Keeps the lease of the run, if it has one.
     async fn renew(&mut self) -> Result<(), Failure> {
         let Some(lease) = &mut self.lease else {

@@ -139,7 +139,7 @@ fn make(policy: &mut Policy, plan: &Plan, place: Place<'_>) {
 }
 
 /// The leases of digests: what says which run bakes one.
-pub(super) fn leases(policy: &mut Policy, place: Place<'_>) {
+fn leases(policy: &mut Policy, place: Place<'_>) {
     let path = lease::path(LEASES);
     policy.allow(
         "TakeTurns",

@@ -10,6 +10,10 @@ use aws_sdk_ec2::types::RequestLaunchTemplateData;
 use aws_sdk_ec2::types::builders::RequestLaunchTemplateDataBuilder;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use piaas_bake::aws::{Clients, Connection};
 use piaas_bake::clock::{SharedClock, SystemClock};
 use piaas_bake::localcloud::engine::Answer;
@@ -20,7 +24,7 @@ use piaas_bake::localcloud::{
     ACCESS_KEY, DEFAULT_REGION, LocalCloud, MACHINE_ENDPOINT, SECRET_KEY, base, connector,
 };
 
-use crate::support::{BIN, cache_dir};
+use crate::support::{BIN, Sandbox, cache_dir};
 
 /// Between two looks of a test that waits on the system's clock.
 const LOOK: Duration = Duration::from_millis(50);
@@ -142,6 +146,50 @@ pub async fn until(what: &str, happened: impl AsyncFn() -> bool) {
         assert!(Instant::now() < deadline, "waited too long for {what}");
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// A server on loopback that answers so: its address, and what runs it.
+pub async fn serve<A>(
+    answer: impl Fn(http::Request<Incoming>) -> A + Clone + Send + 'static,
+) -> (String, tokio::task::JoinHandle<()>)
+where
+    A: Future<Output = std::io::Result<http::Response<Full<Bytes>>>> + Send + 'static,
+{
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let served = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service_fn(answer.clone()));
+            // A connection that breaks is its client's affair.
+            tokio::spawn(async move { drop(served.await) });
+        }
+    });
+    (endpoint, server)
+}
+
+/// A verb that takes a server on loopback for AWS, without input, behind the words of what runs it, if there are any.
+pub fn command(
+    sandbox: &Sandbox,
+    endpoint: &str,
+    before: &[String],
+    args: &[&str],
+) -> tokio::process::Command {
+    let plain = sandbox.command(args);
+    let words = before.iter().map(String::as_str);
+    let mut words = words.chain([BIN]).chain(args.iter().copied());
+    let mut command = tokio::process::Command::new(words.next().unwrap());
+    let own = plain.get_envs();
+    command
+        .args(words)
+        .current_dir(sandbox.path())
+        .env_clear()
+        .envs(own.filter_map(|(key, value)| Some((key, value?))))
+        .envs(way_to(endpoint))
+        .env("PIAAS_CLOUD", "aws")
+        .stdin(std::process::Stdio::null());
+    command
 }
 
 /// The variables that lead the AWS SDK to a local cloud at this address.

@@ -111,11 +111,7 @@ pub(super) async fn begin(
             Err(error) => return Err(error.into()),
         };
         alive(run, instance).await?;
-        match run.pause(&mut pace, "away").await {
-            // What SSM says of it tells more.
-            Err(Failure::Stalled(_)) => return Err(error.into()),
-            paused => paused?,
-        }
+        run.pause_after(&mut pace, "away", error).await?;
     }
 }
 

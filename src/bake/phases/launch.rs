@@ -199,11 +199,7 @@ pub async fn launch(
         if !is_full {
             return Err(refused.into());
         }
-        match run.pause(&mut pace, "no room").await {
-            // What EC2 said tells more than that it has said so for so long.
-            Err(Failure::Stalled(_)) => return Err(refused.into()),
-            paused => paused?,
-        }
+        run.pause_after(&mut pace, "no room", refused).await?;
     }
 }
 

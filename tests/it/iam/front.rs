@@ -1,14 +1,11 @@
 //! A cloud on loopback that answers as AWS does, behind a judge.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use piaas_bake::aws::Clients;
 use piaas_bake::clock::SystemClock;
 use piaas_bake::localcloud::driver::Driver;
@@ -66,24 +63,12 @@ impl Front {
         let clock = SystemClock::shared();
         let cloud = LocalCloud::open(dir, driver, clock.clone()).unwrap();
         let clients = aws::connect(connector(cloud.clone()), clock).await;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let gate = Arc::new(Gate {
             cloud,
             judge: Mutex::default(),
         });
         let way = gate.clone();
-        let server = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let way = way.clone();
-                let service = service_fn(move |request| way.clone().pass(request));
-                let served = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service);
-                // A connection that breaks is its client's affair.
-                tokio::spawn(async move { drop(served.await) });
-            }
-        });
+        let (endpoint, server) = aws::serve(move |request| way.clone().pass(request)).await;
         Self {
             gate,
             endpoint,
@@ -99,17 +84,7 @@ impl Front {
 
     /// Runs a verb that acts here.
     pub async fn run(&self, sandbox: &Sandbox, args: &[&str]) -> Run {
-        let plain = sandbox.command(args);
-        let own = plain.get_envs();
-        let mut command = tokio::process::Command::new(crate::support::BIN);
-        command
-            .args(args)
-            .current_dir(sandbox.path())
-            .env_clear()
-            .envs(own.filter_map(|(key, value)| Some((key, value?))))
-            .envs(aws::way_to(&self.endpoint))
-            .env("PIAAS_CLOUD", "aws")
-            .stdin(Stdio::null());
+        let mut command = aws::command(sandbox, &self.endpoint, &[], args);
         Run::from(command.output().await.unwrap())
     }
 }

@@ -21,8 +21,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use piaas_bake::aws::Clients;
 use piaas_bake::clock::SystemClock;
 use piaas_bake::journal::{self, RunState};
@@ -35,7 +33,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::aws;
 use crate::bake_flow::changes;
 use crate::bake_flow::cloud::{Directories, operation};
-use crate::support::{BIN, Run, Sandbox, tell};
+use crate::support::{Run, Sandbox, tell};
 
 /// Worlds at the same time: each mostly waits.
 const AT_ONCE: usize = 12;
@@ -253,8 +251,6 @@ impl<M: Driver + 'static> World<M> {
         let directory = sandbox.path().join("cloud");
         let cloud = LocalCloud::open(&directory, machines.clone(), clock.clone()).unwrap();
         let clients = aws::connect(localcloud::connector(cloud.clone()), clock).await;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let gate = Arc::new(Gate {
             cloud,
             witness: std::sync::OnceLock::new(),
@@ -265,17 +261,7 @@ impl<M: Driver + 'static> World<M> {
             since: Mutex::default(),
         });
         let way = gate.clone();
-        let server = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let way = way.clone();
-                let service = service_fn(move |request| way.clone().pass(request));
-                let served = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service);
-                // A connection that breaks is its client's affair.
-                tokio::spawn(async move { drop(served.await) });
-            }
-        });
+        let (endpoint, server) = aws::serve(move |request| way.clone().pass(request)).await;
         Self {
             sandbox,
             machines,
@@ -288,20 +274,9 @@ impl<M: Driver + 'static> World<M> {
 
     /// A verb, behind the words of what traces it.
     fn command(&self, trace: &[String], args: &[&str]) -> tokio::process::Command {
-        let plain = self.sandbox.command(args);
-        let words = trace.iter().map(String::as_str);
-        let mut words = words.chain([BIN]).chain(args.iter().copied());
-        let mut command = tokio::process::Command::new(words.next().unwrap());
-        let own = plain.get_envs();
+        let mut command = aws::command(&self.sandbox, &self.endpoint, trace, args);
         command
-            .args(words)
-            .current_dir(self.sandbox.path())
-            .env_clear()
-            .envs(own.filter_map(|(key, value)| Some((key, value?))))
-            .envs(aws::way_to(&self.endpoint))
-            .env("PIAAS_CLOUD", "aws")
             .kill_on_drop(true)
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
