@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -357,10 +358,31 @@ impl Cache {
     /// The directory cannot be written to.
     pub fn begin(&self) -> io::Result<tempfile::NamedTempFile> {
         std::fs::create_dir_all(&self.dir)?;
+        self.forget_parts()?;
         tempfile::Builder::new()
-            .prefix(".part-")
+            .prefix(PART)
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(&self.dir)
+    }
+
+    /// Removes what processes have left here that died as they fetched: nobody has written to it for long.
+    fn forget_parts(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if !entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(PART.as_bytes())
+            {
+                continue;
+            }
+            let written = entry.metadata().and_then(|file| file.modified());
+            if written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > FORGOTTEN)) {
+                // Another process may be faster.
+                let _gone = std::fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
     }
 
     /// Takes a file in, whatever it is, and gives its sha256.
@@ -393,6 +415,11 @@ impl Cache {
     }
 }
 
+/// What the names of files begin with that are not whole yet.
+const PART: &str = ".part-";
+/// After this time without a byte nobody fetches it any more.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+
 /// The sha256 of what is left to read, in hex.
 fn sha256_of(file: &mut std::fs::File) -> io::Result<String> {
     use io::Read as _;
@@ -410,6 +437,26 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn what_was_cut_off_long_ago_is_removed_by_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().to_owned());
+        let old = std::time::SystemTime::now() - 2 * FORGOTTEN;
+        let make = |name: &str, at| {
+            let file = std::fs::File::create(cache.dir().join(name)).unwrap();
+            file.set_modified(at).unwrap();
+        };
+        std::fs::create_dir_all(cache.dir()).unwrap();
+        make(".part-old", old);
+        make(".part-new", std::time::SystemTime::now());
+        make("whole", old);
+        drop(cache.begin().unwrap());
+        let names = std::fs::read_dir(cache.dir()).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".part-new", "whole"]);
+    }
 
     fn package(name: &str, content: &str) -> Package {
         Package {

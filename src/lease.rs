@@ -4,6 +4,9 @@
 //! the newest epoch counts. Its holder renews it by overwriting its own parameter; the next epoch may be taken once
 //! the newest has expired. The epoch grows with each holder, so it tells late commands from current ones.
 //!
+//! The clocks of two hosts may differ by minutes. So nobody takes a lease because it has just expired by his own clock:
+//! he watches it for as long as it holds without renewal, and takes it if it has not changed.
+//!
 //! A holder that was killed leaves its lease behind. Whoever comes next on the same host need not wait for its end: it
 //! can see that the process is gone.
 
@@ -41,8 +44,8 @@ pub enum Held {
 pub(crate) const RENEWAL: Duration = Duration::from_secs(20);
 /// How long a lease holds without renewal.
 const TERM: SignedDuration = SignedDuration::from_secs(60);
-/// How far the clocks of two holders may differ.
-const SKEW: SignedDuration = SignedDuration::from_secs(5);
+/// How far the clocks of two holders may differ: AWS refuses requests that are signed more than five minutes off.
+const SKEW: SignedDuration = SignedDuration::from_mins(10);
 /// Between two looks whether a holder still lives.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -228,21 +231,12 @@ pub(crate) fn path(name: &str) -> String {
 /// [`Held`].
 pub async fn take(clients: &Clients, name: &str, holder: impl Into<Holder>) -> Result<Lease, Held> {
     let holder = holder.into();
-    let mut seen: Option<(u64, Term)> = None;
+    let mut watch = Watch::new(name, None);
     loop {
-        match look(clients, name, None).await? {
-            // One that was given back meanwhile has changed too.
-            Look::Held(epoch, term)
-                if seen
-                    .as_ref()
-                    .is_some_and(|one| *one != (epoch, term.clone())) =>
-            {
-                return Err(by_another(&term));
-            }
-            Look::Held(epoch, term) => {
-                seen = Some((epoch, term));
-                clients.clock.sleep(LOOK).await;
-            }
+        match watch.look(clients).await? {
+            // One that was given back meanwhile is free.
+            Look::Held(term, Change::Moved) => return Err(by_another(&term)),
+            Look::Held(_, Change::First | Change::Still) => clients.clock.sleep(LOOK).await,
             Look::Free(spot) => {
                 if let Some(lease) = spot.take(clients, holder.clone()).await? {
                     return Ok(lease);
@@ -254,9 +248,18 @@ pub async fn take(clients: &Clients, name: &str, holder: impl Into<Holder>) -> R
 
 /// Whether a lease can be taken.
 pub(crate) enum Look {
-    /// By this epoch.
-    Held(u64, Term),
+    Held(Term, Change),
     Free(Spot),
+}
+
+/// What a lease is that was looked at before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It was not.
+    First,
+    Still,
+    /// Its holder lives, or it is another's.
+    Moved,
 }
 
 /// A lease that nobody holds.
@@ -267,28 +270,58 @@ pub(crate) struct Spot {
     stale: Vec<String>,
 }
 
-/// Looks whether anybody holds a lease. What a holder named `own` has is free: it is known to be gone.
-///
-/// # Errors
-/// [`Error`] of `GetParametersByPath`.
-pub(crate) async fn look(clients: &Clients, name: &str, own: Option<&str>) -> Result<Look, Error> {
-    let path = path(name);
-    let (found, mut stale) = newest(clients, &path).await?;
-    let epoch = match found {
-        None => 1,
-        Some((epoch, term))
-            if term.may_hold(clients.clock.now())
-                && !term.is_orphaned()
-                && own != Some(&term.holder) =>
-        {
-            return Ok(Look::Held(epoch, term));
+/// Looks at a lease again and again, until it can be taken.
+pub(crate) struct Watch {
+    path: String,
+    own: Option<String>,
+    /// The epoch, its term, and since when that has been so.
+    seen: Option<(u64, Term, Timestamp)>,
+}
+
+impl Watch {
+    /// What a holder named `own` has is free: it is known to be gone.
+    pub fn new(name: &str, own: Option<&str>) -> Self {
+        Self {
+            path: path(name),
+            own: own.map(str::to_owned),
+            seen: None,
         }
-        Some((epoch, _)) => {
-            stale.push(parameter(&path, epoch));
-            epoch + 1
+    }
+
+    /// Looks whether anybody holds the lease.
+    ///
+    /// # Errors
+    /// [`Error`] of `GetParametersByPath`.
+    pub async fn look(&mut self, clients: &Clients) -> Result<Look, Error> {
+        let (found, mut stale) = newest(clients, &self.path).await?;
+        let Some((epoch, term)) = found else {
+            return Ok(Look::Free(self.spot(1, stale)));
+        };
+        let now = clients.clock.now();
+        let change = match &self.seen {
+            None => Change::First,
+            Some((number, before, _)) if (*number, before) == (epoch, &term) => Change::Still,
+            Some(_) => Change::Moved,
+        };
+        if change != Change::Still {
+            self.seen = Some((epoch, term.clone(), now));
         }
-    };
-    Ok(Look::Free(Spot { path, epoch, stale }))
+        let is_watched_out = self
+            .seen
+            .as_ref()
+            .is_some_and(|(_, _, since)| now.duration_since(*since) >= TERM);
+        let is_own = self.own.as_deref() == Some(&*term.holder);
+        if is_watched_out || is_own || term.is_orphaned() || !term.may_hold(now) {
+            stale.push(parameter(&self.path, epoch));
+            return Ok(Look::Free(self.spot(epoch + 1, stale)));
+        }
+        Ok(Look::Held(term, change))
+    }
+
+    fn spot(&self, epoch: u64, stale: Vec<String>) -> Spot {
+        let path = self.path.clone();
+        Spot { path, epoch, stale }
+    }
 }
 
 impl Spot {
@@ -354,7 +387,8 @@ impl Lease {
     /// # Errors
     /// [`Error`] of `PutParameter`; the lease then runs out by itself.
     pub async fn release(mut self) -> Result<(), Error> {
-        self.term.expires = self.clients.clock.now() - SKEW;
+        // Before now by any clock.
+        self.term.expires = Timestamp::UNIX_EPOCH;
         self.write().await
     }
 

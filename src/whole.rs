@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
 
 /// Writes a file so that a reader sees the old bytes or the new ones, whatever becomes of this process.
 ///
@@ -31,19 +31,73 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(&beside, path)
 }
 
-/// As [`replace`], but only where there is none yet, and for its owner alone to read.
+/// As [`replace`], but only where there is none yet, and with these permissions.
 ///
 /// # Errors
 /// It cannot be written, or there is one (`AlreadyExists`), which stays.
-pub fn create(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let (beside, _held) = written(path, 0o600, write)?;
-    let linked = std::fs::hard_link(&beside, path);
-    let removed = std::fs::remove_file(&beside);
-    linked.and(removed)
+pub fn create(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let (beside, _held) = written(path, mode, write)?;
+    rename_to_new(&beside, path).inspect_err(|_| {
+        // The failure itself is what counts.
+        let _ = std::fs::remove_file(&beside);
+    })
 }
 
-/// Where a file lies while it is written.
-fn beside(path: &Path) -> PathBuf {
+/// Makes a directory with all that is in it: it is whole, or not there. One that is there and empty is filled where it is.
+///
+/// # Errors
+/// It cannot be written, or there is something else there already (`AlreadyExists`), which stays.
+pub fn fill(dir: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => {
+            if entries.next().is_none() {
+                return write(dir);
+            }
+            let message = format!("{} is not empty", dir.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let beside = beside(dir);
+    let _held = take(&beside, || match std::fs::create_dir(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => File::open(&beside),
+    })?;
+    let clear = || {
+        for entry in std::fs::read_dir(&beside)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    let done = clear()
+        .and_then(|()| write(&beside))
+        .and_then(|()| rename_to_new(&beside, dir));
+    done.inspect_err(|_| {
+        let _ = std::fs::remove_dir_all(&beside);
+    })
+}
+
+/// Renames to a name that nothing has (renameat2(2)).
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+/// Where a file lies while it is written, and stays if its process dies.
+#[must_use]
+pub fn beside(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".new");
@@ -57,7 +111,15 @@ fn written(
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<(PathBuf, File)> {
     let beside = beside(path);
-    let mut file = take(&beside)?;
+    let mut file = take(&beside, || {
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&beside)
+    })?;
     let done = file
         .set_len(0)
         .and_then(|()| file.set_permissions(Permissions::from_mode(mode)))
@@ -71,16 +133,10 @@ fn written(
     Ok((beside, file))
 }
 
-/// Opens the file of this name, new or left by one that died; waits while another process writes it.
-fn take(beside: &Path) -> io::Result<File> {
+/// Opens what has this name, new or left by one that died; waits while another process writes it.
+fn take(beside: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     loop {
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(beside)?;
+        let file = open()?;
         flock(&file, FlockOperation::LockExclusive)?;
         // Whoever had it before may have moved it to its place.
         let own = file.metadata()?;
@@ -112,17 +168,41 @@ mod tests {
         std::fs::write(dir.path().join(".recipe.lock.new"), "longer, and torn").unwrap();
         replace(&path, b"old").unwrap();
         replace(&path, b"new").unwrap();
-        let failed = create(&path, |file| file.write_all(b"another"));
+        let failed = create(&path, 0o600, |file| file.write_all(b"another"));
         assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         let plan = dir.path().join("plan");
-        let failed = create(&plan, |_| Err(io::ErrorKind::StorageFull.into()));
+        let failed = create(&plan, 0o600, |_| Err(io::ErrorKind::StorageFull.into()));
         assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(names(dir.path()), ["recipe.lock"]);
-        create(&plan, |file| file.write_all(b"mine")).unwrap();
+        create(&plan, 0o600, |file| file.write_all(b"mine")).unwrap();
         assert_eq!(names(dir.path()), ["plan", "recipe.lock"]);
         let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
         assert_eq!((mode(&plan), mode(&path)), (0o600, 0o644));
+    }
+
+    #[test]
+    fn a_directory_is_there_with_all_that_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("below/out");
+        let left = dir.path().join("below/.out.new/sub");
+        std::fs::create_dir_all(&left).unwrap();
+        std::fs::write(left.join("torn"), "half").unwrap();
+        let failed = fill(&out, |to| {
+            std::fs::write(to.join("one"), "1")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(names(&dir.path().join("below")), [] as [String; 0]);
+        fill(&out, |to| std::fs::write(to.join("one"), "1")).unwrap();
+        assert_eq!(names(&out), ["one"]);
+        let failed = fill(&out, |_| Ok(()));
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let empty = dir.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        fill(&empty, |to| std::fs::write(to.join("two"), "2")).unwrap();
+        assert_eq!(names(dir.path()), ["below", "empty"]);
+        assert_eq!(names(&empty), ["two"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::run::{Run, facts};
 use crate::aws::wait::Patience;
 use crate::aws::{Error, Kind, tags};
 use crate::journal::Facts;
-use crate::lease::{self, Held, Holder, Incarnation, Look};
+use crate::lease::{self, Held, Holder, Incarnation, Look, Watch};
 
 /// As long as the other bake renews its lease, it moves; the time limit of ours ends the wait.
 const OTHER: Patience = Patience {
@@ -34,11 +34,11 @@ pub(super) async fn claim(run: &mut Run<'_>) -> Result<Option<Image>, Failure> {
     let name = name(&run.plan.digest);
     let mut pace = run.pace(OTHER);
     let mut told = String::new();
+    // A process of this run that has died may have it: its journal has been ours since.
+    let mut watch = Watch::new(&name, Some(run.id.as_str()));
     loop {
-        // A process of this run that has died may have it: its journal has been ours since.
-        let own = run.id.as_str();
-        let state = match lease::look(run.clients, &name, Some(own)).await? {
-            Look::Held(epoch, term) => {
+        let state = match watch.look(run.clients).await? {
+            Look::Held(term, _) => {
                 if told != term.holder {
                     run.emit(Event::Waiting {
                         what: format!("the run {}", term.holder),
@@ -50,7 +50,7 @@ pub(super) async fn claim(run: &mut Run<'_>) -> Result<Option<Image>, Failure> {
                 if let Some(image) = finished(run, &of_others(run).await?) {
                     return Ok(Some(image));
                 }
-                format!("{epoch} {}", term.expires)
+                format!("{} {}", term.holder, term.expires)
             }
             Look::Free(spot) => {
                 if take(run, &name, spot).await? {

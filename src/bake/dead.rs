@@ -137,6 +137,13 @@ pub fn forget_plan(runs: &Path, run: &str) {
     }
 }
 
+/// Whether the plan of the run of this journal is there, which whoever goes on with it needs.
+#[must_use]
+pub fn has_plan(journal: &Path) -> bool {
+    let name = journal.file_stem().unwrap_or_default().to_string_lossy();
+    saved::path_of(runs_of(journal), &name).exists()
+}
+
 /// The directory of a journal.
 fn runs_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))

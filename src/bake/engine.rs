@@ -358,7 +358,9 @@ async fn flow(run: &mut Run<'_>) -> Result<Finished, Failure> {
         reused: false,
     };
     if let Some(id) = finished(run.journal.ledger()).map(str::to_owned) {
-        // Another process of this run has finished it: a wish to stop comes too late here as well.
+        // Another process of this run has finished it; since then somebody may have removed it.
+        image::available(run, &id).await?;
+        // A wish to stop comes too late here as well.
         run.commit();
         let latest = run.standing(Resource::Latest, &plan.channel.parameter(&plan.recipe));
         if latest.is_none_or(|latest| latest.state != State::Kept) {

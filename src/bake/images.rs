@@ -32,6 +32,8 @@ pub struct Image {
     pub boot_mode: String,
     /// Device name of the root volume.
     pub root_device: String,
+    /// Device names of its other volumes.
+    pub more_devices: Vec<String>,
     /// Size of the root volume in GiB.
     pub size_gib: u32,
     /// Snapshots behind its volumes.
@@ -66,6 +68,8 @@ impl Image {
             .find(|mapping| mapping.device_name() == Some(root_device.as_str()))
             .and_then(|mapping| mapping.ebs()?.volume_size());
         let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        let volumes = mappings.iter().filter(|mapping| mapping.ebs().is_some());
+        let devices = volumes.filter_map(|mapping| mapping.device_name().map(str::to_owned));
         Self {
             id: text(image.image_id()),
             name: text(image.name()),
@@ -86,6 +90,7 @@ impl Image {
                     .boot_mode()
                     .map(aws_sdk_ec2::types::BootModeValues::as_str),
             ),
+            more_devices: devices.filter(|device| *device != root_device).collect(),
             root_device,
             size_gib: size.and_then(|size| u32::try_from(size).ok()).unwrap_or(0),
             snapshots: mappings
@@ -330,6 +335,7 @@ pub(super) mod tests {
             architecture: "x86_64".into(),
             boot_mode: "uefi".into(),
             root_device: "/dev/xvda".into(),
+            more_devices: Vec::new(),
             size_gib: 8,
             snapshots: vec![],
             tags: tags

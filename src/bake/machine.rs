@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use aws_sdk_ec2::types::builders::EbsBlockDeviceBuilder;
 use aws_sdk_ec2::types::{
     BlockDeviceMapping, EbsBlockDevice, HttpTokensState, InstanceMetadataEndpointState,
     InstanceMetadataOptionsRequest, VolumeType,
 };
 
 use super::error::Failure;
+use super::images::Image;
 use crate::aws::error::Context as _;
 use crate::aws::wait::{Pace, Patience};
 use crate::aws::{self, Clients, Kind};
@@ -54,20 +56,27 @@ pub(super) fn metadata() -> InstanceMetadataOptionsRequest {
         .build()
 }
 
-/// An encrypted root volume of so many GiB, which goes with its machine. The key is the account's default one for EBS, for
-/// which nobody needs a permission of KMS (Amazon EBS User Guide, "How Amazon EBS encryption works").
-pub(super) fn root_volume(device: &str, gib: u32) -> BlockDeviceMapping {
-    BlockDeviceMapping::builder()
-        .device_name(device)
-        .ebs(
-            EbsBlockDevice::builder()
-                .volume_size(i32::try_from(gib).unwrap_or(i32::MAX))
-                .volume_type(VolumeType::Gp3)
-                .encrypted(true)
-                .delete_on_termination(true)
-                .build(),
-        )
-        .build()
+/// The volumes of a machine of an image, its root volume of so many GiB: all are encrypted, and all go with the machine,
+/// whatever the image says of them. The key is the account's default one for EBS.
+pub(super) fn volumes(image: &Image, gib: u32) -> Vec<BlockDeviceMapping> {
+    let ebs = || {
+        EbsBlockDevice::builder()
+            .encrypted(true)
+            .delete_on_termination(true)
+    };
+    let map = |device: &String, ebs: EbsBlockDeviceBuilder| {
+        BlockDeviceMapping::builder()
+            .device_name(device)
+            .ebs(ebs.build())
+            .build()
+    };
+    let root = ebs()
+        .volume_size(i32::try_from(gib).unwrap_or(i32::MAX))
+        .volume_type(VolumeType::Gp3);
+    let more = image.more_devices.iter();
+    std::iter::once(map(&image.root_device, root))
+        .chain(more.map(|device| map(device, ebs())))
+        .collect()
 }
 
 /// The state of an instance; `None` if EC2 does not know it.
@@ -143,5 +152,29 @@ pub(super) async fn wait_terminated(clients: &Clients, id: &str, seed: u64) -> R
         }
         let pause = pace.after(clients.clock.now(), &state)?;
         clients.clock.sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::images::sample;
+    use super::*;
+
+    #[test]
+    fn every_volume_is_encrypted_and_goes_with_its_machine() {
+        let mut image = sample("ami-1", "base", &[]);
+        image.more_devices = vec!["/dev/xvdb".into(), "/dev/xvdc".into()];
+        let mapped = volumes(&image, 20);
+        let devices: Vec<_> = mapped.iter().filter_map(|one| one.device_name()).collect();
+        assert_eq!(devices, ["/dev/xvda", "/dev/xvdb", "/dev/xvdc"]);
+        let sizes: Vec<_> = mapped
+            .iter()
+            .map(|one| one.ebs().unwrap().volume_size())
+            .collect();
+        assert_eq!(sizes, [Some(20), None, None]);
+        for one in mapped.iter().filter_map(|one| one.ebs()) {
+            assert_eq!(one.encrypted(), Some(true));
+            assert_eq!(one.delete_on_termination(), Some(true));
+        }
     }
 }

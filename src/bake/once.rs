@@ -124,10 +124,7 @@ async fn launch(clients: &Clients, order: &Order<'_>, token: &str) -> Result<Str
         .client_token(token)
         .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
         .metadata_options(machine::metadata())
-        .block_device_mappings(machine::root_volume(
-            &order.image.root_device,
-            order.image.size_gib,
-        ))
+        .set_block_device_mappings(Some(machine::volumes(order.image, order.image.size_gib)))
         .user_data(
             base64::engine::general_purpose::STANDARD.encode(user_data(&clients.region, LIFETIME)),
         )

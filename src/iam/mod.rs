@@ -4,9 +4,11 @@
 //! and condition keys for Amazon EC2", "… for AWS Systems Manager", "… for Amazon EC2 Auto Scaling", "… for Amazon S3").
 
 mod bake;
+mod key;
 mod verbs;
 
 pub use bake::{bake, builder};
+pub use key::{own_key, with_key};
 pub use verbs::{fleet, gc, images, look_inside, roll};
 
 use serde_json::{Value, json};

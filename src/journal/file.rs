@@ -1,7 +1,8 @@
 //! The file of a run: locked while the run lives, appended to, read back.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -39,12 +40,13 @@ impl Journal {
     pub fn create(dir: &Path, header: RunHeader) -> Result<Self, Error> {
         let path = path_of(dir, &header.run);
         std::fs::create_dir_all(dir).map_err(io("make the directory of", &path))?;
-        let file = OpenOptions::new()
+        // Whoever sees it sees it locked, and with its first record: an empty one that nobody holds is of a run that died.
+        let (file, beside) = tempfile::Builder::new()
             .append(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(io("create", &path))?;
-        // A reader that probes the lock holds it for an instant: wait for it.
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(dir)
+            .map_err(io("create", &path))?
+            .into_parts();
         flock(&file, FlockOperation::LockExclusive).map_err(|e| io("lock", &path)(e.into()))?;
         let mut journal = Self {
             file,
@@ -54,6 +56,9 @@ impl Journal {
             torn: false,
         };
         journal.append(Record::Run(header))?;
+        beside
+            .persist_noclobber(&journal.path)
+            .map_err(|failed| io("create", &journal.path)(failed.error))?;
         // The name of the file must outlast a power cut as well.
         File::open(dir)
             .and_then(|dir| dir.sync_all())
@@ -433,6 +438,46 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = with_one_instance(dir.path());
         assert_eq!(&read(journal.path()).unwrap(), journal.ledger());
+    }
+
+    #[test]
+    fn whoever_sees_a_journal_sees_it_held_and_with_its_run() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let maker = scope.spawn(|| {
+                for number in 0..200 {
+                    let run = RunHeader {
+                        run: format!("run-{number:03}"),
+                        ..header()
+                    };
+                    let mut journal = Journal::create(dir.path(), run).unwrap();
+                    journal.end("baked", AT).unwrap();
+                }
+            });
+            while !maker.is_finished() {
+                for path in paths(dir.path()).unwrap() {
+                    let file = inspect(path).unwrap();
+                    assert_ne!(file.state, RunState::Dead);
+                    assert!(file.ledger.header().is_some());
+                }
+            }
+        });
+        let again = Journal::create(
+            dir.path(),
+            RunHeader {
+                run: "run-000".into(),
+                ..header()
+            },
+        );
+        assert!(matches!(
+            again,
+            Err(Error::Io {
+                action: "create",
+                ..
+            })
+        ));
+        let names = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(names, 200, "nothing else is left");
     }
 
     #[test]

@@ -11,4 +11,4 @@ mod survey;
 pub use files::{File, forget, forgotten};
 pub use judge::{Expiry, Found, Kind, Run, Use, Verdict, Why, judge};
 pub use remove::{Removed, Stuck, by_hand, remove};
-pub use survey::survey;
+pub use survey::{Survey, Unseen, survey};

@@ -16,29 +16,71 @@ use crate::bake::images::Image;
 use crate::bake::names::{BundleStore, Noted, RunId};
 use crate::lease::{self, Term};
 
+/// What is there.
+#[derive(Debug, Default)]
+pub struct Survey {
+    pub found: Vec<Found>,
+    /// What could not be looked at: of this nothing is found, nor of what can only be judged by it.
+    pub unseen: Vec<Unseen>,
+}
+
+/// A look that failed.
+#[derive(Debug)]
+pub struct Unseen {
+    /// In words: "the security groups".
+    pub what: &'static str,
+    pub error: Error,
+}
+
+impl Survey {
+    /// What a look has brought; a failed one is written down.
+    fn see<T>(&mut self, what: &'static str, seen: Result<T, Error>) -> Option<T> {
+        match seen {
+            Ok(seen) => Some(seen),
+            Err(error) => {
+                self.unseen.push(Unseen { what, error });
+                None
+            }
+        }
+    }
+}
+
 /// Looks at the region that the clients are for, and at the bucket. Runs are to be read after this: what is found then
 /// has a journal, if it is of this host.
-///
-/// # Errors
-/// [`Error`] of the first call that is refused.
-pub async fn survey(clients: &Clients, bundles: Option<&BundleStore>) -> Result<Vec<Found>, Error> {
+pub async fn survey(clients: &Clients, bundles: Option<&BundleStore>) -> Survey {
+    let mut all = Survey::default();
     // Notes come first: an image is there before its notes are.
-    let notes = notes(clients).await?;
-    let images = own_images(clients).await?;
-    let mut found: Vec<Found> = images.iter().filter_map(unfinished).collect();
-    found.extend(without_image(notes, &images));
-    found.extend(machines(clients).await?);
-    let of_images: BTreeSet<&String> = images.iter().flat_map(|image| &image.snapshots).collect();
-    let alone = |one: &Found| !of_images.contains(&one.id);
-    found.extend(snapshots(clients).await?.into_iter().filter(alone));
-    found.extend(groups(clients).await?);
-    found.extend(leases(clients).await?);
-    if let Some(store) = bundles {
-        found.extend(objects(clients, store).await?);
+    let notes = all.see("the notes on images", notes(clients).await);
+    let images = all.see("the images", own_images(clients).await);
+    let mut found = Vec::new();
+    if let Some(images) = &images {
+        found.extend(images.iter().filter_map(unfinished));
+        found.extend(without_image(notes.unwrap_or_default(), images));
     }
-    uses(clients, &mut found).await?;
+    let machines = all.see("the machines", machines(clients).await);
+    found.extend(machines.unwrap_or_default());
+    let snapshots = all.see("the snapshots", snapshots(clients).await);
+    if let (Some(snapshots), Some(images)) = (snapshots, &images) {
+        found.extend(without_use(snapshots, images));
+    }
+    let groups = all.see("the security groups", groups(clients).await);
+    found.extend(groups.unwrap_or_default());
+    let leases = all.see("the leases", leases(clients).await);
+    found.extend(leases.unwrap_or_default());
+    if let Some(store) = bundles {
+        let bundles = all.see("the bundles", objects(clients, store).await);
+        found.extend(bundles.unwrap_or_default());
+    }
+    let used = uses(clients, &mut found).await;
+    if all
+        .see("who uses the images and the groups", used)
+        .is_none()
+    {
+        found.retain(|one| !matches!(one.kind, Kind::Image | Kind::SecurityGroup | Kind::Note));
+    }
     found.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
-    Ok(found)
+    all.found = found;
+    all
 }
 
 fn ours() -> Filter {
@@ -110,12 +152,17 @@ async fn machines(clients: &Clients) -> Result<Vec<Found>, Error> {
     Ok(found.collect())
 }
 
-async fn snapshots(clients: &Clients) -> Result<Vec<Found>, Error> {
+/// A snapshot, and the layer of a script that it is of.
+type OfLayer = (Found, Option<String>);
+
+async fn snapshots(clients: &Clients) -> Result<Vec<OfLayer>, Error> {
+    // Those of layers are of no run: they are for bakes to come.
+    let ours = filter("tag-key", [tags::RUN, tags::LAYER].map(str::to_owned));
     let all = clients
         .ec2
         .describe_snapshots()
         .owner_ids("self")
-        .filters(ours())
+        .filters(ours)
         .into_paginator()
         .items()
         .send()
@@ -125,9 +172,31 @@ async fn snapshots(clients: &Clients) -> Result<Vec<Found>, Error> {
     let found = all.iter().filter_map(|snapshot| {
         let all = tags::from_ec2(snapshot.tags());
         let made = time(snapshot.start_time());
-        Some(tagged(Kind::Snapshot, snapshot.snapshot_id()?, &all, made))
+        let one = tagged(Kind::Snapshot, snapshot.snapshot_id()?, &all, made);
+        Some((one, all.get(tags::LAYER).cloned()))
     });
     Ok(found.collect())
+}
+
+/// Those of no image. One of a layer may not be named by its image yet.
+fn without_use(snapshots: Vec<OfLayer>, images: &[Image]) -> impl Iterator<Item = Found> {
+    let used: BTreeSet<&String> = images.iter().flat_map(|image| &image.snapshots).collect();
+    let layers: BTreeSet<&str> = images
+        .iter()
+        .filter_map(|image| image.tag(tags::LAYER))
+        .collect();
+    snapshots.into_iter().filter_map(move |(mut one, layer)| {
+        if used.contains(&one.id) {
+            return None;
+        }
+        if let Some(layer) = layer {
+            if layers.contains(layer.as_str()) {
+                return None;
+            }
+            one.used = Use::OfNothing;
+        }
+        Some(one)
+    })
 }
 
 async fn groups(clients: &Clients) -> Result<Vec<Found>, Error> {

@@ -1,12 +1,13 @@
 //! A recipe to start from.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Diagnostics, suggest};
 use super::load::{FILE, line, names};
 use super::{schema, units};
+use crate::whole;
 
 /// Writes a short, commented recipe that lints clean, and returns the files written; among them the
 /// JSON Schema, if the directory has none. `from` is the name of a recipe, an
@@ -32,25 +33,42 @@ pub fn init(dir: &Path, name: &str, from: &str) -> Result<Vec<PathBuf>, Diagnost
             "check the path and its permissions",
         ))
     };
+    let taken = || {
+        let help = "choose another name, or remove it first";
+        Diagnostics::from(Diagnostic::new(
+            format!("{} is already there", home.display()),
+            help,
+        ))
+    };
     fs::create_dir_all(dir).map_err(failed)?;
-    fs::create_dir(&home).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            let help = "choose another name, or remove it first";
-            Diagnostic::new(format!("{} is already there", home.display()), help).into()
+    match fs::create_dir(&home) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            if !is_vacant(&home, &file) {
+                return Err(taken());
+            }
         }
-        _ => failed(error),
-    })?;
+        made => made.map_err(failed)?,
+    }
     // For editors; one that is there already is left as it is.
     let schema = dir.join(schema::FILE);
     let mut written = vec![file.clone()];
     if !schema.exists() {
-        fs::write(&schema, schema::text()).map_err(failed)?;
+        whole::replace(&schema, schema::text().as_bytes()).map_err(failed)?;
         written.push(schema);
     }
-    fs::File::create_new(&file)
-        .and_then(|mut new| new.write_all(recipe(name, &base).as_bytes()))
-        .map_err(failed)?;
-    Ok(written)
+    let text = recipe(name, &base);
+    match whole::create(&file, 0o644, |new| new.write_all(text.as_bytes())) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(taken()),
+        made => made.map(|()| written).map_err(failed),
+    }
+}
+
+/// Whether there is nothing but what a process has left that died before it had written the file.
+fn is_vacant(home: &Path, file: &Path) -> bool {
+    let unfinished = whole::beside(file);
+    fs::read_dir(home).is_ok_and(|mut entries| {
+        entries.all(|entry| entry.is_ok_and(|entry| entry.path() == unfinished))
+    })
 }
 
 fn parent_line(dir: &Path, from: &str) -> Result<String, Diagnostics> {

@@ -532,6 +532,18 @@ fn a_new_recipe_lints_clean_and_nothing_is_overwritten() {
             .to_string()
             .contains("is already there")
     );
+    // What a process has left that died before the file was there is in nobody's way; what people have there is.
+    kitchen.put("cut-off/.recipe.yaml.new", "name: cut");
+    init(kitchen.dir(), "cut-off", "hello").unwrap();
+    let left = std::fs::read_dir(kitchen.dir().join("cut-off")).unwrap();
+    assert_eq!(left.count(), 1);
+    kitchen.put("ours/files/motd", "hello");
+    assert!(
+        init(kitchen.dir(), "ours", from)
+            .unwrap_err()
+            .to_string()
+            .contains("is already there")
+    );
     assert!(init(kitchen.dir(), "Hello", from).is_err());
     assert!(
         init(kitchen.dir(), "x", "helo")

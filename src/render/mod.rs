@@ -32,6 +32,7 @@ use crate::image::leaks::Sealed;
 use crate::recipe::diagnostic::{Diagnostic, Diagnostics};
 use crate::recipe::model::{Location, Resolved};
 use crate::recipe::{self, Given, Lock, Merged};
+use crate::whole;
 
 /// Renders a recipe line: one layer per recipe, root first. `agent` is the binary of the worker's agent, for recipes that
 /// install it or have secrets ([`Resolved::needs_agent`]); a mere check for faults can do without, and gives none.
@@ -138,11 +139,6 @@ fn unused(name: &str, at: &Location) -> Diagnostic {
 /// # Errors
 /// `AlreadyExists` if there is anything in `dir`; whatever the file system says.
 pub fn write_dir(layers: &[Layer], user_data: &str, dir: &Path) -> io::Result<Vec<PathBuf>> {
-    fs::create_dir_all(dir)?;
-    if fs::read_dir(dir)?.next().is_some() {
-        let message = format!("{} is not empty", dir.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
-    }
     let all = |of: fn(&Layer) -> &[Script]| -> Vec<Script> {
         layers.iter().flat_map(of).cloned().collect()
     };
@@ -177,16 +173,17 @@ pub fn write_dir(layers: &[Layer], user_data: &str, dir: &Path) -> io::Result<Ve
             files.insert(place, entry.bytes.as_ref());
         }
     }
-    let mut written = Vec::new();
-    for (place, bytes) in files {
-        let path = dir.join(place);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+    whole::fill(dir, |to| {
+        for (place, bytes) in &files {
+            let path = to.join(place);
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&path, bytes)?;
         }
-        fs::write(&path, bytes)?;
-        written.push(path);
-    }
-    Ok(written)
+        Ok(())
+    })?;
+    Ok(files.into_keys().map(|place| dir.join(place)).collect())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The whole flow on real machines, through the binary as a user runs it.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -159,6 +160,7 @@ fn a_recipe_becomes_a_tested_image_and_a_hostile_value_arrives_unchanged() {
     let export = ["images", "export", &image, "-o", disk.to_str().unwrap()];
     let _ = run(&sandbox, &export).expect_code(0);
     judge_disk(&disk);
+    assert_no_half_disk(&sandbox, &image);
     let over = run(&sandbox, &export).expect_code(1);
     assert!(
         over.stderr.contains("choose a file that does not exist"),
@@ -166,6 +168,35 @@ fn a_recipe_becomes_a_tested_image_and_a_hostile_value_arrives_unchanged() {
         over.stderr
     );
     assert_nothing_left(&sandbox.state());
+}
+
+/// An export that is killed leaves no disk that is not whole, and nothing is in the way of the next one.
+fn assert_no_half_disk(sandbox: &Sandbox, image: &str) {
+    let out = sandbox.path().join("exported");
+    std::fs::create_dir(&out).unwrap();
+    let disk = out.join("disk.raw");
+    let export = ["images", "export", image, "-o", disk.to_str().unwrap()];
+    for call in ["fsync", "renameat2"] {
+        let child = sandbox.command(&export);
+        let status = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-o/dev/null"])
+            .arg(format!("--inject={call}:signal=SIGKILL:when=1"))
+            .arg(child.get_program())
+            .args(child.get_args())
+            .envs(
+                child
+                    .get_envs()
+                    .filter_map(|(key, value)| Some((key, value?))),
+            )
+            .current_dir(sandbox.path())
+            .status()
+            .unwrap();
+        assert_eq!(status.signal(), Some(9), "{call}");
+        assert!(!disk.exists(), "{call}");
+    }
+    let _ = run(sandbox, &export).expect_code(0);
+    judge_disk(&disk);
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1);
 }
 
 #[test]

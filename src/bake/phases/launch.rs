@@ -253,7 +253,7 @@ async fn launch_in(
         .set_subnet_id(place.subnet.map(str::to_owned))
         .set_security_group_ids(Some(groups.to_vec()))
         .set_iam_instance_profile(profile)
-        .block_device_mappings(machine::root_volume(&image.root_device, gib))
+        .set_block_device_mappings(Some(machine::volumes(image, gib)))
         .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
         .metadata_options(machine::metadata())
         .user_data(base64::engine::general_purpose::STANDARD.encode(user_data))

@@ -224,7 +224,8 @@ pub async fn gc(
     if stuck.is_empty() {
         return Ok(exit::DONE);
     }
-    Err(incomplete(stuck.into_iter().map(words_of_left).collect()))
+    let stuck = stuck.into_iter().map(words_of_left).collect();
+    not_all(context, incomplete(stuck))
 }
 
 /// Something that could not be removed, with the command that removes it.
@@ -239,6 +240,15 @@ pub fn incomplete(remain: Vec<String>) -> CliError {
         format!("{} things could not be removed", remain.len()),
     );
     remain.into_iter().fold(error, CliError::hint)
+}
+
+/// The end of a verb that has said what it did, and has not done all. Where that was one document, it has said this, too.
+pub fn not_all(context: &Context, error: CliError) -> CliResult {
+    if context.format == Format::Json && !output::has_lines() {
+        output::note(error.render(context.err).trim_end());
+        return Ok(error.code);
+    }
+    Err(error)
 }
 
 /// Why a run is not cleaned up.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::cloud::{Notes, incomplete, still_lives, unreadable, words_of_left};
+use super::cloud::{Notes, incomplete, not_all, still_lives, unreadable, words_of_left};
 use super::gc_args::GcArgs;
 use super::runs::name_of;
 use crate::bake::{self, DeadRun, LeftOver};
@@ -15,7 +15,9 @@ use crate::cli::context::{Connected, Context, cloud};
 use crate::cli::error::{CliError, CliResult};
 use crate::cli::{exit, output};
 use crate::journal::{self, RunState};
-use crate::lifecycle::{self, File, Found, Removed, Run, Stuck, Verdict, Why, by_hand, judge};
+use crate::lifecycle::{
+    self, File, Found, Removed, Run, Stuck, Survey, Unseen, Verdict, Why, by_hand, judge,
+};
 
 /// A run of this host that died, with what its journal says that it has left.
 struct Dead {
@@ -63,11 +65,28 @@ struct Report {
     files: Vec<File>,
     /// Journals that nobody can read: what their runs have is judged as of a run that is not known.
     unreadable: Vec<String>,
+    /// What could not be looked at: nothing of it goes.
+    unseen: Vec<Unseen>,
 }
 
 impl Report {
     fn is_clean(&self) -> bool {
         !self.dead.iter().any(Dead::is_to_go) && self.remove.is_empty() && self.files.is_empty()
+    }
+
+    /// How it ends if all else is well: a look that failed is told at the end, and everything else is done before.
+    fn end(&self, context: &Context) -> CliResult {
+        let Some(first) = self.unseen.first() else {
+            return Ok(exit::DONE);
+        };
+        let unseen: Vec<&str> = self.unseen.iter().map(|one| one.what).collect();
+        let mut error = cloud(&first.error);
+        error.message = format!(
+            "{} could not be looked at: {}",
+            unseen.join(", "),
+            error.message
+        );
+        not_all(context, error)
     }
 }
 
@@ -102,18 +121,18 @@ async fn look(
     only: Option<&str>,
 ) -> Result<Report, CliError> {
     let bundles = context.settings.bundles.as_ref();
-    let found = lifecycle::survey(&connected.clients, bundles)
-        .await
-        .map_err(|error| cloud(&error))?;
+    let Survey { found, unseen } = lifecycle::survey(&connected.clients, bundles).await;
     let mut report = Report {
         dead: Vec::new(),
         remove: Vec::new(),
         keep: Vec::new(),
         files: Vec::new(),
         unreadable: Vec::new(),
+        unseen,
     };
     let states = runs(context, connected, only, &mut report)?;
     if let Some(run) = only
+        && report.unseen.is_empty()
         && !states.contains_key(run)
         && !found.iter().any(|one| one.run == run)
     {
@@ -179,8 +198,9 @@ fn runs(
                     bake::elsewhere(header, &connected.clients, &connected.account.id)
                 }),
                 kept: kept.filter(|until| only.is_none() && *until > context.clock.now()),
-                resumable: bake::resumable(&file.ledger, &connected.clients, &connected.account.id)
-                    .is_ok(),
+                resumable: bake::has_plan(&path)
+                    && bake::resumable(&file.ledger, &connected.clients, &connected.account.id)
+                        .is_ok(),
                 left: bake::unfinished(&file.ledger, &connected.clients.commands),
                 run: name.clone(),
                 path,
@@ -195,7 +215,7 @@ fn runs(
 fn tell(context: &Context, report: &Report, args: &GcArgs) -> CliResult {
     if context.format == Format::Json {
         output::json(&document(context, report))?;
-        return Ok(exit::DONE);
+        return report.end(context);
     }
     let mut text = String::new();
     let mut rows = Vec::new();
@@ -233,7 +253,7 @@ fn tell(context: &Context, report: &Report, args: &GcArgs) -> CliResult {
             ));
         }
     }
-    Ok(exit::DONE)
+    report.end(context)
 }
 
 fn row((found, why): &(Found, Why)) -> Vec<String> {
@@ -287,6 +307,13 @@ fn kept(context: &Context, report: &Report) -> String {
     for journal in &report.unreadable {
         text.push_str(&format!("cannot be read: {journal}\n"));
     }
+    for one in &report.unseen {
+        text.push_str(&format!(
+            "cannot be looked at: {}: {}\n",
+            one.what,
+            one.error.sentence()
+        ));
+    }
     text
 }
 
@@ -324,7 +351,13 @@ fn document(context: &Context, report: &Report) -> Value {
         "keep": values(context, &report.keep),
         "files": report.files,
         "unreadable": report.unreadable,
+        "unseen": unseen(report),
     })
+}
+
+fn unseen(report: &Report) -> Vec<Value> {
+    let one = |one: &Unseen| json!({ "what": one.what, "error": one.error.sentence() });
+    report.unseen.iter().map(one).collect()
 }
 
 /// Says what was done.
@@ -343,6 +376,7 @@ fn done(
             "kept": report.dead.iter().filter(|run| run.kept.is_some()).map(document_of).collect::<Vec<_>>(),
             "files": report.files,
             "unreadable": report.unreadable,
+            "unseen": unseen(report),
         }))?,
         Format::Human => {
             let mut lines: Vec<String> = dead.iter().map(words).collect();
@@ -375,9 +409,9 @@ fn done(
         )
     }));
     if remain.is_empty() {
-        return Ok(exit::DONE);
+        return report.end(context);
     }
-    Err(incomplete(remain))
+    not_all(context, incomplete(remain))
 }
 
 /// What became of a run that had died.

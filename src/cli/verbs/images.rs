@@ -1,6 +1,7 @@
 //! `images`: what was baked.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::image::tree::TreeManifest;
 use crate::localcloud::driver::{DriverError, SnapshotDisk};
 use crate::localcloud::nspawn::blocks::{self, AssembleError};
 use crate::localcloud::nspawn::files::TREE;
+use crate::whole;
 
 pub async fn list(context: &Context, recipe: Option<&str>) -> CliResult {
     let connected = context.connect().await?;
@@ -169,17 +171,28 @@ pub async fn export(context: &Context, word: &str, to: &Path) -> CliResult {
             "only images of the local cloud are exported; on AWS use `aws ec2 export-image`",
         ));
     };
-    let file = File::create_new(to)
-        .map_err(|error| io("write", to, &error).hint("choose a file that does not exist"))?;
-    let bytes = assemble(&disk, &file, to)
-        .and_then(|bytes| match file.sync_all() {
-            Ok(()) => Ok(bytes),
-            Err(error) => Err(io("write", to, &error)),
-        })
-        .inspect_err(|_| {
-            // What is not whole is no disk; the failure itself is what counts.
-            let _ = std::fs::remove_file(to);
-        })?;
+    let failed = |error: &std::io::Error| match error.kind() {
+        ErrorKind::AlreadyExists => {
+            io("write", to, error).hint("choose a file that does not exist")
+        }
+        _ => io("write", to, error),
+    };
+    if to.symlink_metadata().is_ok() {
+        return Err(failed(&ErrorKind::AlreadyExists.into()));
+    }
+    let (mut bytes, mut failure) = (0, None);
+    let written = whole::create(to, 0o644, |file| match assemble(&disk, file, to) {
+        Ok(count) => {
+            bytes = count;
+            Ok(())
+        }
+        Err(error) => {
+            failure = Some(error);
+            Err(ErrorKind::Other.into())
+        }
+    });
+    // What could not be assembled says more.
+    written.map_err(|error| failure.unwrap_or_else(|| failed(&error)))?;
     match context.format {
         Format::Json => output::json(&json!({ "image_id": image.id, "path": to, "bytes": bytes }))?,
         Format::Human => output::data(&format!("{}\n", to.display()))?,

@@ -165,6 +165,7 @@ fn only(context: &Context, connected: &Connected) -> Result<PathBuf, CliError> {
     let runs = journal::runs(&context.runs()).map_err(|error| unreadable(&error))?;
     let mut found = runs.into_iter().filter(|run| {
         run.state == RunState::Dead
+            && bake::has_plan(&run.path)
             && bake::resumable(&run.ledger, &connected.clients, &connected.account.id).is_ok()
     });
     match (found.next(), found.next()) {

@@ -43,7 +43,11 @@ impl Fate {
             RunState::Finished => Self::Over,
             RunState::Dead if run.ledger.checkpoint(UNDOING).is_some() => Self::NotCleaned,
             RunState::Dead => match run.ledger.header() {
-                Some(header) if header.purpose == journal::BAKE && header.has_checkpoints() => {
+                Some(header)
+                    if header.purpose == journal::BAKE
+                        && header.has_checkpoints()
+                        && bake::has_plan(&run.path) =>
+                {
                     Self::Died
                 }
                 _ => Self::Left,

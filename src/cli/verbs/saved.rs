@@ -151,7 +151,7 @@ pub fn write(
         &Wishes::from(how),
         Outcome::from(decision),
     );
-    whole::create(path, |file| saved.write(file)).map_err(|error| {
+    whole::create(path, 0o600, |file| saved.write(file)).map_err(|error| {
         let failure = io("write the plan to", path, &error);
         if error.kind() == std::io::ErrorKind::AlreadyExists {
             failure.hint("remove it, or choose another name: a plan is not written over another")

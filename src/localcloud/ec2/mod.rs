@@ -69,6 +69,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("DescribeVolumes", snapshots::describe_volumes),
     ("DescribeVpcs", network::describe_vpcs),
     ("GetConsoleOutput", power::console),
+    ("GetEbsDefaultKmsKeyId", snapshots::default_key),
     ("ModifyLaunchTemplate", launch_templates::modify),
     ("RebootInstances", power::reboot),
     ("RunInstances", instances::run),

@@ -129,6 +129,12 @@ pub fn remove(call: &mut Call<'_>, id: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Nothing is encrypted here, and nobody has given this account a key of its own.
+pub(super) fn default_key(call: &mut Call<'_>, params: Params) -> Result<Xml, ApiError> {
+    call.accept(&params)?;
+    Ok(Xml::children([("kmsKeyId", Xml::text("alias/aws/ebs"))]))
+}
+
 pub(super) fn describe_volumes(call: &mut Call<'_>, mut params: Params) -> Result<Xml, ApiError> {
     let ids = params.texts("VolumeId");
     let known = [

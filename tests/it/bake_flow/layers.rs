@@ -1,6 +1,7 @@
 //! Layers of single scripts: what a bake keeps on its way, and where the next one starts.
 
 use piaas_bake::bake::layers;
+use piaas_bake::lifecycle::{self, Verdict, Why, judge};
 
 use super::*;
 
@@ -100,6 +101,37 @@ async fn a_removed_layer_takes_all_of_it_along_and_removing_it_twice_is_fine() {
         }
     }
     assert_all_or_nothing(&world, "without its layers").await;
+}
+
+#[tokio::test]
+async fn a_layer_whose_removal_was_cut_off_is_found_by_its_snapshot() {
+    let world = world().await;
+    let plan = world.plan(&world.target().await).await;
+    world.bake(&plan, Cancel::never(), &()).await.unwrap();
+    world.clock.sleep(Duration::from_secs(9 * 24 * 3600)).await;
+    let look = async || lifecycle::survey(&world.clients, None).await.found;
+    assert_eq!(look().await, [], "layers are for bakes to come");
+    let kept = layers::list(&world.clients).await.unwrap();
+    for layer in &kept {
+        let request = world.clients.ec2.deregister_image().image_id(&layer.id);
+        request.send().await.unwrap();
+    }
+    let found = look().await;
+    let judged = found
+        .iter()
+        .map(|one| judge(one, lifecycle::Run::Unknown, world.clock.now()));
+    assert!(
+        judged
+            .into_iter()
+            .all(|one| one == Verdict::Remove(Why::OfNothing)),
+        "{found:?}"
+    );
+    let mut ids: Vec<_> = found.iter().map(|one| one.id.clone()).collect();
+    ids.retain(|id| id.starts_with("snap-"));
+    assert_eq!(ids.len(), kept.len());
+    let (_, stuck) = lifecycle::remove(&world.clients, &found, &()).await;
+    assert_eq!(stuck, []);
+    assert_all_or_nothing(&world, "after the clean-up").await;
 }
 
 #[tokio::test]

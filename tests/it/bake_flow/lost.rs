@@ -9,11 +9,10 @@ use crate::support::tell;
 /// What may go at this time, on a host that knows of no run.
 async fn may_go(world: &World, now: jiff::Timestamp) -> Vec<Found> {
     let bundles = world.bundles.as_ref();
-    let found = lifecycle::survey(&world.cleaner().await, bundles)
-        .await
-        .unwrap();
+    let survey = lifecycle::survey(&world.cleaner().await, bundles).await;
+    assert!(survey.unseen.is_empty(), "{:?}", survey.unseen);
+    let found = survey.found.into_iter();
     found
-        .into_iter()
         .filter(|one| matches!(judge(one, Run::Unknown, now), Verdict::Remove(_)))
         .collect()
 }

@@ -199,6 +199,77 @@ async fn of_two_that_begin_at_once_one_bakes_and_the_other_uses_its_image() {
     );
 }
 
+/// The clock of whoever has these clients is wrong by so many seconds from now on.
+fn set_wrong(clients: &mut Clients, seconds: i64) {
+    clients.clock = Arc::new(trouble::Wrong {
+        right: clients.clock.clone(),
+        seconds,
+    });
+}
+
+/// AWS takes requests that are signed up to five minutes off: the clocks of two hosts may be ten apart.
+const CLOCKS: [(i64, i64); 4] = [(-290, 0), (-290, 290), (290, -290), (0, 290)];
+
+#[tokio::test]
+async fn clocks_that_differ_change_nothing_of_that() {
+    for (of_first, of_second) in CLOCKS {
+        let context = format!("clocks wrong by {of_first} s and {of_second} s");
+        let (mut world, clock, mut host, plan) = shared().await;
+        world.set_wrong(of_first);
+        set_wrong(&mut host.clients, of_second);
+        let first = async {
+            let baked = world.bake(&plan, Cancel::never(), &()).await;
+            clock.leave();
+            baked
+        };
+        let second = async {
+            let baked = host.bake(&plan, &()).await;
+            clock.leave();
+            baked
+        };
+        let (first, second) = tokio::join!(first, second);
+        let first = first.unwrap_or_else(|error| panic!("{context}: {error}"));
+        let second = second.unwrap_or_else(|error| panic!("{context}: {error}"));
+        assert!(first.reused != second.reused, "{context}");
+        assert_eq!(first.image, second.image, "{context}");
+        assert_one(&world, &first.image, &context).await;
+        assert_eq!(world.machines.texts("ran").len(), 1, "{context}");
+    }
+}
+
+#[tokio::test]
+async fn clocks_that_differ_do_not_hide_that_the_first_has_died() {
+    for (of_first, of_second) in CLOCKS {
+        let context = format!("clocks wrong by {of_first} s and {of_second} s");
+        let (mut world, clock, mut host, plan) = shared().await;
+        world.set_wrong(of_first);
+        set_wrong(&mut host.clients, of_second);
+        let begun = clock.now();
+        world.wire.fail(Fault::HoldThe("RunInstances"));
+        let first = async {
+            tokio::select! {
+                over = world.bake(&plan, Cancel::never(), &()) => panic!("{context}: {over:?}"),
+                () = world.wire.hung.notified() => {}
+            }
+            clock.leave();
+        };
+        let second = async {
+            let baked = host.bake(&plan, &()).await;
+            clock.leave();
+            baked.unwrap_or_else(|error| panic!("{context}: {error}"))
+        };
+        let ((), second) = tokio::join!(first, second);
+        assert!(!second.reused, "{context}");
+        // A bake takes two minutes here, and the lease of a dead one holds for one.
+        let took = clock.now().duration_since(begun).as_secs();
+        assert!((60..240).contains(&took), "{context}: {took} s");
+        world.wire.fail(Fault::None);
+        clock.0.lock().unwrap().awake = 1;
+        world.undo_dead_runs().await;
+        assert_one(&world, &second.image, &context).await;
+    }
+}
+
 #[tokio::test]
 async fn wherever_the_first_is_killed_the_second_takes_over() {
     let all = {

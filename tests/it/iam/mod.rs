@@ -20,7 +20,7 @@ use piaas_bake::localcloud::{ACCOUNT_ID, BASE_IMAGE, DEFAULT_REGION};
 use serde_json::Value;
 
 use crate::bake_flow::cloud::Directories;
-use crate::support::{Run, Sandbox};
+use crate::support::{Run, Sandbox, machines_wanted};
 
 pub const PLACE: Place<'static> = Place {
     account: ACCOUNT_ID,
@@ -39,6 +39,7 @@ steps:
 /// A cloud whose machines are directories, and who acts there on the command line.
 struct World {
     sandbox: Sandbox,
+    machines: Arc<Directories>,
     front: Front,
 }
 
@@ -47,8 +48,12 @@ impl World {
         let sandbox = Sandbox::new();
         sandbox.write("recipes/web/recipe.yaml", &Self::recipe());
         let machines = Arc::new(Directories::new(&sandbox.path().join("machines")));
-        let front = Front::new(&sandbox.path().join("cloud"), machines).await;
-        Self { sandbox, front }
+        let front = Front::new(&sandbox.path().join("cloud"), machines.clone()).await;
+        Self {
+            sandbox,
+            machines,
+            front,
+        }
     }
 
     fn recipe() -> String {
@@ -145,6 +150,69 @@ async fn every_verb_does_with_the_policy_that_is_printed_for_it() {
             "{unneeded:?}"
         );
     }
+}
+
+/// The policy of a bake is that of locking, verifying and comparing, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_bake_may_lock_and_verify() {
+    if !machines_wanted("locks and verifications by the policy of a bake") {
+        return;
+    }
+    let world = World::new().await;
+    world.machines.set_apart();
+    let _judge = world.by(&["bake", "web"]).await;
+    world.done(&["lock", "web"]).await;
+    world.done(&["lock", "web", "--update"]).await;
+    world.done(&["bake", "web"]).await;
+    world.done(&["verify", "web"]).await;
+    world.done(&["diff", "web", "web"]).await;
+}
+
+/// What may not be looked at stays, and keeps nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_is_refused_does_not_keep_what_others_find() {
+    let world = World::new().await;
+    left_behind(&world.front.clients).await;
+    let mut policy = world.printed(&["gc"]).await;
+    for statement in policy["Statement"].as_array_mut().unwrap() {
+        let actions = statement["Action"].as_array_mut().unwrap();
+        actions.retain(|action| action != "ec2:DescribeSnapshots");
+    }
+    let judge = Judge::new(&policy, world.front.clients.clone());
+    world.front.judge(Some(judge.clone()));
+    for (args, removed) in [(&["gc"][..], false), (&["gc", "--yes"], true)] {
+        let run = world.run(args).await;
+        assert_eq!(run.code, Some(5), "{}", run.stderr);
+        let unseen = "the snapshots could not be looked at";
+        assert!(run.stderr.contains(unseen), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("ec2:DescribeSnapshots"),
+            "{}",
+            run.stderr
+        );
+        assert!(
+            run.stdout.contains("cannot be looked at: the snapshots"),
+            "{}",
+            run.stdout
+        );
+        let word = if removed {
+            "removed the machine"
+        } else {
+            "machine  "
+        };
+        assert!(run.stdout.contains(word), "{}", run.stdout);
+    }
+    let json = world.run(&["gc", "--format", "json"]).await;
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report["unseen"][0]["what"], "the snapshots");
+    assert_eq!(report["remove"], serde_json::json!([]));
+    let denied = judge.take_denied();
+    assert!(
+        denied
+            .iter()
+            .all(|one| one.starts_with("ec2:DescribeSnapshots")),
+        "{denied:?}"
+    );
 }
 
 /// A verb that calls something else fails, and says what is missing.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use piaas_bake::bake::images;
 use piaas_bake::bake::names::Channel;
+use piaas_bake::localcloud::BASE_IMAGE;
 use piaas_bake::recipe::Lock;
 
 use super::World;
@@ -198,8 +199,8 @@ impl Errand for Locking {
             ["recipe.lock", "recipe.yaml"].map(str::to_owned).into(),
             "{context}"
         );
-        let lock = world.sandbox.recipes().join("web/recipe.lock");
-        assert!(std::fs::read_to_string(lock).unwrap().ends_with('\n'));
+        let text = std::fs::read_to_string(world.lock()).unwrap();
+        assert!(text.ends_with('\n'));
     }
 
     async fn assert_removed(world: &World, context: &str) {
@@ -211,7 +212,7 @@ impl Errand for Locking {
 impl World {
     /// There is no lock file, or one that can be read to its end.
     fn assert_lock_is_whole(&self, context: &str) {
-        let path = self.sandbox.recipes().join("web/recipe.lock");
+        let path = self.lock();
         match std::fs::read_to_string(&path) {
             Ok(text) => {
                 let lock = Lock::read(&text, &path, "web").unwrap();
@@ -220,6 +221,101 @@ impl World {
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{context}"),
         }
     }
+}
+
+/// An image that the base has been replaced by.
+const OLD_BASE: &str = "ami-00000000000000001";
+
+struct LockingAgain;
+
+impl World {
+    fn lock(&self) -> std::path::PathBuf {
+        self.sandbox.recipes().join("web/recipe.lock")
+    }
+}
+
+impl Errand for LockingAgain {
+    const WHAT: &'static str = "locking again";
+    const ARGS: &'static [&'static str] = &["lock", "web", "--update"];
+
+    async fn prepared() -> World {
+        let world = apart().await;
+        let _ = world.run(Locking::ARGS).await.expect_code(0);
+        // Something has moved since.
+        let text = std::fs::read_to_string(world.lock()).unwrap();
+        let old = text.replace(BASE_IMAGE, OLD_BASE);
+        assert_ne!(old, text);
+        std::fs::write(world.lock(), old).unwrap();
+        world
+    }
+
+    async fn gone_on_with(world: &World, context: &str) {
+        world.assert_lock_is_whole(context);
+        world.passes(Self::ARGS, context).await;
+        let text = std::fs::read_to_string(world.lock()).unwrap();
+        assert!(text.contains(BASE_IMAGE), "{context}: {text}");
+        Locking::gone_on_with(world, context).await;
+    }
+
+    async fn assert_removed(world: &World, context: &str) {
+        Locking::assert_removed(world, context).await;
+    }
+}
+
+/// What writes files alone, and nothing in the cloud.
+struct Beginning;
+
+impl Errand for Beginning {
+    const WHAT: &'static str = "beginning a recipe";
+    const ARGS: &'static [&'static str] = &["init", "new"];
+
+    async fn prepared() -> World {
+        World::new().await
+    }
+
+    async fn gone_on_with(world: &World, context: &str) {
+        // It is there, or nothing is in its way.
+        let run = world.run(Self::ARGS).await;
+        let is_there = run.stderr.contains("is already there");
+        assert!(run.code == Some(0) || is_there, "{context}: {}", run.stderr);
+        world.passes(&["lint", "new"], context).await;
+        let left = std::fs::read_dir(world.sandbox.recipes().join("new")).unwrap();
+        assert_eq!(left.count(), 1, "{context}");
+    }
+
+    async fn assert_removed(_: &World, _: &str) {}
+}
+
+struct Rendering;
+
+impl Errand for Rendering {
+    const WHAT: &'static str = "rendering";
+    const ARGS: &'static [&'static str] = &["render", "web", "-o", "scripts"];
+
+    async fn prepared() -> World {
+        World::new().await
+    }
+
+    async fn gone_on_with(world: &World, context: &str) {
+        let scripts = world.sandbox.path().join("scripts");
+        if !scripts.exists() {
+            world.passes(Self::ARGS, context).await;
+        }
+        world
+            .passes(&["render", "web", "-o", "again"], context)
+            .await;
+        let mut diff = tokio::process::Command::new("diff");
+        diff.arg("-r")
+            .arg(scripts)
+            .arg(world.sandbox.path().join("again"));
+        assert!(diff.status().await.unwrap().success(), "{context}");
+        assert!(
+            !world.sandbox.path().join(".scripts.new").exists(),
+            "{context}"
+        );
+    }
+
+    async fn assert_removed(_: &World, _: &str) {}
 }
 
 /// What writes no more than a file.
@@ -314,6 +410,18 @@ async fn a_lock_file_is_the_old_one_or_the_new_one_wherever_locking_is_killed() 
     if machines_wanted("locking that is killed") {
         let count = swept::<Locking>().await;
         assert!(count > 30, "{count}");
+        let count = swept::<LockingAgain>().await;
+        assert!(count > 30, "{count}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recipes_and_scripts_are_whole_or_not_there_wherever_their_making_is_killed() {
+    if machines_wanted("what writes files, killed") {
+        let count = swept::<Beginning>().await;
+        assert!(count > 1, "{count}");
+        let count = swept::<Rendering>().await;
+        assert!(count > 0, "{count}");
     }
 }
 

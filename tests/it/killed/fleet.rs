@@ -1,17 +1,21 @@
 //! A tick of a fleet is killed: the next ones come to what it was on its way to, nothing is launched twice, and no job ends.
 
-use std::time::Instant;
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::{Duration, Instant};
 
 use piaas_bake::fleet::memory;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::workers::{Fleet, GROUP};
-use super::{Context, Point, all_of, killed, points, report};
+use super::{Context, Point, SIGKILL, all_of, killed, points, report, thinned};
 use crate::aws;
 use crate::support::machines_wanted;
 
 /// Fleets at the same time: each tick waits for the answers of its workers.
 const FLEETS: usize = 24;
+/// Between two looks at a fleet that runs.
+const LOOK: Duration = Duration::from_millis(100);
 /// Ticks within which a fleet is where it should be.
 const TICKS: usize = 12;
 const TICK: [&str; 6] = [
@@ -41,7 +45,39 @@ enum Work {
     Launch,
 }
 
+/// The same without end.
+const SERVICE: [&str; 4] = ["fleet", "run", "--config", "fleet.yaml"];
+
 impl Fleet {
+    /// Runs the fleet until it has come to so many workers, and tells it to stop then. Whether it was killed at the point.
+    async fn serve(&self, point: &Point, workers: usize, context: &str) -> bool {
+        let mut running = std::pin::pin!(self.world.until(point.clone(), &SERVICE));
+        let mut told = false;
+        let (status, run) = loop {
+            tokio::select! {
+                over = &mut running => break over,
+                () = tokio::time::sleep(LOOK), if !told => {
+                    let has_looked = {
+                        let requests = self.world.gate.requests.lock().unwrap();
+                        requests.iter().any(|one| one.operation == "DescribeInstanceRefreshes")
+                    };
+                    let count = aws::in_service(&self.world.clients, GROUP).await.len();
+                    if has_looked && count == workers {
+                        self.world.gate.signal(Signal::TERM).await;
+                        told = true;
+                    }
+                }
+            }
+        };
+        let is_killed = status.signal() == Some(SIGKILL);
+        assert!(
+            is_killed || run.code == Some(0),
+            "{context}: {status}\n{}",
+            run.stderr
+        );
+        is_killed
+    }
+
     /// Three workers, one of them with a job, and what makes this the next thing to do.
     async fn before(work: Work) -> Self {
         let fleet = Self::new(3).await;
@@ -158,6 +194,49 @@ async fn swept(work: Work, name: &str) -> usize {
         started,
     );
     died
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_is_killed_at_any_request_is_run_on_by_the_next() {
+    if !machines_wanted("a fleet that is killed at any request") {
+        return;
+    }
+    // Two workers are cordoned, then ended.
+    let begin = async || {
+        let fleet = Fleet::before(Work::Cordon).await;
+        let often = format!("{FILE}interval: 1s\n");
+        fleet.world.sandbox.write("fleet.yaml", &often);
+        fleet
+    };
+    let fleet = begin().await;
+    assert!(!fleet.serve(&Point::Nowhere, 1, "never killed").await);
+    let points = thinned(&fleet.world.gate.requests.lock().unwrap());
+    fleet.settle("never killed").await;
+    fleet.assert_workers(1, 3, "never killed").await;
+    let started = Instant::now();
+    let count = points.len();
+    let died = all_of(
+        FLEETS,
+        points.into_iter().map(|point| async move {
+            let context = Context("a fleet", &point).to_string();
+            let fleet = begin().await;
+            if !fleet.serve(&point, 1, &context).await {
+                return false;
+            }
+            // What had been asked for is asked for again after a while.
+            fleet.time_passes().await;
+            assert!(!fleet.serve(&Point::Nowhere, 1, &context).await);
+            fleet.settle(&context).await;
+            fleet.assert_workers(1, 3, &context).await;
+            true
+        }),
+    )
+    .await;
+    report(
+        &format!("a fleet that runs, at {died} of {count} requests, no job ended"),
+        started,
+    );
+    assert!(died > 15, "{died}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -203,6 +203,49 @@ async fn a_roll_back_that_is_killed_at_any_request_comes_back_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_with_a_roll_is_killed_at_any_request_and_the_next_one_ends_it() {
+    if !machines_wanted("whoever watches a roll, killed at any request") {
+        return;
+    }
+    let half = Point::AfterThe("StartInstanceRefresh");
+    let watch = ["roll", "watch", GROUP];
+    let (fleet, start) = before().await;
+    assert!(dies(&fleet, &half, &strs(&start), 0, "half way").await);
+    let _ = fleet.world.run(&watch).await.expect_code(0);
+    let points = thinned(&fleet.world.gate.requests.lock().unwrap());
+    fleet.assert_all_on(2, "never killed").await;
+    let launches = fleet.launches();
+    let started = Instant::now();
+    let count = points.len();
+    let died = all_of(
+        ROLLS,
+        points.into_iter().map(|point| {
+            let half = half.clone();
+            async move {
+                let context = Context("whoever goes on with a roll", &point).to_string();
+                let (fleet, start) = before().await;
+                assert!(dies(&fleet, &half, &strs(&start), 0, &context).await);
+                if !dies(&fleet, &point, &watch, 0, &context).await {
+                    return false;
+                }
+                let run = fleet.world.run(&watch).await;
+                assert_eq!(run.code, Some(0), "{context}: {}", run.stderr);
+                fleet.assert_all_on(2, &context).await;
+                assert_eq!(fleet.refreshes().await, ["Successful "], "{context}");
+                assert_eq!(fleet.launches(), launches, "{context}");
+                true
+            }
+        }),
+    )
+    .await;
+    report(
+        &format!("whoever goes on with a roll, at {died} of {count} requests, no job ended"),
+        started,
+    );
+    assert!(died > 15, "{died}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_turns_a_roll_back_is_killed_at_any_request_and_it_comes_back_all_the_same() {
     if !machines_wanted("an abort that is killed at any request") {
         return;

@@ -364,9 +364,12 @@ async fn a_group_is_rolled_by_one_process_at_a_time() {
         "{held}"
     );
     // It is dead: its lease runs out, and it is told so should it wake up.
+    let before = world.stage.clock.now();
     let second = lease::take(&world.clients, &name, "the second")
         .await
         .unwrap();
+    let watched = world.stage.clock.now().duration_since(before).as_secs();
+    assert!((60..=62).contains(&watched), "{watched} s");
     assert_eq!((first.epoch(), second.epoch()), (1, 2));
     world.stage.clock.advance(Duration::from_secs(60));
     assert!(matches!(first.keep().await, Err(Held::ByAnother(_))));
