@@ -1,6 +1,7 @@
 //! The files by which the driver, the supervisors of machines and the writers of disks know of each other.
 //!
-//! `instances/<id>/`: `spec.json` (what was asked for), `chain.json` (lower layers, top first), `upper/` and `work/`
+//! `instances/<id>/`: `spec.json` (what was asked for), `chain.json` (lower layers, top first), `handed-over.json` (the one of these
+//! that was its own), `upper/` and `work/`
 //! (the machine's own layer), `root/` (where its supervisor mounts it), `status.json`, `want` (the power state asked
 //! for), `commands/<id>/` (`spec.json`, `cancel`, `result.json`), `console.log`, `notice.json`
 //! (when a Spot Instance ends), `bell` (what the supervisor listens to), `lock` (held by it).

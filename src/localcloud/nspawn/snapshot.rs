@@ -22,6 +22,8 @@ use crate::image::tree::{Known, Tree};
 use crate::localcloud::driver::{Power, SnapshotSpec};
 use crate::whole;
 
+/// In a machine's directory: which layer was the last to be handed over.
+const HANDED_OVER: &str = "handed-over.json";
 /// How often the writer looks whether it is its turn.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -34,15 +36,17 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The file system refuses.
 pub fn freeze(machine: &Path, dir: &Path) -> io::Result<bool> {
     let (upper, layer) = (machine.join("upper"), dir.join("layer"));
-    let lower: Vec<PathBuf> = get_json(&machine.join("chain.json"))?;
+    let lower = lower_layers(machine)?;
     let mut chain = vec![layer.clone()];
     chain.extend(lower);
     let off = get_json::<Status>(&machine.join("status.json"))
         .is_ok_and(|status| status.power == Power::Off);
     if off {
+        // In this order, for this process may die at any of it: `lower_layers` says what has happened then.
+        put_json(&machine.join(HANDED_OVER), &layer)?;
+        put_json(&machine.join("chain.json"), &chain)?;
         std::fs::rename(&upper, &layer)?;
         make_root(&upper)?;
-        put_json(&machine.join("chain.json"), &chain)?;
     } else {
         let copied = Command::new("cp")
             .args(["-a", "--reflink=auto", "--"])
@@ -55,6 +59,23 @@ pub fn freeze(machine: &Path, dir: &Path) -> io::Result<bool> {
     }
     put_json(&dir.join("chain.json"), &chain)?;
     Ok(off)
+}
+
+/// The layers that a machine's own one lies on, the uppermost first. A process that died as it froze the machine's layer may
+/// have left it named and not handed over, or handed over without a fresh one: nothing of it is lost.
+///
+/// # Errors
+/// The file system refuses.
+pub fn lower_layers(machine: &Path) -> io::Result<Vec<PathBuf>> {
+    let path = machine.join("chain.json");
+    let mut chain: Vec<PathBuf> = get_json(&path)?;
+    let handed_over: Option<PathBuf> = get_json(&machine.join(HANDED_OVER)).ok();
+    if handed_over.is_some_and(|layer| chain.first() == Some(&layer) && !layer.exists()) {
+        chain.remove(0);
+        put_json(&path, &chain)?;
+    }
+    make_root(&machine.join("upper"))?;
+    Ok(chain)
 }
 
 /// The process that writes one disk (hidden verb `local-snapshot`).
@@ -228,4 +249,66 @@ fn write(dir: &Path, patient: &mut bool) -> Result<(), Box<dyn std::error::Error
     put_json(&dir.join(REPORT), &written.report)?;
     std::fs::remove_file(dir.join(TRIED))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine that is off, with a file in its own layer, and two places for snapshots.
+    fn off(dir: &Path) -> (PathBuf, [PathBuf; 2]) {
+        let machine = dir.join("i-1");
+        let base = dir.join("base");
+        for path in [
+            &machine.join("upper"),
+            &base,
+            &dir.join("one"),
+            &dir.join("two"),
+        ] {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        std::fs::write(machine.join("upper/built"), "by steps").unwrap();
+        put_json(&machine.join("chain.json"), &[&base]).unwrap();
+        let status = Status {
+            power: Power::Off,
+            ..Status::starting()
+        };
+        put_json(&machine.join("status.json"), &status).unwrap();
+        (machine, [dir.join("one"), dir.join("two")])
+    }
+
+    #[test]
+    fn a_freeze_that_was_cut_off_loses_nothing_of_the_machine() {
+        for cut in 0..=3 {
+            let dir = tempfile::tempdir().unwrap();
+            let (machine, [one, two]) = off(dir.path());
+            let upper = machine.join("upper");
+            let layer = one.join("layer");
+            // As far as the first process came.
+            if cut > 0 {
+                put_json(&machine.join(HANDED_OVER), &layer).unwrap();
+                put_json(
+                    &machine.join("chain.json"),
+                    &[&layer, &dir.path().join("base")],
+                )
+                .unwrap();
+            }
+            if cut > 1 {
+                std::fs::rename(&upper, &layer).unwrap();
+            }
+            if cut > 2 {
+                make_root(&upper).unwrap();
+            }
+            assert!(freeze(&machine, &two).unwrap());
+            let chain: Vec<PathBuf> = get_json(&two.join("chain.json")).unwrap();
+            let has = chain.iter().filter(|layer| layer.join("built").exists());
+            assert_eq!(has.count(), 1, "cut off at {cut}: {chain:?}");
+            assert!(
+                chain.iter().all(|layer| layer.exists()),
+                "cut off at {cut}: {chain:?}"
+            );
+            assert_eq!(lower_layers(&machine).unwrap(), chain, "cut off at {cut}");
+            assert!(upper.exists() && !upper.join("built").exists());
+        }
+    }
 }

@@ -38,6 +38,7 @@ use super::nspawn::files::{
     Bell, DEBS as DEBS_NOTE, Status, Want, get_json, put_json, remove_dir, remove_machine,
     subdirectories,
 };
+use super::nspawn::snapshot::lower_layers;
 use super::nspawn::{overlay, prune};
 use cgroup::Part;
 use network::Network;
@@ -204,7 +205,7 @@ impl Supervisor {
         // What is left of a supervisor that was killed.
         cgroup::kill_machine(&spec.instance_id)?;
         cgroup::enter(&spec.instance_id, kind_of(&spec)?)?;
-        let lower: Vec<PathBuf> = get_json(&dir.join("chain.json"))?;
+        let lower = lower_layers(dir)?;
         let at = |name: &str| dir.join(name);
         // The kernel wants an empty work directory of the last mount's features.
         remove_dir(&at("work"))?;
