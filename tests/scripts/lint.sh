@@ -14,6 +14,13 @@ say "clippy"
 # With the program of the fuzz targets, which nothing else builds.
 cargo clippy --locked --all-targets --features fuzz -- -D warnings
 
+say "features of crates: with others in the tests, the library would be compiled twice"
+features() {
+    cargo tree --locked --prefix none --format '{p} {f}' --edges "$1" | sed 's/ (\*)$//' | sort -u
+}
+others=$(comm -23 <(features normal,build) <(features normal,build,dev))
+[ -z "$others" ] || die "the tests do not have these as the program has them: $others"
+
 say "cargo deny: bans, licences, sources"
 if [ "$("$cache/bin/cargo-deny" --version 2>/dev/null || true)" != "cargo-deny $cargo_deny" ]; then
     # A target directory of its own: none of its crates belong to this program.
