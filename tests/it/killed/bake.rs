@@ -142,33 +142,20 @@ async fn a_bake_whose_job_is_cancelled_on_github_leaves_nothing_that_gc_does_not
     assert!(count > 30, "{count}");
 }
 
-/// What removes is killed as well, and then removes the rest.
-struct CleanUp;
+/// What removes, by tags and names or by the journals of this host, is killed as well, and then removes the rest.
+struct CleanUp<const BY_JOURNAL: bool>;
 
-impl Errand for CleanUp {
-    const WHAT: &'static str = "a clean-up";
-    const ARGS: &'static [&'static str] = &["gc", "--yes"];
-
-    async fn prepared() -> World {
-        dead_before_it_is_ready().await
-    }
-
-    async fn gone_on_with(world: &World, context: &str) {
-        let _ = world.run(Self::ARGS).await.expect_code(0);
-        world.assert_whole(Some(false), context).await;
-    }
-
-    async fn assert_removed(world: &World, context: &str) {
-        world.assert_whole(Some(false), context).await;
-    }
-}
-
-/// The same for what a run of this host has left, by its journal.
-struct CleanUpByJournal;
-
-impl Errand for CleanUpByJournal {
-    const WHAT: &'static str = "a clean-up by the journal";
-    const ARGS: &'static [&'static str] = &["cloud", "gc"];
+impl<const BY_JOURNAL: bool> Errand for CleanUp<BY_JOURNAL> {
+    const WHAT: &'static str = if BY_JOURNAL {
+        "a clean-up by the journal"
+    } else {
+        "a clean-up"
+    };
+    const ARGS: &'static [&'static str] = if BY_JOURNAL {
+        &["cloud", "gc"]
+    } else {
+        &["gc", "--yes"]
+    };
 
     async fn prepared() -> World {
         dead_before_it_is_ready().await
@@ -202,8 +189,8 @@ async fn a_clean_up_that_is_killed_at_any_request_or_record_is_begun_anew() {
     if !machines_wanted("a clean-up that is killed at any request") {
         return;
     }
-    let count = super::errand::swept::<CleanUp>().await;
+    let count = super::errand::swept::<CleanUp<false>>().await;
     assert!(count > 25, "{count}");
-    let count = super::errand::swept::<CleanUpByJournal>().await;
+    let count = super::errand::swept::<CleanUp<true>>().await;
     assert!(count > 25, "{count}");
 }

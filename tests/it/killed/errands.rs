@@ -133,6 +133,13 @@ impl Errand for Promotion {
     }
 }
 
+/// Goes on with what has machines for a while: it is begun anew, and leaves so many images and nothing else.
+async fn begun_anew<E: Errand>(world: &World, images: usize, context: &str) {
+    world.passes(E::ARGS, context).await;
+    world.passes(&["gc", "--yes"], context).await;
+    world.assert_images(&[images], &[images], context).await;
+}
+
 struct Diff;
 
 impl Errand for Diff {
@@ -144,9 +151,7 @@ impl Errand for Diff {
     }
 
     async fn gone_on_with(world: &World, context: &str) {
-        world.passes(Self::ARGS, context).await;
-        world.passes(&["gc", "--yes"], context).await;
-        world.assert_images(&[2], &[2], context).await;
+        begun_anew::<Self>(world, 2, context).await;
     }
 
     async fn assert_removed(world: &World, context: &str) {
@@ -167,9 +172,7 @@ impl Errand for CommandOnAMachine {
     }
 
     async fn gone_on_with(world: &World, context: &str) {
-        world.passes(Self::ARGS, context).await;
-        world.passes(&["gc", "--yes"], context).await;
-        world.assert_images(&[1], &[1], context).await;
+        begun_anew::<Self>(world, 1, context).await;
     }
 
     async fn assert_removed(world: &World, context: &str) {
@@ -369,9 +372,7 @@ impl Errand for Verification {
     }
 
     async fn gone_on_with(world: &World, context: &str) {
-        world.passes(Self::ARGS, context).await;
-        world.passes(&["gc", "--yes"], context).await;
-        world.assert_images(&[1], &[1], context).await;
+        begun_anew::<Self>(world, 1, context).await;
     }
 
     async fn assert_removed(world: &World, context: &str) {
