@@ -4,6 +4,7 @@
 //! `PIAAS_TEST_DAYS` says how many (`make soak`), `PIAAS_TEST_SEED` which is the first.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cloud::Trouble;
 use super::resumed::target;
@@ -248,8 +249,9 @@ async fn on_any_day_there_is_one_right_image_or_none_and_nothing_else() {
     let first = seed();
     let next = Arc::new(Mutex::new(first..first + days));
     let started = std::time::Instant::now();
+    let lived = Arc::new(AtomicU64::new(0));
     let lives = (0..4).map(|_| {
-        let next = next.clone();
+        let (next, lived) = (next.clone(), lived.clone());
         tokio::spawn(async move {
             let mut baked = 0;
             loop {
@@ -257,6 +259,11 @@ async fn on_any_day_there_is_one_right_image_or_none_and_nothing_else() {
                     return baked;
                 };
                 baked += u64::from(live_through(seed).await == End::Baked);
+                let count = lived.fetch_add(1, Ordering::Relaxed) + 1;
+                if count % DAYS == 0 && count < days {
+                    let took = started.elapsed().as_secs();
+                    tell(&format!("days: {count} of {days} lived through ({took} s)"));
+                }
             }
         })
     });
