@@ -24,6 +24,8 @@ from botocore.config import Config
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Where machines of the local cloud reach ports of this host (`piaas-bake cloud expose`).
 HOST = "169.254.42.1"
+# Seconds that a Buildbot master may take to answer while the machines of two clouds start beside it.
+ANSWER = 60
 
 
 def until(what, happens, patience=120, every=0.2):
@@ -313,7 +315,7 @@ class Master:
         url = f"{self.url}/api/v2/{path}"
         if query:
             url += "?" + urllib.parse.urlencode(query, doseq=True)
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=ANSWER) as answer:
             return json.load(answer)
 
     def force(self, job, command):
@@ -324,7 +326,7 @@ class Master:
             f"{self.url}/api/v2/forceschedulers/force",
             json.dumps(body).encode(), {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=ANSWER) as answer:
             answer = json.load(answer)
         if "error" in answer:
             raise RuntimeError(f"Buildbot refuses job {job}: {answer['error']}")
