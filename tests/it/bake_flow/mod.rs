@@ -144,10 +144,7 @@ impl World {
 
     /// From now on the clock of this host is wrong by so many seconds; that of the cloud is right.
     fn set_wrong(&mut self, seconds: i64) {
-        self.clock = Arc::new(trouble::Wrong {
-            right: self.clock.clone(),
-            seconds,
-        });
+        self.clock = trouble::wrong(self.clock.clone(), seconds);
         self.clients.clock = self.clock.clone();
     }
 

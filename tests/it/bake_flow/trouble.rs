@@ -259,9 +259,14 @@ async fn a_snapshot_that_stands_still_for_half_an_hour_is_waited_for() {
 
 /// A clock that is wrong.
 #[derive(Debug)]
-pub(super) struct Wrong {
-    pub right: SharedClock,
-    pub seconds: i64,
+struct Wrong {
+    right: SharedClock,
+    seconds: i64,
+}
+
+/// A clock that is wrong by so many seconds.
+pub(super) fn wrong(right: SharedClock, seconds: i64) -> SharedClock {
+    Arc::new(Wrong { right, seconds })
 }
 
 impl Clock for Wrong {

@@ -46,6 +46,13 @@ impl Together {
         })))
     }
 
+    /// One of them does this, and does not use it any more then.
+    async fn until_done<T>(&self, work: impl Future<Output = T>) -> T {
+        let done = work.await;
+        self.leave();
+        done
+    }
+
     /// One of them does not use it any more.
     fn leave(&self) {
         let mut moment = self.0.lock().unwrap();
@@ -173,17 +180,11 @@ async fn assert_one(world: &World, image: &str, context: &str) {
 async fn of_two_that_begin_at_once_one_bakes_and_the_other_uses_its_image() {
     let (world, clock, host, plan) = shared().await;
     let heard = Heard::default();
-    let first = async {
-        let baked = world.bake(&plan, Cancel::never(), &()).await;
-        clock.leave();
-        baked.unwrap()
-    };
-    let second = async {
-        let baked = host.bake(&plan, &heard).await;
-        clock.leave();
-        baked.unwrap()
-    };
-    let (first, second) = tokio::join!(first, second);
+    let (first, second) = tokio::join!(
+        clock.until_done(world.bake(&plan, Cancel::never(), &())),
+        clock.until_done(host.bake(&plan, &heard)),
+    );
+    let (first, second) = (first.unwrap(), second.unwrap());
     assert!(!first.reused && second.reused);
     assert_eq!(first.image, second.image);
     assert_eq!((&first.left_over, &second.left_over), (&vec![], &vec![]));
@@ -199,14 +200,6 @@ async fn of_two_that_begin_at_once_one_bakes_and_the_other_uses_its_image() {
     );
 }
 
-/// The clock of whoever has these clients is wrong by so many seconds from now on.
-fn set_wrong(clients: &mut Clients, seconds: i64) {
-    clients.clock = Arc::new(trouble::Wrong {
-        right: clients.clock.clone(),
-        seconds,
-    });
-}
-
 /// AWS takes requests that are signed up to five minutes off: the clocks of two hosts may be ten apart.
 const CLOCKS: [(i64, i64); 4] = [(-290, 0), (-290, 290), (290, -290), (0, 290)];
 
@@ -216,18 +209,11 @@ async fn clocks_that_differ_change_nothing_of_that() {
         let context = format!("clocks wrong by {of_first} s and {of_second} s");
         let (mut world, clock, mut host, plan) = shared().await;
         world.set_wrong(of_first);
-        set_wrong(&mut host.clients, of_second);
-        let first = async {
-            let baked = world.bake(&plan, Cancel::never(), &()).await;
-            clock.leave();
-            baked
-        };
-        let second = async {
-            let baked = host.bake(&plan, &()).await;
-            clock.leave();
-            baked
-        };
-        let (first, second) = tokio::join!(first, second);
+        host.clients.clock = trouble::wrong(host.clients.clock.clone(), of_second);
+        let (first, second) = tokio::join!(
+            clock.until_done(world.bake(&plan, Cancel::never(), &())),
+            clock.until_done(host.bake(&plan, &())),
+        );
         let first = first.unwrap_or_else(|error| panic!("{context}: {error}"));
         let second = second.unwrap_or_else(|error| panic!("{context}: {error}"));
         assert!(first.reused != second.reused, "{context}");
@@ -243,7 +229,7 @@ async fn clocks_that_differ_do_not_hide_that_the_first_has_died() {
         let context = format!("clocks wrong by {of_first} s and {of_second} s");
         let (mut world, clock, mut host, plan) = shared().await;
         world.set_wrong(of_first);
-        set_wrong(&mut host.clients, of_second);
+        host.clients.clock = trouble::wrong(host.clients.clock.clone(), of_second);
         let begun = clock.now();
         world.wire.fail(Fault::HoldThe("RunInstances"));
         let first = async {
@@ -251,14 +237,10 @@ async fn clocks_that_differ_do_not_hide_that_the_first_has_died() {
                 over = world.bake(&plan, Cancel::never(), &()) => panic!("{context}: {over:?}"),
                 () = world.wire.hung.notified() => {}
             }
-            clock.leave();
         };
-        let second = async {
-            let baked = host.bake(&plan, &()).await;
-            clock.leave();
-            baked.unwrap_or_else(|error| panic!("{context}: {error}"))
-        };
-        let ((), second) = tokio::join!(first, second);
+        let second = clock.until_done(host.bake(&plan, &()));
+        let ((), second) = tokio::join!(clock.until_done(first), second);
+        let second = second.unwrap_or_else(|error| panic!("{context}: {error}"));
         assert!(!second.reused, "{context}");
         // A bake takes two minutes here, and the lease of a dead one holds for one.
         let took = clock.now().duration_since(begun).as_secs();
@@ -292,19 +274,13 @@ async fn wherever_the_first_is_killed_the_second_takes_over() {
             let (world, clock, host, plan) = shared().await;
             world.wire.fail(fault);
             let first = async {
-                let hung = tokio::select! {
+                tokio::select! {
                     _over = world.bake(&plan, Cancel::never(), &()) => false,
                     () = world.wire.hung.notified() => true,
-                };
-                clock.leave();
-                hung
+                }
             };
-            let second = async {
-                let baked = host.bake(&plan, &()).await;
-                clock.leave();
-                baked
-            };
-            let (hung, second) = tokio::join!(first, second);
+            let second = clock.until_done(host.bake(&plan, &()));
+            let (hung, second) = tokio::join!(clock.until_done(first), second);
             let second = second.unwrap_or_else(|error| panic!("{context}: {error}"));
             killed += usize::from(hung);
             reused += usize::from(second.reused);
