@@ -1,6 +1,8 @@
 # `make demo` and `make test` are the two commands; both install what is missing and say what.
 # One set of cargo flags everywhere: nothing is compiled twice. CARGO_TARGET_DIR is honoured.
 .DEFAULT_GOAL := help
+# What runs for hours, and what is measured.
+soak bench bench-bake test-identical: export CARGO_PROFILE_DEV_OPT_LEVEL = 2
 .PHONY: help setup build demo demo-vm test soak bench bench-bake test-identical fuzz lint
 
 help: ## show this

@@ -13,18 +13,18 @@
 # Exit: 0 all done, 1 a script failed, 2 the bundle is not usable, 194 reboot and run this again (SSM's rule).
 set -u
 
-dir=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 2
+# What the shell can do itself is not worth a program each time.
+case $0 in */*) CDPATH='' cd -- "${0%/*}" || exit 2 ;; esac
+dir=$(pwd)
 list=${1:?which list}
 patience=${2-}
-began=$(date +%s)
-cd "$dir" || exit 2
 [ -r "$list" ] || { echo "no list $list in $dir"; exit 2; }
 
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 HOME=/root LC_ALL=C.UTF-8 TZ=UTC DEBIAN_FRONTEND=noninteractive PIAAS_BUNDLE=$dir
 # Tools that write a date write this one (https://reproducible-builds.org/specs/source-date-epoch/).
-SOURCE_DATE_EPOCH=$(cat source-date) || exit 2
+read -r SOURCE_DATE_EPOCH <source-date || exit 2
 # An import of Python would write the time of its source beside it; what compiles on purpose goes by the date above.
 PYTHONDONTWRITEBYTECODE=1
 export PATH HOME LC_ALL TZ DEBIAN_FRONTEND PIAAS_BUNDLE SOURCE_DATE_EPOCH PYTHONDONTWRITEBYTECODE
@@ -37,13 +37,19 @@ mkdir -p "$dir/log" "$dir/done" || exit 2
 
 # A command whose answer is lost is sent again: the second runner waits for the first, then finds its work done.
 exec 9>lock && flock 9 || exit 2
-rm -f "$log.exit"
+[ ! -e "$log.exit" ] || rm -f "$log.exit" || exit 2
 # Where a pause was, nobody is told once more of what came before.
 told=0
 if [ -e "$log.paused" ]; then
-    told=$(cat "$log.paused") || exit 2
+    read -r told <"$log.paused" || exit 2
     rm -f "$log.paused"
 fi
+
+# Seconds since the machine began, as `now`: no clock that is set meanwhile changes what a script took (proc_uptime(5)).
+look_at_the_time() {
+    read -r now _ </proc/uptime
+    now=${now%.*}
+}
 
 finish() { # exit code, result
     sync
@@ -61,13 +67,16 @@ attempt() { # number, file, time-out
         # What apt may see, where packages are locked (locked.fetch.sh).
         if [ -e "$apt_conf" ]; then export APT_CONFIG="$apt_conf"; fi
         cd / || exit 125
-        case $(head -c 2 "$dir/scripts/$2") in
-            '#!') exec timeout -k 10 "$3" "$dir/scripts/$2" ;;
+        IFS= read -r first <"$dir/scripts/$2"
+        case $first in
+            '#!'*) exec timeout -k 10 "$3" "$dir/scripts/$2" ;;
             *) exec timeout -k 10 "$3" /bin/sh -eu "$dir/scripts/$2" ;;
         esac
     ) </dev/null >>"$log" 2>&1 3<&- 9<&-
 }
 
+look_at_the_time
+began=$now
 count=0
 while IFS=$tab read -r number file limit retries reboot title <&3; do
     count=$((count + 1))
@@ -79,7 +88,8 @@ while IFS=$tab read -r number file limit retries reboot title <&3; do
     while :; do
         tries=$((tries + 1))
         echo "${frame}begin $number $tries" >>"$log"
-        before=$(date +%s)
+        look_at_the_time
+        before=$now
         attempt "$number" "$file" "$limit"
         code=$?
         # A script that ends without a newline must not swallow the frame.
@@ -88,7 +98,8 @@ while IFS=$tab read -r number file limit retries reboot title <&3; do
         echo "${frame}retry $number $code" >>"$log"
         sleep "$tries"
     done
-    echo "${frame}end $number $code $(($(date +%s) - before))" >>"$log"
+    look_at_the_time
+    echo "${frame}end $number $code $((now - before))" >>"$log"
     if [ "$code" -ne 0 ]; then
         echo "script $number ($title) failed with exit code $code"
         finish 1 "failed $number $code $tries"
@@ -99,7 +110,7 @@ while IFS=$tab read -r number file limit retries reboot title <&3; do
         echo "script $number asked for a reboot"
         exit 194
     fi
-    if [ -n "$patience" ] && [ $(($(date +%s) - began)) -ge "$patience" ]; then
+    if [ -n "$patience" ] && [ $((now - began)) -ge "$patience" ]; then
         echo "$count" >"$log.paused"
         echo "paused $number"
         exit 0

@@ -243,9 +243,9 @@ impl Bundle {
 /// Commands that write a file of a directory, whole or not at all.
 fn put(base64: &[u8], dir: &str, name: &str) -> String {
     let path = format!("{dir}/{name}");
-    let mut command = format!(
-        "set -eu\numask 077\nmkdir -p \"$(dirname {path})\"\nbase64 -d >{dir}/$$.part <<'END'\n"
-    );
+    let parent = path.rsplit_once('/').map_or(dir, |(parent, _)| parent);
+    let mut command =
+        format!("set -eu\numask 077\nmkdir -p {parent}\nbase64 -d >{dir}/$$.part <<'END'\n");
     for line in base64.chunks(LINE) {
         // Base64 is ASCII.
         command.extend(line.iter().map(|byte| char::from(*byte)));

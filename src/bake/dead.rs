@@ -13,7 +13,7 @@ use super::saved;
 use super::undo::Undo;
 use crate::aws::{Clients, Commands};
 use crate::events::Sink;
-use crate::journal::{self, Journal, RunHeader, RunState};
+use crate::journal::{self, Journal, RunFile, RunHeader, RunState};
 
 /// Why a run that died is undone: nobody went on with it.
 const CLEANED_UP: &str = "its process died, and a clean-up came before anybody went on with it";
@@ -137,11 +137,14 @@ pub fn forget_plan(runs: &Path, run: &str) {
     }
 }
 
-/// Whether the plan of the run of this journal is there, which whoever goes on with it needs.
+/// Whether a run can be gone on with where it was begun ([`elsewhere`]): it is a bake that died as it worked, and its plan
+/// is there.
 #[must_use]
-pub fn has_plan(journal: &Path) -> bool {
-    let name = journal.file_stem().unwrap_or_default().to_string_lossy();
-    saved::path_of(runs_of(journal), &name).exists()
+pub fn can_be_resumed(run: &RunFile) -> bool {
+    let name = run.path.file_stem().unwrap_or_default().to_string_lossy();
+    run.state == RunState::Dead
+        && is_under_way(&run.ledger).is_ok()
+        && saved::path_of(runs_of(&run.path), &name).exists()
 }
 
 /// The directory of a journal.
@@ -175,6 +178,15 @@ pub fn resumable(
     clients: &Clients,
     account: &str,
 ) -> Result<(), NotResumable> {
+    let header = is_under_way(ledger)?;
+    let run = header.run.clone();
+    match elsewhere(header, clients, account) {
+        Some(place) => Err(NotResumable::Elsewhere { run, place }),
+        None => Ok(()),
+    }
+}
+
+fn is_under_way(ledger: &journal::Ledger) -> Result<&RunHeader, NotResumable> {
     let Some(header) = ledger.header() else {
         return Err(NotResumable::Empty);
     };
@@ -194,8 +206,5 @@ pub fn resumable(
         let reason = reason.to_owned();
         return Err(NotResumable::Undoing { run, reason });
     }
-    match elsewhere(header, clients, account) {
-        Some(place) => Err(NotResumable::Elsewhere { run, place }),
-        None => Ok(()),
-    }
+    Ok(header)
 }

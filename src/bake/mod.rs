@@ -39,8 +39,8 @@ pub use bundle::{Bundle, HOME, TooLarge, user_data};
 pub(crate) use claim::LEASES;
 pub use compared::{Compared, bake_again, list_both};
 pub use dead::{
-    DeadRun, NotResumable, elsewhere, forget_plan, has_plan, kept_until, resumable, undo_dead_run,
-    undo_dead_runs, unfinished,
+    DeadRun, NotResumable, can_be_resumed, elsewhere, forget_plan, kept_until, resumable,
+    undo_dead_run, undo_dead_runs, unfinished,
 };
 pub use engine::{Baked, DiskTree, Disks, Settings, bake, fits_commands, resume};
 pub use error::{BakeError, Failure, Kept, LeftOver};

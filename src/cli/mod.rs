@@ -135,9 +135,13 @@ fn run(context: &Context, verb: Verb) -> CliResult {
     }
 }
 
+/// Bytes of stack of a thread: code that is not optimized wants more than the usual 2 MiB.
+const STACK: usize = 16 << 20;
+
 fn block_on(verb: impl Future<Output = CliResult>) -> CliResult {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .thread_stack_size(STACK)
         .enable_all()
         .build()
         .map_err(|error| {

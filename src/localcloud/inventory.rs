@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::driver::{DriverError, SnapshotDisk};
 use super::engine::LocalCloud;
-use super::state::{InstanceState, Process, Progress, StateError, Tags};
+use super::state::{Image, Instance, InstanceState, Process, Progress, StateError, Tags};
 use super::{ACCOUNT_ID, ec2};
 
 /// The inventory could not be taken, or an orphan could not be removed.
@@ -142,19 +142,12 @@ impl LocalCloud {
         for region in self.regions()? {
             let mut locked = self.locked(&region)?;
             let state = &mut locked.state;
-            let instances = state.instances.values_mut();
-            let owners = instances
-                .filter(|one| ours(&one.tags))
-                .map(|one| &mut one.owner);
-            let images = state.images.values_mut();
-            let owners = owners.chain(
-                images
-                    .filter(|one| ours(&one.tags))
-                    .map(|one| &mut one.owner),
-            );
-            for owner in owners.flatten() {
-                *owner = this;
-            }
+            let is_ours = |one: &Instance| one.owner.is_some() && ours(&one.tags);
+            state
+                .instances
+                .change(is_ours, |one| one.owner = Some(this));
+            let is_ours = |one: &Image| one.owner.is_some() && ours(&one.tags);
+            state.images.change(is_ours, |one| one.owner = Some(this));
             locked.save()?;
         }
         Ok(())
@@ -233,18 +226,20 @@ fn reap(
         let id = id.to_owned();
         move |source| InventoryError::Driver { id, source }
     };
-    for instance in state.instances.values_mut() {
-        let orphaned = instance.owner.is_some_and(|owner| !owner.is_alive());
-        if instance.state == InstanceState::Terminated || !orphaned {
-            continue;
-        }
-        driver
-            .terminate(&instance.id)
-            .map_err(failed(&instance.id))?;
-        if instance.state != InstanceState::ShuttingDown {
+    let is_orphan = |instance: &Instance| {
+        instance.state != InstanceState::Terminated
+            && instance.owner.is_some_and(|owner| !owner.is_alive())
+    };
+    let orphans = state.instances.values().filter(|one| is_orphan(one));
+    let orphans: Vec<_> = orphans.map(|one| one.id.clone()).collect();
+    for id in orphans {
+        driver.terminate(&id).map_err(failed(&id))?;
+        if let Some(instance) = state.instances.get_mut(&id)
+            && instance.state != InstanceState::ShuttingDown
+        {
             ec2::lifecycle::set_state(instance, InstanceState::ShuttingDown, None, now);
         }
-        reaped.instances.push(instance.id.clone());
+        reaped.instances.push(id);
     }
     let orphans: Vec<_> = state
         .images

@@ -4,8 +4,6 @@
 
 mod versions;
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
@@ -14,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::ACCOUNT_ID;
 use super::engine::{Call, JsonOperation, answer_json};
-use super::state::Tags;
+use super::state::{Records, Tags};
 use super::wire::constraint;
 use super::wire::error::ApiError;
 use super::wire::json::{epoch, input};
@@ -138,21 +136,18 @@ pub(super) fn handle(
     let now = call.now;
     call.state
         .secrets
-        .retain(|_, secret| secret.gone.is_none_or(|gone| now < gone));
+        .retain(|secret| secret.gone.is_none_or(|gone| now < gone));
     let service = ("secretsmanager", "secretsmanager.");
     answer_json(call, request, request_id, service, OPERATIONS)
 }
 
 /// By name, by ARN, or by an ARN without its last seven characters (`GetSecretValue`, `SecretId`).
-fn find<'a>(
-    secrets: &'a mut BTreeMap<String, Secret>,
-    id: &str,
-) -> Result<&'a mut Secret, ApiError> {
+fn find<'a>(secrets: &'a mut Records<Secret>, id: &str) -> Result<&'a mut Secret, ApiError> {
     constraint::length("secretId", id, 1..=2048).map_err(validation)?;
     if !id.starts_with("arn:") {
         check_name(id)?;
     }
-    let found = secrets.values_mut().find(|secret| {
+    let found = secrets.find_mut(|secret| {
         let arn = &secret.arn;
         secret.name == id || arn == id || arn[..arn.len() - 7] == *id
     });

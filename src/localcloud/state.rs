@@ -1,5 +1,6 @@
 //! The records of the services: plain data in one file, changed under one lock.
 
+mod records;
 mod store;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use records::Records;
 pub use store::{Locked, StateError, Store};
 
 use super::{BASE_NAME, BASE_OWNER, regions};
@@ -321,24 +323,24 @@ pub struct State {
     /// When this cloud was made; with `serial`, what ids are made of.
     pub created: Timestamp,
     pub serial: u64,
-    pub instances: BTreeMap<String, Instance>,
-    pub images: BTreeMap<String, Image>,
-    pub snapshots: BTreeMap<String, Snapshot>,
-    pub groups: BTreeMap<String, SecurityGroup>,
-    pub parameters: BTreeMap<String, Vec<ParameterVersion>>,
-    pub commands: BTreeMap<String, Command>,
-    pub tokens: BTreeMap<String, Token>,
+    pub instances: Records<Instance>,
+    pub images: Records<Image>,
+    pub snapshots: Records<Snapshot>,
+    pub groups: Records<SecurityGroup>,
+    pub parameters: Records<Vec<ParameterVersion>>,
+    pub commands: Records<Command>,
+    pub tokens: Records<Token>,
     #[serde(default)]
-    pub launch_templates: BTreeMap<String, LaunchTemplate>,
+    pub launch_templates: Records<LaunchTemplate>,
     /// Auto Scaling groups by name.
     #[serde(default)]
-    pub scaling: BTreeMap<String, super::autoscaling::records::Group>,
+    pub scaling: Records<super::autoscaling::records::Group>,
     /// Groups that are gone, the last deleted last, as far as they have activities to show.
     #[serde(default)]
     pub deleted_groups: Vec<super::autoscaling::records::Group>,
     /// Secrets by name.
     #[serde(default)]
-    pub secrets: BTreeMap<String, super::secrets::Secret>,
+    pub secrets: Records<super::secrets::Secret>,
 }
 
 impl State {
@@ -349,17 +351,17 @@ impl State {
             region: region.to_owned(),
             created: now,
             serial: 0,
-            instances: BTreeMap::new(),
-            images: BTreeMap::new(),
-            snapshots: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            parameters: BTreeMap::new(),
-            commands: BTreeMap::new(),
-            tokens: BTreeMap::new(),
-            launch_templates: BTreeMap::new(),
-            scaling: BTreeMap::new(),
+            instances: Records::default(),
+            images: Records::default(),
+            snapshots: Records::default(),
+            groups: Records::default(),
+            parameters: Records::default(),
+            commands: Records::default(),
+            tokens: Records::default(),
+            launch_templates: Records::default(),
+            scaling: Records::default(),
             deleted_groups: Vec::new(),
-            secrets: BTreeMap::new(),
+            secrets: Records::default(),
         };
         state.furnish();
         state
@@ -384,7 +386,7 @@ impl State {
         let image = regions::base_image(&self.region);
         self.offer(image, BASE_NAME.to_owned(), snapshot, self.created);
         let group = super::ec2::network::default_group(&self.region);
-        self.groups.entry(group.id.clone()).or_insert(group);
+        self.groups.or_insert(group.id.clone(), group);
     }
 
     /// Offers the base of a digest, as its publisher does, and gives its image. Whoever asks for the newest one of a name
@@ -431,9 +433,9 @@ impl State {
             tags: Tags::new(),
             owner: None,
         };
-        self.images.entry(image.id.clone()).or_insert(image);
+        self.images.or_insert(image.id.clone(), image);
         let id = snapshot.id.clone();
-        self.snapshots.entry(id).or_insert(snapshot);
+        self.snapshots.or_insert(id, snapshot);
     }
 
     fn unique(&mut self) -> String {

@@ -198,7 +198,7 @@ fn runs(
                     bake::elsewhere(header, &connected.clients, &connected.account.id)
                 }),
                 kept: kept.filter(|until| only.is_none() && *until > context.clock.now()),
-                resumable: bake::has_plan(&path)
+                resumable: bake::can_be_resumed(&file)
                     && bake::resumable(&file.ledger, &connected.clients, &connected.account.id)
                         .is_ok(),
                 left: bake::unfinished(&file.ledger, &connected.clients.commands),

@@ -164,8 +164,7 @@ fn kept_plan(context: &Context, run: &RunId) -> Result<Saved, CliError> {
 fn only(context: &Context, connected: &Connected) -> Result<PathBuf, CliError> {
     let runs = journal::runs(&context.runs()).map_err(|error| unreadable(&error))?;
     let mut found = runs.into_iter().filter(|run| {
-        run.state == RunState::Dead
-            && bake::has_plan(&run.path)
+        bake::can_be_resumed(run)
             && bake::resumable(&run.ledger, &connected.clients, &connected.account.id).is_ok()
     });
     match (found.next(), found.next()) {

@@ -42,16 +42,8 @@ impl Fate {
             RunState::Alive => Self::Alive,
             RunState::Finished => Self::Over,
             RunState::Dead if run.ledger.checkpoint(UNDOING).is_some() => Self::NotCleaned,
-            RunState::Dead => match run.ledger.header() {
-                Some(header)
-                    if header.purpose == journal::BAKE
-                        && header.has_checkpoints()
-                        && bake::has_plan(&run.path) =>
-                {
-                    Self::Died
-                }
-                _ => Self::Left,
-            },
+            RunState::Dead if bake::can_be_resumed(run) => Self::Died,
+            RunState::Dead => Self::Left,
         }
     }
 

@@ -91,7 +91,7 @@ pub fn check_ids(state: &State, ids: &[String]) -> Result<(), ApiError> {
     }
     let missing: Vec<_> = ids
         .iter()
-        .filter(|id| !state.instances.contains_key(*id))
+        .filter(|id| !state.instances.contains_key(id))
         .map(String::as_str)
         .collect();
     match missing.as_slice() {

@@ -290,7 +290,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     params.flag("IncludeDisabled")?;
     let page = Page::take("DescribeImages", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
-    if let Some(id) = ids.iter().find(|id| !call.state.images.contains_key(*id)) {
+    if let Some(id) = ids.iter().find(|id| !call.state.images.contains_key(id)) {
         return Err(not_found(id));
     }
     let executable = |image: &Image, who: &String| match who.as_str() {

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::driver::{Driver, DriverError, Observation, Power};
-use super::super::state::{Instance, InstanceState, Progress, Reason, State};
+use super::super::state::{Image, Instance, InstanceState, Progress, Reason, Snapshot, State};
 
 /// How long a terminated instance stays visible (EC2 User Guide, "Terminate your instance").
 const VISIBLE: SignedDuration = SignedDuration::from_hours(1);
@@ -54,22 +54,18 @@ fn follow(instance: &Instance, seen: &Observation) -> Option<(InstanceState, Opt
 
 /// Brings all records up to date.
 pub fn refresh(state: &mut State, driver: &dyn Driver, now: Timestamp) {
-    for instance in state.instances.values_mut() {
-        if instance.state != InstanceState::Terminated {
-            super::spot::interrupt(instance, driver, now);
-            refresh_instance(instance, driver, now);
-        }
-    }
-    state.instances.retain(|_, instance| {
+    let is_there = |instance: &Instance| instance.state != InstanceState::Terminated;
+    state.instances.change(is_there, |instance| {
+        super::spot::interrupt(instance, driver, now);
+        refresh_instance(instance, driver, now);
+    });
+    state.instances.retain(|instance| {
         instance
             .terminated_at
             .is_none_or(|at| now.duration_since(at) < VISIBLE)
     });
-    for snapshot in state
-        .snapshots
-        .values_mut()
-        .filter(|snapshot| snapshot.state == Progress::Pending)
-    {
+    let is_under_way = |snapshot: &Snapshot| snapshot.state == Progress::Pending;
+    state.snapshots.change(is_under_way, |snapshot| {
         let progress = driver.snapshot_progress(&snapshot.id);
         snapshot.percent = progress.percent.min(100);
         if let Some(error) = progress.error {
@@ -80,14 +76,11 @@ pub fn refresh(state: &mut State, driver: &dyn Driver, now: Timestamp) {
             snapshot.percent = 100;
             snapshot.completed = Some(now);
         }
-    }
-    for image in state
-        .images
-        .values_mut()
-        .filter(|image| image.state == Progress::Pending)
-    {
+    });
+    let is_under_way = |image: &Image| image.state == Progress::Pending;
+    state.images.change(is_under_way, |image| {
         let Some(snapshot) = state.snapshots.get(&image.snapshot_id) else {
-            continue;
+            return;
         };
         image.state = snapshot.state;
         if snapshot.state == Progress::Failed {
@@ -99,7 +92,7 @@ pub fn refresh(state: &mut State, driver: &dyn Driver, now: Timestamp) {
                 ),
             });
         }
-    }
+    });
 }
 
 /// Takes the effects of one observation; ends what failed or shut itself down to be terminated.

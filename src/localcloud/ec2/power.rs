@@ -66,7 +66,7 @@ fn change(
             continue;
         }
         (change.act)(call.driver, id, force).map_err(|error| failed(&error))?;
-        if let Some(instance) = call.state.instances.get_mut(*id) {
+        if let Some(instance) = call.state.instances.get_mut(id) {
             if change.by_user {
                 by_user(instance, change.to, call.now);
             } else {
@@ -78,7 +78,7 @@ fn change(
         }
     }
     let items = before.iter().filter_map(|(id, previous, _)| {
-        let instance = call.state.instances.get(*id)?;
+        let instance = call.state.instances.get(id)?;
         Some(Xml::children([
             ("instanceId", Xml::text(id)),
             ("currentState", state_item(instance.state)),

@@ -46,10 +46,7 @@ pub(super) fn describe(call: &mut Call<'_>, mut params: Params) -> Result<Xml, A
     let filters = Filters::take(&mut params, &known)?;
     let page = Page::take("DescribeSnapshots", &mut params, !ids.is_empty())?;
     call.accept(&params)?;
-    if let Some(id) = ids
-        .iter()
-        .find(|id| !call.state.snapshots.contains_key(*id))
-    {
+    if let Some(id) = ids.iter().find(|id| !call.state.snapshots.contains_key(id)) {
         return Err(not_found(id));
     }
     let field = |snapshot: &Snapshot, name: &str| {

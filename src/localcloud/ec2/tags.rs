@@ -1,7 +1,7 @@
 //! Tags, on creation and later.
 
 use super::super::engine::Call;
-use super::super::state::{State, Tags};
+use super::super::state::{Spot, State, Tags};
 use super::super::wire::error::ApiError;
 use super::super::wire::query::Params;
 use super::super::wire::xml::Xml;
@@ -135,26 +135,26 @@ fn resource<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Tags, ApiError
             found.ok_or_else(|| missing("InvalidGroup.NotFound", "security group"))
         }
         "sir" => {
-            let spots = state
+            let is_of = |spot: &Spot| spot.request_id == id;
+            let found = state
                 .instances
-                .values_mut()
-                .filter_map(|one| one.spot.as_mut());
-            let found = { spots }.find(|spot| spot.request_id == id);
+                .find_mut(|one| one.spot.as_ref().is_some_and(is_of));
+            let found = found.and_then(|one| one.spot.as_mut());
             let found = found.map(|spot| &mut spot.tags);
             let code = "InvalidSpotInstanceRequestID.NotFound";
             found.ok_or_else(|| missing(code, "spot instance request"))
         }
         "vol" => {
-            let mut instances = state.instances.values_mut();
-            let found =
-                instances.find(|instance| instance.volume.id == id && !instance.state.is_ending());
+            let found = state
+                .instances
+                .find_mut(|one| one.volume.id == id && !one.state.is_ending());
             let found = found.map(|instance| &mut instance.volume.tags);
             found.ok_or_else(|| missing("InvalidVolume.NotFound", "volume"))
         }
         "eni" => {
-            let mut instances = state.instances.values_mut();
-            let found = instances
-                .find(|instance| instance.interface_id == id && !instance.state.is_ending());
+            let found = state
+                .instances
+                .find_mut(|one| one.interface_id == id && !one.state.is_ending());
             let found = found.map(|instance| &mut instance.interface_tags);
             let code = "InvalidNetworkInterfaceID.NotFound";
             found.ok_or_else(|| missing(code, "network interface"))

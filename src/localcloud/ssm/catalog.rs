@@ -77,7 +77,7 @@ pub(super) fn below<'a>(path: &str, name: &'a str) -> Option<&'a str> {
 pub(super) fn describe(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let describe: Describe = input(body)?;
     let mut found = Vec::new();
-    for (name, versions) in &call.state.parameters {
+    for (name, versions) in call.state.parameters.iter() {
         let Some(latest) = versions.last() else {
             continue;
         };

@@ -356,7 +356,7 @@ fn selected<'a>(call: &'a Call<'_>, list: &List) -> Result<Vec<&'a Command>, Api
     if let Some(id) = list
         .command_id
         .as_ref()
-        .filter(|id| !call.state.commands.contains_key(*id))
+        .filter(|id| !call.state.commands.contains_key(id))
     {
         return Err(unknown_command(id));
     }

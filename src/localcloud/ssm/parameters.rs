@@ -1,7 +1,5 @@
 //! Parameter Store.
 
-use std::collections::BTreeMap;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
@@ -239,7 +237,7 @@ pub(super) fn put(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> {
     let description = put
         .description
         .or_else(|| before.map(|before| before.description.clone()));
-    let versions = call.state.parameters.entry(put.name).or_default();
+    let versions = call.state.parameters.or_insert(put.name, Vec::new());
     versions.push(ParameterVersion {
         version,
         value: put.value,
@@ -392,14 +390,8 @@ pub(super) fn get_by_path(call: &mut Call<'_>, body: &[u8]) -> Result<Value, Api
         ));
     }
     let below = format!("{}/", get.path.trim_end_matches('/'));
-    let public = (BASE_PARAMETER.to_owned(), vec![public(call)]);
-    let all: BTreeMap<_, _> = call
-        .state
-        .parameters
-        .clone()
-        .into_iter()
-        .chain([public])
-        .collect();
+    let mut all = call.state.parameters.clone();
+    all.insert(BASE_PARAMETER.to_owned(), vec![public(call)]);
     let found: Vec<_> = all
         .iter()
         .filter(|(name, _)| {

@@ -220,7 +220,7 @@ pub(super) fn send(call: &mut Call<'_>, body: &[u8]) -> Result<Value, ApiError> 
         working_directory: send.parameter("workingDirectory").cloned(),
         execution_timeout: execution_timeout(send.parameter("executionTimeout"))?,
     };
-    let is_offline = |id: &&String| !call.state.instances.get(*id).is_some_and(is_online);
+    let is_offline = |id: &&String| !call.state.instances.get(id).is_some_and(is_online);
     let offline: Vec<_> = send
         .instance_ids
         .iter()
