@@ -1,5 +1,6 @@
 //! The integration tests, one binary: each more would link the AWS SDK once more.
 
+mod a_soak;
 mod aws;
 mod bake_flow;
 mod bake_real;
@@ -29,7 +30,6 @@ mod roll;
 mod runner;
 mod secrets_real;
 mod settings;
-mod story;
 mod support;
 mod vm;
 mod worker;

@@ -204,16 +204,27 @@ async fn a_roll_back_that_is_killed_at_any_request_comes_back_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_goes_on_with_a_roll_is_killed_at_any_request_and_the_next_one_ends_it() {
-    if !machines_wanted("whoever watches a roll, killed at any request") {
+    killed_half_way("watch", "whoever goes on with a roll", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_turns_a_roll_back_is_killed_at_any_request_and_it_comes_back_all_the_same() {
+    killed_half_way("abort", "an abort of a roll", true).await;
+}
+
+/// A roll dies half way; what a verb does with it then is killed at any request, and is done again.
+async fn killed_half_way(verb: &'static str, what: &'static str, comes_back: bool) {
+    if !machines_wanted(&format!("{what}, killed at any request")) {
         return;
     }
     let half = Point::AfterThe("StartInstanceRefresh");
-    let watch = ["roll", "watch", GROUP];
+    let act = ["roll", verb, GROUP];
+    let (code, version) = if comes_back { (8, 1) } else { (0, 2) };
     let (fleet, start) = before().await;
     assert!(dies(&fleet, &half, &strs(&start), 0, "half way").await);
-    let _ = fleet.world.run(&watch).await.expect_code(0);
+    let _ = fleet.world.run(&act).await.expect_code(code);
     let points = thinned(&fleet.world.gate.requests.lock().unwrap());
-    fleet.assert_all_on(2, "never killed").await;
+    fleet.assert_all_on(version, "never killed").await;
     let launches = fleet.launches();
     let started = Instant::now();
     let count = points.len();
@@ -222,15 +233,19 @@ async fn who_goes_on_with_a_roll_is_killed_at_any_request_and_the_next_one_ends_
         points.into_iter().map(|point| {
             let half = half.clone();
             async move {
-                let context = Context("whoever goes on with a roll", &point).to_string();
+                let context = Context(what, &point).to_string();
                 let (fleet, start) = before().await;
                 assert!(dies(&fleet, &half, &strs(&start), 0, &context).await);
-                if !dies(&fleet, &point, &watch, 0, &context).await {
+                if !dies(&fleet, &point, &act, code, &context).await {
                     return false;
                 }
-                let run = fleet.world.run(&watch).await;
-                assert_eq!(run.code, Some(0), "{context}: {}", run.stderr);
-                fleet.assert_all_on(2, &context).await;
+                if comes_back {
+                    turned_back(&fleet, &context).await;
+                    return true;
+                }
+                let run = fleet.world.run(&act).await;
+                assert_eq!(run.code, Some(code), "{context}: {}", run.stderr);
+                fleet.assert_all_on(version, &context).await;
                 assert_eq!(fleet.refreshes().await, ["Successful "], "{context}");
                 assert_eq!(fleet.launches(), launches, "{context}");
                 true
@@ -239,45 +254,7 @@ async fn who_goes_on_with_a_roll_is_killed_at_any_request_and_the_next_one_ends_
     )
     .await;
     report(
-        &format!("whoever goes on with a roll, at {died} of {count} requests, no job ended"),
-        started,
-    );
-    assert!(died > 15, "{died}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_turns_a_roll_back_is_killed_at_any_request_and_it_comes_back_all_the_same() {
-    if !machines_wanted("an abort that is killed at any request") {
-        return;
-    }
-    let half = Point::AfterThe("StartInstanceRefresh");
-    let abort = ["roll", "abort", GROUP];
-    let (fleet, start) = before().await;
-    assert!(dies(&fleet, &half, &strs(&start), 0, "half way").await);
-    let _ = fleet.world.run(&abort).await.expect_code(8);
-    let points = thinned(&fleet.world.gate.requests.lock().unwrap());
-    fleet.assert_all_on(1, "never killed").await;
-    let started = Instant::now();
-    let count = points.len();
-    let died = all_of(
-        ROLLS,
-        points.into_iter().map(|point| {
-            let half = half.clone();
-            async move {
-                let context = Context("an abort", &point).to_string();
-                let (fleet, start) = before().await;
-                assert!(dies(&fleet, &half, &strs(&start), 0, &context).await);
-                if !dies(&fleet, &point, &abort, 8, &context).await {
-                    return false;
-                }
-                turned_back(&fleet, &context).await;
-                true
-            }
-        }),
-    )
-    .await;
-    report(
-        &format!("an abort of a roll, at {died} of {count} requests, no job ended"),
+        &format!("{what}, at {died} of {count} requests, no job ended"),
         started,
     );
     assert!(died > 15, "{died}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use aws_sdk_ec2::types::LaunchTemplateIamInstanceProfileSpecificationRequest;
+use aws_sdk_ec2::types::{InstanceStateName, LaunchTemplateIamInstanceProfileSpecificationRequest};
 use base64::Engine as _;
 use piaas_bake::aws::Clients;
 use piaas_bake::localcloud::exposed;
@@ -247,6 +247,21 @@ impl Cloud {
                 return instance;
             }
             assert!(Instant::now() < deadline, "no instance is in service");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Waits until EC2 says of an instance that it is terminated; a group replaces it before that.
+    async fn terminated(&self, instance: &str) {
+        let deadline = Instant::now() + GRANTED;
+        loop {
+            let call = self.clients.ec2.describe_instances();
+            let found = call.instance_ids(instance).send().await.unwrap();
+            let state = found.reservations()[0].instances()[0].state().unwrap();
+            if state.name() == Some(&InstanceStateName::Terminated) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{instance} is {state:?}");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -547,6 +562,7 @@ async fn replaced(cloud: &Cloud, master: &Master, instance: &str) -> String {
         .await
         .unwrap();
     let next = cloud.in_service(instance).await;
+    cloud.terminated(instance).await;
     assert_eq!(
         processes_of(instance),
         [0; 0],

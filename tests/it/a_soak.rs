@@ -1,5 +1,7 @@
 //! The soak: two hundred jobs on a real fleet of real machines while everything that can die dies. It is a script
 //! (`tests/story/soak.py`), as the demo is, because it looks at the product from outside: command line, AWS API, Buildbot.
+//!
+//! By its name it comes first of all: it takes longest, and often waits.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
