@@ -1,6 +1,7 @@
 //! The integration tests, one binary: each more would link the AWS SDK once more.
 
 mod a_soak;
+mod a_virtual_machine;
 mod aws;
 mod bake_flow;
 mod bake_real;
@@ -31,6 +32,5 @@ mod runner;
 mod secrets_real;
 mod settings;
 mod support;
-mod vm;
 mod worker;
 mod workflows;

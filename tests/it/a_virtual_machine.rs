@@ -1,4 +1,6 @@
 //! `test --vm`: an image boots in QEMU, and only a machine that comes to its end passes.
+//!
+//! By its name it comes early: without KVM it takes one core for minutes.
 
 use std::path::Path;
 
