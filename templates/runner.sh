@@ -18,6 +18,15 @@ case $0 in */*) CDPATH='' cd -- "${0%/*}" || exit 2 ;; esac
 dir=$(pwd)
 list=${1:?which list}
 patience=${2-}
+
+# Seconds since the machine began, as `now`: no clock that is set meanwhile changes what a script took (proc_uptime(5)).
+look_at_the_time() {
+    read -r now _ </proc/uptime
+    now=${now%.*}
+}
+# What waits for another runner has begun as well.
+look_at_the_time
+began=$now
 [ -r "$list" ] || { echo "no list $list in $dir"; exit 2; }
 
 umask 022
@@ -45,12 +54,6 @@ if [ -e "$log.paused" ]; then
     rm -f "$log.paused"
 fi
 
-# Seconds since the machine began, as `now`: no clock that is set meanwhile changes what a script took (proc_uptime(5)).
-look_at_the_time() {
-    read -r now _ </proc/uptime
-    now=${now%.*}
-}
-
 finish() { # exit code, result
     sync
     echo "$1" >"$log.exit"
@@ -75,8 +78,6 @@ attempt() { # number, file, time-out
     ) </dev/null >>"$log" 2>&1 3<&- 9<&-
 }
 
-look_at_the_time
-began=$now
 count=0
 while IFS=$tab read -r number file limit retries reboot title <&3; do
     count=$((count + 1))

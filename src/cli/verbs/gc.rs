@@ -192,15 +192,14 @@ fn runs(
         if state == Run::Died && only.is_none_or(|run| run == name) {
             let header = file.ledger.header();
             let kept = bake::kept_until(&file.ledger);
+            let elsewhere = header.and_then(|header| {
+                bake::elsewhere(header, &connected.clients, &connected.account.id)
+            });
             report.dead.push(Dead {
                 recipe: header.map_or_else(String::new, |header| header.recipe.clone()),
-                elsewhere: header.and_then(|header| {
-                    bake::elsewhere(header, &connected.clients, &connected.account.id)
-                }),
+                resumable: elsewhere.is_none() && bake::can_be_resumed(&file),
+                elsewhere,
                 kept: kept.filter(|until| only.is_none() && *until > context.clock.now()),
-                resumable: bake::can_be_resumed(&file)
-                    && bake::resumable(&file.ledger, &connected.clients, &connected.account.id)
-                        .is_ok(),
                 left: bake::unfinished(&file.ledger, &connected.clients.commands),
                 run: name.clone(),
                 path,
