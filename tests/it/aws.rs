@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_autoscaling::operation::create_auto_scaling_group::builders::CreateAutoScalingGroupFluentBuilder;
 use aws_sdk_autoscaling::types::{AutoScalingGroup, LaunchTemplateSpecification};
-use aws_sdk_ec2::types::RequestLaunchTemplateData;
 use aws_sdk_ec2::types::builders::RequestLaunchTemplateDataBuilder;
+use aws_sdk_ec2::types::{InstanceStateName, RequestLaunchTemplateData};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -135,6 +135,17 @@ pub async fn delete_group(clients: &Clients, name: &str) {
     call.send().await.unwrap();
     until(&format!("group {name} to be gone"), async || {
         find_group(clients, name).await.is_none()
+    })
+    .await;
+}
+
+/// Waits until EC2 says of an instance that it is in this state, for a minute at most.
+pub async fn in_state(clients: &Clients, instance: &str, wanted: InstanceStateName) {
+    until(&format!("{instance} to be {wanted}"), async || {
+        let call = clients.ec2.describe_instances();
+        let seen = call.instance_ids(instance).send().await.unwrap();
+        let state = seen.reservations()[0].instances()[0].state();
+        state.and_then(|state| state.name()) == Some(&wanted)
     })
     .await;
 }

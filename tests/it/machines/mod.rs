@@ -188,29 +188,7 @@ impl Cloud {
     }
 
     async fn wait_for(&self, instance: &str, wanted: InstanceStateName) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let seen = self
-                .clients
-                .ec2
-                .describe_instances()
-                .instance_ids(instance)
-                .send()
-                .await
-                .unwrap();
-            let state = seen.reservations()[0].instances()[0]
-                .state()
-                .and_then(|state| state.name())
-                .cloned();
-            if state.as_ref() == Some(&wanted) {
-                return;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{instance} is {state:?}, not {wanted}"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        aws::in_state(&self.clients, instance, wanted).await;
     }
 
     async fn terminate(&self, instance: &str) {

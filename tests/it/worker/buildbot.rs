@@ -251,21 +251,6 @@ impl Cloud {
         }
     }
 
-    /// Waits until EC2 says of an instance that it is terminated; a group replaces it before that.
-    async fn terminated(&self, instance: &str) {
-        let deadline = Instant::now() + GRANTED;
-        loop {
-            let call = self.clients.ec2.describe_instances();
-            let found = call.instance_ids(instance).send().await.unwrap();
-            let state = found.reservations()[0].instances()[0].state().unwrap();
-            if state.name() == Some(&InstanceStateName::Terminated) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{instance} is {state:?}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-
     /// The instance in service, and whether it is protected.
     async fn member(&self) -> Option<(String, bool)> {
         let call = self.clients.autoscaling.describe_auto_scaling_instances();
@@ -562,7 +547,8 @@ async fn replaced(cloud: &Cloud, master: &Master, instance: &str) -> String {
         .await
         .unwrap();
     let next = cloud.in_service(instance).await;
-    cloud.terminated(instance).await;
+    // A group replaces it before that.
+    aws::in_state(&cloud.clients, instance, InstanceStateName::Terminated).await;
     assert_eq!(
         processes_of(instance),
         [0; 0],
