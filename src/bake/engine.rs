@@ -90,7 +90,8 @@ pub struct Baked {
 /// Carries out a plan.
 ///
 /// # Errors
-/// [`BakeError`]; everything that the run created has been removed then, but for what it lists as left over.
+/// [`BakeError`]; everything that the run created has been removed then, but for what it lists as left over and an image that
+/// was finished.
 pub async fn bake(
     clients: &Clients,
     plan: &Plan,
@@ -152,6 +153,7 @@ async fn carry_out(
                 log: log_path,
                 left_over: standing,
                 kept: None,
+                finished: None,
             });
         }
     };
@@ -222,6 +224,7 @@ async fn carry_out(
         let result = result(run.journal.ledger());
         let _later = run.journal.end(result, run.now());
     }
+    let finished = finished(run.journal.ledger()).map(str::to_owned);
     run.emit(Event::Failed {
         error: failure.to_string(),
     });
@@ -232,6 +235,7 @@ async fn carry_out(
         log: log_path,
         left_over,
         kept,
+        finished,
     })
 }
 

@@ -30,6 +30,7 @@ pub(super) async fn errand<T>(
         log: log_path.clone(),
         left_over,
         kept: None,
+        finished: None,
     };
     let begun = Journal::create(settings.runs, header(clients, plan, &settings, purpose));
     let mut run = begun

@@ -198,7 +198,7 @@ pub struct Kept {
     pub until: Timestamp,
 }
 
-/// A bake failed; what it had created has been removed, but for [`BakeError::left_over`].
+/// A bake failed; what it had created has been removed, but for [`BakeError::left_over`] and [`BakeError::finished`].
 #[derive(Debug, thiserror::Error)]
 #[error("{failure}")]
 pub struct BakeError {
@@ -212,6 +212,8 @@ pub struct BakeError {
     pub log: PathBuf,
     pub left_over: Vec<LeftOver>,
     pub kept: Option<Kept>,
+    /// The image that was finished before it failed, and stays: others may use it already.
+    pub finished: Option<String>,
 }
 
 impl BakeError {
@@ -248,6 +250,7 @@ mod tests {
             log: PathBuf::new(),
             left_over: vec![],
             kept: None,
+            finished: None,
         }
     }
 

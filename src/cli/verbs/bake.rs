@@ -434,8 +434,12 @@ fn summary(plan: &Plan, baked: &Baked) -> String {
 }
 
 fn failure_summary(context: &Context, plan: &Plan, error: &BakeError) -> String {
+    let what = match error.finished {
+        Some(_) => "is baked, what comes after failed",
+        None => "is not baked",
+    };
     let mut out = format!(
-        "### {} is not baked\n\n{}\n\n",
+        "### {} {what}\n\n{}\n\n",
         github::plain(&plan.recipe),
         github::plain(&error.to_string())
     );
@@ -448,6 +452,9 @@ fn failure_summary(context: &Context, plan: &Plan, error: &BakeError) -> String 
     }
     for left in &error.left_over {
         out.push_str(&format!("\n- {}\n", github::plain(&describe(left))));
+    }
+    if let Some(image) = &error.finished {
+        out.push_str(&format!("\n- {}\n", github::plain(&stays(image))));
     }
     for hint in error.kept.iter().flat_map(|kept| kept_hints(context, kept)) {
         let hint = context.commands().complete(&hint);
@@ -547,6 +554,7 @@ pub fn failed_as(context: &Context, run: &str, error: &BakeError) -> CliError {
     for left in &error.left_over {
         edge = edge.hint(describe(left));
     }
+    edge.hints.extend(error.finished.as_deref().map(stays));
     match &error.kept {
         Some(kept) => {
             for hint in kept_hints(context, kept) {
@@ -555,10 +563,21 @@ pub fn failed_as(context: &Context, run: &str, error: &BakeError) -> CliError {
             edge
         }
         None if error.left_over.is_empty() => {
-            edge.hint(format!("everything that {run} created has been removed"))
+            let which = match &error.finished {
+                Some(_) => "everything else",
+                None => "everything",
+            };
+            edge.hint(format!("{which} that {run} created has been removed"))
         }
         None => edge,
     }
+}
+
+/// What became of an image whose bake failed once it was finished.
+fn stays(image: &str) -> String {
+    format!(
+        "{image} is finished and stays, though its channel may not point at it; the same bake once more does that, and nothing else"
+    )
 }
 
 /// How to get into a machine that was kept, what is there to see, and how to remove it.

@@ -686,6 +686,7 @@ async fn refused_at_any_request_it_leaves_nothing_or_a_finished_image() {
             // Only the pointer comes after the image is ready, and that may be in use by then.
             let is_finished = operation.ends_with("Parameter") && things.len() == 3;
             finished += usize::from(is_finished);
+            assert_eq!(error.finished.is_some(), is_finished, "{context}");
             assert!(is_finished || things.is_empty(), "{context}: {things:?}");
         }
         world.undo_dead_runs().await;
