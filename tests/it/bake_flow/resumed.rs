@@ -79,8 +79,17 @@ impl World {
         plan: &Plan,
         sink: &dyn Sink<Event>,
     ) -> Option<Result<Baked, BakeError>> {
-        let path = journal_of(self);
-        let journal = self.adopted(&path).await;
+        self.resume_in(&journal_of(self), plan, sink).await
+    }
+
+    /// As `resume`, the run of this journal.
+    async fn resume_in(
+        &self,
+        path: &std::path::Path,
+        plan: &Plan,
+        sink: &dyn Sink<Event>,
+    ) -> Option<Result<Baked, BakeError>> {
+        let journal = self.adopted(path).await;
         resumable(journal.ledger(), &self.clients, ACCOUNT_ID).unwrap();
         let target = target(self).await;
         let start = images::get(&self.clients, &plan.start.image.id)
@@ -304,6 +313,64 @@ async fn what_a_later_bake_has_taken_over_is_not_removed_with_the_dead_one() {
             .unwrap()
             .is_some()
     );
+}
+
+/// The pointer has gone on to the image of a later bake meanwhile: whoever goes on with the dead one leaves it there, and
+/// says so. Where it still names an older one, it is moved.
+#[tokio::test]
+async fn a_bake_that_is_gone_on_with_late_leaves_the_pointer_at_a_newer_image() {
+    let puts = known(Kind::Plain).await.into_iter();
+    let puts = puts
+        .filter(|(operation, _)| operation == "PutParameter")
+        .count();
+    for is_overtaken in [true, false] {
+        let world = world(Kind::Plain).await;
+        let mut other = target(&world).await;
+        other.layers[1].digest = "c".repeat(64);
+        let bake_other = || async {
+            // No two images are made at the same moment.
+            world.clock.sleep(Duration::from_secs(60)).await;
+            let plan = world.plan(&other).await;
+            let image = world.bake(&plan, Cancel::never(), &()).await.unwrap().image;
+            world.clock.sleep(Duration::from_secs(60)).await;
+            image
+        };
+        let older = if is_overtaken {
+            None
+        } else {
+            Some(bake_other().await)
+        };
+        let plan = world.plan(&target(&world).await).await;
+        let before = journal::runs(&world.runs()).unwrap().len();
+        let last = Fault::HangAt("PutParameter", puts - 1);
+        killed(&world, &plan, last, "before its pointer").await;
+        let dead = journal::runs(&world.runs()).unwrap().remove(before).path;
+        let newer = if is_overtaken {
+            Some(bake_other().await)
+        } else {
+            None
+        };
+        let heard = Heard::default();
+        let own = world.resume_in(&dead, &plan, &heard).await.unwrap();
+        let own = own.unwrap().image;
+        let names = world.clients.ssm.get_parameter();
+        let names = names.name("/piaas-bake/worker/latest").send().await;
+        let named = names.unwrap().parameter.unwrap().value;
+        assert_eq!(named.as_deref(), newer.as_deref().or(Some(&*own)));
+        let told = heard.0.into_inner().unwrap();
+        let told = told.iter().any(|event| {
+            matches!(event, Event::Note { text } if newer.as_ref().is_some_and(|newer| text.contains(newer)))
+        });
+        assert_eq!(told, is_overtaken);
+        let all = images::list(&world.clients, None).await.unwrap();
+        assert!(all.iter().all(|image| image.is_ready()), "{all:?}");
+        let mut ids: Vec<_> = all.into_iter().map(|image| image.id).collect();
+        ids.sort();
+        let mut both: Vec<_> = older.into_iter().chain(newer).chain([own]).collect();
+        both.sort();
+        assert_eq!(ids, both);
+        assert_eq!(world.machines.left(), [] as [String; 0]);
+    }
 }
 
 /// A clean-up that does not come to its end has removed something: nobody goes on with the rest.
