@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
+use super::policy::with_key;
 use super::{changed, saved, show};
 use crate::bake::images::Image;
 use crate::bake::names::Channel;
@@ -27,7 +28,7 @@ pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
     if let Some(plan) = saved::named(recipe, &args.sets, &args.how)? {
         let connected = context.connect().await?;
         let (order, decision) = saved::reopen(context, &connected, &plan).await?;
-        return show_plan(context, &connected, &order, recipe, &decision);
+        return show_plan(context, &connected, &order, recipe, &decision).await;
     }
     let order = prepare(context, recipe, &args.sets.given())?;
     order.check_locked(args.how.only_locked())?;
@@ -41,10 +42,10 @@ pub async fn run(context: &Context, args: &PlanArgs) -> CliResult {
         .output
         .as_deref()
         .map_or_else(|| recipe.to_owned(), saved::as_argument);
-    show_plan(context, &connected, &order, &what, &decision)
+    show_plan(context, &connected, &order, &what, &decision).await
 }
 
-fn show_plan(
+async fn show_plan(
     context: &Context,
     connected: &Connected,
     order: &Order,
@@ -52,7 +53,7 @@ fn show_plan(
     decision: &Decision,
 ) -> CliResult {
     match context.format {
-        Format::Json => output::json(&as_json(context, connected, order, decision))?,
+        Format::Json => output::json(&as_json(context, connected, order, decision).await?)?,
         Format::Human => output::data(&text(context, connected, order, argument, decision))?,
     }
     Ok(exit::DONE)
@@ -353,18 +354,19 @@ pub async fn decide(
         .map_err(|error| CliError::failure(error.to_string()))
 }
 
-fn as_json(
+async fn as_json(
     context: &Context,
     connected: &Connected,
     order: &Order,
     decision: &Decision,
-) -> serde_json::Value {
+) -> Result<serde_json::Value, CliError> {
     let place = json!({
         "cloud": connected.clients.cloud,
         "account": connected.account.id,
         "region": connected.clients.region,
     });
-    match decision {
+    let bundles = context.settings.bundles.as_ref();
+    Ok(match decision {
         Decision::AlreadyBaked(image) => json!({
             "decision": "already-baked",
             "place": place,
@@ -383,19 +385,18 @@ fn as_json(
             "steps": plan.steps.iter().map(|step| &step.title).collect::<Vec<_>>(),
             "validate": plan.validate.iter().map(|step| &step.title).collect::<Vec<_>>(),
             "test": plan.test.iter().map(|step| &step.title).collect::<Vec<_>>(),
-            "creates_for_a_while": plan.temporaries(context.settings.bundles.as_ref()),
+            "creates_for_a_while": plan.temporaries(bundles),
             "phases": plan.phases().map(bake::Phase::title),
             "stale_images": plan.stale.iter().map(|image| &image.id).collect::<Vec<_>>(),
-            "calls": calls::calls(plan, &order.base, context.settings.bundles.as_ref()),
-            "iam_policy": iam::bake(
-                plan,
-                &order.base,
-                context.settings.bundles.as_ref(),
-                iam_place(connected),
-            ),
+            "calls": calls::calls(plan, &order.base, bundles),
+            "iam_policy": with_key(
+                connected,
+                iam::bake(plan, &order.base, bundles, iam_place(connected)),
+            )
+            .await?,
             "builder_iam_policy": iam::builder(plan, iam_place(connected)),
         }),
-    }
+    })
 }
 
 /// Where a policy is for.

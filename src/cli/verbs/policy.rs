@@ -38,7 +38,7 @@ pub async fn run(context: &Context, of: &PolicyVerb) -> CliResult {
 }
 
 /// With what the account's own key for volumes needs, if it has one.
-async fn with_key(connected: &Connected, policy: Value) -> Result<Value, CliError> {
+pub async fn with_key(connected: &Connected, policy: Value) -> Result<Value, CliError> {
     match iam::own_key(&connected.clients).await {
         Ok(Some(key)) => Ok(iam::with_key(policy, &key, iam_place(connected))),
         Ok(None) => Ok(policy),
