@@ -1,19 +1,17 @@
 //! Whatever a recipe of 1 MiB says, it is rendered or refused in bounded time and memory.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
+use crate::process::processor_time;
 use crate::recipe::{Given, load, load_for_lint};
 
 #[track_caller]
 fn soon<T>(work: impl FnOnce() -> T) -> T {
-    let begin = Instant::now();
+    let begin = processor_time();
     let done = work();
-    assert!(
-        begin.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        begin.elapsed()
-    );
+    let took = processor_time().saturating_sub(begin);
+    assert!(took < Duration::from_secs(60), "{took:?}");
     done
 }
 
