@@ -26,6 +26,9 @@ const FIRST_TYPE: &str = "t3.large";
 /// The SDK asks sixteen times, and what hits one request adds up.
 const REFUSALS: i64 = 12;
 
+/// Nothing is installed on these days, and to list what this host has takes a sixth of each.
+const DPKG_QUERY: &str = "#!/bin/sh\necho 'ii base 1'\n";
+
 /// What a bake asks for.
 const OPERATIONS: [&str; 22] = [
     "*",
@@ -202,6 +205,7 @@ async fn live_through(seed: u64) -> End {
     let faults = Arc::new(Faults::parse(&script).unwrap_or_else(|error| panic!("{script}{error}")));
     let mut world = World::with(faults).await;
     world.types.insert(0, FIRST_TYPE.into());
+    world.machines.provide("dpkg-query", DPKG_QUERY);
     world.set_wrong(wrong);
     // The day begins with the bake.
     world.wire.calm(true);
