@@ -291,7 +291,9 @@ async fn on_any_day_there_is_one_right_image_or_none_and_nothing_else() {
                 let count = lived.fetch_add(1, Ordering::Relaxed) + 1;
                 if count % DAYS == 0 && count < days {
                     let took = started.elapsed().as_secs();
-                    tell(&format!("days: {count} of {days} lived through ({took} s)"));
+                    tell(&format!(
+                        "days: {count} of {days}, seeds from {first}, lived through ({took} s)"
+                    ));
                 }
             }
         })
