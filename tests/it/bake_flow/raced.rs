@@ -5,7 +5,7 @@ use super::*;
 const LATEST: &str = "/piaas-bake/worker/latest";
 const OTHER: &str = "ami-0123456789abcdef0";
 
-async fn latest(world: &World) -> Option<String> {
+pub(super) async fn latest(world: &World) -> Option<String> {
     let answer = world.clients.ssm.get_parameter().name(LATEST).send().await;
     answer.ok()?.parameter?.value
 }

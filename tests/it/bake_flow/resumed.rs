@@ -353,9 +353,7 @@ async fn a_bake_that_is_gone_on_with_late_leaves_the_pointer_at_a_newer_image() 
         let heard = Heard::default();
         let own = world.resume_in(&dead, &plan, &heard).await.unwrap();
         let own = own.unwrap().image;
-        let names = world.clients.ssm.get_parameter();
-        let names = names.name("/piaas-bake/worker/latest").send().await;
-        let named = names.unwrap().parameter.unwrap().value;
+        let named = raced::latest(&world).await;
         assert_eq!(named.as_deref(), newer.as_deref().or(Some(&*own)));
         let told = heard.0.into_inner().unwrap();
         let told = told.iter().any(|event| {

@@ -4,7 +4,6 @@
 //! `PIAAS_TEST_DAYS` says how many (`make soak`), `PIAAS_TEST_SEED` which is the first.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cloud::Trouble;
 use super::resumed::target;
@@ -186,12 +185,28 @@ fn to_usize(number: i64) -> usize {
 }
 
 /// How a day ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum End {
     Baked,
     /// Its image is finished, and its pointer was refused.
     Finished,
     Failed,
+}
+
+/// How days ended that were lived through.
+#[derive(Default)]
+struct Lived {
+    baked: u64,
+    finished: u64,
+    failed: u64,
+    /// Seeds of those on which something was not as it has to be.
+    wrong: Vec<u64>,
+}
+
+impl Lived {
+    fn days(&self) -> u64 {
+        self.baked + self.finished + self.failed + self.wrong.len() as u64
+    }
 }
 
 async fn live_through(seed: u64) -> End {
@@ -267,28 +282,24 @@ async fn on_any_day_there_is_one_right_image_or_none_and_nothing_else() {
     let first = seed();
     let next = Arc::new(Mutex::new(first..first + days));
     let started = std::time::Instant::now();
-    let lived = Arc::new(AtomicU64::new(0));
-    let failed: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let lived: Arc<Mutex<Lived>> = Arc::default();
     let lives = (0..4).map(|_| {
-        let (next, lived, failed) = (next.clone(), lived.clone(), failed.clone());
+        let (next, lived) = (next.clone(), lived.clone());
         tokio::spawn(async move {
-            let (mut baked, mut finished) = (0, 0);
-            loop {
-                // What is wrong on one day is said by then, and no reason not to look at the others.
-                if failed.lock().unwrap().len() >= ENOUGH {
-                    return (baked, finished);
-                }
+            // What is wrong on one day is said by then, and no reason not to look at the others.
+            while lived.lock().unwrap().wrong.len() < ENOUGH {
                 let Some(seed) = next.lock().unwrap().next() else {
-                    return (baked, finished);
+                    return;
                 };
-                match tokio::spawn(live_through(seed)).await {
-                    Ok(end) => {
-                        baked += u64::from(end == End::Baked);
-                        finished += u64::from(end == End::Finished);
-                    }
-                    Err(_) => failed.lock().unwrap().push(seed),
+                let end = tokio::spawn(live_through(seed)).await;
+                let mut lived = lived.lock().unwrap();
+                match end {
+                    Ok(End::Baked) => lived.baked += 1,
+                    Ok(End::Finished) => lived.finished += 1,
+                    Ok(End::Failed) => lived.failed += 1,
+                    Err(_) => lived.wrong.push(seed),
                 }
-                let count = lived.fetch_add(1, Ordering::Relaxed) + 1;
+                let count = lived.days();
                 if count % DAYS == 0 && count < days {
                     let took = started.elapsed().as_secs();
                     tell(&format!(
@@ -298,19 +309,20 @@ async fn on_any_day_there_is_one_right_image_or_none_and_nothing_else() {
             }
         })
     });
-    let (mut baked, mut finished) = (0, 0);
     for life in lives.collect::<Vec<_>>() {
-        let (more_baked, more_finished) = life.await.unwrap();
-        baked += more_baked;
-        finished += more_finished;
+        life.await.unwrap();
     }
-    let failed = failed.lock().unwrap();
-    assert!(failed.is_empty(), "these days went wrong: {failed:?}");
+    let lived = lived.lock().unwrap();
+    let wrong = &lived.wrong;
+    assert!(wrong.is_empty(), "these days went wrong: {wrong:?}");
+    let baked = lived.baked;
     tell(&format!(
-        "days: {days} bakes on bad ones, seeds from {first}: {baked} images, {finished} that no channel names, {} ended \
-         without one, nothing left ({} s)",
-        days - baked - finished,
+        "days: {days} bakes on bad ones, seeds from {first}: {baked} images, {} that no channel names, {} ended without \
+         one, nothing left ({} s)",
+        lived.finished,
+        lived.failed,
         started.elapsed().as_secs()
     ));
+    assert_eq!(lived.days(), days);
     assert!(days < FEW || (baked > days / 4 && baked < days), "{baked}");
 }
