@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_autoscaling::types::AutoScalingGroup;
-use aws_sdk_ec2::types::ResponseLaunchTemplateData;
+use aws_sdk_ec2::types::{InstanceStateName, ResponseLaunchTemplateData};
 use jiff::Timestamp;
 
 use super::record::{Heading, RollRecord};
@@ -333,6 +333,13 @@ async fn canary(clients: &Clients, record: &RollRecord) -> Result<Option<CanaryM
     }))
 }
 
+/// Whether EC2 says that an instance runs.
+async fn is_running(clients: &Clients, id: &str) -> Result<bool, Error> {
+    let found = instances(clients, vec![filter("instance-id", [id.to_owned()])]).await?;
+    let mut states = found.iter().filter_map(|instance| instance.state()?.name());
+    Ok(states.any(|state| *state == InstanceStateName::Running))
+}
+
 async fn errand(clients: &Clients, record: &RollRecord) -> Result<Option<Errand>, Error> {
     let canary = &record.canary;
     let (Some(instance), Some(sent)) = (&canary.instance, &canary.sent) else {
@@ -414,15 +421,20 @@ async fn check_members(
         if let (Check::Underway, Some(command)) = (&known.check, &known.command)
             && let Some(invocation) = ssm::invocation(clients, &member.id, command).await?
         {
-            known.check = match invocation.verdict {
+            let check = match invocation.verdict {
                 Verdict::Underway => Check::Underway,
                 Verdict::Success | Verdict::Failed(_) => {
                     let found = checks::read(&invocation.stdout, &record.options.checks);
                     found.failure.map_or(Check::Passed, Check::Failed)
                 }
-                // The machine went away with its agent: Auto Scaling's health check says what that means.
                 Verdict::Undeliverable if member.life != Life::InService => Check::NotYet,
                 other => Check::Failed(format!("the command with the checks {other}")),
+            };
+            known.check = match check {
+                // The machine went away amid its checks, ended by its group, by EC2 or by a fleet: nothing is said
+                // against its image. Asked after the verdict, not before: the group's answer is older than that.
+                Check::Failed(_) if !is_running(clients, &member.id).await? => Check::NotYet,
+                check => check,
             };
         }
         member.check = known.check.clone();

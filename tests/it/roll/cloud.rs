@@ -16,6 +16,8 @@ use piaas_bake::localcloud::{BASE_IMAGE, connector};
 use crate::aws;
 
 pub const GROUP: &str = "workers";
+/// What the checks of a machine find that is shutting down.
+pub const LEAVES: &str = "fail the system is stopping, failed units: none";
 
 /// What goes on on the machines.
 #[derive(Debug, Default)]
@@ -24,6 +26,10 @@ pub struct Jobs {
     pub bad: Option<String>,
     /// Machines of the group whose image is this become unhealthy.
     pub dying: Option<String>,
+    /// The first machine of the group whose image is this ends amid its checks.
+    pub leaving: Option<String>,
+    /// It is that one.
+    pub left: Option<String>,
     /// The canary takes a job of this length.
     pub canary: SignedDuration,
     /// Until when a machine runs a job.
@@ -163,6 +169,25 @@ impl Stage {
         self.audit();
     }
 
+    /// The group ends the machine that leaves, and puts another in its place.
+    pub async fn end_leaving(&self) {
+        let ends = {
+            let mut jobs = self.jobs();
+            let left = jobs.left.clone();
+            left.filter(|_| jobs.leaving.take().is_some())
+        };
+        if let Some(id) = ends {
+            let call = self
+                .clients
+                .autoscaling
+                .terminate_instance_in_auto_scaling_group();
+            let call = call
+                .instance_id(id)
+                .should_decrement_desired_capacity(false);
+            call.send().await.unwrap();
+        }
+    }
+
     /// Writes down whose job a termination has ended.
     pub fn audit(&self) {
         let (calls, now) = (self.driver.calls(), self.clock.now());
@@ -286,7 +311,12 @@ impl Worker {
         if script.contains("is-system-running") {
             let job = now + jobs.canary;
             jobs.busy.entry(instance.to_owned()).or_insert(job);
-            let verdict = if jobs.bad.as_ref() == Some(&image) {
+            if jobs.left.is_none() && jobs.leaving.as_ref() == Some(&image) {
+                jobs.left = Some(instance.to_owned());
+            }
+            let verdict = if jobs.left.as_deref() == Some(instance) {
+                LEAVES
+            } else if jobs.bad.as_ref() == Some(&image) {
                 "fail no good"
             } else {
                 "pass"

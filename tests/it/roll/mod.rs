@@ -231,6 +231,17 @@ async fn a_bad_image_comes_back_by_itself() {
 }
 
 #[tokio::test]
+async fn a_machine_that_ends_amid_its_checks_says_nothing_against_its_image() {
+    let world = World::new(&[0, 0, 0, 0]).await;
+    world.stage.jobs().leaving = Some(world.stage.new_image.clone());
+    let record = world.go_on(&world.record(false), &()).await.unwrap();
+    assert_eq!(record.outcome, Some(Outcome::RolledOut), "{record:?}");
+    world.stage.assert_all_on(2).await;
+    let left = world.stage.jobs().left.clone().unwrap();
+    assert!(!world.stage.driver.live_machines().contains(&left));
+}
+
+#[tokio::test]
 async fn busy_workers_are_waited_for_over_hours_and_never_killed() {
     let world = World::new(&[140, 0, 95, 0]).await;
     let record = world.roll().await;

@@ -12,7 +12,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 
-use super::cloud::Stage;
+use super::cloud::{LEAVES, Stage};
 
 use crate::aws;
 
@@ -99,6 +99,10 @@ impl Wire {
         }
         let answer =
             aws::answered(&self.stage.cloud, request).expect("the script has late reads only");
+        // Its group was looked at before, and showed it in service.
+        if String::from_utf8_lossy(answer.body()).contains(LEAVES) {
+            self.stage.end_leaving().await;
+        }
         self.stage.audit();
         if name == "DescribeLaunchTemplateVersions" && self.script().meddled {
             return answer.map(|body| Bytes::from(meddle(std::str::from_utf8(&body).unwrap())));
