@@ -172,6 +172,12 @@ class Group:
         groups = self.cloud.scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
         return groups[0] if groups else None
 
+    def image(self):
+        """What the group launches: the image of its version of the launch template."""
+        version = self.describe()["LaunchTemplate"]["Version"]
+        asked = self.cloud.ec2.describe_launch_template_versions(LaunchTemplateId=self.template, Versions=[version])
+        return asked["LaunchTemplateVersions"][0]["LaunchTemplateData"]["ImageId"]
+
     def members(self):
         return {one["InstanceId"]: one for one in (self.describe() or {"Instances": []})["Instances"]}
 
@@ -302,7 +308,7 @@ class Master:
             cwd=self.work, env=self.env, stdin=subprocess.DEVNULL,
             stdout=open(self.work / "console.log", "a"), stderr=subprocess.STDOUT, start_new_session=True,
         )
-        until("Buildbot to answer", self.answers, 60)
+        until("Buildbot to answer", self.answers, 300)
 
     def answers(self):
         if self.process.poll() is not None:

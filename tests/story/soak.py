@@ -7,6 +7,7 @@ machine is left. What happens when comes from a seed, which is printed; how the 
 import argparse
 import contextlib
 import datetime
+import http.client
 import json
 import pathlib
 import random
@@ -213,11 +214,11 @@ class Soak:
         def asked():
             try:
                 self.master.force(job, command)
-            except OSError:
-                return False  # the master is away
+            except (OSError, http.client.HTTPException, ValueError):
+                return False  # the master is away, or went away amid its answer
             return True
 
-        until(f"job {job} to be taken", asked, 120, 0.5)
+        until(f"job {job} to be taken", asked, 300, 0.5)
 
     def watch(self):
         while not self.over.wait(0.2):
@@ -237,9 +238,16 @@ class Soak:
         verb = ("start", GROUP, "--image", image, "--yes", "--warmup", "0s")
         deadline = time.monotonic() + 900
         kills = self.random.randint(1, 2)
+        path = self.work / "roll.log"
         while True:
-            with open(self.work / "roll.log", "a") as log:
+            with open(path, "a") as log:
+                before = len(path.read_text())
                 process = self.roller = self.product.start("roll", *verb, "--format", "ndjson", stdout=log, stderr=log)
+                # What is not written down yet cannot be picked up: it tells of itself once it is.
+                until(
+                    "the roll to begin",
+                    lambda: '"of":"roll"' in path.read_text()[before:] or process.poll() is not None,
+                )
                 patience = self.random.uniform(2, 8) if kills else 600
                 ended = time.monotonic() + patience
                 while process.poll() is None and time.monotonic() < ended:
@@ -258,10 +266,12 @@ class Soak:
                     continue
             self.failed()
             if code == 0:
+                launched = self.group.image()
+                assert launched == image, f"the roll to {image} is done, and the group launches {launched}"
                 say(f"soak: the roll to {image} is done; {self.counts}")
                 return
             if time.monotonic() > deadline or code not in (9, 10):
-                tail = (self.work / "roll.log").read_text()[-3000:]
+                tail = path.read_text()[-3000:]
                 raise RuntimeError(f"roll {' '.join(verb)}: exit code {code}\n{tail}")
 
     # The end
@@ -324,6 +334,7 @@ class Soak:
             f"soak: seed {self.options.seed}: {len(self.done())} of {self.options.jobs} jobs ran to their end in "
             f"{len(runs)} runs on {len({instance for _, instance, _ in runs})} machines, at most {self.most} at a time; "
             + ", ".join(f"{count} {what}" for what, count in self.counts.items())
+            + f" (away for {', '.join(f'{ended - began:.0f} s' for began, ended in self.outages)})"
             + f"; runs ended by the master's restarts {len(by_master)} ({len(self.cancelled)} of them asked for again), jobs killed by us {len(killed)}, "
             f"machines left {len(machines)}",
             flush=True,
@@ -341,8 +352,6 @@ class Soak:
 
     def autopsy(self, error):
         """What a failure leaves to look at, a line each: whoever reads the output may not have the files."""
-        yield f"failed with seed {self.options.seed}: {type(error).__name__}: {error}"
-        yield f"{self.counts}; {self.problems}; {self.submitted} of {self.options.jobs} jobs asked for; see {self.work}"
         if hasattr(self, "group"):
             with contextlib.suppress(Exception):  # the cloud may be what has failed
                 for member in self.group.members().values():
@@ -356,6 +365,9 @@ class Soak:
             with contextlib.suppress(OSError):
                 lines = (self.work / log).read_text(errors="replace").splitlines()
                 yield from (f"{log}: {line[:600]}" for line in lines[-12:])
+        # What it was comes last: where only the end of an output is shown, it is there.
+        yield f"{self.counts}; {self.problems}; {self.submitted} of {self.options.jobs} jobs asked for; see {self.work}"
+        yield f"failed with seed {self.options.seed}: {type(error).__name__}: {error}"
 
     def close(self):
         self.over.set()
