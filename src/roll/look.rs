@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_autoscaling::types::AutoScalingGroup;
-use aws_sdk_ec2::types::{InstanceStateName, ResponseLaunchTemplateData};
+use aws_sdk_ec2::types::ResponseLaunchTemplateData;
 use jiff::Timestamp;
 
 use super::record::{Heading, RollRecord};
@@ -335,9 +335,11 @@ async fn canary(clients: &Clients, record: &RollRecord) -> Result<Option<CanaryM
 
 /// Whether EC2 says that an instance runs.
 async fn is_running(clients: &Clients, id: &str) -> Result<bool, Error> {
-    let found = instances(clients, vec![filter("instance-id", [id.to_owned()])]).await?;
-    let mut states = found.iter().filter_map(|instance| instance.state()?.name());
-    Ok(states.any(|state| *state == InstanceStateName::Running))
+    let filters = vec![
+        filter("instance-id", [id.to_owned()]),
+        filter("instance-state-name", ["running".to_owned()]),
+    ];
+    Ok(!instances(clients, filters).await?.is_empty())
 }
 
 async fn errand(clients: &Clients, record: &RollRecord) -> Result<Option<Errand>, Error> {
@@ -427,12 +429,13 @@ async fn check_members(
                     let found = checks::read(&invocation.stdout, &record.options.checks);
                     found.failure.map_or(Check::Passed, Check::Failed)
                 }
+                // The machine went away with its agent: Auto Scaling's health check says what that means.
                 Verdict::Undeliverable if member.life != Life::InService => Check::NotYet,
                 other => Check::Failed(format!("the command with the checks {other}")),
             };
             known.check = match check {
-                // The machine went away amid its checks, ended by its group, by EC2 or by a fleet: nothing is said
-                // against its image. Asked after the verdict, not before: the group's answer is older than that.
+                // So did one that was ended amid its checks: nothing is said against its image. EC2 is asked after the
+                // verdict, since the group's answer is older than that.
                 Check::Failed(_) if !is_running(clients, &member.id).await? => Check::NotYet,
                 check => check,
             };

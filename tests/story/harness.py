@@ -308,7 +308,7 @@ class Master:
             cwd=self.work, env=self.env, stdin=subprocess.DEVNULL,
             stdout=open(self.work / "console.log", "a"), stderr=subprocess.STDOUT, start_new_session=True,
         )
-        until("Buildbot to answer", self.answers, 300)
+        until("Buildbot to answer", self.answers, 60)
 
     def answers(self):
         if self.process.poll() is not None:

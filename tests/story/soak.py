@@ -218,7 +218,7 @@ class Soak:
                 return False  # the master is away, or went away amid its answer
             return True
 
-        until(f"job {job} to be taken", asked, 300, 0.5)
+        until(f"job {job} to be taken", asked, 120, 0.5)
 
     def watch(self):
         while not self.over.wait(0.2):
@@ -334,7 +334,7 @@ class Soak:
             f"soak: seed {self.options.seed}: {len(self.done())} of {self.options.jobs} jobs ran to their end in "
             f"{len(runs)} runs on {len({instance for _, instance, _ in runs})} machines, at most {self.most} at a time; "
             + ", ".join(f"{count} {what}" for what, count in self.counts.items())
-            + f" (away for {', '.join(f'{ended - began:.0f} s' for began, ended in self.outages)})"
+            + f"; the master away for {', '.join(f'{ended - began:.0f} s' for began, ended in self.outages)}"
             + f"; runs ended by the master's restarts {len(by_master)} ({len(self.cancelled)} of them asked for again), jobs killed by us {len(killed)}, "
             f"machines left {len(machines)}",
             flush=True,
